@@ -1,0 +1,57 @@
+"""Fixtures that several rooms' tests share, and the guard that keeps every test off the network."""
+
+import ipaddress
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Tests change their working directory; a relative MUSDB_PATH would then point nowhere.
+if os.environ.get("MUSDB_PATH"):
+    os.environ["MUSDB_PATH"] = str(Path(os.environ["MUSDB_PATH"]).resolve())
+
+
+def _stays_on_this_machine(address: Any) -> bool:
+    if not isinstance(address, tuple):
+        return True  # a Unix socket
+    try:
+        return ipaddress.ip_address(address[0].partition("%")[0]).is_loopback
+    except ValueError:
+        return bool(address[0] == "localhost")
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    """Let no test of this process connect to anything but this machine."""
+
+    def guarded(connect):
+        def refuse_strangers(self, address):
+            if not _stays_on_this_machine(address):
+                raise PermissionError(f"A test tried to reach {address}; tests use 127.0.0.1 only.")
+            return connect(self, address)
+
+        return refuse_strangers
+
+    monkeypatch.setattr(socket.socket, "connect", guarded(socket.socket.connect))
+    monkeypatch.setattr(socket.socket, "connect_ex", guarded(socket.socket.connect_ex))
+
+
+@pytest.fixture(scope="session")
+def demo_dataset(tmp_path_factory) -> Path:
+    """Synthesised songs in the prepared layout: 3 train, 2 valid, 2 test, 7 s each. Read only; never write into it."""
+    from demo_songs import write_demo_songs
+
+    folder = tmp_path_factory.mktemp("demo") / "dataset"
+    write_demo_songs(folder, n_train=3, n_valid=2, n_test=2, duration_s=7.0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def musdb_path() -> Path:
+    """The real MUSDB18 songs; the test is skipped where the environment does not say where they lie."""
+    folder = os.environ.get("MUSDB_PATH")
+    if not folder:
+        pytest.skip("MUSDB_PATH is not set: this test needs real MUSDB18 songs")
+    return Path(folder)
