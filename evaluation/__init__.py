@@ -1,0 +1,9 @@
+"""How good are the estimates, and compared to what?
+
+``evaluate_model`` scores a checkpoint, ``evaluate_estimates`` a folder of wavs made by any separator, and
+``compare_models`` sets several checkpoints side by side, all on the same songs with the same protocol.
+"""
+
+from evaluation.evaluate import Evaluation, EvaluationError, compare_models, evaluate_estimates, evaluate_model
+
+__all__ = ["Evaluation", "EvaluationError", "compare_models", "evaluate_estimates", "evaluate_model"]
