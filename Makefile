@@ -1,0 +1,53 @@
+# Every target sets up what it needs, once: sox and ffmpeg, .venv, the requirements. `make` alone lists them.
+
+SHELL := /bin/sh
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check
+INSTALLED := $(VENV)/.installed
+.DEFAULT_GOAL := help
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: programs $(INSTALLED)  ## Synthesise songs, train on them, evaluate, and extract the vocals of one
+	$(RUN) main.py demo
+
+test: programs $(INSTALLED)-dev  ## Run the tests, doctests included
+	$(RUN) -m pytest $(TESTS)
+
+lint: $(INSTALLED)-dev  ## Check style, format and types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy .
+
+bench: programs $(INSTALLED)  ## Measure speed beside nussl and scaper as they come
+	$(RUN) -m benchmarks
+
+serve: programs $(INSTALLED)-web  ## Open the local web page
+	$(RUN) main.py serve
+
+setup: programs $(INSTALLED)  ## Only set up: programs, .venv and requirements
+	@echo "Ready. Start with: $(RUN) main.py"
+
+clean:  ## Remove .venv, caches and the demo; datasets, checkpoints and results stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis demo_output
+	rm -rf vendor/soxbindings/build vendor/soxbindings/soxbindings.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+programs:
+	@sh setup/programs.sh
+
+$(VENV)/.created:
+	@PYTHON="$(PYTHON)" sh setup/python.sh $(VENV)
+	@touch $@
+
+$(INSTALLED): $(VENV)/.created requirements.txt vendor/soxbindings/pyproject.toml
+	$(PIP) install -r requirements.txt
+	@touch $@
+
+$(INSTALLED)-%: requirements-%.txt $(INSTALLED)
+	$(PIP) install -r $<
+	@touch $@
+
+.PHONY: help demo test lint bench serve setup clean programs
