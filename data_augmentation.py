@@ -1,0 +1,379 @@
+"""Mixtures that scaper draws: coherent ones (all stems from one song) and incoherent ones.
+
+Scaper (Salamon et al., "Scaper: a library for soundscape synthesis and augmentation", WASPAA 2017) draws every event
+from the template and describes it in a JAMS annotation; `rendering` makes it audible. What is drawn always fits: the
+stretch comes first, then an excerpt of just the length that fills the mixture, then an offset that lies inside the
+stem, so scaper never has to warn and repair.
+
+A mixture depends on its seed alone, whoever makes it and in whatever order.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from compatibility import scaper
+from rendering import (
+    Audio,
+    RenderingError,
+    change_pitch_and_tempo,
+    loudness_lufs,
+    read_excerpt,
+)
+from settings import STEMS, MixingSettings, SignalSettings
+
+Mixture = tuple[Audio, Any, list[list[Any]], list[Audio]]
+"""(mixture_audio, mixture_jam, annotation_list, stem_audio_list), as scaper returns them."""
+
+_CHANNELS = ("left", "right", "mid")
+
+
+def event_template(mixing: MixingSettings, *, coherent: bool = False) -> dict[str, Any]:
+    """Return scaper's event template for these settings.
+
+    Parameters
+    ----------
+    mixing
+        Ranges to draw from.
+    coherent
+        Whether it is for coherent mixtures, whose ``snr`` is a gain on the song's own balance where
+        ``mixing.coherent_gain_db`` says so.
+
+    Examples
+    --------
+    >>> event_template(MixingSettings())['time_stretch']
+    ('uniform', 0.8, 1.2)
+    """
+    gain_db = mixing.coherent_gain_db
+    snr_db = (-gain_db, gain_db) if coherent and gain_db is not None else mixing.snr_db
+    return {
+        "label": ("choose", []),
+        "source_file": ("choose", []),
+        "source_time": ("uniform", *mixing.offset_s),
+        "event_time": ("const", 0.0),
+        "event_duration": ("const", mixing.duration_s),
+        "snr": ("uniform", *snr_db),
+        "pitch_shift": ("uniform", *mixing.pitch_shift_semitones),
+        "time_stretch": ("uniform", *mixing.time_stretch),
+    }
+
+
+def generate_coherent_mixture(
+    foreground_dir: str | Path,
+    background_dir: str | Path,
+    template: dict[str, Any],
+    seed: int,
+    *,
+    mixing: MixingSettings | None = None,
+    sample_rate: int = SignalSettings.sample_rate,
+) -> Mixture:
+    """Generate a mixture whose stems come from the same song, at the same time, pitch and tempo.
+
+    Parameters
+    ----------
+    foreground_dir
+        Folder with one folder a stem: ``<foreground_dir>/<stem>/<song>.wav``.
+    background_dir
+        Folder of background sounds that scaper asks for; it may be empty.
+    template
+        Scaper's event parameters, as `event_template` makes them.
+    seed
+        Random seed; the same seed gives the same mixture.
+    mixing
+        Duration, reference loudness and the like; the specification's when left out.
+    sample_rate
+        Samples per second.
+
+    Returns
+    -------
+    tuple
+        ``(mixture_audio, mixture_jam, annotation_list, stem_audio_list)``: float32 of shape (n_samples, 1), the JAMS
+        that describes it, ``[onset_s, offset_s, label]`` of every event, and the stems in alphabetical order, each of
+        the mixture's shape. The mixture is the sum of its stems.
+
+    Raises
+    ------
+    RenderingError
+        If a folder or a stem is missing or cannot be read.
+    """
+    mixing = mixing or MixingSettings()
+    drawer = _scaper(foreground_dir, background_dir, seed, mixing, sample_rate)
+    songs = sorted((Path(foreground_dir) / "vocals").glob("*.wav"))
+    vocals = _draw(("choose", [str(song) for song in songs]), drawer.random_state)
+    fitted = _fit(template, vocals, mixing, drawer.random_state)
+    # One draw for the song: from here on the offset is a constant too.
+    fitted["source_time"] = ("const", _draw(fitted["source_time"], drawer.random_state))
+    for stem in STEMS:
+        # .../<stem>/<song>.wav: only the stem's own folder changes, whatever the folders above are called.
+        sibling = Path(vocals).parent.parent / stem / Path(vocals).name
+        drawer.add_event(**{**fitted, "label": ("const", stem), "source_file": ("const", str(sibling))})
+    return _render(drawer, mixing, coherent=True)
+
+
+def generate_incoherent_mixture(
+    foreground_dir: str | Path,
+    background_dir: str | Path,
+    template: dict[str, Any],
+    seed: int,
+    *,
+    mixing: MixingSettings | None = None,
+    sample_rate: int = SignalSettings.sample_rate,
+) -> Mixture:
+    """Generate a mixture whose stems come from songs, offsets, pitches and tempos drawn one by one.
+
+    Parameters and returns are those of `generate_coherent_mixture`.
+    """
+    mixing = mixing or MixingSettings()
+    drawer = _scaper(foreground_dir, background_dir, seed, mixing, sample_rate)
+    for stem in STEMS:
+        songs = sorted((Path(foreground_dir) / stem).glob("*.wav"))
+        song = _draw(("choose", [str(song) for song in songs]), drawer.random_state)
+        fitted = _fit(template, song, mixing, drawer.random_state)
+        drawer.add_event(**{**fitted, "label": ("const", stem), "source_file": ("const", song)})
+    return _render(drawer, mixing, coherent=False)
+
+
+def _scaper(
+    foreground_dir: str | Path, background_dir: str | Path, seed: int, mixing: MixingSettings, sample_rate: int
+) -> Any:
+    """Set scaper up, after a look at the folders that says more than its own message."""
+    for stem in STEMS:
+        folder = Path(foreground_dir) / stem
+        if not any(folder.glob("*.wav")):
+            raise RenderingError(f"No wav files in {folder}. Prepare the dataset first: python main.py prepare.")
+    Path(background_dir).mkdir(parents=True, exist_ok=True)
+    drawer = scaper.Scaper(mixing.duration_s, str(foreground_dir), str(background_dir), random_state=seed)
+    drawer.sr, drawer.ref_db, drawer.n_channels = sample_rate, mixing.ref_db, 1
+    drawer.fade_in_len = drawer.fade_out_len = 0.01
+    return drawer
+
+
+def _draw(distribution: tuple[Any, ...], random_state: np.random.RandomState) -> Any:
+    """Draw one value from a distribution of scaper's."""
+    return scaper.core._get_value_from_dist(distribution, random_state)
+
+
+def _fit(
+    template: dict[str, Any], source_file: str, mixing: MixingSettings, random_state: np.random.RandomState
+) -> dict[str, Any]:
+    """Draw pitch and stretch, and narrow duration and offset to what this stem holds at that stretch."""
+    try:
+        source_s = soundfile.info(source_file).duration
+    except soundfile.LibsndfileError as error:
+        raise RenderingError(f"Cannot read the stem {source_file} ({error}). Prepare the dataset again.") from error
+    if source_s <= 0:
+        raise RenderingError(f"The stem {source_file} is empty. Prepare the dataset again.")
+    pitch = None if template["pitch_shift"] is None else float(_draw(template["pitch_shift"], random_state))
+    stretch = None if template["time_stretch"] is None else float(_draw(template["time_stretch"], random_state))
+    if mixing.stretch_follows_pitch and pitch is not None:
+        stretch = 2 ** (-pitch / 12)
+    event_s = min(mixing.duration_s / (stretch or 1.0), source_s)
+    while stretch is not None and event_s * stretch > mixing.duration_s:
+        event_s = float(np.nextafter(event_s, 0.0))  # rounding alone would make scaper trim and warn
+    fitted = dict(template)
+    fitted["pitch_shift"] = None if pitch is None else ("const", pitch)
+    fitted["time_stretch"] = None if stretch is None else ("const", stretch)
+    fitted["event_duration"] = ("const", event_s)
+    # A microsecond less keeps rounding from pushing the event past the end of the stem.
+    latest_s = max(source_s - event_s - 1e-6, 0.0)
+    offset = template["source_time"]
+    if offset[0] == "uniform":
+        fitted["source_time"] = ("uniform", min(offset[1], latest_s), min(offset[2], latest_s))
+    elif offset[0] == "const":
+        fitted["source_time"] = ("const", min(offset[1], latest_s))
+    return fitted
+
+
+def _render(drawer: Any, mixing: MixingSettings, *, coherent: bool) -> Mixture:
+    """Instantiate what scaper holds, render it and complete the annotation."""
+    _, jam, annotation_list, _ = drawer.generate(no_audio=True)
+    annotation = jam.annotations.search(namespace="scaper")[0]
+    events = [event.value for event in annotation.data]
+    channels = [_draw_channel(mixing, drawer.random_state)] * len(events) if coherent else (
+        [_draw_channel(mixing, drawer.random_state) for _ in events]
+    )
+    stems = _render_events(events, channels, mixing, drawer.sr, together=coherent)
+    keeps_balance = coherent and mixing.coherent_gain_db is not None
+    stems *= _gains(stems, events, drawer, keeps_balance=keeps_balance)[:, None]
+    if mixing.polarity_flips and not coherent:
+        stems *= drawer.random_state.choice([-1.0, 1.0], size=(len(stems), 1)).astype(np.float32)
+    _fade(stems, int(drawer.fade_in_len * drawer.sr))
+    scale = _overall_scale(stems, mixing, drawer.random_state)
+    stems *= np.float32(scale)
+    facts = annotation.sandbox.scaper
+    facts.peak_normalization_scale_factor = scale
+    facts.ref_db_change = float(20 * np.log10(scale))
+    facts.ref_db_generated = drawer.ref_db + facts.ref_db_change
+    facts.channels = channels
+    stem_audio = [stem[:, None] for stem in stems]
+    return sum(stem_audio), jam, annotation_list, stem_audio  # type: ignore[return-value]
+
+
+def _draw_channel(mixing: MixingSettings, random_state: np.random.RandomState) -> str:
+    return "mid" if mixing.channels == "mid" else _CHANNELS[random_state.randint(len(_CHANNELS))]
+
+
+def _render_events(
+    events: list[dict[str, Any]], channels: list[str], mixing: MixingSettings, sample_rate: int, *, together: bool
+) -> Audio:
+    """Read and transform the events: (n_stems, n_samples). Coherent stems go through one transform together."""
+    n_samples = int(mixing.duration_s * sample_rate)
+    excerpts = [_excerpt(event, channel, sample_rate) for event, channel in zip(events, channels, strict=True)]
+    groups = [excerpts] if together else [[excerpt] for excerpt in excerpts]
+    leaders = events[:1] if together else events
+    stems = np.zeros((len(events), n_samples), dtype=np.float32)
+    row = 0
+    for group, event in zip(groups, leaders, strict=True):
+        # Siblings may differ by a few samples at the end of the file.
+        block = np.zeros((len(group), max(map(len, group))), dtype=np.float32)
+        for line, excerpt in zip(block, group, strict=True):
+            line[: len(excerpt)] = excerpt
+        changed = change_pitch_and_tempo(
+            block,
+            semitones=event["pitch_shift"] or 0.0,
+            stretch=event["time_stretch"] or 1.0,
+            sample_rate=sample_rate,
+        )[:, :n_samples]
+        stems[row : row + len(group), : changed.shape[1]] = changed
+        row += len(group)
+    return stems
+
+
+def _excerpt(event: dict[str, Any], channel: str, sample_rate: int) -> Audio:
+    samples, rate = read_excerpt(
+        event["source_file"], start_s=event["source_time"], duration_s=event["event_duration"], channel=channel
+    )
+    if rate != sample_rate:
+        raise RenderingError(
+            f"The stem {event['source_file']} has {rate} Hz, but {sample_rate} Hz were expected. Prepare it again."
+        )
+    return samples
+
+
+def _gains(stems: Audio, events: list[dict[str, Any]], drawer: Any, *, keeps_balance: bool) -> NDArray[np.float32]:
+    """Return each stem's gain as a factor, and make the annotation's SNR what will be heard.
+
+    A levelled stem gets ``ref_db + snr``. A stem that keeps the song's balance is moved by ``snr``, and its event then
+    says the loudness that results. Silence stays silence: scaper would lift its noise by up to 55 dB.
+    """
+    lufs = loudness_lufs(stems, drawer.sr)
+    snr_db = np.array([event["snr"] for event in events])
+    if keeps_balance:
+        gain_db = snr_db
+        for event, heard_db in zip(events, lufs + gain_db - drawer.ref_db, strict=True):
+            event["snr"] = float(heard_db)
+    else:
+        # Scaper takes everything below -70 LUFS for -70; no stem is lifted further than from -60 LUFS.
+        gain_db = np.minimum(drawer.ref_db + snr_db - lufs, drawer.ref_db + snr_db + 60.0)
+    return (10 ** (gain_db / 20)).astype(np.float32)
+
+
+def _fade(stems: Audio, n_fade: int) -> None:
+    """Fade both ends of (n_stems, n_samples) over `n_fade` samples, as scaper does, so that no cut clicks."""
+    rise = np.sin(np.linspace(0, np.pi / 2, n_fade, dtype=np.float32))
+    stems[:, :n_fade] *= rise
+    stems[:, -n_fade:] *= rise[::-1]
+
+
+def _overall_scale(stems: Audio, mixing: MixingSettings, random_state: np.random.RandomState) -> float:
+    """Return one factor for the whole mixture: down to full scale where it would clip, then the drawn level."""
+    peak = float(np.abs(stems.sum(axis=0)).max())
+    level_db = random_state.uniform(*mixing.level_db)
+    return float(min(1.0, 1.0 / max(peak, 1e-10)) * 10 ** (level_db / 20))
+
+
+@dataclasses.dataclass(frozen=True)
+class MixClosure:
+    """Makes one mixture an index: the closure that ``nussl.datasets.OnTheFly`` asks for.
+
+    It holds plain settings only, so that it travels to the workers of a DataLoader.
+    """
+
+    path: Path
+    """Folder of the datasets."""
+    subset: str
+    """'train', 'valid' or 'test'."""
+    mixing: MixingSettings = MixingSettings()
+    sample_rate: int = SignalSettings.sample_rate
+    seed: int = 0
+
+    def mixture(self, index: int, epoch: int = 0) -> Mixture:
+        """Make mixture `index` of `epoch`; the same numbers always give the same mixture."""
+        # One word of entropy for the whole mixture: scaper seeds a RandomState with it.
+        words = np.random.SeedSequence((self.seed, epoch, index)).generate_state(2)
+        coherent = words[1] / 2**32 < self.mixing.coherent_probability
+        generate = generate_coherent_mixture if coherent else generate_incoherent_mixture
+        return generate(
+            self.path / self.subset / "foreground",
+            self.path / self.subset / "background",
+            event_template(self.mixing, coherent=bool(coherent)),
+            int(words[0]),
+            mixing=self.mixing,
+            sample_rate=self.sample_rate,
+        )
+
+    def __call__(self, dataset: Any, index: int) -> dict[str, Any]:
+        """Make mixture `index` for a nussl dataset.
+
+        Parameters
+        ----------
+        dataset
+            The ``OnTheFly`` dataset that asks, which sets sample rate and STFT on the signals.
+        index
+            Number of the mixture.
+
+        Returns
+        -------
+        dict
+            ``mix`` and ``sources`` (by stem) as nussl's AudioSignals, and ``metadata`` with the JAMS and the labels.
+        """
+        mixture, jam, _, stems = self.mixture(int(index))
+        load: Callable[..., Any] = dataset._load_audio_from_array
+        return {
+            "mix": load(audio_data=mixture.T, sample_rate=self.sample_rate),
+            "sources": {
+                stem: load(audio_data=audio.T, sample_rate=self.sample_rate)
+                for stem, audio in zip(STEMS, stems, strict=True)
+            },
+            "metadata": {"jams": jam, "labels": list(STEMS)},
+        }
+
+
+def create_mix_closure(
+    path: str | Path,
+    subset: str,
+    *,
+    mixing: MixingSettings | None = None,
+    sample_rate: int = SignalSettings.sample_rate,
+    seed: int = 0,
+) -> MixClosure:
+    """Create the closure that makes mixtures of a prepared dataset.
+
+    Parameters
+    ----------
+    path
+        Folder of the datasets: ``<path>/<subset>/foreground/<stem>/<song>.wav``.
+    subset
+        'train', 'valid' or 'test'.
+    mixing, sample_rate, seed
+        As for `MixClosure`; the specification's when left out.
+
+    Returns
+    -------
+    MixClosure
+
+    Raises
+    ------
+    RenderingError
+        If the dataset is missing or a stem has no songs.
+    """
+    for stem in STEMS:
+        folder = Path(path) / subset / "foreground" / stem
+        if not any(folder.glob("*.wav")):
+            raise RenderingError(f"No wav files in {folder}. Prepare the dataset first: python main.py prepare.")
+    return MixClosure(Path(path), subset, mixing or MixingSettings(), sample_rate, seed)

@@ -1,0 +1,376 @@
+"""The networks: magnitudes of the mixture in, masks and masked magnitudes out.
+
+`MaskInference` is the specification's network, layer by layer the one of the source-separation tutorial (Manilow,
+Seetharaman and Salamon, 2020), with the tutorial's names for its parts, so that checkpoints of either load here.
+`BandSplitMaskInference` follows Luo and Yu, "Music source separation with band-split RNN", 2022, with masks on
+magnitudes: the spectrum is cut into bands that are narrow where voices have their harmonics, and a recurrent network
+runs over time, then another over the bands.
+
+The blocks are nussl's, by name and by arithmetic (a test compares them), written on torch alone: reading a model and
+using it need not wait for nussl, whose import takes longer than the extraction of a song. `build` does import it.
+
+Axes: magnitudes are ``(n_batch, n_frames, n_bins, n_channels)``, masks ``(..., n_sources)`` behind that.
+"""
+
+import dataclasses
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from settings import SPECIFIED, Preset, VocalExtractionError
+
+class DeviceError(VocalExtractionError):
+    """The device asked for is not there."""
+
+
+class AmplitudeToDB(nn.Module):
+    """Decibels of a magnitude, which is not let below 1e-4."""
+
+    def forward(self, data: Tensor) -> Tensor:
+        """Keep the shape."""
+        return 20.0 * data.clamp_min(1e-4).log10()
+
+
+class BatchNorm(nn.Module):
+    """Batch normalization of each frequency bin over batch, frames and channels."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.batch_norm = nn.BatchNorm1d(num_features)
+
+    def forward(self, data: Tensor) -> Tensor:
+        """Keep the shape (n_batch, n_frames, n_bins, n_channels)."""
+        turned = data.transpose(1, 2)  # (n_batch, n_bins, n_frames, n_channels)
+        return self.batch_norm(turned.flatten(2)).reshape(turned.shape).transpose(1, 2)
+
+
+class RecurrentStack(nn.Module):
+    """LSTM layers with forget gates that start open."""
+
+    def __init__(self, num_features: int, hidden_size: int, num_layers: int, bidirectional: bool, dropout: float) -> None:
+        super().__init__()
+        # torch warns of dropout where there is no second layer to drop between.
+        self.rnn = nn.LSTM(
+            num_features,
+            hidden_size,
+            num_layers,
+            batch_first=True,
+            bidirectional=bidirectional,
+            dropout=dropout if num_layers > 1 else 0.0,
+        )
+        for name, weights in self.rnn.named_parameters():
+            if "weight" in name:
+                nn.init.xavier_normal_(weights)
+            else:
+                nn.init.zeros_(weights)
+                nn.init.ones_(weights.data[hidden_size : 2 * hidden_size])
+
+    def forward(self, data: Tensor) -> Tensor:
+        """Map (n_batch, n_frames, ...) to (n_batch, n_frames, n_directions * hidden_size)."""
+        features: Tensor = self.rnn(data.flatten(2))[0]
+        return features
+
+
+class Embedding(nn.Module):
+    """A linear map to one value a bin, channel and source, and its activation."""
+
+    def __init__(
+        self, num_features: int, hidden_size: int, num_sources: int, activation: str, num_audio_channels: int
+    ) -> None:
+        super().__init__()
+        self.shape = (num_features, num_audio_channels, num_sources)
+        self.activation = activation
+        self.linear = nn.Linear(hidden_size, num_features * num_audio_channels * num_sources)
+        nn.init.xavier_normal_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, data: Tensor) -> Tensor:
+        """Map (n_batch, n_frames, hidden_size) to (n_batch, n_frames, n_bins, n_channels, n_sources)."""
+        return activate(self.linear(data).unflatten(-1, self.shape), self.activation)
+
+
+def activate(logits: Tensor, activation: str) -> Tensor:
+    """Bound masks by a sigmoid, or by a softmax over the last axis, the sources."""
+    return logits.softmax(dim=-1) if activation == "softmax" else logits.sigmoid()
+
+
+class MaskInference(nn.Module):
+    """A stack of (bidirectional) LSTMs that infers one mask a source.
+
+    Parameters
+    ----------
+    num_features
+        Frequency bins, ``window_length // 2 + 1``.
+    num_audio_channels
+        Channels that go through together; 1 for mono.
+    hidden_size
+        Units of each LSTM direction.
+    num_layers
+        LSTM layers.
+    bidirectional
+        Whether the LSTMs also run backwards.
+    dropout
+        Dropout between LSTM layers, 0 to 1.
+    num_sources
+        Masks to infer.
+    activation
+        'sigmoid' (each mask from 0 to 1) or 'softmax' (the masks of all sources sum to 1).
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_audio_channels: int,
+        hidden_size: int,
+        num_layers: int,
+        bidirectional: bool,
+        dropout: float,
+        num_sources: int,
+        activation: str = "sigmoid",
+    ) -> None:
+        super().__init__()
+        self.amplitude_to_db = AmplitudeToDB()
+        self.input_normalization = BatchNorm(num_features)
+        self.recurrent_stack = RecurrentStack(
+            num_features * num_audio_channels, hidden_size, num_layers, bool(bidirectional), dropout
+        )
+        n_directions = 2 if bidirectional else 1
+        self.embedding = Embedding(
+            num_features, hidden_size * n_directions, num_sources, activation, num_audio_channels
+        )
+
+    def forward(self, data: Tensor) -> dict[str, Tensor]:
+        """Infer masks from magnitudes.
+
+        Parameters
+        ----------
+        data
+            Magnitudes, at least 0. Shape: (n_batch, n_frames, n_bins, n_channels).
+
+        Returns
+        -------
+        dict
+            ``mask``, 0 to 1, and ``estimates``, the mask times the magnitudes.
+            Shape of both: (n_batch, n_frames, n_bins, n_channels, n_sources).
+        """
+        features = self.input_normalization(self.amplitude_to_db(data))
+        features = self.recurrent_stack(features)  # (n_batch, n_frames, n_directions * hidden_size)
+        mask = self.embedding(features)
+        return {"mask": mask, "estimates": data.unsqueeze(-1) * mask}
+
+    @classmethod
+    def build(cls, **kwargs: Any) -> nn.Module:
+        """Register this class with nussl and return nussl's `SeparationModel` around a new network.
+
+        Parameters
+        ----------
+        **kwargs
+            The arguments of the constructor.
+
+        Returns
+        -------
+        nussl.ml.SeparationModel
+            Takes ``{'mix_magnitude': ...}`` and returns ``{'mask', 'estimates'}``.
+
+        Examples
+        --------
+        >>> network = MaskInference.build(
+        ...     num_features=257, num_audio_channels=1, hidden_size=100, num_layers=3,
+        ...     bidirectional=True, dropout=0.2, num_sources=1, activation='sigmoid')
+        >>> network(mix_magnitude=torch.rand(2, 10, 257, 1))['mask'].shape
+        torch.Size([2, 10, 257, 1, 1])
+        """
+        from compatibility import nussl
+
+        nussl.ml.register_module(cls)
+        outputs = ("mask", "estimates")
+        config = {
+            "name": cls.__name__,
+            "modules": {
+                "mix_magnitude": {},
+                "model": {"class": cls.__name__, "args": kwargs},
+                **{name: {"class": "Alias"} for name in outputs},
+            },
+            "connections": [["model", ["mix_magnitude"]], *([name, [f"model:{name}"]] for name in outputs)],
+            "output": list(outputs),
+        }
+        return nussl.ml.SeparationModel(config)
+
+
+def band_edges(num_features: int, sample_rate: int) -> list[int]:
+    """Return the first bin of every band and, last, the number of bins.
+
+    The bands are 125 Hz wide up to 1 kHz, then 250 Hz up to 4, 500 Hz up to 8 and 2 kHz above, after the bands that
+    Luo and Yu found best for vocals ("V7"), coarser.
+
+    >>> edges = band_edges(1025, 44_100)
+    >>> len(edges) - 1, edges[:3], edges[-1]
+    (35, [0, 6, 12], 1025)
+    """
+    plan = ((0, 1_000, 125), (1_000, 4_000, 250), (4_000, 8_000, 500), (8_000, 200_000, 2_000))
+    hz_per_bin = sample_rate / 2 / (num_features - 1)
+    bins = [round(edge / hz_per_bin) for low, high, width in plan for edge in range(low, high, width)]
+    edges = sorted({edge for edge in bins if edge < num_features})
+    # A remnant of a band at the very top joins the one below.
+    if len(edges) > 1 and num_features - edges[-1] < (edges[-1] - edges[-2]) // 4:
+        edges.pop()
+    return [*edges, num_features]
+
+
+class _BandLinear(nn.Module):
+    """One linear map for every band, all in one batched product."""
+
+    def __init__(self, n_bands: int, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_bands, n_in, n_out).uniform_(-1, 1) * n_in**-0.5)
+        self.bias = nn.Parameter(torch.zeros(n_bands, 1, n_out))
+
+    def forward(self, data: Tensor) -> Tensor:
+        """Map (n_bands, n, n_in) to (n_bands, n, n_out)."""
+        return torch.baddbmm(self.bias, data, self.weight)
+
+
+class _ResidualLSTM(nn.Module):
+    """Normalization, an LSTM along the second axis, a projection, added to what came in."""
+
+    def __init__(self, n_features: int, hidden_size: int, bidirectional: bool, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(n_features)
+        self.lstm = nn.LSTM(n_features, hidden_size, batch_first=True, bidirectional=bidirectional)
+        self.projection = nn.Linear(hidden_size * (2 if bidirectional else 1), n_features)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, data: Tensor) -> Tensor:
+        """Keep the shape (n, n_steps, n_features)."""
+        return data + self.projection(self.dropout(self.lstm(self.norm(data))[0]))
+
+
+class BandSplitMaskInference(MaskInference):
+    """A band-split recurrent network that infers one mask a source.
+
+    Parameters
+    ----------
+    num_features, num_audio_channels, dropout, num_sources, activation
+        As for `MaskInference`.
+    hidden_size
+        Features of a band, and units of each LSTM direction.
+    num_layers
+        Rounds of one LSTM over time and one over the bands.
+    bidirectional
+        Whether the LSTMs over time also run backwards (those over bands always do).
+    sample_rate
+        Samples per second, which places the bands.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_audio_channels: int,
+        hidden_size: int,
+        num_layers: int,
+        bidirectional: bool,
+        dropout: float,
+        num_sources: int,
+        activation: str = "sigmoid",
+        sample_rate: int = 44_100,
+    ) -> None:
+        nn.Module.__init__(self)
+        edges = band_edges(num_features, sample_rate)
+        n_bands, widest = len(edges) - 1, max(high - low for low, high in pairwise(edges))
+        self.num_sources, self.activation = num_sources, activation
+        self.input_normalization = BatchNorm(num_features)
+        self.split = _BandLinear(n_bands, widest * num_audio_channels, hidden_size)
+        self.rounds = nn.ModuleList(
+            nn.ModuleList(
+                _ResidualLSTM(hidden_size, hidden_size, both_ways, dropout) for both_ways in (bidirectional, True)
+            )
+            for _ in range(num_layers)
+        )
+        self.output_normalization = nn.LayerNorm(hidden_size)
+        self.hidden = _BandLinear(n_bands, hidden_size, 2 * hidden_size)
+        self.join = _BandLinear(n_bands, 2 * hidden_size, widest * num_audio_channels * num_sources)
+        # Bands differ in width; each is filled up to the widest with bin 0, whose output there is dropped again.
+        bin_of_slot = torch.zeros(n_bands, widest, dtype=torch.long)
+        slot_of_bin = torch.zeros(num_features, dtype=torch.long)
+        for band, (low, high) in enumerate(pairwise(edges)):
+            bin_of_slot[band, : high - low] = torch.arange(low, high)
+            slot_of_bin[low:high] = band * widest + torch.arange(high - low)
+        used = torch.zeros(n_bands * widest).index_fill(0, slot_of_bin, 1.0).reshape(n_bands, 1, widest, 1)
+        for name, table in (("bin_of_slot", bin_of_slot), ("slot_of_bin", slot_of_bin), ("slot_is_used", used)):
+            self.register_buffer(name, table, persistent=False)
+
+    def forward(self, data: Tensor) -> dict[str, Tensor]:
+        """Infer masks from magnitudes; shapes as for `MaskInference.forward`."""
+        n_batch, n_frames, n_bins, n_channels = data.shape
+        n_bands, widest = self.bin_of_slot.shape
+        levels = self.input_normalization(data.clamp_min(1e-5).log10())
+        slots = levels[:, :, self.bin_of_slot.flatten()].reshape(n_batch * n_frames, n_bands, widest, n_channels)
+        slots = slots.transpose(0, 1) * self.slot_is_used  # (n_bands, n_batch * n_frames, widest, n_channels)
+        features = self.split(slots.flatten(2))  # (n_bands, n_batch * n_frames, hidden_size)
+        hidden_size = features.shape[-1]
+        for over_time, over_bands in self.rounds:
+            features = over_time(features.reshape(n_bands * n_batch, n_frames, hidden_size))
+            features = features.reshape(n_bands, n_batch * n_frames, hidden_size).transpose(0, 1)
+            features = over_bands(features).transpose(0, 1)
+        features = self.hidden(self.output_normalization(features)).tanh()
+        slots = self.join(features).reshape(n_bands, n_batch, n_frames, widest, n_channels, self.num_sources)
+        slots = slots.permute(1, 2, 0, 3, 4, 5).flatten(2, 3)  # (n_batch, n_frames, n_bands * widest, ...)
+        logits = slots[:, :, self.slot_of_bin]
+        mask = activate(logits, self.activation)
+        return {"mask": mask, "estimates": data.unsqueeze(-1) * mask}
+
+
+NETWORKS: dict[str, type[MaskInference]] = {
+    network.__name__: network for network in (MaskInference, BandSplitMaskInference)
+}
+"""The networks that `NetworkSettings.kind` may name."""
+
+
+def create_model(preset: Preset = SPECIFIED) -> nn.Module:
+    """Build the untrained network of a preset.
+
+    Parameters
+    ----------
+    preset
+        Whose network and number of bins; by default the specification's 210,871 weights.
+
+    Returns
+    -------
+    nussl.ml.SeparationModel
+        What `MaskInference.build` returns, so that its state dictionary and a checkpoint's agree.
+
+    Examples
+    --------
+    >>> sum(weights.numel() for weights in create_model().parameters())
+    210871
+    """
+    arguments = dataclasses.asdict(preset.network)
+    kind = arguments.pop("kind")
+    if kind == BandSplitMaskInference.__name__:
+        arguments["sample_rate"] = preset.signal.sample_rate
+    return NETWORKS[kind].build(num_features=preset.signal.n_bins, **arguments)
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Return the device to compute on.
+
+    Parameters
+    ----------
+    name
+        'auto' (CUDA when there is one, then Apple's MPS, else the CPU) or a name that torch knows, as 'cuda:1'.
+
+    Raises
+    ------
+    DeviceError
+        If the name means nothing, or the device is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise DeviceError(f"Device {name!r} cannot be used ({error}). Try --device auto or --device cpu.") from error
+    return device

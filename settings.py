@@ -1,0 +1,271 @@
+"""Every number that a person may want to change, and nothing else.
+
+Each dataclass is frozen and checks itself; a default lives here and in no other file. A preset bundles one signal, one
+network and one recipe under the name that ``--preset`` takes. The numbers of ``specified`` are those of the
+specification's tables "Augmentation Parameters" and "Model Parameters".
+"""
+
+import dataclasses
+import math
+from pathlib import Path
+
+PROJECT_FOLDER = Path(__file__).resolve().parent
+"""Where the code lies: shipped models are found here, whatever the working directory."""
+
+STEMS = ("bass", "drums", "other", "vocals")
+"""The four stems of MUSDB18, in the alphabetical order in which nussl stacks sources."""
+
+ACCOMPANIMENT = "bass+drums+other"
+"""nussl's name for the sum of all stems but the vocals."""
+
+DATASET_FOLDER = Path("dataset")
+CHECKPOINT_FOLDER = Path("checkpoints")
+EVALUATION_FOLDER = Path("evaluation_results")
+EXTRACTION_FOLDER = Path("extracted")
+PRETRAINED_FOLDER = PROJECT_FOLDER / "pretrained_model"
+
+
+class VocalExtractionError(Exception):
+    """Root of every error that this project raises on purpose; its text says what to do."""
+
+
+class SettingsError(VocalExtractionError, ValueError):
+    """A setting is out of its range; all complaints are gathered in one message."""
+
+
+def _require(owner: object, **checks: bool) -> None:
+    """Raise one SettingsError naming every check that failed, with the values that broke it."""
+    broken = [name for name, holds in checks.items() if not holds]
+    if broken:
+        values = dataclasses.asdict(owner)  # type: ignore[call-overload]
+        complaints = "; ".join(f"{name.replace('_', ' ')}" for name in broken)
+        raise SettingsError(f"{type(owner).__name__}: {complaints}. Got {values}.")
+
+
+def _is_range(bounds: tuple[float, float]) -> bool:
+    return len(bounds) == 2 and all(map(math.isfinite, bounds)) and bounds[0] <= bounds[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class SignalSettings:
+    """What the network listens to."""
+
+    sample_rate: int = 44_100
+    """Samples per second."""
+    window_length: int = 512
+    """STFT window in samples."""
+    hop_length: int = 128
+    """Samples between two STFT frames."""
+    window_type: str = "sqrt_hann"
+    """Window by nussl's name; the square root of Hann, used twice, adds up to one."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self,
+            sample_rate_must_be_between_8_and_192_kHz=8_000 <= self.sample_rate <= 192_000,
+            window_length_must_be_even_and_16_to_16384=(
+                16 <= self.window_length <= 16_384 and self.window_length % 2 == 0
+            ),
+            hop_length_must_divide_window_length_into_2_or_more=(
+                0 < self.hop_length <= self.window_length // 2 and self.window_length % self.hop_length == 0
+            ),
+            window_type_must_be_sqrt_hann_or_hann=self.window_type in ("sqrt_hann", "hann"),
+        )
+
+    @property
+    def n_bins(self) -> int:
+        """Frequency bins of one frame: ``window_length // 2 + 1``."""
+        return self.window_length // 2 + 1
+
+
+@dataclasses.dataclass(frozen=True)
+class MixingSettings:
+    """How stems become a mixture. Ranges are (lowest, highest), drawn uniformly by scaper."""
+
+    duration_s: float = 5.0
+    """Length of a mixture in seconds."""
+    pitch_shift_semitones: tuple[float, float] = (-2.0, 2.0)
+    """Pitch shift of an event."""
+    time_stretch: tuple[float, float] = (0.8, 1.2)
+    """Factor on an event's duration (scaper's definition)."""
+    snr_db: tuple[float, float] = (-5.0, 5.0)
+    """Loudness of an event relative to `ref_db`, in LU."""
+    offset_s: tuple[float, float] = (0.0, 7.0)
+    """Where in its stem an event begins, in seconds."""
+    ref_db: float = -20.0
+    """Reference loudness in LUFS."""
+    coherent_probability: float = 0.5
+    """Share of mixtures whose stems come from one song."""
+    coherent_gain_db: float | None = None
+    """None: coherent stems are levelled to `snr_db` like any other. A number: they keep the song's own balance, each
+    moved by at most this many decibels."""
+    stretch_follows_pitch: bool = False
+    """True: an event is resampled, as a record played faster, so that its stretch follows from its pitch shift."""
+    channels: str = "mid"
+    """Which signal of a stereo stem is mixed: 'mid' (the mean) or 'any' (one of left, right and mid per song)."""
+    polarity_flips: bool = False
+    """True: the sign of each stem of an incoherent mixture is drawn."""
+    level_db: tuple[float, float] = (0.0, 0.0)
+    """Gain on the finished mixture and all its stems, so that quiet and loud songs are both heard in training."""
+
+    def __post_init__(self) -> None:
+        low_stretch, _ = self.time_stretch
+        _require(
+            self,
+            duration_s_must_be_between_half_a_second_and_a_minute=0.5 <= self.duration_s <= 60,
+            pitch_shift_semitones_must_lie_within_an_octave=(
+                _is_range(self.pitch_shift_semitones) and max(map(abs, self.pitch_shift_semitones)) <= 12
+            ),
+            time_stretch_must_lie_between_a_half_and_two=(
+                _is_range(self.time_stretch) and 0.5 <= low_stretch and self.time_stretch[1] <= 2
+            ),
+            snr_db_must_be_a_finite_range=_is_range(self.snr_db),
+            offset_s_must_be_a_range_from_0_up=_is_range(self.offset_s) and self.offset_s[0] >= 0,
+            ref_db_must_lie_between_minus_60_and_0=-60 <= self.ref_db <= 0,
+            coherent_probability_must_lie_between_0_and_1=0 <= self.coherent_probability <= 1,
+            coherent_gain_db_must_be_none_or_at_least_0=self.coherent_gain_db is None or self.coherent_gain_db >= 0,
+            level_db_must_be_a_finite_range=_is_range(self.level_db),
+            channels_must_be_mid_or_any=self.channels in ("mid", "any"),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSettings:
+    """The network's class by name and the arguments of its constructor, beside the number of bins."""
+
+    kind: str = "MaskInference"
+    """A class of model.py."""
+    num_audio_channels: int = 1
+    """Channels that go through the network together; 1 means each channel by itself."""
+    hidden_size: int = 50
+    """Units of each LSTM direction."""
+    num_layers: int = 2
+    """BLSTM layers, or rounds of band-split processing."""
+    bidirectional: bool = True
+    """Whether frames to come are heard too."""
+    dropout: float = 0.3
+    """Dropout between layers, 0 to 1."""
+    num_sources: int = 1
+    """Masks that come out; 1 is the vocals."""
+    activation: str = "sigmoid"
+    """What bounds the masks: 'sigmoid' or 'softmax' (over the sources)."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self,
+            kind_must_be_a_network_of_model_py=self.kind in ("MaskInference", "BandSplitMaskInference"),
+            num_audio_channels_must_be_1_to_8=1 <= self.num_audio_channels <= 8,
+            hidden_size_must_be_1_to_4096=1 <= self.hidden_size <= 4_096,
+            num_layers_must_be_1_to_24=1 <= self.num_layers <= 24,
+            dropout_must_lie_between_0_and_1=0 <= self.dropout < 1,
+            num_sources_must_be_1_to_8=1 <= self.num_sources <= 8,
+            activation_must_be_sigmoid_or_softmax=self.activation in ("sigmoid", "softmax"),
+            softmax_needs_two_sources_or_more=self.activation != "softmax" or self.num_sources > 1,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """How long, how fast, and when to stop."""
+
+    n_epochs: int = 25
+    """Passes of `batches_per_epoch` batches."""
+    batches_per_epoch: int = 32
+    """Optimizer steps of an epoch."""
+    batch_size: int = 10
+    """Mixtures of a step, over all processes together."""
+    n_mixtures: int | None = 1_000
+    """Size of the fixed set that batches are drawn from; None mixes anew in every epoch."""
+    n_validation_mixtures: int | None = 1_000
+    """Fixed validation mixtures; None validates on the whole validation songs, unchanged, by their SI-SDR."""
+    loss: str = "magnitude_l1"
+    """'magnitude_l1' (the specification's) or 'waveform' (decibels of error energy over mixture energy)."""
+    learning_rate: float = 1e-3
+    """Adam's step size at its highest."""
+    learning_rate_schedule: str = "constant"
+    """'constant' or 'cosine' (a short rise, then half a cosine down to nothing)."""
+    gradient_clip_norm: float | None = None
+    """Largest norm of the gradient; None leaves it as it is."""
+    weight_average_decay: float | None = None
+    """Decay per step of the moving average of the weights that is validated and saved; None saves the weights."""
+    early_stopping_epochs: int | None = None
+    """Epochs without a better validation loss after which training ends; None never ends early."""
+    mixed_precision: bool = False
+    """bfloat16 in the network's matrix products, where the device has them."""
+    compile_network: bool = False
+    """`torch.compile` on CUDA."""
+
+    def __post_init__(self) -> None:
+        def positive(value: float | None) -> bool:
+            return value is None or (math.isfinite(value) and value > 0)
+
+        _require(
+            self,
+            n_epochs_must_be_at_least_1=self.n_epochs >= 1,
+            batches_per_epoch_must_be_at_least_1=self.batches_per_epoch >= 1,
+            batch_size_must_be_at_least_1=self.batch_size >= 1,
+            n_mixtures_must_be_none_or_at_least_1=self.n_mixtures is None or self.n_mixtures >= 1,
+            n_validation_mixtures_must_be_none_or_at_least_1=(
+                self.n_validation_mixtures is None or self.n_validation_mixtures >= 1
+            ),
+            loss_must_be_magnitude_l1_or_waveform=self.loss in ("magnitude_l1", "waveform"),
+            learning_rate_must_be_positive=positive(self.learning_rate) and self.learning_rate > 0,
+            learning_rate_schedule_must_be_constant_or_cosine=self.learning_rate_schedule in ("constant", "cosine"),
+            gradient_clip_norm_must_be_none_or_positive=positive(self.gradient_clip_norm),
+            weight_average_decay_must_be_none_or_between_0_and_1=(
+                self.weight_average_decay is None or 0 < self.weight_average_decay < 1
+            ),
+            early_stopping_epochs_must_be_none_or_positive=positive(self.early_stopping_epochs),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A signal, a network and a recipe under one name."""
+
+    name: str
+    signal: SignalSettings = SignalSettings()
+    mixing: MixingSettings = MixingSettings()
+    network: NetworkSettings = NetworkSettings()
+    training: TrainingSettings = TrainingSettings()
+
+
+_REMIXING = MixingSettings(
+    duration_s=5.0,
+    snr_db=(-6.0, 6.0),
+    coherent_probability=0.5,
+    coherent_gain_db=3.0,
+    stretch_follows_pitch=True,
+    channels="any",
+    polarity_flips=True,
+    level_db=(-12.0, 3.0),
+)
+
+SPECIFIED = Preset("specified")
+
+CLASSIC = Preset(
+    "classic",
+    mixing=_REMIXING,
+    training=TrainingSettings(
+        n_epochs=40,
+        batches_per_epoch=100,
+        n_mixtures=None,
+        n_validation_mixtures=None,
+        loss="waveform",
+        learning_rate=3e-3,
+        learning_rate_schedule="cosine",
+        gradient_clip_norm=5.0,
+        weight_average_decay=0.998,
+    ),
+)
+
+STUDIO = Preset(
+    "studio",
+    signal=SignalSettings(window_length=2_048, hop_length=512),
+    mixing=dataclasses.replace(_REMIXING, duration_s=3.0),
+    network=NetworkSettings("BandSplitMaskInference", hidden_size=64, num_layers=3, dropout=0.0),
+    training=dataclasses.replace(CLASSIC.training, learning_rate=2e-3),
+)
+
+PRESETS = {preset.name: preset for preset in (SPECIFIED, CLASSIC, STUDIO)}
+"""Presets by name."""
