@@ -7,6 +7,7 @@ specification's tables "Augmentation Parameters" and "Model Parameters".
 
 import dataclasses
 import math
+import string
 from pathlib import Path
 
 PROJECT_FOLDER = Path(__file__).resolve().parent
@@ -216,6 +217,58 @@ class TrainingSettings:
                 self.weight_average_decay is None or 0 < self.weight_average_decay < 1
             ),
             early_stopping_epochs_must_be_none_or_positive=positive(self.early_stopping_epochs),
+        )
+
+
+def _fields_of(template: str) -> set[str]:
+    """Return the names in braces; a template that Python cannot read has one name that nobody knows."""
+    try:
+        return {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+    except ValueError:
+        return {"unreadable"}
+
+
+LOSSLESS_FORMATS = {"wav16": "wav", "wav24": "wav", "float": "wav", "flac": "flac"}
+LOSSY_FORMATS = {"mp3": "mp3", "ogg": "ogg", "m4a": "m4a"}
+EXTRACTED_FORMATS = {**LOSSLESS_FORMATS, **LOSSY_FORMATS}
+"""What `extract` writes, with the ending of the file's name. 'float' is a wav of 32-bit floats, flac has 24 bits."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractionSettings:
+    """How a song is taken apart, and what is written of it."""
+
+    format: str = "wav16"
+    """A key of `EXTRACTED_FORMATS`."""
+    bitrate_kbps: int = 256
+    """Bit rate of the lossy formats, for all channels together."""
+    mask: str = "soft"
+    """'soft', or 'binary': 1 where the vocals' mask is the largest, with one source where it exceeds a half."""
+    phase: str = "mixture"
+    """'mixture', or 'griffin-lim': a phase that fits the masked magnitudes."""
+    output_template: str = "{folder}/{song}/{stem}.{ext}"
+    """Where a stem is written; '{folder}' is the output folder, '{stem}' vocals or accompaniment."""
+    overwrite: bool = False
+    """Whether files that exist may be replaced."""
+    keep_partial: bool = False
+    """Whether a truncated or damaged song is taken as far as it decodes."""
+    chunk_s: float = 12.0
+    """Length of the pieces that go through the network, less their context. Memory grows with it."""
+    context_s: float = 2.0
+    """What the network hears before and after a piece; computed and thrown away."""
+
+    def __post_init__(self) -> None:
+        fields = _fields_of(self.output_template)
+        _require(
+            self,
+            format_must_be_one_of_wav16_wav24_float_flac_mp3_ogg_m4a=self.format in EXTRACTED_FORMATS,
+            bitrate_kbps_must_be_16_to_512=16 <= self.bitrate_kbps <= 512,
+            mask_must_be_soft_or_binary=self.mask in ("soft", "binary"),
+            phase_must_be_mixture_or_griffin_lim=self.phase in ("mixture", "griffin-lim"),
+            output_template_must_hold_song_stem_and_ext={"song", "stem", "ext"} <= fields,
+            output_template_may_hold_only_folder_song_stem_and_ext=fields <= {"folder", "song", "stem", "ext"},
+            chunk_s_must_be_1_to_600=1 <= self.chunk_s <= 600,
+            context_s_must_be_0_to_30=0 <= self.context_s <= 30,
         )
 
 
