@@ -1,0 +1,119 @@
+"""One function a command: it fetches the room that does the work, calls it, and prints what came of it.
+
+Each takes the options that were typed as keyword arguments and returns the exit status. Results go to stdout; progress
+is the rooms' own business, on stderr.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from settings import DATASET_FOLDER, VocalExtractionError
+
+
+class MissingPartError(VocalExtractionError):
+    """A command needs packages that are not installed."""
+
+
+def prepare(*, as_json: bool = False, **options: Any) -> int:
+    """Decode MUSDB18 into the dataset folder."""
+    from musdb_preparation import prepare_musdb
+
+    n_songs = prepare_musdb(**options)
+    if as_json:
+        print(json.dumps(n_songs))
+    else:
+        print("Prepared songs: " + ", ".join(f"{count} {subset}" for subset, count in n_songs.items()))
+    return 0
+
+
+def train(
+    *, musdb_path: Path | None = None, dataset_folder: Path = DATASET_FOLDER, as_json: bool = False, **options: Any
+) -> int:
+    """Prepare the songs if that is still to be done, and train."""
+    _prepare_if_needed(musdb_path, dataset_folder)
+    from training import train_model
+
+    checkpoint = train_model(dataset_folder=dataset_folder, **options)
+    print(json.dumps({"checkpoint": str(checkpoint)}) if as_json else f"Best checkpoint: {checkpoint}")
+    return 0
+
+
+def evaluate(
+    *,
+    musdb_path: Path | None = None,
+    dataset_folder: Path = DATASET_FOLDER,
+    models: Sequence[Path] = (),
+    preset_name: str | None = None,
+    estimates_folder: Path | None = None,
+    as_json: bool = False,
+    **options: Any,
+) -> int:
+    """Score a checkpoint, compare several, or score estimates that another separator made."""
+    _prepare_if_needed(musdb_path, dataset_folder)
+    from evaluation import compare_models, evaluate_estimates, evaluate_model
+
+    options |= {"dataset_folder": dataset_folder, "show": not as_json}
+    if preset_name is not None:
+        from checkpoints import shipped_checkpoint
+
+        models = [shipped_checkpoint(preset_name)]
+    if estimates_folder is not None:
+        summary = evaluate_estimates(estimates_folder, **options).summary
+    elif len(models) > 1:
+        summary = compare_models(models, **options)
+    else:
+        summary = evaluate_model(*models, **options).summary
+    if as_json:
+        print(json.dumps(summary, ensure_ascii=False))
+    return 0
+
+
+def extract(**options: Any) -> int:
+    """Extract the vocals of songs."""
+    raise NotImplementedError
+
+
+def demo(**options: Any) -> int:
+    """Do the whole job on synthesised songs."""
+    from command_line.demo import run_demo
+
+    return run_demo(**options)
+
+
+def serve(**options: Any) -> int:
+    """Serve the web page until Ctrl-C."""
+    try:
+        from web_page import serve_page
+    except ModuleNotFoundError as error:
+        raise MissingPartError(
+            f"The web page cannot start: the module {error.name!r} is missing. Install what the page needs: make serve"
+        ) from error
+    serve_page(**options)
+    return 0
+
+
+def doctor(*, as_json: bool = False) -> int:
+    """Say whether everything needed is here and works."""
+    from command_line.doctor import examine, print_findings
+
+    return print_findings(examine(), as_json=as_json)
+
+
+def _prepare_if_needed(musdb_path: Path | None, dataset_folder: Path) -> None:
+    """Prepare MUSDB18, unless `dataset_folder` was named and holds somebody's own songs."""
+    from musdb_preparation import SUBSETS, prepare_musdb, song_names
+
+    named = dataset_folder != DATASET_FOLDER
+    came_from_musdb = (dataset_folder / "sources.json").exists()
+    holds_songs = any(song_names(subset, dataset_folder) for subset in SUBSETS)
+    if musdb_path is None and named and holds_songs and not came_from_musdb:
+        return
+    prepare_musdb(musdb_path, dataset_folder)
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    command.__name__: command for command in (prepare, train, evaluate, extract, demo, serve, doctor)
+}
+"""Commands by the name that is typed."""

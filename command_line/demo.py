@@ -1,0 +1,69 @@
+"""``make demo``: the main job from end to end, on songs that are made on the spot.
+
+Songs are synthesised, the specified network is trained on them for a short while, scored on songs that it has not
+heard, and the vocals of one of those are extracted. No network is needed, and everything lands in one folder. So short
+a training shows that all parts work together, not how well they can separate.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from settings import SPECIFIED, Preset
+
+DEMO_FOLDER = Path("demo_output")
+"""Where everything lands, below the working directory."""
+
+N_SONGS = {"train": 8, "valid": 2, "test": 3}
+SONG_S = 8.0
+
+DEMO: Preset = dataclasses.replace(
+    SPECIFIED,
+    name="demo",
+    training=dataclasses.replace(
+        SPECIFIED.training, n_epochs=3, batches_per_epoch=10, n_mixtures=100, n_validation_mixtures=20
+    ),
+)
+"""The specified network and recipe, for as long as one cares to watch."""
+
+
+def run_demo(*, as_json: bool = False) -> int:
+    """Synthesise, train, evaluate and extract; print where everything lies and return the exit status."""
+    from demo_songs import write_demo_songs
+    from evaluation import evaluate_model
+    from extraction import extract_vocals
+    from musdb_preparation import mixture_path, song_names
+    from training import train_model
+
+    dataset = DEMO_FOLDER / "dataset"
+    write_demo_songs(
+        dataset,
+        n_train=N_SONGS["train"],
+        n_valid=N_SONGS["valid"],
+        n_test=N_SONGS["test"],
+        duration_s=SONG_S,
+    )
+    checkpoint = train_model(preset=DEMO, dataset_folder=dataset, checkpoint_folder=DEMO_FOLDER / "checkpoints")
+    evaluation = evaluate_model(
+        checkpoint,
+        dataset_folder=dataset,
+        output_folder=DEMO_FOLDER / "evaluation_results",
+        overwrite=True,
+        show=not as_json,
+    )
+    song = song_names("test", dataset)[0]
+    extracted = extract_vocals(
+        mixture_path(dataset, "test", song), DEMO_FOLDER / "extracted", model=checkpoint, overwrite=True
+    )
+    places = {
+        "songs": dataset,
+        "checkpoint": checkpoint,
+        "scores": evaluation.output_folder,
+        "mixture": mixture_path(dataset, "test", song),
+        "vocals": extracted,
+    }
+    if as_json:
+        print(json.dumps({name: str(place) for name, place in places.items()}))
+    else:
+        print("\n".join(f"{name:<11} {place}" for name, place in places.items()))
+    return 0

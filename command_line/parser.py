@@ -1,0 +1,188 @@
+"""What ``python main.py ...`` understands.
+
+Only what was typed reaches the function behind a command: a default lives in that function's signature or in
+settings.py, never here. ``dest`` is the name of the function's keyword argument.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from settings import PRESETS, Preset
+
+_EPILOG = """\
+Without a command the menu opens. Exit status: 0 done, 1 something failed, 2 usage, 130 stopped by Ctrl-C.
+Results go to stdout, progress and messages to stderr. MUSDB_PATH names a local folder with MUSDB18; SOX_PATH and
+FFMPEG_PATH tell where those programs lie when they are not on the PATH."""
+
+_FORMATS = ("wav16", "wav24", "float", "flac", "mp3", "ogg", "m4a")
+_ONLY_FOR_MODELS = {"mask", "device", "save_estimates", "separator"}
+
+
+def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Return the command's name and the options that were given; print usage and exit with 2 if they make no sense.
+
+    Examples
+    --------
+    >>> parse(["train", "--mixtures", "2000", "--resume"])
+    ('train', {'maximum_number_of_mixtures': 2000, 'resume': True})
+    """
+    parser = build_parser()
+    options = vars(parser.parse_args(arguments))
+    needless = sorted(_ONLY_FOR_MODELS & options.keys()) if "estimates_folder" in options else []
+    if needless:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in needless)
+        parser.error(f"--estimates scores what is there already; {flags} would change nothing")
+    command = options.pop("command")
+    if command == "extract" and not options.get("songs") and "list_models" not in options:
+        parser.error("extract needs a song or a folder")
+    return command, options
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of every command."""
+    parser = argparse.ArgumentParser(
+        prog="main.py",
+        description="Extract the vocals of songs; train and evaluate the networks that do it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, description: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=description,
+            description=description,
+            argument_default=argparse.SUPPRESS,
+            allow_abbrev=False,
+        )
+
+    _add_prepare(add("prepare", "Decode MUSDB18 into the dataset folder (train and evaluate do it by themselves)."))
+    _add_train(add("train", "Train a network."))
+    _add_evaluate(add("evaluate", "Score a network on the test songs."))
+    _add_extract(add("extract", "Extract the vocals of songs of yours."))
+    _add_json(add("demo", "Synthesise songs, train on them for a short while, evaluate, extract: no network needed."))
+    _add_serve(add("serve", "Open a local web page that extracts vocals."))
+    _add_json(add("doctor", "Check that everything needed is here and works."))
+    return parser
+
+
+def _number(kind: Callable[[str], float], minimum: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of the kind that is meant here") from None
+        if not minimum <= value < float("inf"):
+            raise argparse.ArgumentTypeError(f"must be {minimum} or more, got {text}")
+        return value
+
+    return read
+
+
+_count = _number(int, 1)
+_count_or_none = _number(int, 0)
+
+
+def _preset(name: str) -> Preset:
+    if name not in PRESETS:
+        raise argparse.ArgumentTypeError(f"{name!r} is no preset; there are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", dest="as_json", action="store_true", help="print the result as JSON")
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--musdb-path", type=Path, metavar="DIR", help="MUSDB18 on this machine (default: $MUSDB_PATH)")
+    parser.add_argument("--dataset", dest="dataset_folder", type=Path, metavar="DIR", help="prepared stems")
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", metavar="NAME", help="auto (the default), cpu, cuda, cuda:1, mps")
+
+
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser)
+    parser.add_argument("--no-download", dest="download", action="store_false", help="fail rather than download")
+    parser.add_argument("--jobs", dest="n_workers", type=_count, metavar="N", help="songs decoded at the same time")
+    _add_json(parser)
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser)
+    parser.add_argument(
+        "--mixtures", dest="maximum_number_of_mixtures", type=_count, metavar="N", help="mixtures to draw from"
+    )
+    parser.add_argument("--epochs", dest="n_epochs", type=_count, metavar="N", help="instead of the preset's")
+    parser.add_argument("--preset", type=_preset, metavar="NAME", help=f"recipe: {', '.join(PRESETS)}")
+    parser.add_argument("--checkpoints", dest="checkpoint_folder", type=Path, metavar="DIR", help="where to save")
+    parser.add_argument("--seed", type=_count_or_none, metavar="N", help="the same seed gives the same run")
+    parser.add_argument("--resume", action="store_true", help="continue from the last completed epoch")
+    parser.add_argument("--workers", dest="n_workers", type=_count_or_none, metavar="N", help="processes that mix")
+    _add_device(parser)
+    _add_json(parser)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--preset", dest="preset_name", choices=list(PRESETS), help="a model that ships")
+    return which
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser)
+    which = _add_model(parser)
+    which.add_argument(
+        "--model",
+        dest="models",
+        type=Path,
+        action="append",
+        metavar="PATH",
+        help="a checkpoint; give it twice or more to compare (default: checkpoints/best.model.pth)",
+    )
+    which.add_argument(
+        "--estimates", dest="estimates_folder", type=Path, metavar="DIR", help="score DIR/SONG/vocals.wav instead"
+    )
+    parser.add_argument("--subset", choices=("train", "valid", "test"), help="songs to score (default: test)")
+    parser.add_argument("--limit", type=_count, metavar="N", help="only the first N songs")
+    parser.add_argument("--metrics", nargs="+", choices=("scale", "bsseval_v4"), help="families of scores")
+    parser.add_argument("--mask", choices=("soft", "binary"), help="binary: 1 where the mask is above a half")
+    parser.add_argument("--oracles", action="store_true", help="also ideal masks: the ceiling")
+    parser.add_argument("--baselines", action="store_true", help="also the mixture, a random mask, REPET and others")
+    parser.add_argument("--save-estimates", action="store_true", help="keep the estimates as wavs")
+    parser.add_argument("--separator", choices=("extraction", "nussl"), help="nussl: through its DeepMaskEstimation")
+    parser.add_argument("-o", "--output", dest="output_folder", type=Path, metavar="DIR", help="where to write")
+    parser.add_argument("--jobs", dest="n_jobs", type=_count, metavar="N", help="songs scored at the same time")
+    parser.add_argument("--overwrite", action="store_true", help="score again what was scored before")
+    _add_device(parser)
+    _add_json(parser)
+
+
+def _add_extract(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("songs", nargs="*", type=Path, metavar="SONG_OR_FOLDER", help="audio files, or folders of them")
+    which = _add_model(parser)
+    which.add_argument(
+        "--model", type=Path, metavar="PATH", help="a checkpoint of yours (default: the best that ships)"
+    )
+    parser.add_argument("-o", "--output", dest="output_folder", type=Path, metavar="DIR", help="default: extracted")
+    parser.add_argument("--format", dest="audio_format", choices=_FORMATS, help="default: wav16")
+    parser.add_argument("--bitrate", metavar="RATE", help="of mp3, ogg and m4a, as 192k")
+    parser.add_argument("--output-template", metavar="TEXT", help="default: {folder}/{song}/{stem}.{ext}")
+    parser.add_argument("--mask", choices=("soft", "binary"), help="binary: 1 where the mask is above a half")
+    parser.add_argument("--phase", choices=("mixture", "griffin-lim"), help="default: the mixture's")
+    parser.add_argument("--jobs", dest="n_jobs", type=_count, metavar="N", help="songs at the same time")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument("--keep-partial", action="store_true", help="keep what decodes of a truncated file")
+    parser.add_argument("--list-models", action="store_true", help="list the models that ship, and stop")
+    _add_device(parser)
+    _add_json(parser)
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", metavar="ADDRESS", help="default: 127.0.0.1, this machine only")
+    parser.add_argument("--port", type=_count, metavar="N", help="default: a free one")

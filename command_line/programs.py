@@ -1,0 +1,33 @@
+"""Where sox and ffmpeg are found: on the PATH, or where SOX_PATH and FFMPEG_PATH point.
+
+pysox, stempeg and scaper call both programs by name, so the one place that they all look at is the PATH. Each variable
+may name a folder or the program itself.
+"""
+
+import os
+from collections.abc import MutableMapping
+from pathlib import Path
+
+PROGRAM_VARIABLES = {"sox": "SOX_PATH", "ffmpeg": "FFMPEG_PATH"}
+"""The environment variable that tells where a program lies."""
+
+
+def put_programs_on_path(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Put the folders that SOX_PATH and FFMPEG_PATH name in front of the PATH; doing it twice changes nothing.
+
+    Examples
+    --------
+    >>> environment = {"PATH": "/usr/bin", "FFMPEG_PATH": "/opt/ffmpeg/bin/ffmpeg"}
+    >>> put_programs_on_path(environment)
+    >>> environment["PATH"]
+    '/opt/ffmpeg/bin:/usr/bin'
+    """
+    for program, variable in PROGRAM_VARIABLES.items():
+        told = environment.get(variable, "").strip()
+        if not told:
+            continue
+        place = Path(told).expanduser().absolute()
+        folder = str(place.parent if place.stem == program and not place.is_dir() else place)
+        folders = environment.get("PATH", os.defpath).split(os.pathsep)
+        if folder not in folders:
+            environment["PATH"] = os.pathsep.join([folder, *folders])

@@ -1,0 +1,173 @@
+"""``python main.py`` as a program: exit statuses, what goes to stdout and stderr, and how little it imports."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import main
+from settings import VocalExtractionError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+SLOW = ("torch", "nussl", "scaper", "numpy", "scipy", "pandas", "matplotlib", "librosa", "soundfile", "musdb")
+
+
+def program(*arguments, folder, answers=b"", **environment):
+    """Run ``python main.py`` in `folder`, away from real songs, with `answers` on its stdin."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *arguments],
+        input=answers,
+        capture_output=True,
+        cwd=folder,
+        timeout=120,
+        check=False,
+        env={**os.environ, "MUSDB_PATH": str(folder / "no songs here"), **environment},
+    )
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import main",
+        "import command_line.menu, command_line.parser, command_line.commands",
+        "import command_line.doctor, command_line.demo",
+        "from command_line.parser import build_parser; build_parser().format_help()",
+    ],
+)
+def test_nothing_slow_is_imported(statement):
+    """The menu and --help must not wait for seconds; what is loaded is counted, not timed."""
+    report = f"{statement}; import sys; print([name for name in {SLOW} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", report], capture_output=True, cwd=ROOT, check=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["train_model", "evaluate_model", "create_model", "extract_vocals"])
+def test_the_four_functions_come_from_main(name):
+    assert getattr(main, name).__name__ == name
+
+
+def test_main_has_nothing_else():
+    with pytest.raises(AttributeError, match="no attribute 'conquer_world'"):
+        _ = main.conquer_world
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["extract", "-h"]])
+def test_help_is_no_failure(arguments, tmp_path):
+    done = program(*arguments, folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"usage: main.py")
+
+
+@pytest.mark.parametrize("arguments", [["sing"], ["train", "--epochs", "none"], ["--loud"]])
+def test_usage_has_status_2(arguments, tmp_path):
+    done = program(*arguments, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"usage: main.py" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "prepare"])
+def test_failure_is_one_sentence_and_status_1(command, tmp_path):
+    done = program(command, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.startswith(b"Error: ")
+    assert b"no songs here" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_missing_checkpoint_is_one_sentence(tmp_path, demo_dataset):
+    done = program("evaluate", "--dataset", str(demo_dataset), "--model", "nothing.pth", folder=tmp_path)
+    assert done.returncode == 1
+    assert b"nothing.pth" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_menu_reads_a_pipe_and_ends_with_it(tmp_path):
+    done = program(folder=tmp_path, answers=b"7\n1\n")
+    assert done.returncode == 0
+    assert b"'7' is not a choice" in done.stdout
+    assert b"no songs here" in done.stderr
+    assert done.stdout.count(b"Vocal extraction") == 3
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("answers", [b"", b"\xff\xfe\x00\n", b"4", b"4\n1\n", b"\r\n4\r\n"])
+def test_menu_leaves_cleanly_whatever_comes(tmp_path, answers):
+    done = program(folder=tmp_path, answers=answers)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"Goodbye." in done.stdout
+
+
+def test_menu_survives_a_closed_stdin(tmp_path):
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$0" "$1" <&-', sys.executable, str(ROOT / "main.py")],
+        capture_output=True,
+        cwd=tmp_path,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert b"Traceback" not in done.stderr
+
+
+def test_doctor_speaks_json(tmp_path):
+    done = program("doctor", "--json", folder=tmp_path)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["fit"]) == (0, True)
+    assert {finding["name"] for finding in report["findings"]} >= {"python", "sox", "ffmpeg", "disk"}
+
+
+def test_doctor_fails_where_sox_is_missing(tmp_path):
+    (tmp_path / "empty").mkdir()
+    done = program("doctor", folder=tmp_path, PATH=str(tmp_path / "empty"))
+    assert done.returncode == 1
+    assert b"sox was not found" in done.stdout
+
+
+def test_ctrl_c_is_status_130(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+    ) as menu:
+        assert menu.stdout is not None
+        shown = b""
+        while b"Your choice" not in shown:
+            shown += os.read(menu.stdout.fileno(), 4096)
+        time.sleep(0.1)  # from the prompt's flush into the reading of the answer
+        menu.send_signal(signal.SIGINT)
+        _, complaint = menu.communicate(timeout=60)
+    assert menu.returncode == 130
+    assert complaint == b"\nStopped by Ctrl-C.\n"
+
+
+def test_reader_that_leaves_is_no_traceback(tmp_path):
+    command = f'"{sys.executable}" "{ROOT / "main.py"}" doctor | true; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, cwd=tmp_path, timeout=60, check=False)
+    assert b"Traceback" not in done.stderr
+    assert b"BrokenPipe" not in done.stderr
+
+
+def test_errors_become_status_1(monkeypatch, capsys):
+    def fail(arguments):
+        raise VocalExtractionError("It is not there. Bring it.")
+
+    monkeypatch.setattr(main, "_run", fail)
+    assert main.main([]) == 1
+    assert capsys.readouterr().err == "Error: It is not there. Bring it.\n"
+
+
+def test_a_fault_of_the_program_shows_its_traceback(monkeypatch):
+    def break_down(arguments):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(main, "_run", break_down)
+    with pytest.raises(ZeroDivisionError):
+        main.main([])
