@@ -95,7 +95,8 @@ def istft(spectrogram: Tensor, *, n_samples: int, signal: SignalSettings) -> Ten
     half = signal.window_length // 2
     # Beyond the first and last half window the weight falls to nothing; none of that is kept.
     kept = slice(half, half + n_samples)
-    return overlapped[..., kept] / synthesis_weight(spectrogram.shape[-2], signal=signal, device=spectrogram.device)[kept]
+    weight = synthesis_weight(spectrogram.shape[-2], signal=signal, device=spectrogram.device)
+    return overlapped[..., kept] / weight[kept]
 
 
 def synthesize(spectrogram: Tensor, *, signal: SignalSettings) -> Tensor:
