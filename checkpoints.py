@@ -218,7 +218,9 @@ def load_checkpoint(path: str | Path, *, device: str | torch.device = "cpu") -> 
         names = tuple(map(str, metadata.get("source_names") or source_names(_n_sources(config))))
     except (SettingsError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{path} holds a model of another kind: {reason}. Expected a mask-inference model.") from error
+        raise CheckpointError(
+            f"{path} holds a model of another kind: {reason}. Expected a mask-inference model."
+        ) from error
     if "vocals" not in names:
         raise CheckpointError(f"{path} separates {', '.join(names)}, but no vocals.")
     return LoadedModel(
@@ -257,7 +259,9 @@ def read_checkpoint(path: str | Path, *, with_nussl: bool = False) -> dict[str, 
     except pickle.UnpicklingError as error:
         refused = str(error).split("Please file")[0]
         reason = " ".join(refused.split("GLOBAL ")[-1].split())[:120] if "GLOBAL " in refused else "damaged contents"
-        raise CheckpointError(f"{path} was refused: it holds more than weights and plain metadata ({reason}).") from error
+        raise CheckpointError(
+            f"{path} was refused: it holds more than weights and plain metadata ({reason})."
+        ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path} is damaged ({reason}). Train or download it again.") from error
@@ -321,9 +325,7 @@ def _config_of(content: dict[str, Any]) -> dict[str, Any]:
 
 def _build(config: dict[str, Any], state: dict[str, Tensor]) -> nn.Module:
     """Rebuild the network: first without memory, to compare shapes, then in earnest."""
-    ours = {
-        key: module for key, module in config["modules"].items() if module and module.get("class") in NETWORKS
-    }
+    ours = {key: module for key, module in config["modules"].items() if module and module.get("class") in NETWORKS}
     rest = {module.get("class") for key, module in config["modules"].items() if module and key not in ours}
     if len(ours) == 1 and rest <= {"Alias", None}:
         ((key, module),) = ours.items()
@@ -419,9 +421,9 @@ def _check_shipped(path: Path, sha256: str) -> None:
     """Compare a shipped model with its published checksum."""
     if path.resolve().parent != PRETRAINED_FOLDER or path.name not in _SHIPPED.values():
         return
-    published = dict(reversed(line.split()) for line in _CHECKSUMS.read_text().splitlines()) if (
-        _CHECKSUMS.is_file()
-    ) else {}
+    published = (
+        dict(reversed(line.split()) for line in _CHECKSUMS.read_text().splitlines()) if (_CHECKSUMS.is_file()) else {}
+    )
     if published.get(path.name) != sha256:
         raise CheckpointError(
             f"{path} is not the file that was published: its SHA-256 is {sha256}. Restore it: git checkout -- {path.name}."

@@ -194,8 +194,10 @@ def _render(drawer: Any, mixing: MixingSettings, *, coherent: bool) -> Mixture:
     _, jam, annotation_list, _ = drawer.generate(no_audio=True)
     annotation = jam.annotations.search(namespace="scaper")[0]
     events = [event.value for event in annotation.data]
-    channels = [_draw_channel(mixing, drawer.random_state)] * len(events) if coherent else (
-        [_draw_channel(mixing, drawer.random_state) for _ in events]
+    channels = (
+        [_draw_channel(mixing, drawer.random_state)] * len(events)
+        if coherent
+        else ([_draw_channel(mixing, drawer.random_state) for _ in events])
     )
     stems = _render_events(events, channels, mixing, drawer.sr, together=coherent)
     keeps_balance = coherent and mixing.coherent_gain_db is not None

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from settings import SPECIFIED, Preset, VocalExtractionError
 
+
 class DeviceError(VocalExtractionError):
     """The device asked for is not there."""
 
@@ -49,7 +50,9 @@ class BatchNorm(nn.Module):
 class RecurrentStack(nn.Module):
     """LSTM layers with forget gates that start open."""
 
-    def __init__(self, num_features: int, hidden_size: int, num_layers: int, bidirectional: bool, dropout: float) -> None:
+    def __init__(
+        self, num_features: int, hidden_size: int, num_layers: int, bidirectional: bool, dropout: float
+    ) -> None:
         super().__init__()
         # torch warns of dropout where there is no second layer to drop between.
         self.rnn = nn.LSTM(

@@ -145,8 +145,9 @@ def _splice_points(guide: Audio, n_wanted: int, step: int, search: int, overlap:
             starts.append(nominal)
             continue
         likeness = np.correlate(candidates, wanted, "valid")
-        energies = coarse_energy[first + n_overlap : first + n_overlap + len(likeness)] - (
-            coarse_energy[first : first + len(likeness)]
+        energies = (
+            coarse_energy[first + n_overlap : first + n_overlap + len(likeness)]
+            - (coarse_energy[first : first + len(likeness)])
         )
         rough = (first + int(np.argmax(likeness / np.sqrt(energies + 1e-9)))) * _COARSE
         starts.append(min(_refine(guide, rough, natural, overlap), last_start))

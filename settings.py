@@ -284,9 +284,8 @@ class Preset:
 
 
 _REMIXING = MixingSettings(
-    duration_s=5.0,
+    duration_s=2.5,
     snr_db=(-6.0, 6.0),
-    coherent_probability=0.5,
     coherent_gain_db=3.0,
     stretch_follows_pitch=True,
     channels="any",
@@ -300,8 +299,9 @@ CLASSIC = Preset(
     "classic",
     mixing=_REMIXING,
     training=TrainingSettings(
-        n_epochs=40,
-        batches_per_epoch=100,
+        n_epochs=60,
+        batches_per_epoch=150,
+        batch_size=16,
         n_mixtures=None,
         n_validation_mixtures=None,
         loss="waveform",
@@ -314,10 +314,17 @@ CLASSIC = Preset(
 
 STUDIO = Preset(
     "studio",
-    signal=SignalSettings(window_length=2_048, hop_length=512),
+    signal=SignalSettings(window_length=4_096, hop_length=1_024),
     mixing=dataclasses.replace(_REMIXING, duration_s=3.0),
-    network=NetworkSettings("BandSplitMaskInference", hidden_size=64, num_layers=3, dropout=0.0),
-    training=dataclasses.replace(CLASSIC.training, learning_rate=2e-3),
+    network=NetworkSettings("BandSplitMaskInference", hidden_size=64, num_layers=2, dropout=0.0),
+    training=dataclasses.replace(
+        CLASSIC.training,
+        n_epochs=36,
+        batches_per_epoch=100,
+        batch_size=6,
+        learning_rate=2e-3,
+        weight_average_decay=0.995,
+    ),
 )
 
 PRESETS = {preset.name: preset for preset in (SPECIFIED, CLASSIC, STUDIO)}

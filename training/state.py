@@ -1,0 +1,143 @@
+"""What a run is made of, and how it goes on after a stop.
+
+After every epoch all of it goes into one file, whole or not at all: weights, optimizer, moving average, history and
+random state. So a run that was killed at any moment goes on from its last completed epoch, to the last bit.
+"""
+
+import dataclasses
+import json
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from files import whole_file
+from model import create_model
+from settings import Preset, VocalExtractionError
+
+STATE_NAME = "training_state.pth"
+WARM_UP_SHARE = 0.02
+"""Share of a cosine schedule's steps in which the learning rate rises."""
+
+
+class ResumeError(VocalExtractionError):
+    """A run cannot be continued; the text says why."""
+
+
+class Run:
+    """A network in training, and everything that changes while it is."""
+
+    def __init__(self, preset: Preset, *, seed: int, device: torch.device) -> None:
+        torch.manual_seed(seed)
+        self.preset, self.seed, self.device = preset, seed, device
+        self.network: nn.Module = create_model(preset).to(device)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=preset.training.learning_rate)
+        decay = preset.training.weight_average_decay
+        self.average = (
+            None if decay is None else AveragedModel(self.network, multi_avg_fn=_average(decay), use_buffers=True)
+        )
+        self.history: list[dict[str, Any]] = []
+        self.n_steps = 0
+
+    @property
+    def n_epochs_done(self) -> int:
+        """Completed epochs."""
+        return len(self.history)
+
+    @property
+    def best_loss(self) -> float:
+        """Lowest validation loss so far; infinite before the first."""
+        return min((row["validation_loss"] for row in self.history), default=math.inf)
+
+    @property
+    def result(self) -> nn.Module:
+        """The network that is validated and saved: the moving average where there is one."""
+        return self.network if self.average is None else self.average.module
+
+    def set_learning_rate(self) -> float:
+        """Put the schedule's learning rate of the step to come into the optimizer, and return it."""
+        training = self.preset.training
+        rate = training.learning_rate
+        if training.learning_rate_schedule == "cosine":
+            n_all = training.n_epochs * training.batches_per_epoch
+            n_rise = max(int(WARM_UP_SHARE * n_all), 1)
+            progress = min(max(self.n_steps - n_rise, 0) / max(n_all - n_rise, 1), 1.0)
+            rate *= min((self.n_steps + 1) / n_rise, 1.0) * 0.5 * (1 + math.cos(math.pi * progress))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def save_state(self, folder: Path) -> None:
+        """Write everything that `load_state` needs."""
+        content = {
+            "fingerprint": _fingerprint(self.preset, self.seed),
+            "network": self.network.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": json.dumps(self.history),
+            "n_steps": self.n_steps,
+            "random_state": torch.get_rng_state(),
+            "cuda_random_state": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+        with whole_file(folder / STATE_NAME) as aside:
+            torch.save(content, aside)
+
+    def load_state(self, folder: Path) -> None:
+        """Continue where `save_state` stopped.
+
+        Raises
+        ------
+        ResumeError
+            If there is nothing to resume, it is damaged, or it belongs to a run of other settings.
+        """
+        path = folder / STATE_NAME
+        if not path.is_file():
+            raise ResumeError(f"Nothing to resume: {path} does not exist. Start without --resume.")
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            if content["fingerprint"] != _fingerprint(self.preset, self.seed):
+                raise ResumeError(f"{path} belongs to a run of other settings or another seed. Resume with those.")
+            self.network.load_state_dict(content["network"])
+            if self.average is not None:
+                self.average.load_state_dict(content["average"])
+            self.optimizer.load_state_dict(content["optimizer"])
+            self.history = json.loads(content["history"])
+            self.n_steps = int(content["n_steps"])
+            torch.set_rng_state(content["random_state"])
+            if content["cuda_random_state"] is not None and self.device.type == "cuda":
+                torch.cuda.set_rng_state(content["cuda_random_state"], self.device)
+        except (
+            RuntimeError,
+            pickle.UnpicklingError,
+            EOFError,
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+        ) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ResumeError(f"{path} cannot be resumed from ({reason}). Start again without --resume.") from error
+
+
+def _average(decay: float) -> Any:
+    """Return the averaging of weights and of BatchNorm's statistics; its counters of integers are left alone."""
+    average_floats = get_ema_multi_avg_fn(decay)
+
+    @torch.no_grad()
+    def average(averaged: list[torch.Tensor], current: list[torch.Tensor], n_averaged: Any) -> None:
+        pairs = [(a, c) for a, c in zip(averaged, current, strict=True) if a.is_floating_point()]
+        if pairs:
+            average_floats([a for a, _ in pairs], [c for _, c in pairs], n_averaged)
+
+    return average
+
+
+def _fingerprint(preset: Preset, seed: int) -> str:
+    """Name the settings that a continued run must share; only its length may change."""
+    facts = dataclasses.asdict(preset)
+    del facts["training"]["n_epochs"]
+    return json.dumps([facts, seed], sort_keys=True)
