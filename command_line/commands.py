@@ -5,11 +5,13 @@ is the rooms' own business, on stderr.
 """
 
 import json
+import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from settings import DATASET_FOLDER, VocalExtractionError
+from settings import CHECKPOINT_FOLDER, DATASET_FOLDER, VocalExtractionError
 
 
 class MissingPartError(VocalExtractionError):
@@ -29,14 +31,28 @@ def prepare(*, as_json: bool = False, **options: Any) -> int:
 
 
 def train(
-    *, musdb_path: Path | None = None, dataset_folder: Path = DATASET_FOLDER, as_json: bool = False, **options: Any
+    *,
+    musdb_path: Path | None = None,
+    dataset_folder: Path = DATASET_FOLDER,
+    checkpoint_folder: Path = CHECKPOINT_FOLDER,
+    as_json: bool = False,
+    **options: Any,
 ) -> int:
     """Prepare the songs if that is still to be done, and train."""
-    _prepare_if_needed(musdb_path, dataset_folder)
+    # torchrun starts this once a process; the others wait inside train_model until the first has prepared.
+    is_first_process = os.environ.get("RANK", "0") == "0"
+    if is_first_process:
+        _prepare_if_needed(musdb_path, dataset_folder)
     from training import train_model
 
-    checkpoint = train_model(dataset_folder=dataset_folder, **options)
-    print(json.dumps({"checkpoint": str(checkpoint)}) if as_json else f"Best checkpoint: {checkpoint}")
+    try:
+        checkpoint = train_model(dataset_folder=dataset_folder, checkpoint_folder=checkpoint_folder, **options)
+    except KeyboardInterrupt:
+        if is_first_process and (checkpoint_folder / "latest.model.pth").exists():
+            print(f"\nThe last completed epoch is in {checkpoint_folder}; --resume continues it.", file=sys.stderr)
+        raise
+    if is_first_process:
+        print(json.dumps({"checkpoint": str(checkpoint)}) if as_json else f"Best checkpoint: {checkpoint}")
     return 0
 
 
@@ -70,9 +86,34 @@ def evaluate(
     return 0
 
 
-def extract(**options: Any) -> int:
-    """Extract the vocals of songs."""
-    raise NotImplementedError
+def extract(
+    *,
+    songs: Sequence[str | Path] = (),
+    list_models: bool = False,
+    as_json: bool = False,
+    **options: Any,
+) -> int:
+    """Extract the vocals of songs; one that fails does not keep the others from being done."""
+    if list_models:
+        return _list_models(as_json=as_json)
+    from extraction import extract_songs
+
+    outcomes = extract_songs(songs, **options)
+    # With `-o -` the audio itself goes to stdout.
+    results = sys.stderr if str(options.get("output_folder")) == "-" else sys.stdout
+    if as_json:
+        print(json.dumps([outcome.as_dict() for outcome in outcomes], ensure_ascii=False), file=results)
+    else:
+        print("\n".join(map(str, outcomes)), file=results)
+    return 1 if any(outcome.failed for outcome in outcomes) else 0
+
+
+def _list_models(*, as_json: bool) -> int:
+    from checkpoints import shipped_checkpoints
+
+    models = {name: str(path) for name, path in shipped_checkpoints().items()}
+    print(json.dumps(models) if as_json else "\n".join(f"{name:<10} {path}" for name, path in models.items()))
+    return 0
 
 
 def demo(**options: Any) -> int:

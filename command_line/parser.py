@@ -5,18 +5,18 @@ settings.py, never here. ``dest`` is the name of the function's keyword argument
 """
 
 import argparse
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from settings import PRESETS, Preset
+from settings import EXTRACTED_FORMATS, PRESETS, ExtractionSettings, Preset
 
 _EPILOG = """\
 Without a command the menu opens. Exit status: 0 done, 1 something failed, 2 usage, 130 stopped by Ctrl-C.
 Results go to stdout, progress and messages to stderr. MUSDB_PATH names a local folder with MUSDB18; SOX_PATH and
 FFMPEG_PATH tell where those programs lie when they are not on the PATH."""
 
-_FORMATS = ("wav16", "wav24", "float", "flac", "mp3", "ogg", "m4a")
 _ONLY_FOR_MODELS = {"mask", "device", "save_estimates", "separator"}
 
 
@@ -30,14 +30,31 @@ def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """
     parser = build_parser()
     options = vars(parser.parse_args(arguments))
+    command = options.pop("command")
+    if complaint := _complaint(command, options):
+        parser.error(complaint)
+    if command == "extract":
+        options = _with_settings(options)
+    return command, options
+
+
+def _complaint(command: str, options: dict[str, Any]) -> str | None:
+    """Say what is wrong with options that argparse finds right one by one."""
+    if command == "extract" and not options.get("songs") and "list_models" not in options:
+        return "extract needs a song or a folder"
     needless = sorted(_ONLY_FOR_MODELS & options.keys()) if "estimates_folder" in options else []
     if needless:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in needless)
-        parser.error(f"--estimates scores what is there already; {flags} would change nothing")
-    command = options.pop("command")
-    if command == "extract" and not options.get("songs") and "list_models" not in options:
-        parser.error("extract needs a song or a folder")
-    return command, options
+        return f"--estimates scores what is there already; {flags} would change nothing"
+    return None
+
+
+def _with_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """Gather what belongs into ExtractionSettings, which checks it."""
+    fields = {field.name for field in dataclasses.fields(ExtractionSettings)}
+    given = {name: value for name, value in options.items() if name in fields}
+    others = {name: value for name, value in options.items() if name not in fields}
+    return {**others, "settings": ExtractionSettings(**given)} if given else others
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -87,6 +104,10 @@ _count = _number(int, 1)
 _count_or_none = _number(int, 0)
 
 
+def _gigabytes(text: str) -> int:
+    return round(_number(float, 0)(text) * 10**9)
+
+
 def _preset(name: str) -> Preset:
     if name not in PRESETS:
         raise argparse.ArgumentTypeError(f"{name!r} is no preset; there are {', '.join(PRESETS)}")
@@ -123,6 +144,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoints", dest="checkpoint_folder", type=Path, metavar="DIR", help="where to save")
     parser.add_argument("--seed", type=_count_or_none, metavar="N", help="the same seed gives the same run")
     parser.add_argument("--resume", action="store_true", help="continue from the last completed epoch")
+    parser.add_argument(
+        "--cache", dest="cache_bytes", type=_gigabytes, metavar="GB", help="keep mixtures, up to so many GB"
+    )
     parser.add_argument("--workers", dest="n_workers", type=_count_or_none, metavar="N", help="processes that mix")
     _add_device(parser)
     _add_json(parser)
@@ -164,20 +188,22 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_extract(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("songs", nargs="*", type=Path, metavar="SONG_OR_FOLDER", help="audio files, or folders of them")
+    parser.add_argument("songs", nargs="*", metavar="SONG_OR_FOLDER", help="audio files or folders; - is stdin")
     which = _add_model(parser)
     which.add_argument(
         "--model", type=Path, metavar="PATH", help="a checkpoint of yours (default: the best that ships)"
     )
-    parser.add_argument("-o", "--output", dest="output_folder", type=Path, metavar="DIR", help="default: extracted")
-    parser.add_argument("--format", dest="audio_format", choices=_FORMATS, help="default: wav16")
-    parser.add_argument("--bitrate", metavar="RATE", help="of mp3, ogg and m4a, as 192k")
+    parser.add_argument("-o", "--output", dest="output_folder", metavar="DIR", help="default: extracted; - is stdout")
+    parser.add_argument(
+        "--format", choices=list(EXTRACTED_FORMATS), help="default: wav16; the length stays exact up to flac"
+    )
+    parser.add_argument("--bitrate", dest="bitrate_kbps", type=_count, metavar="KBPS", help="of mp3, ogg and m4a")
     parser.add_argument("--output-template", metavar="TEXT", help="default: {folder}/{song}/{stem}.{ext}")
     parser.add_argument("--mask", choices=("soft", "binary"), help="binary: 1 where the mask is above a half")
     parser.add_argument("--phase", choices=("mixture", "griffin-lim"), help="default: the mixture's")
-    parser.add_argument("--jobs", dest="n_jobs", type=_count, metavar="N", help="songs at the same time")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
-    parser.add_argument("--keep-partial", action="store_true", help="keep what decodes of a truncated file")
+    parser.add_argument("--keep-partial", action="store_true", help="keep what decodes of a damaged file")
+    parser.add_argument("--jobs", dest="n_jobs", type=_count, metavar="N", help="songs at the same time")
     parser.add_argument("--list-models", action="store_true", help="list the models that ship, and stop")
     _add_device(parser)
     _add_json(parser)

@@ -7,7 +7,7 @@ import pytest
 
 from command_line import commands, menu
 from command_line.parser import build_parser, parse
-from settings import PRESETS, VocalExtractionError
+from settings import PRESETS, ExtractionSettings, VocalExtractionError
 
 # ------------------------------------------------------------------------------------------------ parser
 
@@ -43,6 +43,17 @@ def test_every_command_of_the_parser_is_a_function():
             "evaluate --estimates e --metrics scale bsseval_v4",
             {"estimates_folder": Path("e"), "metrics": ["scale", "bsseval_v4"]},
         ),
+        (
+            "extract a.mp3 - -o out --format flac --jobs 2 --overwrite",
+            {
+                "songs": ["a.mp3", "-"],
+                "output_folder": "out",
+                "n_jobs": 2,
+                "settings": ExtractionSettings(format="flac", overwrite=True),
+            },
+        ),
+        ("extract --preset studio -- -a.wav", {"songs": ["-a.wav"], "preset_name": "studio"}),
+        ("extract --list-models --json", {"list_models": True, "as_json": True}),
         ("prepare --no-download --jobs 2", {"download": False, "n_workers": 2}),
         ("doctor --json", {"as_json": True}),
         ("demo", {}),
