@@ -18,13 +18,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from compatibility import scaper
-from rendering import (
-    Audio,
-    RenderingError,
-    change_pitch_and_tempo,
-    loudness_lufs,
-    read_excerpt,
-)
+from rendering import Audio, RenderingError, fade, loudness_lufs, render_events
 from settings import STEMS, MixingSettings, SignalSettings
 
 Mixture = tuple[Audio, Any, list[list[Any]], list[Audio]]
@@ -199,12 +193,12 @@ def _render(drawer: Any, mixing: MixingSettings, *, coherent: bool) -> Mixture:
         if coherent
         else ([_draw_channel(mixing, drawer.random_state) for _ in events])
     )
-    stems = _render_events(events, channels, mixing, drawer.sr, together=coherent)
+    stems = render_events(events, channels, mixing, drawer.sr, together=coherent)
     keeps_balance = coherent and mixing.coherent_gain_db is not None
     stems *= _gains(stems, events, drawer, keeps_balance=keeps_balance)[:, None]
     if mixing.polarity_flips and not coherent:
         stems *= drawer.random_state.choice([-1.0, 1.0], size=(len(stems), 1)).astype(np.float32)
-    _fade(stems, int(drawer.fade_in_len * drawer.sr))
+    fade(stems, int(drawer.fade_in_len * drawer.sr))
     scale = _overall_scale(stems, mixing, drawer.random_state)
     stems *= np.float32(scale)
     facts = annotation.sandbox.scaper
@@ -218,43 +212,6 @@ def _render(drawer: Any, mixing: MixingSettings, *, coherent: bool) -> Mixture:
 
 def _draw_channel(mixing: MixingSettings, random_state: np.random.RandomState) -> str:
     return "mid" if mixing.channels == "mid" else _CHANNELS[random_state.randint(len(_CHANNELS))]
-
-
-def _render_events(
-    events: list[dict[str, Any]], channels: list[str], mixing: MixingSettings, sample_rate: int, *, together: bool
-) -> Audio:
-    """Read and transform the events: (n_stems, n_samples). Coherent stems go through one transform together."""
-    n_samples = int(mixing.duration_s * sample_rate)
-    excerpts = [_excerpt(event, channel, sample_rate) for event, channel in zip(events, channels, strict=True)]
-    groups = [excerpts] if together else [[excerpt] for excerpt in excerpts]
-    leaders = events[:1] if together else events
-    stems = np.zeros((len(events), n_samples), dtype=np.float32)
-    row = 0
-    for group, event in zip(groups, leaders, strict=True):
-        # Siblings may differ by a few samples at the end of the file.
-        block = np.zeros((len(group), max(map(len, group))), dtype=np.float32)
-        for line, excerpt in zip(block, group, strict=True):
-            line[: len(excerpt)] = excerpt
-        changed = change_pitch_and_tempo(
-            block,
-            semitones=event["pitch_shift"] or 0.0,
-            stretch=event["time_stretch"] or 1.0,
-            sample_rate=sample_rate,
-        )[:, :n_samples]
-        stems[row : row + len(group), : changed.shape[1]] = changed
-        row += len(group)
-    return stems
-
-
-def _excerpt(event: dict[str, Any], channel: str, sample_rate: int) -> Audio:
-    samples, rate = read_excerpt(
-        event["source_file"], start_s=event["source_time"], duration_s=event["event_duration"], channel=channel
-    )
-    if rate != sample_rate:
-        raise RenderingError(
-            f"The stem {event['source_file']} has {rate} Hz, but {sample_rate} Hz were expected. Prepare it again."
-        )
-    return samples
 
 
 def _gains(stems: Audio, events: list[dict[str, Any]], drawer: Any, *, keeps_balance: bool) -> NDArray[np.float32]:
@@ -273,13 +230,6 @@ def _gains(stems: Audio, events: list[dict[str, Any]], drawer: Any, *, keeps_bal
         # Scaper takes everything below -70 LUFS for -70; no stem is lifted further than from -60 LUFS.
         gain_db = np.minimum(drawer.ref_db + snr_db - lufs, drawer.ref_db + snr_db + 60.0)
     return (10 ** (gain_db / 20)).astype(np.float32)
-
-
-def _fade(stems: Audio, n_fade: int) -> None:
-    """Fade both ends of (n_stems, n_samples) over `n_fade` samples, as scaper does, so that no cut clicks."""
-    rise = np.sin(np.linspace(0, np.pi / 2, n_fade, dtype=np.float32))
-    stems[:, :n_fade] *= rise
-    stems[:, -n_fade:] *= rise[::-1]
 
 
 def _overall_scale(stems: Audio, mixing: MixingSettings, random_state: np.random.RandomState) -> float:

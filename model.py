@@ -6,97 +6,25 @@ Seetharaman and Salamon, 2020), with the tutorial's names for its parts, so that
 magnitudes: the spectrum is cut into bands that are narrow where voices have their harmonics, and a recurrent network
 runs over time, then another over the bands.
 
-The blocks are nussl's, by name and by arithmetic (a test compares them), written on torch alone: reading a model and
-using it need not wait for nussl, whose import takes longer than the extraction of a song. `build` does import it.
+Only `build` imports nussl: reading a model and using it need not wait for that.
 
 Axes: magnitudes are ``(n_batch, n_frames, n_bins, n_channels)``, masks ``(..., n_sources)`` behind that.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from layers import AmplitudeToDB, BandLinear, BatchNorm, Embedding, RecurrentStack, ResidualLSTM, activate, band_edges
 from settings import SPECIFIED, Preset, VocalExtractionError
 
 
 class DeviceError(VocalExtractionError):
     """The device asked for is not there."""
-
-
-class AmplitudeToDB(nn.Module):
-    """Decibels of a magnitude, which is not let below 1e-4."""
-
-    def forward(self, data: Tensor) -> Tensor:
-        """Keep the shape."""
-        return 20.0 * data.clamp_min(1e-4).log10()
-
-
-class BatchNorm(nn.Module):
-    """Batch normalization of each frequency bin over batch, frames and channels."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.batch_norm = nn.BatchNorm1d(num_features)
-
-    def forward(self, data: Tensor) -> Tensor:
-        """Keep the shape (n_batch, n_frames, n_bins, n_channels)."""
-        turned = data.transpose(1, 2)  # (n_batch, n_bins, n_frames, n_channels)
-        return self.batch_norm(turned.flatten(2)).reshape(turned.shape).transpose(1, 2)
-
-
-class RecurrentStack(nn.Module):
-    """LSTM layers with forget gates that start open."""
-
-    def __init__(
-        self, num_features: int, hidden_size: int, num_layers: int, bidirectional: bool, dropout: float
-    ) -> None:
-        super().__init__()
-        # torch warns of dropout where there is no second layer to drop between.
-        self.rnn = nn.LSTM(
-            num_features,
-            hidden_size,
-            num_layers,
-            batch_first=True,
-            bidirectional=bidirectional,
-            dropout=dropout if num_layers > 1 else 0.0,
-        )
-        for name, weights in self.rnn.named_parameters():
-            if "weight" in name:
-                nn.init.xavier_normal_(weights)
-            else:
-                nn.init.zeros_(weights)
-                nn.init.ones_(weights.data[hidden_size : 2 * hidden_size])
-
-    def forward(self, data: Tensor) -> Tensor:
-        """Map (n_batch, n_frames, ...) to (n_batch, n_frames, n_directions * hidden_size)."""
-        features: Tensor = self.rnn(data.flatten(2))[0]
-        return features
-
-
-class Embedding(nn.Module):
-    """A linear map to one value a bin, channel and source, and its activation."""
-
-    def __init__(
-        self, num_features: int, hidden_size: int, num_sources: int, activation: str, num_audio_channels: int
-    ) -> None:
-        super().__init__()
-        self.shape = (num_features, num_audio_channels, num_sources)
-        self.activation = activation
-        self.linear = nn.Linear(hidden_size, num_features * num_audio_channels * num_sources)
-        nn.init.xavier_normal_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, data: Tensor) -> Tensor:
-        """Map (n_batch, n_frames, hidden_size) to (n_batch, n_frames, n_bins, n_channels, n_sources)."""
-        return activate(self.linear(data).unflatten(-1, self.shape), self.activation)
-
-
-def activate(logits: Tensor, activation: str) -> Tensor:
-    """Bound masks by a sigmoid, or by a softmax over the last axis, the sources."""
-    return logits.softmax(dim=-1) if activation == "softmax" else logits.sigmoid()
 
 
 class MaskInference(nn.Module):
@@ -202,54 +130,6 @@ class MaskInference(nn.Module):
         return nussl.ml.SeparationModel(config)
 
 
-def band_edges(num_features: int, sample_rate: int) -> list[int]:
-    """Return the first bin of every band and, last, the number of bins.
-
-    The bands are 125 Hz wide up to 1 kHz, then 250 Hz up to 4, 500 Hz up to 8 and 2 kHz above, after the bands that
-    Luo and Yu found best for vocals ("V7"), coarser.
-
-    >>> edges = band_edges(1025, 44_100)
-    >>> len(edges) - 1, edges[:3], edges[-1]
-    (35, [0, 6, 12], 1025)
-    """
-    plan = ((0, 1_000, 125), (1_000, 4_000, 250), (4_000, 8_000, 500), (8_000, 200_000, 2_000))
-    hz_per_bin = sample_rate / 2 / (num_features - 1)
-    bins = [round(edge / hz_per_bin) for low, high, width in plan for edge in range(low, high, width)]
-    edges = sorted({edge for edge in bins if edge < num_features})
-    # A remnant of a band at the very top joins the one below.
-    if len(edges) > 1 and num_features - edges[-1] < (edges[-1] - edges[-2]) // 4:
-        edges.pop()
-    return [*edges, num_features]
-
-
-class _BandLinear(nn.Module):
-    """One linear map for every band, all in one batched product."""
-
-    def __init__(self, n_bands: int, n_in: int, n_out: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(n_bands, n_in, n_out).uniform_(-1, 1) * n_in**-0.5)
-        self.bias = nn.Parameter(torch.zeros(n_bands, 1, n_out))
-
-    def forward(self, data: Tensor) -> Tensor:
-        """Map (n_bands, n, n_in) to (n_bands, n, n_out)."""
-        return torch.baddbmm(self.bias, data, self.weight)
-
-
-class _ResidualLSTM(nn.Module):
-    """Normalization, an LSTM along the second axis, a projection, added to what came in."""
-
-    def __init__(self, n_features: int, hidden_size: int, bidirectional: bool, dropout: float) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(n_features)
-        self.lstm = nn.LSTM(n_features, hidden_size, batch_first=True, bidirectional=bidirectional)
-        self.projection = nn.Linear(hidden_size * (2 if bidirectional else 1), n_features)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, data: Tensor) -> Tensor:
-        """Keep the shape (n, n_steps, n_features)."""
-        return data + self.projection(self.dropout(self.lstm(self.norm(data))[0]))
-
-
 class BandSplitMaskInference(MaskInference):
     """A band-split recurrent network that infers one mask a source.
 
@@ -266,6 +146,10 @@ class BandSplitMaskInference(MaskInference):
     sample_rate
         Samples per second, which places the bands.
     """
+
+    bin_of_slot: Tensor
+    slot_of_bin: Tensor
+    slot_is_used: Tensor
 
     def __init__(
         self,
@@ -284,16 +168,16 @@ class BandSplitMaskInference(MaskInference):
         n_bands, widest = len(edges) - 1, max(high - low for low, high in pairwise(edges))
         self.num_sources, self.activation = num_sources, activation
         self.input_normalization = BatchNorm(num_features)
-        self.split = _BandLinear(n_bands, widest * num_audio_channels, hidden_size)
+        self.split = BandLinear(n_bands, widest * num_audio_channels, hidden_size)
         self.rounds = nn.ModuleList(
             nn.ModuleList(
-                _ResidualLSTM(hidden_size, hidden_size, both_ways, dropout) for both_ways in (bidirectional, True)
+                ResidualLSTM(hidden_size, hidden_size, both_ways, dropout) for both_ways in (bidirectional, True)
             )
             for _ in range(num_layers)
         )
         self.output_normalization = nn.LayerNorm(hidden_size)
-        self.hidden = _BandLinear(n_bands, hidden_size, 2 * hidden_size)
-        self.join = _BandLinear(n_bands, 2 * hidden_size, widest * num_audio_channels * num_sources)
+        self.hidden = BandLinear(n_bands, hidden_size, 2 * hidden_size)
+        self.join = BandLinear(n_bands, 2 * hidden_size, widest * num_audio_channels * num_sources)
         # Bands differ in width; each is filled up to the widest with bin 0, whose output there is dropped again.
         bin_of_slot = torch.zeros(n_bands, widest, dtype=torch.long)
         slot_of_bin = torch.zeros(num_features, dtype=torch.long)
@@ -313,7 +197,7 @@ class BandSplitMaskInference(MaskInference):
         slots = slots.transpose(0, 1) * self.slot_is_used  # (n_bands, n_batch * n_frames, widest, n_channels)
         features = self.split(slots.flatten(2))  # (n_bands, n_batch * n_frames, hidden_size)
         hidden_size = features.shape[-1]
-        for over_time, over_bands in self.rounds:
+        for over_time, over_bands in cast(Iterable[nn.ModuleList], self.rounds):
             features = over_time(features.reshape(n_bands * n_batch, n_frames, hidden_size))
             features = features.reshape(n_bands, n_batch * n_frames, hidden_size).transpose(0, 1)
             features = over_bands(features).transpose(0, 1)

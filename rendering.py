@@ -11,6 +11,7 @@ Axes: ``(n_channels, n_samples)``, float32.
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -18,7 +19,7 @@ import soxr
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from settings import VocalExtractionError
+from settings import MixingSettings, VocalExtractionError
 
 Audio = NDArray[np.float32]
 
@@ -229,3 +230,47 @@ def _gated_lufs(power: NDArray[np.float64]) -> float:
         return LOWEST_LUFS
     loud = audible[lufs(audible) > lufs(audible.mean()) - 10]
     return max(float(lufs(loud.mean())), LOWEST_LUFS) if len(loud) else LOWEST_LUFS
+
+
+def render_events(
+    events: list[dict[str, Any]], channels: list[str], mixing: MixingSettings, sample_rate: int, *, together: bool
+) -> Audio:
+    """Read and transform the events: (n_stems, n_samples). Coherent stems go through one transform together."""
+    n_samples = int(mixing.duration_s * sample_rate)
+    excerpts = [_excerpt(event, channel, sample_rate) for event, channel in zip(events, channels, strict=True)]
+    groups = [excerpts] if together else [[excerpt] for excerpt in excerpts]
+    leaders = events[:1] if together else events
+    stems = np.zeros((len(events), n_samples), dtype=np.float32)
+    row = 0
+    for group, event in zip(groups, leaders, strict=True):
+        # Siblings may differ by a few samples at the end of the file.
+        block = np.zeros((len(group), max(map(len, group))), dtype=np.float32)
+        for line, excerpt in zip(block, group, strict=True):
+            line[: len(excerpt)] = excerpt
+        changed = change_pitch_and_tempo(
+            block,
+            semitones=event["pitch_shift"] or 0.0,
+            stretch=event["time_stretch"] or 1.0,
+            sample_rate=sample_rate,
+        )[:, :n_samples]
+        stems[row : row + len(group), : changed.shape[1]] = changed
+        row += len(group)
+    return stems
+
+
+def _excerpt(event: dict[str, Any], channel: str, sample_rate: int) -> Audio:
+    samples, rate = read_excerpt(
+        event["source_file"], start_s=event["source_time"], duration_s=event["event_duration"], channel=channel
+    )
+    if rate != sample_rate:
+        raise RenderingError(
+            f"The stem {event['source_file']} has {rate} Hz, but {sample_rate} Hz were expected. Prepare it again."
+        )
+    return samples
+
+
+def fade(stems: Audio, n_fade: int) -> None:
+    """Fade both ends of (n_stems, n_samples) over `n_fade` samples, as scaper does, so that no cut clicks."""
+    rise = np.sin(np.linspace(0, np.pi / 2, n_fade, dtype=np.float32))
+    stems[:, :n_fade] *= rise
+    stems[:, -n_fade:] *= rise[::-1]

@@ -5,6 +5,7 @@
 `losses`           from a batch of waveforms to one loss an item
 `state`            what a run is made of, and how it goes on after a stop
 `processes`        one process or several (torchrun)
+`resources`        cores, memory, and which code a run is of
 `loop`             `train_model`: train, validate, keep the best, save, log, stop
 =================  =====================================================================
 """

@@ -2,16 +2,13 @@
 
 import contextlib
 import copy
-import ctypes
 import dataclasses
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +25,6 @@ from reports.training_plots import write_loss_plot
 from settings import (
     CHECKPOINT_FOLDER,
     DATASET_FOLDER,
-    PROJECT_FOLDER,
     SPECIFIED,
     Preset,
     VocalExtractionError,
@@ -43,6 +39,7 @@ from training.mixtures import (
     validation_loader,
 )
 from training.processes import Processes, device_of_rank, joined_processes
+from training.resources import git_commit, resources
 from training.state import Run
 
 _N_REHEARSED = 2
@@ -113,7 +110,7 @@ def train_model(
     training = dataclasses.replace(training, n_epochs=n_epochs or training.n_epochs)
     preset = dataclasses.replace(preset, training=training)
     chosen = device_of_rank(choose_device(device))
-    with joined_processes(chosen, training.batch_size) as processes, _resources(chosen, n_workers) as n_workers_used:
+    with joined_processes(chosen, training.batch_size) as processes, resources(chosen, n_workers) as n_workers_used:
         session = Session(
             Run(preset, seed=seed, device=chosen),
             Path(dataset_folder),
@@ -318,7 +315,7 @@ class Session:
             "seed": self.run.seed,
             "n_steps": self.run.n_steps,
             "training_s": round(sum(row["duration_s"] for row in history), 1),
-            "git_commit": _git_commit(),
+            "git_commit": git_commit(),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, {self.device.type}, torch {torch.__version__}",
             "optimizer": {"name": "Adam", "params": {"lr": training.learning_rate}},
             "loss_dictionary": {training.loss: {"weight": 1.0}},
@@ -350,51 +347,3 @@ class Session:
     def _say(self, text: str) -> None:
         if self.progress:
             tqdm.write(text, file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _resources(device: torch.device, n_workers: int | None) -> Iterator[int]:
-    """Share the cores out between network and workers, and keep freed memory; yield the number of workers."""
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if n_workers is None:
-        # On a CPU the small recurrences of a step run best on few threads, so half the cores can mix.
-        n_workers = n_cores // 2 if device.type == "cpu" else min(n_cores - 2, 16)
-    n_workers = max(n_workers, 0)
-    n_threads_before = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(max(n_cores - n_workers, 1))
-    _keep_freed_memory(True)
-    try:
-        yield n_workers
-    finally:
-        torch.set_num_threads(n_threads_before)
-        _keep_freed_memory(False)
-
-
-def _keep_freed_memory(keep: bool) -> None:
-    """Tell glibc to keep large blocks for the next step instead of giving them back page by page.
-
-    A third of a step's time went into fresh pages otherwise. Without glibc nothing happens.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    mallopt = ctypes.CDLL(None).mallopt
-    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # the names of mallopt(3)
-    mallopt(trim_threshold, 2**31 - 1 if keep else 2**17)
-    mallopt(mmap_threshold, 2**30 if keep else 2**17)
-    mallopt(mmap_max, 0 if keep else 65_536)
-
-
-def _git_commit() -> str:
-    """Name the commit of the code, with a mark where it has been changed since; empty outside a checkout."""
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(PROJECT_FOLDER), "describe", "--always", "--dirty", "--abbrev=12", "--match", ""],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return answer.stdout.strip()

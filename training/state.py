@@ -24,6 +24,10 @@ WARM_UP_SHARE = 0.02
 """Share of a cosine schedule's steps in which the learning rate rises."""
 
 
+_DAMAGE = (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError)
+"""What torch raises on a file that is cut short, altered, or holds something else."""
+
+
 class ResumeError(VocalExtractionError):
     """A run cannot be continued; the text says why."""
 
