@@ -37,9 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that `arguments` (default: the program's own) name, or the menu; return the exit status."""
     put_programs_on_path()
     try:
-        status = _run(sys.argv[1:] if arguments is None else arguments)
-        sys.stdout.flush()
-        return status
+        try:
+            return _run(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            sys.stdout.flush()
     except VocalExtractionError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1

@@ -10,13 +10,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from settings import EXTRACTED_FORMATS, PRESETS, ExtractionSettings, Preset
+from settings import (
+    CHECKPOINT_FOLDER,
+    DATASET_FOLDER,
+    EVALUATION_FOLDER,
+    EXTRACTED_FORMATS,
+    EXTRACTION_FOLDER,
+    PRESETS,
+    SPECIFIED,
+    ExtractionSettings,
+    Preset,
+)
 
 _EPILOG = """\
 Without a command the menu opens. Exit status: 0 done, 1 something failed, 2 usage, 130 stopped by Ctrl-C.
 Results go to stdout, progress and messages to stderr. MUSDB_PATH names a local folder with MUSDB18; SOX_PATH and
 FFMPEG_PATH tell where those programs lie when they are not on the PATH."""
 
+_SHIPPING = [name for name in PRESETS if name != SPECIFIED.name]
 _ONLY_FOR_MODELS = {"mask", "device", "save_estimates", "separator"}
 
 
@@ -120,7 +131,9 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--musdb-path", type=Path, metavar="DIR", help="MUSDB18 on this machine (default: $MUSDB_PATH)")
-    parser.add_argument("--dataset", dest="dataset_folder", type=Path, metavar="DIR", help="prepared stems")
+    parser.add_argument(
+        "--dataset", dest="dataset_folder", type=Path, metavar="DIR", help=f"prepared stems (default: {DATASET_FOLDER})"
+    )
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
@@ -141,7 +154,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--epochs", dest="n_epochs", type=_count, metavar="N", help="instead of the preset's")
     parser.add_argument("--preset", type=_preset, metavar="NAME", help=f"recipe: {', '.join(PRESETS)}")
-    parser.add_argument("--checkpoints", dest="checkpoint_folder", type=Path, metavar="DIR", help="where to save")
+    parser.add_argument(
+        "--checkpoints", dest="checkpoint_folder", type=Path, metavar="DIR", help=f"default: {CHECKPOINT_FOLDER}"
+    )
     parser.add_argument("--seed", type=_count_or_none, metavar="N", help="the same seed gives the same run")
     parser.add_argument("--resume", action="store_true", help="continue from the last completed epoch")
     parser.add_argument(
@@ -154,7 +169,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 def _add_model(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--preset", dest="preset_name", choices=list(PRESETS), help="a model that ships")
+    which.add_argument("--preset", dest="preset_name", choices=_SHIPPING, help="a model that ships")
     return which
 
 
@@ -180,7 +195,9 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baselines", action="store_true", help="also the mixture, a random mask, REPET and others")
     parser.add_argument("--save-estimates", action="store_true", help="keep the estimates as wavs")
     parser.add_argument("--separator", choices=("extraction", "nussl"), help="nussl: through its DeepMaskEstimation")
-    parser.add_argument("-o", "--output", dest="output_folder", type=Path, metavar="DIR", help="where to write")
+    parser.add_argument(
+        "-o", "--output", dest="output_folder", type=Path, metavar="DIR", help=f"default: {EVALUATION_FOLDER}"
+    )
     parser.add_argument("--jobs", dest="n_jobs", type=_count, metavar="N", help="songs scored at the same time")
     parser.add_argument("--overwrite", action="store_true", help="score again what was scored before")
     _add_device(parser)
@@ -193,10 +210,10 @@ def _add_extract(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--model", type=Path, metavar="PATH", help="a checkpoint of yours (default: the best that ships)"
     )
-    parser.add_argument("-o", "--output", dest="output_folder", metavar="DIR", help="default: extracted; - is stdout")
     parser.add_argument(
-        "--format", choices=list(EXTRACTED_FORMATS), help="default: wav16; the length stays exact up to flac"
+        "-o", "--output", dest="output_folder", metavar="DIR", help=f"default: {EXTRACTION_FOLDER}; - is stdout"
     )
+    parser.add_argument("--format", choices=list(EXTRACTED_FORMATS), help="default: wav16")
     parser.add_argument("--bitrate", dest="bitrate_kbps", type=_count, metavar="KBPS", help="of mp3, ogg and m4a")
     parser.add_argument("--output-template", metavar="TEXT", help="default: {folder}/{song}/{stem}.{ext}")
     parser.add_argument("--mask", choices=("soft", "binary"), help="binary: 1 where the mask is above a half")

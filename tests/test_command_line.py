@@ -102,9 +102,8 @@ def test_help_names_every_command(capsys):
 
 def room_functions(command):
     """The functions of the rooms that take a command's options."""
-    import extraction
-
     import evaluation
+    import extraction
     import musdb_preparation
     import training
 
