@@ -134,7 +134,7 @@ def _voicing(score: Score, bar: int) -> list[int]:
     return [note for note in notes if note <= 76]
 
 
-class _Strings:
+class Strings:
     """Plucked strings of one brightness; a pitch is worked out once."""
 
     def __init__(self, sample_rate: int, rng: np.random.Generator, *, brightness_hz: float) -> None:
@@ -170,7 +170,7 @@ class _Strings:
 def _strum(score: Score, rng: np.random.Generator) -> Signal:
     """Two guitars, one on each side, strum the same pattern, never quite together."""
     pattern = _STRUMS[rng.integers(len(_STRUMS))]
-    strings = _Strings(score.sample_rate, rng, brightness_hz=rng.uniform(1_200, 3_500))
+    strings = Strings(score.sample_rate, rng, brightness_hz=rng.uniform(1_200, 3_500))
     guitars = np.zeros((2, score.n_samples))
     for side in range(2):
         for bar in range(score.n_bars):
@@ -189,7 +189,7 @@ def _arpeggio(score: Score, rng: np.random.Generator) -> Signal:
     """One plucked note after the other, in sixteenths or eighths, wandering between the sides."""
     step_length = int(rng.choice((1, 2)))
     order = rng.permutation(8)
-    strings = _Strings(score.sample_rate, rng, brightness_hz=rng.uniform(1_500, 4_500))
+    strings = Strings(score.sample_rate, rng, brightness_hz=rng.uniform(1_500, 4_500))
     track = np.zeros((2, score.n_samples))
     for bar in range(score.n_bars):
         notes = [note + 12 for note in _voicing(score, bar)[1:]]

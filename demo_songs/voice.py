@@ -54,7 +54,9 @@ _RHYTHMS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class _Note:
+class Note:
+    """A syllable: when, how high (a degree of the score's scale), and what is said."""
+
     start_s: float
     duration_s: float
     degree: int
@@ -64,21 +66,26 @@ class _Note:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Singer:
+class Singer:
+    """What tells one voice from another."""
+
     centre_midi: float
+    """Middle of the range."""
     tract_scale: float
     """Formants relative to a man's."""
     vibrato_hz: float
     vibrato_semitones: float
+    """Largest deviation, reached on long notes."""
     tilt: float
-    """Fall of the glottal harmonics: 1 is bright."""
+    """Exponent by which glottal harmonics fall: 1 is bright."""
     breathiness: float
+    """Level of the breath relative to the first harmonic."""
 
 
 def sing(score: Score, rng: np.random.Generator) -> Signal:
     """Sing a melody over the chords, at times with a second voice a third above; return (2, n_samples)."""
     is_high = rng.random() < 0.5
-    singer = _Singer(
+    singer = Singer(
         centre_midi=rng.uniform(64, 69) if is_high else rng.uniform(53, 58),
         tract_scale=rng.uniform(1.12, 1.2) if is_high else rng.uniform(0.97, 1.04),
         vibrato_hz=rng.uniform(5.0, 6.4),
@@ -87,14 +94,14 @@ def sing(score: Score, rng: np.random.Generator) -> Signal:
         breathiness=rng.uniform(0.02, 0.06),
     )
     melody = _melody(score, singer, rng)
-    voice = pan(_take(score, singer, melody, rng), rng.uniform(-0.1, 0.1))
+    voice = pan(take(score, singer, melody, rng), rng.uniform(-0.1, 0.1))
     if rng.random() < 0.35:
         third = [dataclasses.replace(note, degree=note.degree + 2) for note in melody]
-        voice += 0.35 * pan(_take(score, singer, third, rng), rng.choice((-0.6, 0.6)))
+        voice += 0.35 * pan(take(score, singer, third, rng), rng.choice((-0.6, 0.6)))
     return room(voice, rng, decay_s=rng.uniform(0.5, 1.4), wet_db=rng.uniform(-16, -9), sample_rate=score.sample_rate)
 
 
-def _melody(score: Score, singer: _Singer, rng: np.random.Generator) -> list[_Note]:
+def _melody(score: Score, singer: Singer, rng: np.random.Generator) -> list[Note]:
     """Walk along the scale in phrases of two bars, resting on the chords and leaving time to breathe."""
     degrees = [degree for degree in range(-7, 35) if abs(score.midi(degree) - singer.centre_midi) <= 8]
     degree = degrees[len(degrees) // 2]
@@ -109,7 +116,7 @@ def _melody(score: Score, singer: _Singer, rng: np.random.Generator) -> list[_No
             ends_phrase = bar % 2 == 1 and i == len(rhythm) - 1
             rest = min(0.9, 0.6 * length) if ends_phrase else rng.uniform(0.03, 0.15)
             notes.append(
-                _Note(
+                Note(
                     start_s=(bar * BEATS_PER_BAR + beats[i]) * score.beat_s + rng.normal(0.015, 0.01),
                     duration_s=(length - rest) * score.beat_s,
                     degree=degree,
@@ -125,13 +132,13 @@ def _melody(score: Score, singer: _Singer, rng: np.random.Generator) -> list[_No
 class _Line:
     """A melody block by block."""
 
-    notes: list[_Note]
+    notes: list[Note]
     n_blocks: int
     block_s: float
 
     @functools.cached_property
     def times_s(self) -> Signal:
-        return np.arange(self.n_blocks) * self.block_s
+        return np.asarray(np.arange(self.n_blocks) * self.block_s)
 
     @functools.cached_property
     def current(self) -> NDArray[np.intp]:
@@ -162,7 +169,7 @@ class _Line:
         return np.asarray(noise / (noise.std() + 1e-9))
 
 
-def _take(score: Score, singer: _Singer, notes: list[_Note], rng: np.random.Generator) -> Signal:
+def take(score: Score, singer: Singer, notes: list[Note], rng: np.random.Generator) -> Signal:
     """Sing `notes` once; return (n_samples)."""
     line = _Line(notes, -(-score.n_samples // _BLOCK_SAMPLES), _BLOCK_SAMPLES / score.sample_rate)
     pitch_hz = hertz(_pitch(score, singer, line, rng))
@@ -176,7 +183,7 @@ def _take(score: Score, singer: _Singer, notes: list[_Note], rng: np.random.Gene
     return np.asarray(2.5 * np.tanh(voice / 2.5)) + _consonants_and_breaths(score, notes, rng)
 
 
-def _pitch(score: Score, singer: _Singer, line: _Line, rng: np.random.Generator) -> Signal:
+def _pitch(score: Score, singer: Singer, line: _Line, rng: np.random.Generator) -> Signal:
     """Return the MIDI pitch of each block: glides, scoops into phrases, vibrato on long notes, and drift."""
     melody = line.of_notes([float(score.midi(note.degree)) for note in line.notes])
     swelling = np.clip((line.since_s - 0.18) / 0.25, 0, 1) * np.clip((line.durations_s - 0.2) / 0.25, 0, 1)
@@ -199,7 +206,7 @@ def _loudness(line: _Line, rng: np.random.Generator) -> Signal:
     return line.smooth(level, 0.012)
 
 
-def _formants(singer: _Singer, line: _Line, pitch_hz: Signal) -> Signal:
+def _formants(singer: Singer, line: _Line, pitch_hz: Signal) -> Signal:
     """Return the resonances of each block in Hz, (n_blocks, n_formants); a high note pulls the first one up with it."""
     vowels = line.of_notes([_VOWELS_HZ[note.vowel] for note in line.notes]).astype(float)
     is_nasal = line.of_notes([note.consonant in ("m", "n", "l") for note in line.notes]) & (line.since_s < 0.07)
@@ -211,9 +218,7 @@ def _formants(singer: _Singer, line: _Line, pitch_hz: Signal) -> Signal:
     return np.concatenate((lower, higher), axis=1)
 
 
-def _glottis(
-    frequency_hz: Signal, level: Signal, singer: _Singer, sample_rate: int, rng: np.random.Generator
-) -> Signal:
+def _glottis(frequency_hz: Signal, level: Signal, singer: Singer, sample_rate: int, rng: np.random.Generator) -> Signal:
     """Return the wave at the vocal folds: brighter where it is louder, with breath in time with the pulses."""
     highest_hz = float(frequency_hz.max())
     bright, cycles = wave(frequency_hz, harmonics(highest_hz, 0.4 * sample_rate, singer.tilt), sample_rate)
@@ -223,21 +228,23 @@ def _glottis(
 
 
 def _tract(source: Signal, formants_hz: Signal, sample_rate: int) -> Signal:
-    """Send `source` through a cascade of resonators (Klatt 1980, equation 1) that moves from block to block."""
+    """Send `source` through cascades of resonators (Klatt 1980, equation 1), one a block, faded into each other."""
     radius = np.exp(-np.pi * _BANDWIDTHS_HZ / sample_rate)
     b = 2 * radius * np.cos(2 * np.pi * np.minimum(formants_hz, 0.47 * sample_rate) / sample_rate)
     c = np.broadcast_to(-(radius**2), b.shape)
     zero, one = np.zeros_like(b), np.ones_like(b)
-    sections = np.stack([1 - b - c, zero, zero, one, -b, -c], axis=-1)
-    state = np.zeros((b.shape[1], 2))
-    voice = np.empty_like(source)
-    for i, cascade in enumerate(sections):
-        block = slice(i * _BLOCK_SAMPLES, (i + 1) * _BLOCK_SAMPLES)
-        voice[block], state = scipy.signal.sosfilt(cascade, source[block], zi=state)
-    return voice
+    fade = np.hanning(2 * _BLOCK_SAMPLES + 1)[:-1]
+    ringing = 2 * _BLOCK_SAMPLES
+    padded = np.pad(source, (_BLOCK_SAMPLES, 2 * _BLOCK_SAMPLES))
+    voice = np.zeros((1, len(padded) + ringing))
+    for i, cascade in enumerate(np.stack([1 - b - c, zero, zero, one, -b, -c], axis=-1)):
+        start = i * _BLOCK_SAMPLES
+        piece = np.pad(padded[start : start + len(fade)] * fade, (0, ringing))
+        add(voice, start, scipy.signal.sosfilt(cascade, piece))
+    return voice[0, _BLOCK_SAMPLES : _BLOCK_SAMPLES + len(source)]
 
 
-def _consonants_and_breaths(score: Score, notes: list[_Note], rng: np.random.Generator) -> Signal:
+def _consonants_and_breaths(score: Score, notes: list[Note], rng: np.random.Generator) -> Signal:
     """Return the noises between the vowels, (n_samples), for a voice of unit level."""
     track = np.zeros((1, score.n_samples))
 
@@ -252,5 +259,5 @@ def _consonants_and_breaths(score: Score, notes: list[_Note], rng: np.random.Gen
             low_hz, high_hz, duration_s, level = _NOISES[note.consonant]
             hiss(low_hz, high_hz, duration_s, level, note.start_s + 0.005, 0.4 if duration_s < 0.05 else 1)
         if note.begins_phrase:
-            hiss(600, 6_000, 0.3, 0.08, note.start_s - 0.08, 1.5)
+            hiss(600, 6_000, 0.3, 0.05, note.start_s - 0.08, 1.5)
     return track[0]
