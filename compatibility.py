@@ -1,8 +1,8 @@
 """The few lines that let nussl 1.1.9 and scaper 1.6.5 run on current NumPy, SciPy, pandas and librosa.
 
-Everybody else writes ``from compatibility import nussl`` (or ``scaper``): the library is imported at that moment, not
-before, since nussl takes seconds, and what newer libraries took away is put back first. Each bridge names the change
-it spans.
+Everybody else writes ``from compatibility import nussl`` (or ``scaper``, or ``museval``): the library is imported at
+that moment, not before, since nussl takes seconds, and what newer libraries took away is put back first. Each bridge
+names the change it spans.
 """
 
 import importlib
@@ -12,11 +12,13 @@ from typing import Any
 
 
 def _bridge_numpy() -> None:
-    """NumPy 2.0 removed ``np.Inf`` (scaper draws with it) and ``np.bool`` came back by itself."""
+    """NumPy 2.0 removed ``np.Inf`` (scaper draws with it), 2.4 ``np.linalg.linalg`` (museval catches its error)."""
     import numpy
 
     if not hasattr(numpy, "Inf"):
         numpy.Inf = numpy.inf  # type: ignore[attr-defined]
+    if not hasattr(numpy.linalg, "linalg"):
+        numpy.linalg.linalg = numpy.linalg  # type: ignore[attr-defined]
 
 
 def _bridge_scipy() -> None:
@@ -56,8 +58,8 @@ def _bridge_report_card() -> None:
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Import `name` (nussl or scaper) with its bridges in place; later imports find the finished module."""
-    if name not in ("nussl", "scaper"):
+    """Import `name` (nussl, scaper or museval) with its bridges in place; later imports find the finished module."""
+    if name not in ("nussl", "scaper", "museval"):
         raise AttributeError(f"module 'compatibility' has no attribute {name!r}")
     _bridge_numpy()
     _bridge_scipy()

@@ -1,8 +1,8 @@
 """The colours and type that every chart and page of the project shares, light and dark.
 
-Few colours, each with one meaning: the model is teal, a floor (what costs nothing) grey, a ceiling (what knows the
-answer) amber. All texts keep a contrast of at least 4.5 to 1 against their ground (WCAG 2.2, 1.4.3); a test computes
-it.
+Few colours, each with one meaning: the model and its vocals are teal, the accompaniment blue, a floor (what has learnt
+nothing) grey, a ceiling (what knows the answer) amber. All texts keep a contrast of at least 4.5 to 1 against their
+ground (WCAG 2.2, 1.4.3); a test computes it.
 """
 
 import dataclasses
@@ -23,7 +23,9 @@ class Palette:
     rule: str
     """Lines that separate."""
     model: str
-    """The model under test, and validation in training plots."""
+    """The model under test and its vocals; validation in training plots."""
+    accompaniment: str
+    """The accompaniment."""
     ceiling: str
     """Ideal masks, and the best epoch in training plots."""
     floor: str
@@ -39,6 +41,7 @@ LIGHT = Palette(
     muted="#5f6670",
     rule="#dedbd5",
     model="#0b6e69",
+    accompaniment="#47609c",
     ceiling="#9a5b00",
     floor="#6a717b",
     worse="#a8324a",
@@ -51,6 +54,7 @@ DARK = Palette(
     muted="#a0a6ae",
     rule="#31363c",
     model="#57c2b8",
+    accompaniment="#93abe6",
     ceiling="#e0a95a",
     floor="#98a0aa",
     worse="#ea8095",
