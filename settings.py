@@ -299,7 +299,7 @@ CLASSIC = Preset(
     "classic",
     mixing=_REMIXING,
     training=TrainingSettings(
-        n_epochs=30,
+        n_epochs=20,
         batches_per_epoch=150,
         batch_size=16,
         n_mixtures=None,
