@@ -8,6 +8,15 @@ import torch
 from torch import Tensor, nn
 
 
+def draw_weights(weights: Tensor) -> None:
+    """Draw weights as nussl does.
+
+    A blueprint on the meta device has none to draw, and torch would import its whole compiler to make believe.
+    """
+    if not weights.is_meta:
+        nn.init.xavier_normal_(weights)
+
+
 class AmplitudeToDB(nn.Module):
     """Decibels of a magnitude, which is not let below 1e-4."""
 
@@ -47,7 +56,7 @@ class RecurrentStack(nn.Module):
         )
         for name, weights in self.rnn.named_parameters():
             if "weight" in name:
-                nn.init.xavier_normal_(weights)
+                draw_weights(weights)
             else:
                 nn.init.zeros_(weights)
                 nn.init.ones_(weights.data[hidden_size : 2 * hidden_size])
@@ -68,7 +77,7 @@ class Embedding(nn.Module):
         self.shape = (num_features, num_audio_channels, num_sources)
         self.activation = activation
         self.linear = nn.Linear(hidden_size, num_features * num_audio_channels * num_sources)
-        nn.init.xavier_normal_(self.linear.weight)
+        draw_weights(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, data: Tensor) -> Tensor:
@@ -106,7 +115,8 @@ class BandLinear(nn.Module):
 
     def __init__(self, n_bands: int, n_in: int, n_out: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(n_bands, n_in, n_out).uniform_(-1, 1) * n_in**-0.5)
+        weight = torch.empty(n_bands, n_in, n_out)
+        self.weight = nn.Parameter(weight if weight.is_meta else weight.uniform_(-1, 1) * n_in**-0.5)
         self.bias = nn.Parameter(torch.zeros(n_bands, 1, n_out))
 
     def forward(self, data: Tensor) -> Tensor:

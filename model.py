@@ -184,7 +184,8 @@ class BandSplitMaskInference(MaskInference):
         for band, (low, high) in enumerate(pairwise(edges)):
             bin_of_slot[band, : high - low] = torch.arange(low, high)
             slot_of_bin[low:high] = band * widest + torch.arange(high - low)
-        used = torch.zeros(n_bands * widest).index_fill(0, slot_of_bin, 1.0).reshape(n_bands, 1, widest, 1)
+        widths = torch.tensor([high - low for low, high in pairwise(edges)])
+        used = (torch.arange(widest) < widths[:, None]).float().reshape(n_bands, 1, widest, 1)
         for name, table in (("bin_of_slot", bin_of_slot), ("slot_of_bin", slot_of_bin), ("slot_is_used", used)):
             self.register_buffer(name, table, persistent=False)
 
