@@ -183,9 +183,9 @@ class BandSplitMaskInference(MaskInference):
         slot_of_bin = torch.zeros(num_features, dtype=torch.long)
         for band, (low, high) in enumerate(pairwise(edges)):
             bin_of_slot[band, : high - low] = torch.arange(low, high)
-            slot_of_bin[low:high] = band * widest + torch.arange(high - low)
-        widths = torch.tensor([high - low for low, high in pairwise(edges)])
-        used = (torch.arange(widest) < widths[:, None]).float().reshape(n_bands, 1, widest, 1)
+            slot_of_bin[low:high] = torch.arange(band * widest, band * widest + high - low)
+        is_used = [[float(slot < high - low) for slot in range(widest)] for low, high in pairwise(edges)]
+        used = torch.tensor(is_used).reshape(n_bands, 1, widest, 1)
         for name, table in (("bin_of_slot", bin_of_slot), ("slot_of_bin", slot_of_bin), ("slot_is_used", used)):
             self.register_buffer(name, table, persistent=False)
 
