@@ -12,7 +12,7 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from tqdm import tqdm
 
@@ -127,5 +127,6 @@ def _trusted_members(archive: Path, folder: Path, origin: str) -> dict[str, Path
 def _leaves_its_folder(member: zipfile.ZipInfo) -> bool:
     """Tell whether a member is a link, or has a path that leads elsewhere on any system."""
     path = PurePosixPath(member.filename)
-    leads_away = path.is_absolute() or ".." in path.parts or any(sign in member.filename for sign in "\\:")
-    return leads_away or stat.S_ISLNK(member.external_attr >> 16)
+    leads_away = path.is_absolute() or ".." in path.parts or "\\" in member.filename
+    on_a_drive = PureWindowsPath(member.filename).drive != ""
+    return leads_away or on_a_drive or stat.S_ISLNK(member.external_attr >> 16)

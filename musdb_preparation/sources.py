@@ -11,9 +11,8 @@ from pathlib import Path
 from musdb_preparation.layout import STREAMS, SUBSETS, PreparationError
 
 LOCAL_FOLDER_ADVICE = (
-    "Set the environment variable MUSDB_PATH to the folder that holds MUSDB18's train and test folders, each with "
-    "<song>.stem.mp4 files or, as in MUSDB18-HQ, with folders <song>/mixture.wav, drums.wav, bass.wav, other.wav and "
-    "vocals.wav (https://sigsep.github.io/datasets/musdb.html)."
+    "Set the environment variable MUSDB_PATH to the folder that holds MUSDB18's train and test folders, with songs as "
+    "<song>.stem.mp4 or, as in MUSDB18-HQ, <song>/vocals.wav and so on (https://sigsep.github.io/datasets/musdb.html)."
 )
 
 _STEM_SUFFIX = ".stem.mp4"
