@@ -2,21 +2,27 @@
 
 A checkpoint rebuilds the model and its input without the code that trained it. The source-separation tutorial's issue
 46 tells how nussl's own loading fails; the specification's workaround (network built by hand, weights put in, metadata
-handed over) is what happens here. Shapes are compared before memory is taken.
+handed over) is what happens here, on contents that were read as data.
 """
 
 import dataclasses
-import json
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from checkpoint_format import LARGEST_BYTES, CheckpointError, read_checkpoint, save_checkpoint, source_names
-from files import sha256_of
-from model import NETWORKS
-from settings import PRETRAINED_FOLDER, SettingsError, SignalSettings
+from checkpoint_format import (
+    CheckpointError,
+    contents_of,
+    parse_checkpoint,
+    read_checkpoint,
+    rebuild,
+    save_checkpoint,
+    source_names,
+)
+from settings import PRETRAINED_FOLDER, STEMS, SignalSettings
 
 __all__ = [
     "CheckpointError",
@@ -31,7 +37,14 @@ __all__ = [
 ]
 
 _SHIPPED = {"classic": "best.model.pth", "studio": "studio.model.pth"}
-_CHECKSUMS = PRETRAINED_FOLDER / "SHA256SUMS"
+_MOST_CHANNELS = 8
+_LONGEST_NAME = 64
+
+_MISFITS = (
+    *(ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, AssertionError),
+    MemoryError,
+)
+"""What a config, weights or metadata that do not fit raise (a `SettingsError` is a ValueError)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,19 +77,6 @@ class LoadedModel:
         return next(self.network.parameters()).device
 
 
-class _MaskNetwork(nn.Module):
-    """One of this project's networks under the calling convention of nussl's SeparationModel."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.layers = nn.ModuleDict({"model": model})
-
-    def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Take ``{'mix_magnitude'}``, give ``{'mask', 'estimates'}``."""
-        output: dict[str, Tensor] = self.layers["model"](data["mix_magnitude"])
-        return output
-
-
 def load_checkpoint(path: str | Path, *, device: str | torch.device = "cpu") -> LoadedModel:
     """Load a checkpoint of this project or of nussl's.
 
@@ -99,111 +99,81 @@ def load_checkpoint(path: str | Path, *, device: str | torch.device = "cpu") -> 
         model whose SHA-256 is not the published one.
     """
     path = Path(path)
-    content = read_checkpoint(path)
-    sha256 = sha256_of(path)
+    contents = contents_of(path)
+    sha256 = hashlib.sha256(contents).hexdigest()
     _check_shipped(path, sha256)
+    content = parse_checkpoint(contents, name=str(path))
     metadata = content["metadata"]
-    config, state = _config_of(content), content["state_dict"]
     try:
-        network = _build(config, state)
-        signal = _signal_of(metadata)
-        names = tuple(map(str, metadata.get("source_names") or source_names(_n_sources(config))))
-    except (SettingsError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        signal, n_channels = _signal_of(metadata), _n_channels_of(metadata)
+        network, output, n_sources = rebuild(content, signal=signal, n_channels=n_channels)
+        names = _names_of(metadata, n_sources)
+    except (CheckpointError, *_MISFITS) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise CheckpointError(
-            f"{path} holds a model of another kind: {reason}. Expected a mask-inference model."
+            f"{path} holds a model of another kind: {reason}. Expected one that separates vocals."
         ) from error
-    if "vocals" not in names:
-        raise CheckpointError(f"{path} separates {', '.join(names)}, but no vocals.")
     return LoadedModel(
-        network=network.to(device).eval(),
+        network=network.to(device),
         signal=signal,
-        n_channels=int(metadata.get("num_channels") or 1),
+        n_channels=n_channels,
         source_names=names,
-        output="audio" if "audio" in config["output"] else "mask",
+        output=output,
         metadata=metadata,
         path=path,
         sha256=sha256,
     )
 
 
-def _config_of(content: dict[str, Any]) -> dict[str, Any]:
-    config = content.get("config") or content["metadata"].get("config")
-    try:
-        config = json.loads(config) if isinstance(config, str) else config
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise CheckpointError(f"The checkpoint's config is no JSON ({error}).") from error
-    if not isinstance(config, dict) or not isinstance(config.get("modules"), dict):
-        raise CheckpointError("The checkpoint has no config that says what its network is.")
-    return config
-
-
-def _build(config: dict[str, Any], state: dict[str, Tensor]) -> nn.Module:
-    """Rebuild the network: first without memory, to compare shapes, then in earnest."""
-    ours = {key: module for key, module in config["modules"].items() if module and module.get("class") in NETWORKS}
-    rest = {module.get("class") for key, module in config["modules"].items() if module and key not in ours}
-    if len(ours) == 1 and rest <= {"Alias", None}:
-        ((key, module),) = ours.items()
-        state = {name.replace(f"layers.{key}.", "layers.model.", 1): value for name, value in state.items()}
-
-        def construct() -> nn.Module:
-            return _MaskNetwork(NETWORKS[module["class"]](**module["args"]))
-
-    else:
-
-        def construct() -> nn.Module:
-            return _separation_model(config)
-
-    with torch.device("meta"):
-        blueprint = construct().state_dict()
-    _compare(blueprint, state)
-    network = construct()
-    network.load_state_dict(state, strict=True)
-    return network
-
-
-def _separation_model(config: dict[str, Any]) -> nn.Module:
-    """Build any network that is made of nussl's own modules and this project's."""
-    from compatibility import nussl
-
-    known = nussl.ml.networks.modules
-    for network in NETWORKS.values():
-        nussl.ml.register_module(network)
-    for name, module in config["modules"].items():
-        kind = (module or {}).get("class")
-        if kind is not None and not isinstance(getattr(known, str(kind), None), type):
-            raise ValueError(f"module {name!r} is a {kind!r}, which neither nussl nor this project knows")
-    model: nn.Module = nussl.ml.SeparationModel({**config})
-    return model
-
-
-def _compare(blueprint: dict[str, Tensor], state: dict[str, Tensor]) -> None:
-    if blueprint.keys() != state.keys():
-        odd = sorted(blueprint.keys() ^ state.keys())
-        raise ValueError(f"its weights and its architecture differ ({', '.join(odd[:3])})")
-    for name, expected in blueprint.items():
-        if expected.shape != state[name].shape:
-            raise ValueError(f"{name} has shape {tuple(state[name].shape)}, expected {tuple(expected.shape)}")
-    n_bytes = sum(value.numel() * value.element_size() for value in state.values())
-    if n_bytes > LARGEST_BYTES:
-        raise ValueError(f"its weights would take {n_bytes} bytes, at most {LARGEST_BYTES} are accepted")
-    if not all(bool(torch.isfinite(value).all()) for value in state.values()):
-        raise ValueError("its weights hold NaN or infinity")
-
-
-def _n_sources(config: dict[str, Any]) -> int:
-    for module in config["modules"].values():
-        arguments = (module or {}).get("args") or {}
-        for name in ("num_sources", "embedding_size"):
-            if name in arguments:
-                return int(arguments[name])
-    return 1
+def _told(metadata: dict[str, Any], key: str) -> Any:
+    """Return what the metadata says, or what it says of the training data: older files have it only there."""
+    value = metadata.get(key)
+    if value is None:
+        value = (metadata.get("train_dataset") or {}).get(key)
+    return value
 
 
 def _signal_of(metadata: dict[str, Any]) -> SignalSettings:
-    stft = metadata.get("stft_params") or metadata["train_dataset"]["stft_params"]
-    rate = metadata.get("sample_rate") or metadata["train_dataset"]["sample_rate"]
-    return SignalSettings(int(rate), int(stft.window_length), int(stft.hop_length), str(stft.window_type))
+    stft, sample_rate = _told(metadata, "stft_params"), _told(metadata, "sample_rate")
+    if stft is None or sample_rate is None:
+        raise ValueError("its metadata lacks 'stft_params' or 'sample_rate'")
+    return SignalSettings(int(sample_rate), int(stft.window_length), int(stft.hop_length), str(stft.window_type))
+
+
+def _n_channels_of(metadata: dict[str, Any]) -> int:
+    n_channels = _told(metadata, "num_channels")
+    if n_channels is None:
+        return 1
+    if type(n_channels) is not int or not 1 <= n_channels <= _MOST_CHANNELS:
+        raise ValueError(f"num_channels is {str(n_channels)[:40]!a}, expected 1 to {_MOST_CHANNELS}")
+    return n_channels
+
+
+def _names_of(metadata: dict[str, Any], n_sources: int) -> tuple[str, ...]:
+    """Return the names of the sources: as told, else as the transforms of the training data imply, else by number."""
+    names = metadata.get("source_names")
+    if names is None:
+        names = _names_by_transforms(metadata)
+        names = names if len(names) == n_sources else source_names(n_sources)
+    if not isinstance(names, list | tuple) or len(names) != n_sources or len(set(names)) != n_sources:
+        raise ValueError(f"it makes {n_sources} sources, but does not give them {n_sources} names")
+    if not all(isinstance(name, str) and name.isprintable() and len(name) <= _LONGEST_NAME for name in names):
+        raise ValueError("the name of one of its sources is no name")
+    if "vocals" not in names:
+        raise ValueError(f"it separates {', '.join(names)}, but no vocals")
+    return tuple(names)
+
+
+def _names_by_transforms(metadata: dict[str, Any]) -> list[str]:
+    """Follow nussl's transforms from the four stems: some are summed under a new name, one may be picked."""
+    names = list(STEMS)
+    for step in getattr(_told(metadata, "transforms"), "transforms", ()):
+        if type(step).__name__ == "SumSources":
+            for summed, name in zip(step.groupings, step.group_names, strict=True):
+                names = sorted([*(stem for stem in names if stem not in summed), name])
+        elif type(step).__name__ == "IndexSources" and step.target_key == "source_magnitudes":
+            names = [names[step.index]]
+    return names
 
 
 def shipped_checkpoints() -> dict[str, Path]:
@@ -234,18 +204,21 @@ def default_checkpoint() -> Path:
 
 def _check_shipped(path: Path, sha256: str) -> None:
     """Compare a shipped model with its published checksum."""
-    if path.resolve().parent != PRETRAINED_FOLDER or path.name not in _SHIPPED.values():
+    path = path.resolve()
+    if path.parent != PRETRAINED_FOLDER.resolve() or path.name not in _SHIPPED.values():
         return
-    published = _published_checksums()
-    if published.get(path.name) != sha256:
+    if _published_checksums().get(path.name) != sha256:
         raise CheckpointError(
-            f"{path} is not the file that was published: its SHA-256 is {sha256}. Restore it: git checkout {path.name}."
+            f"{path} is not the file that was published: its SHA-256 is {sha256}. "
+            f"Restore it: git checkout -- {path.parent.name}."
         )
 
 
 def _published_checksums() -> dict[str, str]:
     """Read ``SHA256SUMS``, in the format of ``sha256sum``: checksum and name on each line."""
-    if not _CHECKSUMS.is_file():
+    try:
+        lines = (PRETRAINED_FOLDER / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
         return {}
-    lines = (line.split() for line in _CHECKSUMS.read_text(encoding="utf-8").splitlines())
-    return {name: checksum for checksum, name in lines}
+    words = [line.split() for line in lines]
+    return {name.removeprefix("*"): checksum for checksum, name in (pair for pair in words if len(pair) == 2)}

@@ -6,9 +6,12 @@ names the change it spans.
 """
 
 import importlib
+import threading
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
+
+_importing = threading.RLock()
 
 
 def _bridge_numpy() -> None:
@@ -61,12 +64,16 @@ def __getattr__(name: str) -> ModuleType:
     """Import `name` (nussl, scaper or museval) with its bridges in place; later imports find the finished module."""
     if name not in ("nussl", "scaper", "museval"):
         raise AttributeError(f"module 'compatibility' has no attribute {name!r}")
-    _bridge_numpy()
-    _bridge_scipy()
-    if name == "nussl":
-        _bridge_librosa()
-    module = importlib.import_module(name)
-    if name == "nussl":
-        _bridge_report_card()
-    globals()[name] = module
-    return module
+    with _importing:  # a bridge must not be laid twice
+        if name in globals():
+            module: ModuleType = globals()[name]
+            return module
+        _bridge_numpy()
+        _bridge_scipy()
+        if name == "nussl":
+            _bridge_librosa()
+        module = importlib.import_module(name)
+        if name == "nussl":
+            _bridge_report_card()
+        globals()[name] = module
+        return module

@@ -8,6 +8,7 @@ module that writes a result goes through `whole_file`.
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -17,23 +18,33 @@ from typing import Any
 from settings import VocalExtractionError
 
 _ASIDE = ".partial-"
+_MOST_STEM_BYTES = 120
+_MOST_SUFFIX_BYTES = 20
+"""A temporary name keeps this much of the final one, so that it stays within the 255 bytes of a file's name."""
+
+_counter = itertools.count()
+_being_written: set[str] = set()
+"""Names of the temporary files of this process."""
+
+_REMEDIES = {
+    errno.ENOSPC: "The disk is full. Free some space and run the same command again",
+    errno.EDQUOT: "The disk quota is used up. Free some space and run the same command again",
+    errno.EROFS: "The folder is read-only. Choose another one",
+    errno.EACCES: "Permission was denied. Choose another folder or change its permissions",
+    errno.EPERM: "Permission was denied. Choose another folder or change its permissions",
+    errno.ENAMETOOLONG: "The name is too long. Choose a shorter one",
+    errno.ENOENT: "The folder vanished. Run the same command again",
+    errno.EEXIST: "A file stands where a folder is needed. Choose another folder",
+    errno.ENOTDIR: "A file stands where a folder is needed. Choose another folder",
+}
 
 
 class StorageError(VocalExtractionError):
-    """A file could not be written or read; the text names it and the remedy."""
+    """A file could not be written; the text names it and the remedy."""
 
 
 def _explain(error: OSError, path: Path) -> StorageError:
-    remedies = {
-        errno.ENOSPC: "The disk is full. Free some space and run the same command again",
-        errno.EDQUOT: "The disk quota is used up. Free some space and run the same command again",
-        errno.EROFS: "The folder is read-only. Choose another one",
-        errno.EACCES: "Permission was denied. Choose another folder or change its permissions",
-        errno.EPERM: "Permission was denied. Choose another folder or change its permissions",
-        errno.ENAMETOOLONG: "The name is too long. Choose a shorter one",
-        errno.ENOENT: "The folder vanished. Run the same command again",
-    }
-    reason = remedies.get(error.errno or 0, f"{error.strerror or error}. Check the disk and try again")
+    reason = _REMEDIES.get(error.errno or 0, f"{error.strerror or error}. Check the disk and try again")
     return StorageError(f"Cannot write {path}. {reason}.")
 
 
@@ -54,30 +65,60 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises
     ------
     StorageError
-        If the folder cannot be made, the disk is full or the rename fails; nothing stands under `path` then that did
-        not stand there before.
+        If the folder cannot be made, something other than an ordinary file stands at `path`, the disk is full or the
+        rename fails; nothing stands under `path` then that did not stand there before.
     """
     final = Path(path)
-    # The process number keeps two writers apart; a long stem is cut so that the name stays within 255 bytes.
-    stem = final.stem.encode()[:120].decode(errors="ignore")
-    aside = final.with_name(f"{_ASIDE}{os.getpid()}-{stem}{final.suffix}")
+    aside = _name_aside(final)
+    _being_written.add(aside.name)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
+        # To rename over a folder fails, but over a device, as /dev/null, it would not.
+        if final.exists() and not final.is_file():
+            raise StorageError(f"Cannot write {final}. It is no ordinary file. Choose another name.")
         yield aside
         with open(aside, "rb+") as written:
             os.fsync(written.fileno())
         os.replace(aside, final)
     except OSError as error:
+        if not _concerns(error, aside, final):
+            raise
         raise _explain(error, final) from error
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
+        _being_written.discard(aside.name)
+
+
+def _name_aside(final: Path) -> Path:
+    """Return a temporary path beside `final` that no other process and no other call has."""
+    if not final.name or "\0" in str(final):
+        raise StorageError(f"Cannot write {str(final)!r}. It names no file. Choose another name.")
+    suffix = final.suffix if len(os.fsencode(final.suffix)) <= _MOST_SUFFIX_BYTES else ""
+    stem = os.fsencode(final.stem)[:_MOST_STEM_BYTES].decode(errors="ignore")
+    return final.with_name(f"{_ASIDE}{os.getpid()}-{next(_counter)}-{stem}{suffix}")
+
+
+def _concerns(error: OSError, aside: Path, final: Path) -> bool:
+    """Whether an error is about the file being written, and not about another one that the caller works with."""
+    if not isinstance(error.filename, str | bytes):
+        return True
+    return Path(os.fsdecode(error.filename)) in (aside, final, *final.parents)
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes | memoryview) -> None:
+    """Write `content` to `path`, whole."""
+    with whole_file(path) as aside:
+        aside.write_bytes(content)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write `text` as UTF-8 to `path`, whole."""
-    with whole_file(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+    r"""Write `text` as UTF-8 to `path`, whole.
+
+    What is no character, as the bytes of a file's name that is not UTF-8, is written as ``\udcff``: in JSON that reads
+    back as it was.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
@@ -88,17 +129,23 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
 def remove_leftovers(folder: str | os.PathLike[str]) -> int:
     """Remove what processes that no longer live left half-written below `folder`; return how many files."""
     n_removed = 0
-    for aside in Path(folder).rglob(f"{_ASIDE}*"):
-        if not _is_alive(aside.name.removeprefix(_ASIDE).split("-")[0]):
-            with contextlib.suppress(OSError):
-                aside.unlink()
-                n_removed += 1
+    # Another process may clean up, or take the folder away, at the same time.
+    with contextlib.suppress(FileNotFoundError):
+        for aside in Path(folder).rglob(f"{_ASIDE}*"):
+            if not _has_writer(aside):
+                with contextlib.suppress(OSError):
+                    aside.unlink()
+                    n_removed += 1
     return n_removed
 
 
-def _is_alive(process_number: str) -> bool:
-    if not process_number.isdigit():
+def _has_writer(aside: Path) -> bool:
+    process_number = aside.name.removeprefix(_ASIDE).split("-")[0]
+    if not (process_number.isascii() and process_number.isdigit()):
         return False
+    if int(process_number) == os.getpid():
+        # In a container, every start may have the number of the one that was killed.
+        return aside.name in _being_written
     try:
         os.kill(int(process_number), 0)
     except (ProcessLookupError, OverflowError):

@@ -7,6 +7,8 @@ import takes longer than the extraction of a song. The others belong to the band
 import torch
 from torch import Tensor, nn
 
+from settings import SettingsError
+
 
 def draw_weights(weights: Tensor) -> None:
     """Draw weights as nussl does.
@@ -75,7 +77,7 @@ class Embedding(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = (num_features, num_audio_channels, num_sources)
-        self.activation = activation
+        self.activation = known_activation(activation)
         self.linear = nn.Linear(hidden_size, num_features * num_audio_channels * num_sources)
         draw_weights(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
@@ -83,6 +85,24 @@ class Embedding(nn.Module):
     def forward(self, data: Tensor) -> Tensor:
         """Map (n_batch, n_frames, hidden_size) to (n_batch, n_frames, n_bins, n_channels, n_sources)."""
         return activate(self.linear(data).unflatten(-1, self.shape), self.activation)
+
+
+def known_activation(activation: str | list[str]) -> str:
+    """Return the name of an activation if it is one that `activate` knows; like nussl, take it from a list of one.
+
+    Raises
+    ------
+    SettingsError
+        If it is another: masks bounded in another way than in training would be wrong without a word.
+
+    >>> known_activation(["softmax"])
+    'softmax'
+    """
+    if isinstance(activation, list) and len(activation) == 1:
+        (activation,) = activation
+    if activation not in ("sigmoid", "softmax"):
+        raise SettingsError(f"The activation is {activation!r}; expected 'sigmoid' or 'softmax'.")
+    return str(activation)
 
 
 def activate(logits: Tensor, activation: str) -> Tensor:
@@ -96,10 +116,24 @@ def band_edges(num_features: int, sample_rate: int) -> list[int]:
     The bands are 125 Hz wide up to 1 kHz, then 250 Hz up to 4, 500 Hz up to 8 and 2 kHz above, after the bands that
     Luo and Yu found best for vocals ("V7"), coarser.
 
+    Parameters
+    ----------
+    num_features
+        Frequency bins, at least 2.
+    sample_rate
+        Samples per second.
+
+    Raises
+    ------
+    SettingsError
+        If there are no bands to make of that.
+
     >>> edges = band_edges(1025, 44_100)
     >>> len(edges) - 1, edges[:3], edges[-1]
     (35, [0, 6, 12], 1025)
     """
+    if num_features < 2 or sample_rate <= 0:
+        raise SettingsError(f"No bands can be made of {num_features} bins at {sample_rate} samples per second.")
     plan = ((0, 1_000, 125), (1_000, 4_000, 250), (4_000, 8_000, 500), (8_000, 200_000, 2_000))
     hz_per_bin = sample_rate / 2 / (num_features - 1)
     bins = [round(edge / hz_per_bin) for low, high, width in plan for edge in range(low, high, width)]

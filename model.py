@@ -19,7 +19,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from layers import AmplitudeToDB, BandLinear, BatchNorm, Embedding, RecurrentStack, ResidualLSTM, activate, band_edges
+from layers import (
+    AmplitudeToDB,
+    BandLinear,
+    BatchNorm,
+    Embedding,
+    RecurrentStack,
+    ResidualLSTM,
+    activate,
+    band_edges,
+    known_activation,
+)
 from settings import SPECIFIED, Preset, VocalExtractionError
 
 
@@ -48,6 +58,11 @@ class MaskInference(nn.Module):
         Masks to infer.
     activation
         'sigmoid' (each mask from 0 to 1) or 'softmax' (the masks of all sources sum to 1).
+
+    Raises
+    ------
+    SettingsError
+        If the activation is another.
     """
 
     def __init__(
@@ -166,7 +181,7 @@ class BandSplitMaskInference(MaskInference):
         nn.Module.__init__(self)
         edges = band_edges(num_features, sample_rate)
         n_bands, widest = len(edges) - 1, max(high - low for low, high in pairwise(edges))
-        self.num_sources, self.activation = num_sources, activation
+        self.num_sources, self.activation = num_sources, known_activation(activation)
         self.input_normalization = BatchNorm(num_features)
         self.split = BandLinear(n_bands, widest * num_audio_channels, hidden_size)
         self.rounds = nn.ModuleList(
@@ -182,8 +197,8 @@ class BandSplitMaskInference(MaskInference):
         bin_of_slot = torch.zeros(n_bands, widest, dtype=torch.long)
         slot_of_bin = torch.zeros(num_features, dtype=torch.long)
         for band, (low, high) in enumerate(pairwise(edges)):
-            bin_of_slot[band, : high - low] = torch.arange(low, high)
-            slot_of_bin[low:high] = torch.arange(band * widest, band * widest + high - low)
+            bin_of_slot[band, : high - low] = torch.tensor(range(low, high))
+            slot_of_bin[low:high] = torch.tensor(range(band * widest, band * widest + high - low))
         is_used = [[float(slot < high - low) for slot in range(widest)] for low, high in pairwise(edges)]
         used = torch.tensor(is_used).reshape(n_bands, 1, widest, 1)
         for name, table in (("bin_of_slot", bin_of_slot), ("slot_of_bin", slot_of_bin), ("slot_is_used", used)):
@@ -258,7 +273,9 @@ def choose_device(name: str = "auto") -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise DeviceError(f"Device {name!r} cannot be used ({error}). Try --device auto or --device cpu.") from error
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
+        # torch adds a traceback of its own and lists what it was built with.
+        reason = " ".join(str(error).split())[:160]
+        raise DeviceError(f"Device {name!r} cannot be used ({reason}). Try --device auto or --device cpu.") from error
     return device

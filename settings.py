@@ -39,7 +39,7 @@ def _require(owner: object, **checks: bool) -> None:
     broken = [name for name, holds in checks.items() if not holds]
     if broken:
         values = dataclasses.asdict(owner)  # type: ignore[call-overload]
-        complaints = "; ".join(f"{name.replace('_', ' ')}" for name in broken)
+        complaints = "; ".join(name.replace("_", " ") for name in broken)
         raise SettingsError(f"{type(owner).__name__}: {complaints}. Got {values}.")
 
 
@@ -110,7 +110,6 @@ class MixingSettings:
     """Gain on the finished mixture and all its stems, so that quiet and loud songs are both heard in training."""
 
     def __post_init__(self) -> None:
-        low_stretch, _ = self.time_stretch
         _require(
             self,
             duration_s_must_be_between_half_a_second_and_a_minute=0.5 <= self.duration_s <= 60,
@@ -118,13 +117,13 @@ class MixingSettings:
                 _is_range(self.pitch_shift_semitones) and max(map(abs, self.pitch_shift_semitones)) <= 12
             ),
             time_stretch_must_lie_between_a_half_and_two=(
-                _is_range(self.time_stretch) and 0.5 <= low_stretch and self.time_stretch[1] <= 2
+                _is_range(self.time_stretch) and 0.5 <= self.time_stretch[0] and self.time_stretch[1] <= 2
             ),
             snr_db_must_be_a_finite_range=_is_range(self.snr_db),
             offset_s_must_be_a_range_from_0_up=_is_range(self.offset_s) and self.offset_s[0] >= 0,
             ref_db_must_lie_between_minus_60_and_0=-60 <= self.ref_db <= 0,
             coherent_probability_must_lie_between_0_and_1=0 <= self.coherent_probability <= 1,
-            coherent_gain_db_must_be_none_or_at_least_0=self.coherent_gain_db is None or self.coherent_gain_db >= 0,
+            coherent_gain_db_must_be_none_or_0_to_60=self.coherent_gain_db is None or 0 <= self.coherent_gain_db <= 60,
             level_db_must_be_a_finite_range=_is_range(self.level_db),
             channels_must_be_mid_or_any=self.channels in ("mid", "any"),
         )
@@ -145,9 +144,9 @@ class NetworkSettings:
     bidirectional: bool = True
     """Whether frames to come are heard too."""
     dropout: float = 0.3
-    """Dropout between layers, 0 to 1."""
+    """Dropout between layers, from 0 to below 1."""
     num_sources: int = 1
-    """Masks that come out; 1 is the vocals."""
+    """Masks that come out: 1 is the vocals, 2 are accompaniment and vocals, 4 the stems."""
     activation: str = "sigmoid"
     """What bounds the masks: 'sigmoid' or 'softmax' (over the sources)."""
 
@@ -158,8 +157,8 @@ class NetworkSettings:
             num_audio_channels_must_be_1_to_8=1 <= self.num_audio_channels <= 8,
             hidden_size_must_be_1_to_4096=1 <= self.hidden_size <= 4_096,
             num_layers_must_be_1_to_24=1 <= self.num_layers <= 24,
-            dropout_must_lie_between_0_and_1=0 <= self.dropout < 1,
-            num_sources_must_be_1_to_8=1 <= self.num_sources <= 8,
+            dropout_must_be_at_least_0_and_below_1=0 <= self.dropout < 1,
+            num_sources_must_be_1_or_2_or_4=self.num_sources in (1, 2, 4),
             activation_must_be_sigmoid_or_softmax=self.activation in ("sigmoid", "softmax"),
             softmax_needs_two_sources_or_more=self.activation != "softmax" or self.num_sources > 1,
         )
@@ -197,8 +196,8 @@ class TrainingSettings:
     """`torch.compile` on CUDA."""
 
     def __post_init__(self) -> None:
-        def positive(value: float | None) -> bool:
-            return value is None or (math.isfinite(value) and value > 0)
+        def is_positive(value: float) -> bool:
+            return math.isfinite(value) and value > 0
 
         _require(
             self,
@@ -210,13 +209,17 @@ class TrainingSettings:
                 self.n_validation_mixtures is None or self.n_validation_mixtures >= 1
             ),
             loss_must_be_magnitude_l1_or_waveform=self.loss in ("magnitude_l1", "waveform"),
-            learning_rate_must_be_positive=positive(self.learning_rate) and self.learning_rate > 0,
+            learning_rate_must_be_positive=is_positive(self.learning_rate),
             learning_rate_schedule_must_be_constant_or_cosine=self.learning_rate_schedule in ("constant", "cosine"),
-            gradient_clip_norm_must_be_none_or_positive=positive(self.gradient_clip_norm),
+            gradient_clip_norm_must_be_none_or_positive=(
+                self.gradient_clip_norm is None or is_positive(self.gradient_clip_norm)
+            ),
             weight_average_decay_must_be_none_or_between_0_and_1=(
                 self.weight_average_decay is None or 0 < self.weight_average_decay < 1
             ),
-            early_stopping_epochs_must_be_none_or_positive=positive(self.early_stopping_epochs),
+            early_stopping_epochs_must_be_none_or_at_least_1=(
+                self.early_stopping_epochs is None or self.early_stopping_epochs >= 1
+            ),
         )
 
 

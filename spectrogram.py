@@ -82,7 +82,7 @@ def istft(spectrogram: Tensor, *, n_samples: int, signal: SignalSettings) -> Ten
     spectrogram
         Complex. Shape: (..., n_frames, n_bins).
     n_samples
-        Length of the waveform.
+        Length of the waveform, at most ``(n_frames - 1) * hop_length``.
     signal
         Window and hop.
 
@@ -90,12 +90,20 @@ def istft(spectrogram: Tensor, *, n_samples: int, signal: SignalSettings) -> Ten
     -------
     Tensor
         Real samples. Shape: (..., n_samples).
+
+    Raises
+    ------
+    ValueError
+        If the frames are too few for that many samples.
     """
+    n_frames = spectrogram.shape[-2]
+    if n_samples > (n_frames - 1) * signal.hop_length:
+        raise ValueError(f"{n_frames} frames hold fewer than {n_samples} samples, the length that was asked for.")
     overlapped = synthesize(spectrogram, signal=signal)
     half = signal.window_length // 2
     # Beyond the first and last half window the weight falls to nothing; none of that is kept.
     kept = slice(half, half + n_samples)
-    weight = synthesis_weight(spectrogram.shape[-2], signal=signal, device=spectrogram.device)
+    weight = synthesis_weight(n_frames, signal=signal, device=spectrogram.device)
     return overlapped[..., kept] / weight[kept]
 
 

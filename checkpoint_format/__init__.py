@@ -1,0 +1,25 @@
+"""The format of a checkpoint: what ``nussl.ml.SeparationModel.save`` writes, read as data.
+
+It is a zip archive of torch's with a pickled dictionary: ``state_dict``, ``config`` (the network's architecture as
+JSON) and ``metadata`` (STFT, sample rate, transforms, history). A file may come from anywhere, so it is never unpickled
+freely. Data comes out, or a `CheckpointError`; no code runs. docs/checkpoints.md lists the contents and the steps.
+"""
+
+from checkpoint_format.archive import LARGEST_BYTES, CheckpointError, contents_of
+from checkpoint_format.reading import STFTParams, allowed_classes, parse_checkpoint, read_checkpoint
+from checkpoint_format.rebuilding import rebuild
+from checkpoint_format.saving import FORMAT_VERSION, save_checkpoint, source_names
+
+__all__ = [
+    "FORMAT_VERSION",
+    "LARGEST_BYTES",
+    "CheckpointError",
+    "STFTParams",
+    "allowed_classes",
+    "contents_of",
+    "parse_checkpoint",
+    "read_checkpoint",
+    "rebuild",
+    "save_checkpoint",
+    "source_names",
+]
