@@ -9,22 +9,24 @@ A mixture depends on its seed alone, whoever makes it and in whatever order.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
 from compatibility import scaper
-from rendering import Audio, RenderingError, fade, loudness_lufs, render_events
+from rendering import Audio, RenderingError, duration_s_of, fade, loudness_lufs, render_events, songs_of
 from settings import STEMS, MixingSettings, SignalSettings
 
 Mixture = tuple[Audio, Any, list[list[Any]], list[Audio]]
 """(mixture_audio, mixture_jam, annotation_list, stem_audio_list), as scaper returns them."""
 
 _CHANNELS = ("left", "right", "mid")
+
+_QUIETEST_LUFS = -60.0
+"""An excerpt below this is lifted as if it had this loudness: scaper would turn near-silence into loud noise."""
 
 
 def event_template(mixing: MixingSettings, *, coherent: bool = False) -> dict[str, Any]:
@@ -97,15 +99,14 @@ def generate_coherent_mixture(
     """
     mixing = mixing or MixingSettings()
     drawer = _scaper(foreground_dir, background_dir, seed, mixing, sample_rate)
-    songs = sorted((Path(foreground_dir) / "vocals").glob("*.wav"))
-    vocals = _draw(("choose", [str(song) for song in songs]), drawer.random_state)
-    fitted = _fit(template, vocals, mixing, drawer.random_state)
+    song = Path(_draw(("choose", songs_of(Path(foreground_dir) / "vocals")), drawer.random_state))
+    # .../<stem>/<song>.wav: only the stem's own folder changes, whatever the folders above are called.
+    siblings = {stem: str(song.parent.parent / stem / song.name) for stem in STEMS}
+    fitted = _fit(template, siblings.values(), mixing, drawer.random_state)
     # One draw for the song: from here on the offset is a constant too.
     fitted["source_time"] = ("const", _draw(fitted["source_time"], drawer.random_state))
-    for stem in STEMS:
-        # .../<stem>/<song>.wav: only the stem's own folder changes, whatever the folders above are called.
-        sibling = Path(vocals).parent.parent / stem / Path(vocals).name
-        drawer.add_event(**{**fitted, "label": ("const", stem), "source_file": ("const", str(sibling))})
+    for stem, sibling in siblings.items():
+        drawer.add_event(**{**fitted, "label": ("const", stem), "source_file": ("const", sibling)})
     return _render(drawer, mixing, coherent=True)
 
 
@@ -125,9 +126,8 @@ def generate_incoherent_mixture(
     mixing = mixing or MixingSettings()
     drawer = _scaper(foreground_dir, background_dir, seed, mixing, sample_rate)
     for stem in STEMS:
-        songs = sorted((Path(foreground_dir) / stem).glob("*.wav"))
-        song = _draw(("choose", [str(song) for song in songs]), drawer.random_state)
-        fitted = _fit(template, song, mixing, drawer.random_state)
+        song = _draw(("choose", songs_of(Path(foreground_dir) / stem)), drawer.random_state)
+        fitted = _fit(template, [song], mixing, drawer.random_state)
         drawer.add_event(**{**fitted, "label": ("const", stem), "source_file": ("const", song)})
     return _render(drawer, mixing, coherent=False)
 
@@ -137,13 +137,11 @@ def _scaper(
 ) -> Any:
     """Set scaper up, after a look at the folders that says more than its own message."""
     for stem in STEMS:
-        folder = Path(foreground_dir) / stem
-        if not any(folder.glob("*.wav")):
-            raise RenderingError(f"No wav files in {folder}. Prepare the dataset first: python main.py prepare.")
-    Path(background_dir).mkdir(parents=True, exist_ok=True)
+        songs_of(Path(foreground_dir) / stem)
+    if not Path(background_dir).is_dir():
+        raise RenderingError(f"No folder {background_dir}, which scaper asks for; it may be empty. Make it.")
     drawer = scaper.Scaper(mixing.duration_s, str(foreground_dir), str(background_dir), random_state=seed)
     drawer.sr, drawer.ref_db, drawer.n_channels = sample_rate, mixing.ref_db, 1
-    drawer.fade_in_len = drawer.fade_out_len = 0.01
     return drawer
 
 
@@ -153,88 +151,102 @@ def _draw(distribution: tuple[Any, ...], random_state: np.random.RandomState) ->
 
 
 def _fit(
-    template: dict[str, Any], source_file: str, mixing: MixingSettings, random_state: np.random.RandomState
+    template: dict[str, Any], source_files: Iterable[str], mixing: MixingSettings, random_state: np.random.RandomState
 ) -> dict[str, Any]:
-    """Draw pitch and stretch, and narrow duration and offset to what this stem holds at that stretch."""
-    try:
-        source_s = soundfile.info(source_file).duration
-    except soundfile.LibsndfileError as error:
-        raise RenderingError(f"Cannot read the stem {source_file} ({error}). Prepare the dataset again.") from error
-    if source_s <= 0:
-        raise RenderingError(f"The stem {source_file} is empty. Prepare the dataset again.")
+    """Draw pitch, stretch and place, and narrow excerpt and offset to what these stems hold at that stretch."""
+    source_s = min(map(duration_s_of, source_files))
     pitch = None if template["pitch_shift"] is None else float(_draw(template["pitch_shift"], random_state))
     stretch = None if template["time_stretch"] is None else float(_draw(template["time_stretch"], random_state))
     if mixing.stretch_follows_pitch and pitch is not None:
         stretch = 2 ** (-pitch / 12)
-    event_s = min(mixing.duration_s / (stretch or 1.0), source_s)
-    while stretch is not None and event_s * stretch > mixing.duration_s:
+    start_s = min(max(float(_draw(template["event_time"], random_state)), 0.0), mixing.duration_s)
+    wanted_s = min(float(_draw(template["event_duration"], random_state)), mixing.duration_s - start_s)
+    event_s = min(wanted_s / (stretch or 1.0), source_s)
+    while event_s * (stretch or 1.0) + start_s > mixing.duration_s:
         event_s = float(np.nextafter(event_s, 0.0))  # rounding alone would make scaper trim and warn
-    fitted = dict(template)
-    fitted["pitch_shift"] = None if pitch is None else ("const", pitch)
-    fitted["time_stretch"] = None if stretch is None else ("const", stretch)
-    fitted["event_duration"] = ("const", event_s)
     # A microsecond less keeps rounding from pushing the event past the end of the stem.
     latest_s = max(source_s - event_s - 1e-6, 0.0)
     offset = template["source_time"]
     if offset[0] == "uniform":
-        fitted["source_time"] = ("uniform", min(offset[1], latest_s), min(offset[2], latest_s))
-    elif offset[0] == "const":
-        fitted["source_time"] = ("const", min(offset[1], latest_s))
-    return fitted
+        offset = ("uniform", min(offset[1], latest_s), min(offset[2], latest_s))
+    else:
+        offset = ("const", min(max(float(_draw(offset, random_state)), 0.0), latest_s))
+    return {
+        **template,
+        "pitch_shift": None if pitch is None else ("const", pitch),
+        "time_stretch": None if stretch is None else ("const", stretch),
+        "event_time": ("const", start_s),
+        "event_duration": ("const", event_s),
+        "source_time": offset,
+    }
 
 
 def _render(drawer: Any, mixing: MixingSettings, *, coherent: bool) -> Mixture:
     """Instantiate what scaper holds, render it and complete the annotation."""
-    _, jam, annotation_list, _ = drawer.generate(no_audio=True)
+    _, jam, annotation_list, _ = drawer.generate(no_audio=True, fix_clipping=True)
     annotation = jam.annotations.search(namespace="scaper")[0]
     events = [event.value for event in annotation.data]
-    channels = (
-        [_draw_channel(mixing, drawer.random_state)] * len(events)
-        if coherent
-        else ([_draw_channel(mixing, drawer.random_state) for _ in events])
-    )
-    stems = render_events(events, channels, mixing, drawer.sr, together=coherent)
+    n_draws = 1 if coherent else len(events)
+    channels = [_draw_channel(mixing, drawer.random_state) for _ in range(n_draws)] * (len(events) // n_draws)
+    rendered = render_events(events, channels, sample_rate=drawer.sr, together=coherent)
     keeps_balance = coherent and mixing.coherent_gain_db is not None
-    stems *= _gains(stems, events, drawer, keeps_balance=keeps_balance)[:, None]
+    gains = _gains(rendered, events, drawer, keeps_balance=keeps_balance)
+    polarities = np.ones(len(events), dtype=np.float32)
     if mixing.polarity_flips and not coherent:
-        stems *= drawer.random_state.choice([-1.0, 1.0], size=(len(stems), 1)).astype(np.float32)
-    fade(stems, int(drawer.fade_in_len * drawer.sr))
-    scale = _overall_scale(stems, mixing, drawer.random_state)
-    stems *= np.float32(scale)
+        polarities = drawer.random_state.choice([-1.0, 1.0], size=(len(events), 1)).astype(np.float32)[:, 0]
+    stems = _place(rendered, events, gains * polarities, drawer)
+    mixture = stems.sum(axis=0)
+    scale = _overall_scale(mixture, mixing, drawer.random_state)
+    if scale != 1.0:
+        stems *= np.float32(scale)
+        mixture = stems.sum(axis=0)
     facts = annotation.sandbox.scaper
+    facts.no_audio = False
     facts.peak_normalization_scale_factor = scale
     facts.ref_db_change = float(20 * np.log10(scale))
     facts.ref_db_generated = drawer.ref_db + facts.ref_db_change
-    facts.channels = channels
-    stem_audio = [stem[:, None] for stem in stems]
-    return sum(stem_audio), jam, annotation_list, stem_audio  # type: ignore[return-value]
+    facts.channels, facts.polarities = channels, polarities.tolist()
+    return mixture[:, None], jam, annotation_list, [stem[:, None] for stem in stems]
 
 
 def _draw_channel(mixing: MixingSettings, random_state: np.random.RandomState) -> str:
     return "mid" if mixing.channels == "mid" else _CHANNELS[random_state.randint(len(_CHANNELS))]
 
 
-def _gains(stems: Audio, events: list[dict[str, Any]], drawer: Any, *, keeps_balance: bool) -> NDArray[np.float32]:
-    """Return each stem's gain as a factor, and make the annotation's SNR what will be heard.
+def _gains(
+    rendered: Sequence[Audio], events: list[dict[str, Any]], drawer: Any, *, keeps_balance: bool
+) -> NDArray[np.float32]:
+    """Return each event's gain as a factor, and make the annotation's SNR what will be heard.
 
-    A levelled stem gets ``ref_db + snr``. A stem that keeps the song's balance is moved by ``snr``, and its event then
-    says the loudness that results. Silence stays silence: scaper would lift its noise by up to 55 dB.
+    A levelled event gets ``ref_db + snr``. One that keeps the song's balance is moved by ``snr``, and the annotation
+    then says the loudness that results. Silence stays silence: scaper would lift its noise by up to 55 dB.
     """
-    lufs = loudness_lufs(stems, drawer.sr)
+    lufs = np.array([loudness_lufs(audio, drawer.sr) for audio in rendered])
     snr_db = np.array([event["snr"] for event in events])
     if keeps_balance:
         gain_db = snr_db
         for event, heard_db in zip(events, lufs + gain_db - drawer.ref_db, strict=True):
             event["snr"] = float(heard_db)
     else:
-        # Scaper takes everything below -70 LUFS for -70; no stem is lifted further than from -60 LUFS.
-        gain_db = np.minimum(drawer.ref_db + snr_db - lufs, drawer.ref_db + snr_db + 60.0)
-    return (10 ** (gain_db / 20)).astype(np.float32)
+        # No event is lifted further than from _QUIETEST_LUFS; what is quieter misses its SNR.
+        gain_db = drawer.ref_db + snr_db - np.maximum(lufs, _QUIETEST_LUFS)
+    factors: NDArray[np.float32] = (10 ** (gain_db / 20)).astype(np.float32)
+    return factors
 
 
-def _overall_scale(stems: Audio, mixing: MixingSettings, random_state: np.random.RandomState) -> float:
-    """Return one factor for the whole mixture: down to full scale where it would clip, then the drawn level."""
-    peak = float(np.abs(stems.sum(axis=0)).max())
+def _place(rendered: Sequence[Audio], events: list[dict[str, Any]], factors: NDArray[np.float32], drawer: Any) -> Audio:
+    """Level the events, fade them and put them where they begin: (n_stems, n_samples)."""
+    stems = np.zeros((len(events), int(drawer.duration * drawer.sr)), dtype=np.float32)
+    for stem, audio, event, factor in zip(stems, rendered, events, factors, strict=True):
+        here = stem[int(drawer.sr * event["event_time"]) :][: len(audio)]
+        np.multiply(audio[: len(here)], factor, out=here)
+        fade(here, n_in=int(drawer.fade_in_len * drawer.sr), n_out=int(drawer.fade_out_len * drawer.sr))
+    return stems
+
+
+def _overall_scale(mixture: Audio, mixing: MixingSettings, random_state: np.random.RandomState) -> float:
+    """Return one factor for everything: down to full scale where it would clip, then the drawn level."""
+    peak = float(max(mixture.max(), -mixture.min()))
     level_db = random_state.uniform(*mixing.level_db)
     return float(min(1.0, 1.0 / max(peak, 1e-10)) * 10 ** (level_db / 20))
 
@@ -325,7 +337,5 @@ def create_mix_closure(
         If the dataset is missing or a stem has no songs.
     """
     for stem in STEMS:
-        folder = Path(path) / subset / "foreground" / stem
-        if not any(folder.glob("*.wav")):
-            raise RenderingError(f"No wav files in {folder}. Prepare the dataset first: python main.py prepare.")
+        songs_of(Path(path) / subset / "foreground" / stem)
     return MixClosure(Path(path), subset, mixing or MixingSettings(), sample_rate, seed)

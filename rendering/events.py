@@ -1,0 +1,76 @@
+"""The events of a scaper annotation as audio of just the length that the annotation tells."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rendering.stems import Audio, read_excerpt
+from rendering.stretching import change_pitch_and_tempo
+
+
+def render_events(
+    events: Sequence[Mapping[str, Any]], channels: Sequence[str], *, sample_rate: int, together: bool
+) -> list[Audio]:
+    """Read the events' excerpts and give them the pitch and the length that the events ask for.
+
+    Parameters
+    ----------
+    events
+        Values of scaper's observations: 'source_file', 'source_time', 'event_duration', 'pitch_shift', 'time_stretch'.
+    channels
+        What to read of each event's file: 'left', 'right' or 'mid'.
+    sample_rate
+        Samples per second.
+    together
+        Whether all events share duration, pitch and stretch; they then go through one transform and stay aligned.
+
+    Returns
+    -------
+    list of ndarray
+        Shape of each: (n_samples,), the event's duration times its stretch. Neither levelled nor faded.
+
+    Raises
+    ------
+    RenderingError
+        If a stem cannot be read.
+    """
+    excerpts = [
+        read_excerpt(
+            event["source_file"],
+            start_s=event["source_time"],
+            duration_s=event["event_duration"],
+            sample_rate=sample_rate,
+            channel=channel,
+        )
+        for event, channel in zip(events, channels, strict=True)
+    ]
+    if together:
+        return list(_transform(_stack(excerpts), events[0], sample_rate))
+    return [_transform(one[None], event, sample_rate)[0] for one, event in zip(excerpts, events, strict=True)]
+
+
+def _stack(excerpts: Sequence[Audio]) -> Audio:
+    """Stack excerpts to (n_stems, n_samples); siblings may differ by a few samples at the end of the file."""
+    block = np.zeros((len(excerpts), max(map(len, excerpts))), dtype=np.float32)
+    for line, excerpt in zip(block, excerpts, strict=True):
+        line[: len(excerpt)] = excerpt
+    return block
+
+
+def _transform(block: Audio, event: Mapping[str, Any], sample_rate: int) -> Audio:
+    """Give (n_stems, n_samples) the event's pitch and length."""
+    stretch = event["time_stretch"] or 1.0
+    return change_pitch_and_tempo(
+        block,
+        semitones=event["pitch_shift"] or 0.0,
+        n_wanted=round(event["event_duration"] * stretch * sample_rate),
+        sample_rate=sample_rate,
+    )
+
+
+def fade(event_audio: Audio, *, n_in: int, n_out: int) -> None:
+    """Fade both ends of (n_samples,) in place along a quarter of a sine, as scaper does, so that no cut clicks."""
+    for n_faded, ends in ((n_in, event_audio), (n_out, event_audio[::-1])):
+        n_here = min(n_faded, len(ends))
+        ends[:n_here] *= np.sin(np.linspace(0, np.pi / 2, n_here, dtype=np.float32))
