@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from files import whole_file
 from model import create_model
@@ -128,14 +128,19 @@ class Run:
 
 
 def _average(decay: float) -> Any:
-    """Return the averaging of weights and of BatchNorm's statistics; its counters of integers are left alone."""
-    average_floats = get_ema_multi_avg_fn(decay)
+    """Return the averaging of weights and of BatchNorm's statistics; its counters of integers are left alone.
+
+    The decay starts low and rises to `decay`: an average that began with BatchNorm's first statistics, which are
+    almost nothing, was still wrong by a third of them after 500 steps.
+    """
 
     @torch.no_grad()
     def average(averaged: list[torch.Tensor], current: list[torch.Tensor], n_averaged: Any) -> None:
-        pairs = [(a, c) for a, c in zip(averaged, current, strict=True) if a.is_floating_point()]
-        if pairs:
-            average_floats([a for a, _ in pairs], [c for _, c in pairs], n_averaged)
+        n = int(n_averaged)
+        share = 1 - min(decay, (1 + n) / (10 + n))
+        for mean, value in zip(averaged, current, strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, share)
 
     return average
 
