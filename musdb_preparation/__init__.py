@@ -114,9 +114,8 @@ def prepare_musdb(
     n_songs = {subset: len(song_names(subset, dataset_folder)) for subset in SUBSETS}
     if n_songs["train"] and not n_songs["valid"]:
         _log.warning(
-            "None of the %d songs in train is one that musdb validates on, so there are no valid songs; put some "
-            "songs into a folder named valid beside train.",
-            n_songs["train"],
+            "No song in train is one of those that musdb validates on, so there are no valid songs; put some "
+            "songs into a folder named valid beside train."
         )
     return n_songs
 

@@ -12,7 +12,7 @@ import time
 import zipfile
 
 import pytest
-from musdb_forms import COUNTS, make_coded_folder, make_hq_folder
+from musdb_forms import COUNTS, make_hq_folder
 
 import musdb_preparation
 from files import StorageError
@@ -127,8 +127,7 @@ def test_progress_is_shown_on_stderr(server, tmp_path, capsys):
 
 
 def test_preparation_downloads_and_decodes_where_nothing_else_is_given(server, tmp_path, monkeypatch):
-    coded = make_coded_folder(make_hq_folder(tmp_path / "hq"), tmp_path / "coded")
-    server.serve(zipped(files_below(coded)))
+    server.serve(zipped(files_below(make_hq_folder(tmp_path / "hq")), zipfile.ZIP_STORED))
     monkeypatch.setattr(
         musdb_preparation, "download_sample", functools.partial(sample_download.download_sample, url=server.url)
     )
