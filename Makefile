@@ -5,6 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
+DEVELOPMENT := $(INSTALLED)-dev $(addprefix $(INSTALLED)-,$(patsubst requirements-%.txt,%,$(wildcard requirements-web.txt)))
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -13,10 +14,10 @@ help:  ## List the targets
 demo: programs $(INSTALLED)  ## Synthesise songs, train on them, evaluate, and extract the vocals of one
 	$(RUN) main.py demo
 
-test: programs $(INSTALLED)-dev  ## Run the tests, doctests included
+test: programs $(DEVELOPMENT)  ## Run the tests, doctests included
 	$(RUN) -m pytest $(TESTS)
 
-lint: $(INSTALLED)-dev  ## Check style, format and types
+lint: $(DEVELOPMENT)  ## Check style, format and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy .

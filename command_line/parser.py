@@ -228,4 +228,7 @@ def _add_extract(parser: argparse.ArgumentParser) -> None:
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", metavar="ADDRESS", help="default: 127.0.0.1, this machine only")
-    parser.add_argument("--port", type=_count, metavar="N", help="default: a free one")
+    parser.add_argument("--port", type=_count, metavar="N", help="default: 7860, or a free one")
+    parser.add_argument("--model", type=Path, metavar="PATH", help="offer this checkpoint before those that ship")
+    parser.add_argument("--no-browser", dest="open_browser", action="store_false", help="do not start a browser")
+    _add_device(parser)

@@ -57,6 +57,7 @@ def test_every_command_of_the_parser_is_a_function():
         ("prepare --no-download --jobs 2", {"download": False, "n_workers": 2}),
         ("doctor --json", {"as_json": True}),
         ("demo", {}),
+        ("serve --port 8000 --no-browser", {"port": 8000, "open_browser": False}),
     ],
 )
 def test_only_what_was_typed_is_handed_on(line, options):
