@@ -275,7 +275,7 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError, ImportError, TypeError) as error:
-        # torch adds a traceback of its own and lists what it was built with.
-        reason = " ".join(str(error).split())[:160]
+        # torch lists all that it was built with, and repeats the name as it was given.
+        reason = "".join(filter(str.isprintable, " ".join(str(error).split())))[:160]
         raise DeviceError(f"Device {name!r} cannot be used ({reason}). Try --device auto or --device cpu.") from error
     return device

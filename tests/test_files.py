@@ -84,7 +84,9 @@ def test_what_the_system_refuses_is_explained(tmp_path, monkeypatch, number, rem
     with pytest.raises(StorageError, match=remedy) as caught:
         write_bytes(target, b"new")
     assert str(target) in str(caught.value)
-    assert caught.value.__cause__.errno == number
+    cause = caught.value.__cause__
+    assert isinstance(cause, OSError)
+    assert cause.errno == number
     assert target.read_bytes() == b"old"
     assert names_in(tmp_path) == ["song.wav"]
 
@@ -167,11 +169,13 @@ def test_concurrent_writers_never_mix(tmp_path):
     target = tmp_path / "shared.txt"
     write_text(target, "0" * 50_000)
     code = "import sys, files\nfor i in range(20): files.write_text(sys.argv[1], sys.argv[2] * 50_000)"
+
+    def write_often(letter):
+        for _ in range(20):
+            write_text(target, letter * 50_000)
+
     others = [subprocess.Popen([sys.executable, "-c", code, str(target), letter], cwd=ROOT) for letter in ("x", "y")]
-    threads = [
-        threading.Thread(target=lambda digit=digit: [write_text(target, digit * 50_000) for _ in range(20)])
-        for digit in "1234"
-    ]
+    threads = [threading.Thread(target=write_often, args=(digit,)) for digit in "1234"]
     for thread in threads:
         thread.start()
     seen = set()

@@ -26,7 +26,7 @@ from settings import (
 CLASSES = (SignalSettings, MixingSettings, NetworkSettings, TrainingSettings, ExtractionSettings)
 NAN, INFINITY = math.nan, math.inf
 
-WRONG = {
+WRONG: dict[type, list[tuple[str, str, tuple]]] = {
     SignalSettings: [
         ("sample rate must be between 8 and 192 kHz", "sample_rate", (7_999, 192_001, -44_100, NAN)),
         ("window length must be even and 16 to 16384", "window_length", (14, 513, 16_386, 0, -512)),

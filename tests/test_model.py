@@ -1,0 +1,276 @@
+"""The networks: the specified sizes and shapes, learning, batch independence; and the choice of a device."""
+
+import dataclasses
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model import NETWORKS, BandSplitMaskInference, DeviceError, MaskInference, choose_device, create_model
+from settings import CLASSIC, PRESETS, SPECIFIED, STUDIO, NetworkSettings, SettingsError, VocalExtractionError
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = {"num_features": 33, "num_audio_channels": 1, "hidden_size": 6, "num_layers": 2, "bidirectional": True}
+KINDS = [MaskInference, BandSplitMaskInference]
+
+
+def small(kind=MaskInference, **changes):
+    torch.manual_seed(0)
+    return kind(**{**SMALL, "dropout": 0.0, "num_sources": 1, "activation": "sigmoid", **changes})
+
+
+def magnitudes(*shape, seed=0):
+    """Magnitudes from 0 to 1, a tenth of them exactly 0."""
+    drawn = np.random.default_rng(seed).uniform(-0.1, 1, shape)
+    return torch.from_numpy(drawn.clip(0)).float()
+
+
+def test_specified_network_has_the_specified_weights():
+    network = create_model()
+    assert sum(weights.numel() for weights in network.parameters()) == 210_871
+    shapes = {name: tuple(values.shape) for name, values in network.state_dict().items()}
+    assert shapes["layers.model.input_normalization.batch_norm.weight"] == (257,)
+    assert shapes["layers.model.recurrent_stack.rnn.weight_ih_l0"] == (4 * 50, 257)
+    assert shapes["layers.model.recurrent_stack.rnn.weight_ih_l1_reverse"] == (4 * 50, 100)
+    assert shapes["layers.model.embedding.linear.weight"] == (257, 100)
+    assert network.layers["model"].recurrent_stack.rnn.dropout == 0.3
+
+
+def test_create_model_returns_nussls_separation_model():
+    from compatibility import nussl
+
+    network = create_model()
+    assert isinstance(network, nussl.ml.SeparationModel)
+    assert network.config["modules"]["model"]["args"]["num_features"] == 257
+    assert nussl.ml.networks.modules.MaskInference is MaskInference
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
+def test_every_preset_builds_and_listens(preset):
+    network = create_model(preset).eval()
+    data = magnitudes(1, 4, preset.signal.n_bins, preset.network.num_audio_channels)
+    with torch.no_grad():
+        output = network({"mix_magnitude": data})
+    assert list(output) == ["mask", "estimates"]
+    assert output["mask"].shape == output["estimates"].shape == (*data.shape, preset.network.num_sources)
+
+
+def test_presets_of_one_network_build_the_same():
+    assert [tuple(weights.shape) for weights in create_model(CLASSIC).parameters()] == [
+        tuple(weights.shape) for weights in create_model(SPECIFIED).parameters()
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n_channels", [1, 2])
+@pytest.mark.parametrize("n_sources, activation", [(1, "sigmoid"), (2, "sigmoid"), (2, "softmax"), (4, "softmax")])
+def test_masks_have_the_promised_shape_and_range(kind, n_channels, n_sources, activation):
+    network = small(kind, num_audio_channels=n_channels, num_sources=n_sources, activation=activation)
+    data = magnitudes(3, 7, 33, n_channels)
+    output = network(data)
+    mask = output["mask"]
+    assert mask.shape == (3, 7, 33, n_channels, n_sources)
+    assert mask.min() >= 0
+    assert mask.max() <= 1
+    if activation == "softmax":
+        # A sum of at most four 32-bit numbers, each rounded.
+        assert torch.allclose(mask.sum(dim=-1), torch.ones(3, 7, 33, n_channels), rtol=0, atol=1e-6)
+    assert torch.equal(output["estimates"], data.unsqueeze(-1) * mask)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n_channels", [1, 2])
+def test_batch_is_one_by_one_and_twice_is_the_same(kind, n_channels):
+    network = small(kind, num_audio_channels=n_channels).eval()
+    data = magnitudes(4, 9, 33, n_channels)
+    together = network(data)["mask"]
+    assert torch.equal(network(data)["mask"], together)
+    for i in range(4):
+        assert torch.allclose(network(data[i : i + 1])["mask"][0], together[i], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_silence_and_full_scale_give_numbers(kind):
+    network = small(kind).eval()
+    for level in (0.0, 1e-12, 1.0, 1e6):
+        assert torch.isfinite(network(torch.full((1, 5, 33, 1), level))["mask"]).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_direction_hears_no_future(kind):
+    network = small(kind, bidirectional=False).eval()
+    data = magnitudes(1, 12, 33, 1)
+    changed = data.clone()
+    changed[:, 8:] *= 0.1
+    assert torch.allclose(network(data)["mask"][:, :8], network(changed)["mask"][:, :8], rtol=0, atol=1e-6)
+    assert not torch.allclose(network(data)["mask"][:, 8:], network(changed)["mask"][:, 8:], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_channels_that_go_together_hear_each_other(kind):
+    network = small(kind, num_audio_channels=2).eval()
+    data = magnitudes(1, 6, 33, 2)
+    changed = data.clone()
+    changed[..., 1] = 0
+    assert not torch.allclose(network(data)["mask"][..., 0, :], network(changed)["mask"][..., 0, :], atol=1e-4)
+
+
+def test_mask_inference_is_the_tutorials_chain_of_nussls_modules():
+    """An independent reference: nussl's own modules, put together as the tutorial does, with the same weights."""
+    from compatibility import nussl
+
+    modules = nussl.ml.networks.modules
+    network = small(num_sources=2, num_audio_channels=2, activation="softmax").eval()
+    chain = {
+        "input_normalization": modules.BatchNorm(33),
+        "recurrent_stack": modules.RecurrentStack(66, 6, 2, True, 0.0),
+        "embedding": modules.Embedding(33, 12, 2, "softmax", 2),
+    }
+    torch.nn.ModuleDict(chain).load_state_dict(network.state_dict(), strict=True)
+    data = magnitudes(2, 9, 33, 2)
+    expected = modules.AmplitudeToDB()(data)
+    for module in chain.values():
+        expected = module.eval()(expected)
+    assert torch.allclose(network(data)["mask"], expected, rtol=0, atol=1e-6)
+
+
+def one_bin_at_a_time(network, data):
+    """Return the masks of a band-split network, its bands cut and joined bin by bin: a slow, independent reference."""
+    edges = [0, *np.flatnonzero(np.diff(network.slot_of_bin.numpy() // network.bin_of_slot.shape[1])) + 1, 33]
+    levels = network.input_normalization(data.clamp_min(1e-5).log10())
+    n_frames, n_channels = data.shape[1], data.shape[3]
+    features = []
+    for band, (low, high) in enumerate(pairwise(edges)):
+        weight = network.split.weight[band].reshape(-1, n_channels, 6)[: high - low]
+        features.append(torch.einsum("tbc,bch->th", levels[0, :, low:high], weight) + network.split.bias[band, 0])
+    stacked = torch.stack(features)  # (n_bands, n_frames, hidden_size)
+    for over_time, over_bands in network.rounds:
+        stacked = torch.stack([over_time(band[None])[0] for band in stacked])
+        stacked = torch.stack([over_bands(stacked[None, :, t])[0] for t in range(n_frames)], dim=1)
+    hidden = network.output_normalization(stacked)
+    masks = torch.zeros(1, n_frames, 33, n_channels, network.num_sources)
+    for band, (low, high) in enumerate(pairwise(edges)):
+        bent = (hidden[band] @ network.hidden.weight[band] + network.hidden.bias[band, 0]).tanh()
+        joined = bent @ network.join.weight[band] + network.join.bias[band, 0]
+        masks[0, :, low:high] = joined.reshape(n_frames, -1, n_channels, network.num_sources)[:, : high - low]
+    return masks.sigmoid()
+
+
+@pytest.mark.parametrize("n_channels, n_sources", [(1, 1), (2, 1), (2, 4)])
+def test_bands_are_cut_and_joined_where_they_lie(n_channels, n_sources):
+    network = small(BandSplitMaskInference, num_audio_channels=n_channels, num_sources=n_sources).eval()
+    data = magnitudes(1, 5, 33, n_channels)
+    with torch.no_grad():
+        assert torch.allclose(network(data)["mask"], one_bin_at_a_time(network, data), rtol=0, atol=1e-5)
+
+
+def test_tables_of_bands_are_not_saved():
+    names = small(BandSplitMaskInference).state_dict()
+    assert [name for name in names if "slot" in name] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_network_learns_a_mask(kind):
+    """Twenty steps of Adam towards: keep the upper bins."""
+    network = small(kind)
+    data = magnitudes(2, 10, 33, 1)
+    target = data * (torch.arange(33) >= 16).float()[:, None]
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-2)
+    losses = []
+    for _ in range(20):
+        loss = (network(data)["estimates"][..., 0] - target).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] / 2
+    assert all(torch.isfinite(weights.grad).all() for weights in network.parameters())
+
+
+def test_the_specifications_custom_example_builds_and_trains_a_step():
+    network = MaskInference.build(
+        num_features=257,
+        num_audio_channels=1,
+        hidden_size=100,
+        num_layers=3,
+        bidirectional=True,
+        dropout=0.2,
+        num_sources=1,
+        activation="sigmoid",
+    )
+    before = [weights.detach().clone() for weights in network.parameters()]
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    data = magnitudes(2, 20, 257, 1)
+    loss = (network(mix_magnitude=data)["estimates"][..., 0] - data / 2).abs().mean()
+    loss.backward()
+    optimizer.step()
+    assert all(not torch.equal(new, old) for new, old in zip(network.parameters(), before, strict=True))
+
+
+def test_dropout_works_in_training_only():
+    torch.manual_seed(0)
+    network = small(dropout=0.5)
+    data = magnitudes(1, 6, 33, 1)
+    assert not torch.equal(network(data)["mask"], network(data)["mask"])
+    network.eval()
+    assert torch.equal(network(data)["mask"], network(data)["mask"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unknown_activations_are_refused(kind):
+    with pytest.raises(SettingsError, match="'relu'"):
+        small(kind, activation="relu")
+
+
+def test_every_kind_of_the_settings_is_here():
+    for kind in NETWORKS:
+        assert NetworkSettings(kind=kind).kind == kind
+    assert set(NETWORKS) == {"MaskInference", "BandSplitMaskInference"}
+
+
+def test_the_studio_network_knows_its_sample_rate():
+    slow = dataclasses.replace(STUDIO, signal=dataclasses.replace(STUDIO.signal, sample_rate=22_050))
+    n_bands = [create_model(preset).layers["model"].bin_of_slot.shape[0] for preset in (STUDIO, slow)]
+    assert n_bands[0] > n_bands[1]
+
+
+def test_importing_the_networks_does_not_import_nussl():
+    code = "import sys, model, spectrogram, layers; print({'nussl', 'scipy', 'librosa', 'sympy'} & set(sys.modules))"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert found.stdout.strip() == "set()"
+
+
+def test_auto_is_the_best_there_is(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert choose_device() == torch.device("cpu")
+    assert choose_device("cpu").type == "cpu"
+
+
+@pytest.mark.parametrize("missing", ["cuda", "mps"])
+def test_a_device_that_is_claimed_but_not_there_is_an_error(monkeypatch, missing):
+    if missing == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has CUDA, so it cannot be missing")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: missing == "cuda")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: missing == "mps")
+    with pytest.raises(DeviceError, match=f"'{missing}' cannot be used"):
+        choose_device()
+
+
+@pytest.mark.parametrize(
+    "name", ["", "gpu", "cuda:99", "meta", "hpu", "vulkan", "mkldnn", "cpu:x", None, 1.5, "\x1b[2J"]
+)
+def test_devices_that_are_not_there_are_named_with_the_remedy(name):
+    with pytest.raises(DeviceError, match="Try --device auto or --device cpu") as caught:
+        choose_device(name)
+    assert isinstance(caught.value, VocalExtractionError)
+    message = str(caught.value)
+    assert repr(name) in message
+    assert len(message) < 300
+    assert message.isprintable()
