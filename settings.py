@@ -255,7 +255,7 @@ class ExtractionSettings:
     """Whether files that exist may be replaced."""
     keep_partial: bool = False
     """Whether a truncated or damaged song is taken as far as it decodes."""
-    chunk_s: float = 12.0
+    chunk_s: float = 16.0
     """Length of the pieces that go through the network, less their context. Memory grows with it."""
     context_s: float = 2.0
     """What the network hears before and after a piece; computed and thrown away."""

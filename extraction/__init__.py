@@ -1,0 +1,15 @@
+"""Song file in, vocals and accompaniment out.
+
+``extract_vocals`` takes one song, ``extract_songs`` files and folders as a job, ``separate`` an array.
+
+A song's way: `song_reading` decodes it, `pieces` cuts the stream, `estimation` runs the network, `separation` holds
+the stream together, `song` keeps the levels, `song_writing` encodes, with what `tags` found. Around it, `naming`
+chooses the places, `manifest` remembers, `batch` goes through many songs, `bars` shows how far it is; `ffmpeg` starts
+programs.
+"""
+
+from extraction.batch import extract_songs, extract_vocals
+from extraction.outcome import ExtractionCancelledError, ExtractionError, Outcome
+from extraction.separation import separate
+
+__all__ = ["ExtractionCancelledError", "ExtractionError", "Outcome", "extract_songs", "extract_vocals", "separate"]

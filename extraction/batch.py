@@ -1,0 +1,236 @@
+"""Many songs: a batch is a job that can be stopped at any time and taken up again.
+
+Places are chosen for all songs before the first is begun, so that they do not depend on which ends first. A song that
+fails is recorded, and the others go on. Ctrl-C ends the songs that are under way and leaves no half file.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from checkpoints import LoadedModel, default_checkpoint, load_checkpoint, shipped_checkpoint
+from extraction.bars import Bars
+from extraction.estimation import Estimator
+from extraction.manifest import Manifest, options_of
+from extraction.naming import STANDARD_INPUT, Places, choose_places, find_songs, identity, place_key
+from extraction.outcome import FAILED, SKIPPED, ExtractionError, Outcome
+from extraction.separation import Cancelled, Progress, worker_pool
+from extraction.song import extract_song
+from files import remove_leftovers
+from model import choose_device
+from settings import EXTRACTION_FOLDER, ExtractionSettings, VocalExtractionError
+
+STANDARD_OUTPUT = "-"
+
+
+def extract_vocals(
+    song: str | Path,
+    output_folder: str | Path | None = None,
+    *,
+    settings: ExtractionSettings = ExtractionSettings(),
+    model: str | Path | LoadedModel | None = None,
+    preset_name: str | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+    cancelled: Cancelled | None = None,
+) -> Outcome:
+    """Extract the vocals of one song.
+
+    Parameters
+    ----------
+    song
+        Anything that ffmpeg reads, or '-' for standard input.
+    output_folder
+        The stems go to ``<output_folder>/<song>/``; None is the folder ``extracted``, '-' standard output.
+    settings
+        Format, mask, phase and the rest.
+    model, preset_name
+        A checkpoint, or what `load_checkpoint` returned; without one the shipped model of that preset; without a preset
+        the best that ships.
+    device
+        'auto', or a name that torch knows.
+    progress
+        Called as ``progress(done_s, total_s)``; `total_s` is None where nobody knows.
+    cancelled
+        Called without arguments; returns True to stop.
+
+    Returns
+    -------
+    Outcome
+        With the paths of the stems. A song that was done before with the same model and options is skipped.
+
+    Raises
+    ------
+    VocalExtractionError
+        If it fails: `ExtractionError`, `CheckpointError`, `StorageError` or `DeviceError`.
+    """
+    folder = Path(EXTRACTION_FOLDER if output_folder is None else output_folder)
+    estimator = Estimator(_loaded(model, preset_name, device), settings)
+    batch = _Batch([song], folder, estimator)
+    return batch.extract(song, progress=progress, cancelled=cancelled)
+
+
+def extract_songs(
+    songs: Sequence[str | Path],
+    output_folder: str | Path = EXTRACTION_FOLDER,
+    *,
+    settings: ExtractionSettings = ExtractionSettings(),
+    model: str | Path | LoadedModel | None = None,
+    preset_name: str | None = None,
+    device: str = "auto",
+    n_jobs: int = 1,
+    show: bool = True,
+) -> list[Outcome]:
+    """Extract the vocals of files and folders; what fails does not stop the rest.
+
+    Parameters
+    ----------
+    songs
+        Files, folders (searched to the bottom), or '-' for standard input.
+    output_folder, settings, model, preset_name, device
+        See `extract_vocals`. '-' takes one song only, and writes nothing else to standard output.
+    n_jobs
+        Songs that are under way at the same time.
+    show
+        Whether bars and failures go to standard error as they come.
+
+    Returns
+    -------
+    list of Outcome
+        One for each song, in order. ``outcome.failed`` tells what went wrong.
+
+    Raises
+    ------
+    VocalExtractionError
+        If nothing can be begun: no model, no device, no song, a folder that cannot be read.
+    """
+    folder = Path(output_folder)
+    found = find_songs(songs, output_folder=folder)
+    estimator = Estimator(_loaded(model, preset_name, device), settings)
+    with Bars(len(found), show=show) as bars:
+        batch = _Batch(found, folder, estimator, n_jobs=n_jobs, bars=bars)
+        return batch.extract_all()
+
+
+def _loaded(model: str | Path | LoadedModel | None, preset_name: str | None, device: str) -> LoadedModel:
+    if isinstance(model, LoadedModel):
+        return model
+    if model is None:
+        model = default_checkpoint() if preset_name is None else shipped_checkpoint(preset_name)
+    return load_checkpoint(model, device=choose_device(device))
+
+
+class _Batch:
+    """Songs, their places, and the manifest."""
+
+    def __init__(
+        self,
+        songs: Sequence[str | Path],
+        folder: Path,
+        estimator: Estimator,
+        *,
+        n_jobs: int = 1,
+        bars: Bars | None = None,
+    ) -> None:
+        self._songs, self._estimator, self._bars = songs, estimator, bars or Bars(0, show=False)
+        # Standard input is waited for without end, which only the main thread can be called away from.
+        self._n_jobs = 1 if STANDARD_INPUT in map(str, songs) else n_jobs
+        self._options = options_of(estimator.settings, estimator.model.sha256)
+        self._stop = threading.Event()
+        self._places: dict[str, Places | VocalExtractionError] = {}
+        self._manifest: Manifest | None = None
+        if str(folder) == STANDARD_OUTPUT:
+            if len(songs) != 1:
+                raise ExtractionError(f"Standard output takes one song, got {len(songs)}. Name a folder: -o DIR.")
+            return
+        remove_leftovers(folder)
+        self._manifest = Manifest(folder)
+        self._assign(folder, self._manifest)
+
+    def _assign(self, folder: Path, manifest: Manifest) -> None:
+        owners = dict(manifest.owners)
+        inputs = {place_key(Path(song)): song for song in self._songs if str(song) != STANDARD_INPUT}
+        for song in self._songs:
+            try:
+                places = choose_places(
+                    song, output_folder=folder, settings=self._estimator.settings, owners=owners, inputs=inputs
+                )
+            except VocalExtractionError as error:
+                self._places[identity(song)] = error
+                continue
+            self._places[identity(song)] = places
+            owners |= dict.fromkeys(places.as_keys(), identity(song))
+
+    def extract_all(self) -> list[Outcome]:
+        """Extract every song."""
+        with worker_pool(self._estimator.model, n_songs=self._n_jobs) as pool:
+            if self._n_jobs == 1:
+                return [self._attempt(song, pool) for song in self._songs]
+            with ThreadPoolExecutor(self._n_jobs, "song") as jobs:
+                try:
+                    return list(jobs.map(lambda song: self._attempt(song, pool), self._songs))
+                finally:
+                    # After Ctrl-C: end those under way, and begin no others.
+                    self._stop.set()
+                    jobs.shutdown(cancel_futures=True)
+
+    def _attempt(self, song: str | Path, pool: ThreadPoolExecutor) -> Outcome:
+        """Extract a song; a failure is an outcome, too."""
+        started = time.monotonic()
+        with self._bars.song(song) as progress:
+            try:
+                outcome = self.extract(song, pool=pool, progress=progress, cancelled=self._stop.is_set)
+            except VocalExtractionError as error:
+                outcome = Outcome(str(song), FAILED, time.monotonic() - started, str(error))
+                if not self._stop.is_set():
+                    self._record(outcome)
+        self._bars.report(outcome)
+        return outcome
+
+    def extract(
+        self,
+        song: str | Path,
+        *,
+        pool: ThreadPoolExecutor | None = None,
+        progress: Progress | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> Outcome:
+        """Extract a song, unless that is done already, and record it."""
+        places = self._places.get(identity(song))
+        if isinstance(places, VocalExtractionError):
+            raise places
+        if places is not None and not self._estimator.settings.overwrite:
+            if self._manifest is not None and self._manifest.is_done(song, places, self._options):
+                return self._skipped(song, places)
+            _refuse_overwriting(places)
+        outcome = extract_song(
+            song, places, estimator=self._estimator, pool=pool, progress=progress, cancelled=cancelled
+        )
+        self._record(outcome)
+        return outcome
+
+    def _skipped(self, song: str | Path, places: Places) -> Outcome:
+        outcome = Outcome(
+            str(song),
+            SKIPPED,
+            reason=f"Done before, with the same model and options: {places.vocals}, {places.accompaniment}",
+            vocals=places.vocals,
+            accompaniment=places.accompaniment,
+        )
+        self._record(outcome)
+        return outcome
+
+    def _record(self, outcome: Outcome) -> None:
+        if self._manifest is not None:
+            self._manifest.add(outcome, options=self._options)
+
+
+def _refuse_overwriting(places: Places) -> None:
+    existing = [str(place) for place in (places.vocals, places.accompaniment) if place.exists() or place.is_symlink()]
+    if existing:
+        raise ExtractionError(
+            f"{' and '.join(existing)} exist already, made otherwise or of another song. "
+            "Replace them with --overwrite, or choose another folder: -o."
+        )

@@ -1,0 +1,164 @@
+"""The network at work: pieces of a song in, the vocals of their kept frames out.
+
+A mask model takes magnitudes and gives masks; the masked spectrum, with the mixture's phase or one found by Griffin and
+Lim's method, is synthesised. An audio model takes and gives samples. A model for one channel hears each channel of a
+song by itself, one for two hears pairs; the last channel is repeated where one is missing.
+
+On a CPU the spectra are computed in blocks that fit its cache, and twice rather than stored: to write and read memory
+that was just allocated costs more than the transform.
+
+Axes: items are groups of channels of one piece, ``(n_items, n_channels, n_samples)``.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from checkpoints import LoadedModel
+from extraction.pieces import Grid, Piece, Samples, sample_grid, spectral_grid
+from settings import ExtractionSettings, SignalSettings
+from spectrogram import analyze, griffin_lim, magnitude, stft, synthesis_weight, synthesize
+
+_BINS_TOGETHER = 600
+"""Bins of all items that go through the network in one batch: two items of 257, one of 1025."""
+_ON_AN_ACCELERATOR = 16
+"""How many times as much an accelerator takes at once."""
+_BLOCK_BYTES = 2**20
+"""Size of the frames that a CPU transforms at once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimator:
+    """A model, and how its masks become vocals."""
+
+    model: LoadedModel
+    settings: ExtractionSettings
+
+    @property
+    def grid(self) -> Grid:
+        """Where the pieces that this estimator wants lie."""
+        choose = sample_grid if self.model.output == "audio" else spectral_grid
+        return choose(self.model.signal, self.settings)
+
+    @property
+    def items_together(self) -> int:
+        """How many items go through the network in one batch."""
+        factor = 1 if self.model.device.type == "cpu" else _ON_AN_ACCELERATOR
+        return max(1, factor * _BINS_TOGETHER // (self.model.signal.n_bins * self.model.n_channels))
+
+    def pieces_together(self, n_channels: int) -> int:
+        """Return how many pieces of a song with `n_channels` channels make up one batch."""
+        n_items = -(-n_channels // self.model.n_channels)
+        return max(1, self.items_together // n_items)
+
+    @torch.inference_mode()
+    def __call__(self, pieces: Sequence[Piece]) -> list[Samples]:
+        """Estimate the vocals of pieces of equal length.
+
+        Returns
+        -------
+        list of Samples
+            For each piece what `pieces.joined` asks for: its kept frames, synthesised.
+        """
+        n_channels = pieces[0].samples.shape[0]
+        items = _items_of(pieces, self.model.n_channels)
+        n_items = len(items) // len(pieces)
+        estimates: list[Tensor] = []
+        for start in range(0, len(items), self.items_together):
+            batch = items[start : start + self.items_together].to(self.model.device)
+            owners = [pieces[item // n_items] for item in range(start, start + len(batch))]
+            estimates += (
+                self._from_audio(batch, owners) if self.model.output == "audio" else self._masked(batch, owners)
+            )
+        groups = [estimates[start : start + n_items] for start in range(0, len(estimates), n_items)]
+        return [torch.cat(group)[:n_channels].cpu().numpy() for group in groups]
+
+    def _from_audio(self, items: Tensor, owners: Sequence[Piece]) -> list[Tensor]:
+        audio = self.model.network({"mix_audio": items})["audio"][..., self.model.vocals_index]
+        hop = self.model.signal.hop_length
+        ends = [None if piece.is_last else piece.kept.stop * hop for piece in owners]
+        return [item[:, piece.kept.start * hop : end] for item, piece, end in zip(audio, owners, ends, strict=True)]
+
+    def _masked(self, items: Tensor, owners: Sequence[Piece]) -> list[Tensor]:
+        magnitudes = self._magnitudes(items)  # (n_items, n_channels, n_frames, n_bins)
+        masks = self.model.network({"mix_magnitude": magnitudes.permute(0, 2, 3, 1)})["mask"]
+        mask = self._vocals_mask(masks).permute(0, 3, 1, 2)
+        return [self._synthesized(*one) for one in zip(items, mask, owners, strict=True)]
+
+    def _vocals_mask(self, masks: Tensor) -> Tensor:
+        """Choose from masks (..., n_sources) that of the vocals, made binary if that is asked for."""
+        vocals = masks[..., self.model.vocals_index]
+        if self.settings.mask == "soft":
+            return vocals
+        if masks.shape[-1] == 1:
+            return (vocals > 0.5).to(vocals.dtype)
+        return (masks.argmax(dim=-1) == self.model.vocals_index).to(vocals.dtype)
+
+    def _magnitudes(self, items: Tensor) -> Tensor:
+        """Transform items (n_items, n_channels, n_samples) to magnitudes (n_items, n_channels, n_frames, n_bins)."""
+        signal = self.model.signal
+        n_frames = (items.shape[-1] - signal.window_length) // signal.hop_length + 1
+        magnitudes = items.new_empty(*items.shape[:2], n_frames, signal.n_bins)
+        for frames in self._blocks(slice(0, n_frames), n_signals=items.shape[0] * items.shape[1]):
+            magnitudes[:, :, frames] = magnitude(analyze(_span(items, frames, signal), signal=signal))
+        return magnitudes
+
+    def _blocks(self, frames: slice, *, n_signals: int) -> Iterator[slice]:
+        """Divide frames into blocks that the cache of a CPU holds; an accelerator takes all at once."""
+        n_together = frames.stop - frames.start
+        if self.model.device.type == "cpu":
+            n_together = max(1, _BLOCK_BYTES // (4 * self.model.signal.window_length * n_signals))
+        for start in range(frames.start, frames.stop, n_together):
+            yield slice(start, min(start + n_together, frames.stop))
+
+    def _synthesized(self, samples: Tensor, mask: Tensor, piece: Piece) -> Tensor:
+        """Mask the kept frames of samples (n_channels, n_samples) and turn them into samples again."""
+        signal, kept = self.model.signal, piece.kept
+        found = self._with_new_phase(samples, mask) if self.settings.phase == "griffin-lim" else None
+        estimate = samples.new_zeros(samples.shape[0], self.grid.samples_of(kept.stop - kept.start))
+        for frames in self._blocks(kept, n_signals=samples.shape[0]):
+            if found is None:
+                spectrum = analyze(_span(samples, frames, signal), signal=signal) * mask[:, frames]
+            else:
+                spectrum = found[:, frames]
+            part = synthesize(spectrum, signal=signal)
+            start = (frames.start - kept.start) * signal.hop_length
+            estimate[:, start : start + part.shape[1]] += part
+        return estimate / _weight(kept.stop - kept.start, piece.is_first, piece.is_last, signal, samples.device)
+
+    def _with_new_phase(self, samples: Tensor, mask: Tensor) -> Tensor:
+        """Return the spectrum of the waveform that fits the masked magnitudes: (n_channels, n_frames, n_bins)."""
+        signal = self.model.signal
+        spectrum = analyze(samples, signal=signal)
+        n_samples = (spectrum.shape[-2] - 1) * signal.hop_length
+        waveform = griffin_lim(magnitude(spectrum) * mask, phase_of=spectrum, n_samples=n_samples, signal=signal)
+        return stft(waveform, signal=signal)
+
+
+def _items_of(pieces: Sequence[Piece], n_together: int) -> Tensor:
+    """Stack the channels of pieces in groups of `n_together`: (n_items, n_together, n_samples)."""
+    stacked = torch.from_numpy(np.stack([piece.samples for piece in pieces]))  # (n_pieces, n_channels, n_samples)
+    missing = -stacked.shape[1] % n_together
+    if missing:
+        stacked = torch.cat([stacked, stacked[:, -1:].expand(-1, missing, -1)], dim=1)
+    return stacked.reshape(-1, n_together, stacked.shape[-1])
+
+
+def _span(samples: Tensor, frames: slice, signal: SignalSettings) -> Tensor:
+    """Return the samples that `frames` cover."""
+    end = (frames.stop - 1) * signal.hop_length + signal.window_length
+    return samples[..., frames.start * signal.hop_length : end]
+
+
+@functools.lru_cache(maxsize=16)
+def _weight(n_frames: int, is_first: bool, is_last: bool, signal: SignalSettings, device: torch.device) -> Tensor:
+    """Return the sum of squared windows where `n_frames` frames lie, those of the neighbours included."""
+    n_beside = signal.window_length // signal.hop_length - 1
+    before, after = (0 if is_first else n_beside), (0 if is_last else n_beside)
+    weight = synthesis_weight(before + n_frames + after, signal=signal, device=device)
+    start = before * signal.hop_length
+    return weight[start : start + (n_frames - 1) * signal.hop_length + signal.window_length]

@@ -1,0 +1,227 @@
+"""Take a stream of samples apart: mixture in, mixture and vocals out, side by side and in constant memory.
+
+The stream is resampled to the model's rate, cut into pieces, estimated several pieces at a time on every core,
+joined and resampled back. Each core works on a batch of its own: one LSTM step is too short to be shared among threads.
+Whatever resampling does to the length is put right at the end, by a sample or two.
+
+The accompaniment is not estimated: it is the mixture less the vocals, so that the two always add up.
+"""
+
+import contextlib
+import functools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import soxr
+import torch
+from numpy.typing import NDArray
+
+from checkpoints import LoadedModel
+from extraction.estimation import Estimator
+from extraction.outcome import ExtractionCancelledError, ExtractionError
+from extraction.pieces import Samples, Shelf, cut, grouped, joined
+from settings import ExtractionSettings
+
+Progress = Callable[[float, float | None], None]
+"""Called with the seconds of audio that are done, and the seconds in all, None where nobody knows."""
+Cancelled = Callable[[], bool]
+"""Asked from time to time whether to stop."""
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+_BLOCK_S = 2.0
+_WORKERS_OF_A_SONG = 4
+_LARGEST_SAMPLE = 1e15
+"""Squares of larger samples leave the range of 32-bit floats."""
+
+
+def separate(
+    mixture: NDArray[np.floating[Any]],
+    sample_rate: int,
+    *,
+    model: LoadedModel,
+    mask: str = ExtractionSettings.mask,
+    phase: str = ExtractionSettings.phase,
+    progress: Progress | None = None,
+    cancelled: Cancelled | None = None,
+) -> tuple[Samples, Samples]:
+    """Separate an array into vocals and accompaniment.
+
+    Parameters
+    ----------
+    mixture
+        Samples, full scale is 1. Shape: (n_channels, n_samples).
+    sample_rate
+        Samples per second, any; the network hears the signal at its own rate.
+    model
+        What `checkpoints.load_checkpoint` returned.
+    mask
+        'soft' or 'binary'.
+    phase
+        'mixture' or 'griffin-lim'.
+    progress
+        Called as ``progress(done_s, total_s)``.
+    cancelled
+        Called without arguments; returns True to stop.
+
+    Returns
+    -------
+    vocals, accompaniment
+        32-bit floats whose sum is the mixture to rounding. Shape of both: (n_channels, n_samples).
+
+    Raises
+    ------
+    ExtractionError
+        If the array has another shape, or holds NaN or infinity.
+    ExtractionCancelledError
+        If `cancelled` said so.
+    """
+    samples = np.asarray(mixture, np.float32)
+    if samples.ndim != 2 or samples.shape[0] == 0:
+        raise ExtractionError(f"The mixture has shape {np.shape(mixture)}, expected (n_channels, n_samples).")
+    if sample_rate <= 0:
+        raise ExtractionError(f"The sample rate is {sample_rate}, expected samples per second, more than 0.")
+    estimator = Estimator(model, ExtractionSettings(mask=mask, phase=phase))
+    step = max(1, round(_BLOCK_S * sample_rate))
+    blocks = (samples[:, start : start + step] for start in range(0, samples.shape[1], step))
+    vocals = np.empty_like(samples)
+    n_done = 0
+    for _, estimate in separate_stream(blocks, sample_rate, estimator=estimator):
+        vocals[:, n_done : n_done + estimate.shape[1]] = estimate
+        n_done += estimate.shape[1]
+        if progress is not None:
+            progress(n_done / sample_rate, samples.shape[1] / sample_rate)
+        if cancelled is not None and cancelled():
+            raise ExtractionCancelledError
+    return vocals, samples - vocals
+
+
+def separate_stream(
+    blocks: Iterable[Samples],
+    sample_rate: int,
+    *,
+    estimator: Estimator,
+    pool: ThreadPoolExecutor | None = None,
+) -> Iterator[tuple[Samples, Samples]]:
+    """Separate a stream, holding only a few pieces of it.
+
+    Parameters
+    ----------
+    blocks
+        The song in turn, in blocks of any length. Shape of each: (n_channels, n_samples).
+    sample_rate
+        Samples per second.
+    estimator
+        Model and settings.
+    pool
+        Threads that estimate; several songs may share them. None makes some.
+
+    Yields
+    ------
+    mixture, vocals
+        Blocks of equal length. Together they have exactly as many samples as came in.
+
+    Raises
+    ------
+    ExtractionError
+        If a sample is NaN, infinite or absurdly large.
+    """
+    model_rate = estimator.model.signal.sample_rate
+    mixture, heard = Shelf(), Shelf()
+    with contextlib.ExitStack() as stack:
+        if pool is None:
+            pool = stack.enter_context(worker_pool(estimator.model))
+        at_model_rate = resampled(mixture.passing(_checked(blocks, sample_rate)), sample_rate, model_rate)
+        pieces = cut(heard.passing(at_model_rate, hold=False), estimator.grid)
+        batches = _in_order(pool, estimator, grouped(pieces, estimator.pieces_together))
+        estimates = joined((estimate for batch in batches for estimate in batch), estimator.grid)
+        for vocals in resampled(_cut_to_length(estimates, heard), model_rate, sample_rate):
+            vocals = vocals[:, : mixture.n_held]
+            if vocals.shape[1]:
+                yield mixture.take(vocals.shape[1]), vocals
+        if mixture.n_held:
+            rest = mixture.take(mixture.n_held)
+            yield rest, np.zeros_like(rest)
+
+
+def worker_pool(model: LoadedModel, *, n_songs: int = 1) -> ThreadPoolExecutor:
+    """Return threads that estimate, each on one core.
+
+    There are as many as torch would use, but no more than a few for each song, since memory grows with them; an
+    accelerator is fed by one.
+    """
+    n_workers = min(_n_cores(), _WORKERS_OF_A_SONG * n_songs) if model.device.type == "cpu" else 1
+    # The number of threads is each thread's own setting; that of the caller stays as it is.
+    return ThreadPoolExecutor(n_workers, "estimator", initializer=torch.set_num_threads, initargs=(1,))
+
+
+@functools.cache
+def _n_cores() -> int:
+    """Return how many threads torch would use; asked once, since our own threads lower what later ones are told."""
+    return torch.get_num_threads()
+
+
+def _checked(blocks: Iterable[Samples], sample_rate: int) -> Iterator[Samples]:
+    """Pass blocks on, and stop at the first sample that is no number."""
+    n_before = 0
+    for block in blocks:
+        # The comparison is false for NaN, too.
+        if block.size and not np.abs(block).max() < _LARGEST_SAMPLE:
+            at = int(np.argmax(~(np.abs(block) < _LARGEST_SAMPLE).all(axis=0)))
+            value = block[:, at][~(np.abs(block[:, at]) < _LARGEST_SAMPLE)][0]
+            raise ExtractionError(
+                f"The audio holds {value} at {(n_before + at) / sample_rate:.3f} s, where a number near -1 to 1 is "
+                "expected. Repair the file first."
+            )
+        n_before += block.shape[1]
+        yield block
+
+
+def resampled(blocks: Iterable[Samples], from_rate: int, to_rate: int) -> Iterator[Samples]:
+    """Resample a stream; equal rates pass untouched. The result is as long as it should be, to a sample or two."""
+    if from_rate == to_rate:
+        yield from blocks
+        return
+    stream: soxr.ResampleStream | None = None
+    for block in blocks:
+        if stream is None:
+            stream = soxr.ResampleStream(from_rate, to_rate, block.shape[0], dtype="float32")
+            silence = block[:, :0]
+        yield _turned(stream.resample_chunk(_turned(block)))
+    if stream is not None:
+        yield _turned(stream.resample_chunk(_turned(silence), last=True))
+
+
+def _turned(samples: Samples) -> Samples:
+    return np.ascontiguousarray(samples.T)
+
+
+def _cut_to_length(estimates: Iterable[Samples], heard: Shelf) -> Iterator[Samples]:
+    """Drop what the last frames hold beyond the end of what was heard."""
+    n_done = 0
+    for estimate in estimates:
+        kept = estimate[:, : heard.n_passed - n_done]
+        n_done += kept.shape[1]
+        yield kept
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, function: Callable[[_Item], _Result], items: Iterable[_Item]
+) -> Iterator[_Result]:
+    """Map `function` over `items` on the threads of `pool`, a few ahead; the results come in the order of the items."""
+    n_ahead = min(_n_cores(), _WORKERS_OF_A_SONG) + 1
+    ahead: deque[Future[_Result]] = deque()
+    try:
+        for item in items:
+            ahead.append(pool.submit(function, item))
+            if len(ahead) == n_ahead:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        for future in ahead:
+            future.cancel()
