@@ -4,6 +4,8 @@
 ``compare_models`` sets several checkpoints side by side, all on the same songs with the same protocol.
 """
 
-from evaluation.evaluate import Evaluation, EvaluationError, compare_models, evaluate_estimates, evaluate_model
+from evaluation.comparison import compare_models
+from evaluation.evaluate import Evaluation, evaluate_estimates, evaluate_model
+from evaluation.songs import EvaluationError
 
 __all__ = ["Evaluation", "EvaluationError", "compare_models", "evaluate_estimates", "evaluate_model"]

@@ -6,14 +6,78 @@ that both have a value for are paired, and their number is given.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evaluation.songs import SOURCES
+from evaluation.evaluate import PathLike, evaluate_model, label_of
+from evaluation.results import COMPARISON
+from evaluation.songs import SOURCES, EvaluationError
+from files import write_json, write_text
+from reports.comparison_page import comparison_page
+from reports.tables import comparison_table
+from settings import EVALUATION_FOLDER
 
 N_RESAMPLES = 10_000
 CONFIDENCE = 0.95
+
+
+def compare_models(
+    paths_to_trained_models: Sequence[PathLike], *, output_folder: PathLike | None = None, **options: Any
+) -> dict[str, Any]:
+    """Score two or more checkpoints and pair them, song by song.
+
+    Parameters
+    ----------
+    paths_to_trained_models
+        The first is what the others are compared with.
+    output_folder
+        Each model's results go into a folder of its own in it, beside ``comparison.json``, ``comparison.txt`` and
+        ``comparison.html``. None takes ``evaluation_results/<first>-vs-<second>``.
+    **options
+        Those of `evaluate_model`.
+
+    Returns
+    -------
+    dict
+        The content of ``comparison.json``.
+
+    Raises
+    ------
+    EvaluationError
+        If there are fewer than two models; else as `evaluate_model`.
+    """
+    paths = [Path(path) for path in paths_to_trained_models]
+    if len(paths) < 2:
+        raise EvaluationError(f"A comparison takes two models or more; got {len(paths)}.")
+    labels = _labels(paths)
+    folder = EVALUATION_FOLDER / "-vs-".join(labels) if output_folder is None else Path(output_folder)
+    show = options.pop("show", True)
+    found = [
+        evaluate_model(path, output_folder=folder / label, show=False, **options)
+        for path, label in zip(paths, labels, strict=True)
+    ]
+    comparison = {
+        "schema": "vocal-extraction/comparison",
+        "schema_version": 1,
+        "models": {label: one.summary for label, one in zip(labels, found, strict=True)},
+        "pairs": [
+            {
+                "first": labels[0],
+                "second": label,
+                "sources": compare(found[0].songs, one.songs, row="model", metrics=one.summary["metrics"]),
+            }
+            for label, one in zip(labels[1:], found[1:], strict=True)
+        ],
+    }
+    write_json(folder / COMPARISON, comparison)
+    table = comparison_table(comparison)
+    write_text(folder / "comparison.txt", table)
+    write_text(folder / "comparison.html", comparison_page(comparison))
+    if show:
+        print(f"{table}\n{folder / 'comparison.html'}")
+    return comparison
 
 
 def compare(
@@ -83,3 +147,15 @@ def bootstrap_interval(values: Sequence[float] | np.ndarray, *, seed: int = 0) -
     tails = (1 - CONFIDENCE) / 2
     low, high = np.quantile(values[draws].mean(axis=1), [tails, 1 - tails])
     return float(low), float(high)
+
+
+def _labels(models: Sequence[Path]) -> list[str]:
+    """Return short names that tell the models apart: by file, by folder and file, or by number.
+
+    >>> _labels([Path("a/best.model.pth"), Path("b/best.model.pth")])
+    ['a-best', 'b-best']
+    """
+    by_file = [label_of(model) for model in models]
+    by_folder = [f"{model.resolve().parent.name}-{label_of(model)}" for model in models]
+    by_number = [f"{i}-{label}" for i, label in enumerate(by_file, start=1)]
+    return next(names for names in (by_file, by_folder, by_number) if len(set(names)) == len(names))

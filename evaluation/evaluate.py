@@ -1,4 +1,4 @@
-"""The entrances of the evaluation: a checkpoint, a folder of anyone's estimates, several checkpoints side by side.
+"""The entrances of the evaluation: a checkpoint, or a folder of anyone's estimates.
 
 The protocol is the one behind the specification's benchmark table: sources vocals and bass+drums+other, each channel by
 itself, the median over channels, then mean and standard deviation over songs; the accompaniment's estimate is the
@@ -10,7 +10,7 @@ import functools
 import importlib.metadata
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from evaluation import results
 from evaluation.aggregate import aggregate
-from evaluation.comparison import compare
 from evaluation.exhibits import choose_exhibits
 from evaluation.jobs import Job, Row, run_jobs
 from evaluation.scoring import FAMILIES
@@ -35,9 +34,8 @@ from evaluation.separators import (
 )
 from evaluation.songs import EvaluationError, Recording, find_estimates, find_songs
 from files import remove_leftovers, write_json, write_text
-from reports.comparison_page import comparison_page
 from reports.page import report_page
-from reports.tables import comparison_table, report_card
+from reports.tables import report_card
 from settings import (
     CHECKPOINT_FOLDER,
     DATASET_FOLDER,
@@ -229,63 +227,6 @@ def evaluate_estimates(
     return _evaluate(songs, rows, evaluated, SPECIFIED.signal, folder, options)
 
 
-def compare_models(
-    paths_to_trained_models: Sequence[PathLike], *, output_folder: PathLike | None = None, **options: Any
-) -> dict[str, Any]:
-    """Score two or more checkpoints and pair them, song by song.
-
-    Parameters
-    ----------
-    paths_to_trained_models
-        The first is what the others are compared with.
-    output_folder
-        Each model's results go into a folder of its own in it, beside ``comparison.json``, ``comparison.txt`` and
-        ``comparison.html``. None takes ``evaluation_results/<first>-vs-<second>``.
-    **options
-        Those of `evaluate_model`.
-
-    Returns
-    -------
-    dict
-        The content of ``comparison.json``.
-
-    Raises
-    ------
-    EvaluationError
-        If there are fewer than two models; else as `evaluate_model`.
-    """
-    paths = [Path(path) for path in paths_to_trained_models]
-    if len(paths) < 2:
-        raise EvaluationError(f"A comparison takes two models or more; got {len(paths)}.")
-    labels = _labels(paths)
-    folder = EVALUATION_FOLDER / "-vs-".join(labels) if output_folder is None else Path(output_folder)
-    show = options.pop("show", True)
-    found = [
-        evaluate_model(path, output_folder=folder / label, show=False, **options)
-        for path, label in zip(paths, labels, strict=True)
-    ]
-    comparison = {
-        "schema": "vocal-extraction/comparison",
-        "schema_version": 1,
-        "models": {label: one.summary for label, one in zip(labels, found, strict=True)},
-        "pairs": [
-            {
-                "first": labels[0],
-                "second": label,
-                "sources": compare(found[0].songs, one.songs, row="model", metrics=one.summary["metrics"]),
-            }
-            for label, one in zip(labels[1:], found[1:], strict=True)
-        ],
-    }
-    write_json(folder / results.COMPARISON, comparison)
-    table = comparison_table(comparison)
-    write_text(folder / "comparison.txt", table)
-    write_text(folder / "comparison.html", comparison_page(comparison))
-    if show:
-        print(f"{table}\n{folder / 'comparison.html'}")
-    return comparison
-
-
 def _evaluate(
     songs: Sequence[Recording],
     first_rows: Sequence[Row],
@@ -375,26 +316,13 @@ def _default_folder(model: Path) -> Path:
     """Return ``evaluation_results``, or a folder in it for a model that ships, so that menu 2 and 3 do not collide."""
     if model.resolve().parent != PRETRAINED_FOLDER.resolve():
         return EVALUATION_FOLDER
-    return EVALUATION_FOLDER / f"pretrained-{_label(model)}"
+    return EVALUATION_FOLDER / f"pretrained-{label_of(model)}"
 
 
-def _label(model: Path) -> str:
+def label_of(model: Path) -> str:
     """Return a short name for a checkpoint.
 
-    >>> _label(Path("checkpoints/best.model.pth"))
+    >>> label_of(Path("checkpoints/best.model.pth"))
     'best'
     """
     return model.name.removesuffix(".pth").removesuffix(".model") or "model"
-
-
-def _labels(models: Sequence[Path]) -> list[str]:
-    """Return short names that tell the models apart: by file, by folder and file, or by number.
-
-    >>> _labels([Path("a/best.model.pth"), Path("b/best.model.pth")])
-    ['a-best', 'b-best']
-    """
-    by_file = [_label(model) for model in models]
-    by_folder = [f"{model.resolve().parent.name}-{_label(model)}" for model in models]
-    by_number = [f"{i}-{label}" for i, label in enumerate(by_file, start=1)]
-    naming: Callable[[list[str]], bool] = lambda names: len(set(names)) == len(names)  # noqa: E731
-    return next(names for names in (by_file, by_folder, by_number) if naming(names))

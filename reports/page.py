@@ -4,6 +4,7 @@ What comes in is the content of ``summary.json`` and of the songs' files, and cl
 anything: every text is escaped, and the page's own policy forbids whatever an oversight would let in.
 """
 
+import concurrent.futures
 import dataclasses
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -259,7 +260,9 @@ def _per_song(summary: Mapping[str, Any], songs: Sequence[Mapping[str, Any]], me
 def _exhibits(exhibits: Sequence[Exhibit]) -> str:
     if not exhibits:
         return ""
-    songs = "".join(_exhibit(exhibit) for exhibit in exhibits)
+    # Coding sound and drawing spectrograms leave Python to the other threads.
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        songs = "".join(pool.map(_exhibit, exhibits))
     return (
         "<section><h2>To be seen and heard</h2><p class='note'>Spectrograms, brightest where the mixture is loudest. "
         f"The clips are coded as MP3; the scores are those of the uncoded estimates.</p>{songs}</section>"

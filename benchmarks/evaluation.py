@@ -1,0 +1,148 @@
+"""Evaluation against the serial loop that nussl's documentation shows: load, separate, score, song by song.
+
+Imports are done before any clock starts, except those of our own worker processes, which belong to our time. So does
+everything that an evaluation writes, the report page included; nussl's loop writes its scores as JSON and no more.
+"""
+
+import json
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import Row
+from checkpoints import load_checkpoint, save_checkpoint
+from compatibility import museval, nussl
+from demo_songs import write_demo_songs
+from evaluation import evaluate_model
+from evaluation.bsseval_v4 import BssEvalV4
+from evaluation.deep_mask_reference import separate_with_nussl
+from evaluation.scale_metrics import GramMatrix, scale_metrics
+from evaluation.songs import Recording, find_songs
+from model import create_model
+from settings import DATASET_FOLDER, PRETRAINED_FOLDER, SPECIFIED
+
+N_SONGS = 24
+"""As many as the benchmark table of the specification stands on."""
+
+
+def rows() -> list[Row]:
+    """Measure whole evaluations, and the metrics alone."""
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        dataset, checkpoint = _dataset(folder), _checkpoint(folder)
+        songs = find_songs(dataset, subset="test", limit=N_SONGS)
+        n_songs = len(songs)
+        separate_with_nussl(songs[0].read(0, 44_100).sum(axis=0), 44_100, model=load_checkpoint(checkpoint))  # warm up
+        this_s = _seconds(
+            lambda: evaluate_model(
+                checkpoint,
+                dataset_folder=dataset,
+                output_folder=folder / "results",
+                limit=N_SONGS,
+                progress=False,
+                show=False,
+            )
+        )
+        reference_s = _seconds(lambda: _nussl_loop(songs, checkpoint, folder / "nussl.json"))
+        return [
+            Row(f"evaluate {n_songs} songs, scale metrics", this_s, reference_s),
+            *_metrics_alone(songs[0]),
+        ]
+
+
+def _seconds(task: object) -> float:
+    start = time.perf_counter()
+    task()  # type: ignore[operator]
+    return time.perf_counter() - start
+
+
+def _dataset(folder: Path) -> Path:
+    """Return the prepared songs where there are enough, else synthesise as many."""
+    if len(list((DATASET_FOLDER / "test" / "mixture").glob("*.wav"))) >= N_SONGS:
+        return DATASET_FOLDER
+    write_demo_songs(folder / "dataset", n_train=0, n_valid=0, n_test=N_SONGS, duration_s=7.0)
+    return folder / "dataset"
+
+
+def _checkpoint(folder: Path) -> Path:
+    shipped = PRETRAINED_FOLDER / "best.model.pth"
+    if shipped.is_file():
+        return shipped
+    return save_checkpoint(folder / "model.pth", create_model(SPECIFIED), preset=SPECIFIED, metadata={})
+
+
+def _nussl_loop(songs: list[Recording], checkpoint: Path, path: Path) -> None:
+    """Evaluate as nussl's documentation does."""
+    model = load_checkpoint(checkpoint)
+    scores = {}
+    for song in songs:
+        signals = [
+            sum((nussl.AudioSignal(str(file)) for file in files[1:]), start=nussl.AudioSignal(str(files[0])))
+            for files in song.files.values()
+        ]
+        mixture = signals[0] + signals[1]
+        estimates = separate_with_nussl(mixture.audio_data.astype(np.float32), song.sample_rate, model=model)
+        evaluator = nussl.evaluation.BSSEvalScale(
+            signals,
+            [nussl.AudioSignal(audio_data_array=x.astype(float), sample_rate=song.sample_rate) for x in estimates],
+            source_labels=list(song.files),
+        )
+        scores[song.name] = {source: evaluator.evaluate()[source] for source in song.files}
+    path.write_text(json.dumps(scores), encoding="utf-8")
+
+
+def _metrics_alone(song: Recording) -> list[Row]:
+    """Score nine sets of estimates of one song, as ``--oracles --baselines`` does, with either family of metrics."""
+    references = song.read(0, song.n_samples).astype(np.float64)
+    draw = np.random.default_rng(0)
+    noise = [references + 0.1 * draw.standard_normal(references.shape) for _ in range(9)]
+    return [
+        Row(
+            "scale metrics, 9 estimates of a song, against nussl",
+            _seconds(lambda: _our_scale(references, noise)),
+            _seconds(lambda: _nussl_scale(references, noise, song.sample_rate)),
+        ),
+        Row(
+            "BSSEval v4, 9 estimates of a song, against museval",
+            _seconds(lambda: _our_bsseval(references, noise, song.sample_rate)),
+            _seconds(lambda: _museval(references, noise, song.sample_rate)),
+        ),
+    ]
+
+
+def _our_scale(references: np.ndarray, estimates: list[np.ndarray]) -> None:
+    gram = GramMatrix()
+    gram.add(np.concatenate([references, references.sum(axis=0, keepdims=True), *estimates]))
+    centred = gram.centred()
+    for k in range(len(estimates)):
+        scale_metrics(centred, n_sources=2, mixture=2, estimates=[3 + 2 * k, 4 + 2 * k])
+
+
+def _nussl_scale(references: np.ndarray, estimates: list[np.ndarray], sample_rate: int) -> None:
+    for one in estimates:
+        signals = [
+            [nussl.AudioSignal(audio_data_array=x.copy(), sample_rate=sample_rate) for x in stack]
+            for stack in (references, one)
+        ]
+        nussl.evaluation.BSSEvalScale(*signals).evaluate()
+
+
+def _our_bsseval(references: np.ndarray, estimates: list[np.ndarray], sample_rate: int) -> None:
+    bsseval = BssEvalV4(sample_rate)
+    bsseval.add(references, np.stack(estimates))
+    bsseval.ratios()
+
+
+def _museval(references: np.ndarray, estimates: list[np.ndarray], sample_rate: int) -> None:
+    for one in estimates:
+        turned = [x.transpose(0, 2, 1) for x in (references, one)]
+        museval.metrics.bss_eval(*turned, window=sample_rate, hop=sample_rate)
+
+
+if __name__ == "__main__":
+    for row in rows():
+        print(f"{row.what}: {row.this_s:.2f} s, reference {row.reference_s:.2f} s, {row.factor:.1f} times")
