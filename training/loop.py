@@ -3,51 +3,34 @@
 import contextlib
 import copy
 import dataclasses
-import json
-import os
-import platform
+import functools
+import itertools
+import math
+import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from checkpoints import save_checkpoint
-from data_augmentation import create_mix_closure
-from files import remove_leftovers, write_text
+from files import remove_leftovers
 from model import choose_device
-from reports.training_plots import write_loss_plot
-from settings import (
-    CHECKPOINT_FOLDER,
-    DATASET_FOLDER,
-    SPECIFIED,
-    Preset,
-    VocalExtractionError,
-)
+from settings import CHECKPOINT_FOLDER, DATASET_FOLDER, SPECIFIED, Preset, SettingsError
+from training.errors import DataError, TrainingError
+from training.journal import BEST_NAME, Row, write_epoch
 from training.losses import item_losses, negative_si_sdr
-from training.mixtures import (
-    MixtureCache,
-    Mixtures,
-    Order,
-    load_validation_songs,
-    training_loader,
-    validation_loader,
-)
+from training.material import gather_material
+from training.mixtures import Batch, ValidationSong, batches_of
 from training.processes import Processes, device_of_rank, joined_processes
-from training.resources import git_commit, resources
+from training.resources import in_threads, resources
 from training.state import Run
 
 _N_REHEARSED = 2
-_UNBOUNDED = 2**62
-
-
-class TrainingError(VocalExtractionError):
-    """Training cannot go on; the text says why."""
+_MIXED_PRECISION_DEVICES = ("cuda",)
 
 
 def train_model(
@@ -88,7 +71,7 @@ def train_model(
     n_workers
         Processes that mix; by default as the machine has cores to spare. It changes nothing but the time.
     cache_bytes
-        Most bytes of rendered training mixtures to keep on disk, beside the dataset.
+        Most bytes of rendered training mixtures to keep on disk, beside the dataset; for presets with a fixed set.
     progress
         Whether to show progress bars on stderr.
 
@@ -100,19 +83,19 @@ def train_model(
     Raises
     ------
     TrainingError
-        If a loss is not finite; the text names the mixture.
-    DeviceError, SettingsError, RenderingError, ResumeError, StorageError
-        If the device, a setting, the data, the run to resume or the folder cannot be used.
+        If a loss is not finite (the text names the mixture or the song), validation data is missing, a process that
+        mixes was killed, or there is no run to resume.
+    DeviceError, SettingsError, RenderingError, StorageError
+        If the device, a setting, the training data or the folder cannot be used.
     """
-    training = preset.training
-    if training.n_mixtures is not None:
-        training = dataclasses.replace(training, n_mixtures=maximum_number_of_mixtures)
-    training = dataclasses.replace(training, n_epochs=n_epochs or training.n_epochs)
-    preset = dataclasses.replace(preset, training=training)
+    preset = _with_length(preset, maximum_number_of_mixtures, n_epochs)
     chosen = device_of_rank(choose_device(device))
-    with joined_processes(chosen, training.batch_size) as processes, resources(chosen, n_workers) as n_workers_used:
+    with (
+        joined_processes(chosen, preset.training.batch_size) as processes,
+        resources(chosen, n_workers) as n_workers_used,
+    ):
         session = Session(
-            Run(preset, seed=seed, device=chosen),
+            Run(preset, seed=seed, device=chosen, rank=processes.rank),
             Path(dataset_folder),
             Path(checkpoint_folder),
             processes,
@@ -123,6 +106,21 @@ def train_model(
         if resume:
             session.run.load_state(session.folder)
         return session.train()
+
+
+def _with_length(preset: Preset, n_mixtures: int | None, n_epochs: int | None) -> Preset:
+    """Return the preset with another size of its fixed set and number of epochs, if it can be trained at all."""
+    network, training = preset.network, preset.training
+    if network.num_audio_channels != 1 or network.num_sources not in (1, 2, 4):
+        raise SettingsError(
+            f"Mixtures have one channel and 2 or 4 sources. Got a network of {network.num_audio_channels} channels and "
+            f"{network.num_sources} sources; set num_audio_channels=1 and num_sources to 1 (vocals), 2 or 4."
+        )
+    if training.n_mixtures is not None:
+        training = dataclasses.replace(training, n_mixtures=n_mixtures)
+    if n_epochs is not None:
+        training = dataclasses.replace(training, n_epochs=n_epochs)
+    return dataclasses.replace(preset, training=training)
 
 
 class Session:
@@ -141,95 +139,61 @@ class Session:
     ) -> None:
         self.run, self.folder, self.processes, self.progress = run, folder, processes, progress
         self.preset, self.device = run.preset, run.device
-        self.dataset_folder = dataset_folder
-        training, n_sources = self.preset.training, max(self.preset.network.num_sources, 2)
-        pin_memory = self.device.type == "cuda"
-
-        def mixtures(subset: str, folder: Path, largest_bytes: int) -> Mixtures:
-            closure = create_mix_closure(
-                dataset_folder,
-                subset,
-                mixing=self.preset.mixing,
-                sample_rate=self.preset.signal.sample_rate,
-                seed=run.seed,
-            )
-            cache = MixtureCache(folder, largest_bytes) if largest_bytes else None
-            return Mixtures(closure, n_sources=n_sources, cache=cache)
-
-        self.training_mixtures = mixtures("train", dataset_folder / "train" / "rendered", cache_bytes)
-        self.order = Order(self.preset, seed=run.seed, rank=processes.rank, n_ranks=processes.n_ranks)
-        self.loader = training_loader(self.training_mixtures, self.order, n_workers=n_workers, pin_memory=pin_memory)
-        self.validation_songs: list[tuple[str, Tensor, Tensor]] = []
-        self.validation_batches: DataLoader[Any] | list[Any] = []
-        if training.n_validation_mixtures is None:
-            self.validation_songs = load_validation_songs(dataset_folder)[processes.rank :: processes.n_ranks]
-        else:
-            self.validation_batches = validation_loader(
-                mixtures("valid", dataset_folder / "valid" / "rendered", _UNBOUNDED),
-                [(0, i) for i in range(training.n_validation_mixtures)][processes.rank :: processes.n_ranks],
-                batch_size=training.batch_size,
-                n_workers=n_workers,
-                pin_memory=pin_memory,
-            )
+        self.material = gather_material(run, dataset_folder, processes, n_workers=n_workers, cache_bytes=cache_bytes)
         self.trained: nn.Module = processes.wrap(run.network, self.device)
-        if training.compile_network and self.device.type == "cuda":
+        if self.preset.training.compile_network and self.device.type == "cuda":
             self.trained = torch.compile(self.trained)  # type: ignore[assignment]
 
     def train(self) -> Path:
         """Run all epochs that are left; return the path of the best checkpoint."""
         run, training = self.run, self.preset.training
-        if self.processes.is_first:
-            self.folder.mkdir(parents=True, exist_ok=True)
+        if self.processes.is_first and self.folder.is_dir():
             remove_leftovers(self.folder)
-        if not run.history:
-            self.rehearse()
+        self.rehearse()
         for epoch in range(run.n_epochs_done + 1, training.n_epochs + 1):
+            if self._has_stalled():
+                self._say(f"stopped early: no better validation loss in {training.early_stopping_epochs} epochs")
+                break
             started = time.monotonic()
-            row = {"epoch": epoch, **self.train_epoch(epoch)}
-            row["validation_loss"] = self.validate(run.result)
+            row = {"epoch": epoch, **self.train_epoch(epoch), "validation_loss": self.validate(run.result)}
             row["is_best"] = row["validation_loss"] < run.best_loss
             row["duration_s"] = round(time.monotonic() - started, 3)
             run.history.append(row)
             if self.processes.is_first:
-                self.save(row)
-            self._say(
-                f"epoch {epoch} of {training.n_epochs}: training loss {row['train_loss']:.4f}, validation loss "
-                f"{row['validation_loss']:.4f}{' (best)' if row['is_best'] else ''}, {row['mixtures_per_s']:.1f} "
-                f"mixtures/s, {row['data_wait_share']:.0%} of the time waiting for data"
-            )
-            if self._has_stalled():
-                self._say(f"stopped early: no better validation loss in {training.early_stopping_epochs} epochs")
-                break
-        return self.folder / "best.model.pth"
+                write_epoch(run, self.folder)
+            self._tell(row)
+        return self.folder / BEST_NAME
 
-    def train_epoch(self, epoch: int) -> dict[str, Any]:
+    def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train on the batches of one epoch; return its figures."""
-        self.order.epoch = epoch
+        self.material.order.epoch = epoch
+        self.run.begin_epoch(epoch)
         total, n_items, waited_s, rate = 0.0, 0, 0.0, 0.0
         started = ready = time.monotonic()
-        bar = tqdm(self.loader, desc=f"epoch {epoch}", unit="batch", disable=not self.progress, leave=False)
-        for batch in bar:
-            waited_s += time.monotonic() - ready
-            rate = self.run.set_learning_rate()
-            total += self.step(batch)
-            n_items += len(batch["sources"])
-            ready = time.monotonic()
-            bar.set_postfix(loss=f"{total / n_items:.4f}", wait=f"{waited_s / (ready - started):.0%}")
+        with self._bar(f"epoch {epoch}", len(self.material.order)) as bar:
+            for batch in batches_of(self.material.training_loader):
+                waited_s += time.monotonic() - ready
+                rate = self.run.set_learning_rate()
+                total += self.step(batch)
+                n_items += len(batch["sources"])
+                ready = time.monotonic()
+                bar.set_postfix(loss=f"{total / n_items:.4f}", waiting=f"{waited_s / (ready - started):.0%}")
+                bar.update(len(batch["sources"]))
         elapsed_s = time.monotonic() - started
+        total_of_all, n_of_all = self.processes.sums(total, n_items)
         return {
-            "train_loss": self.processes.mean(total, n_items),
+            "train_loss": total_of_all / n_of_all,
             "learning_rate": rate,
-            "mixtures_per_s": round(n_items * self.processes.n_ranks / elapsed_s, 3),
+            "mixtures_per_s": round(n_of_all / elapsed_s, 3),
             "data_wait_share": round(waited_s / elapsed_s, 4),
         }
 
-    def step(self, batch: dict[str, Tensor]) -> float:
+    def step(self, batch: Batch) -> float:
         """Take one optimizer step; return the sum of the items' losses."""
         run, training = self.run, self.preset.training
         self.trained.train()
         run.optimizer.zero_grad(set_to_none=True)
         losses = self._losses(self.trained, batch)
-        self._check_finite(losses, batch["address"])
         losses.mean().backward()
         if training.gradient_clip_norm is not None:
             nn.utils.clip_grad_norm_(run.network.parameters(), training.gradient_clip_norm)
@@ -237,112 +201,114 @@ class Session:
         if run.average is not None:
             run.average.update_parameters(run.network)
         run.n_steps += 1
-        return float(losses.detach().sum())
+        # Only here does a GPU have to be waited for. What a bad loss did to the weights is never saved.
+        losses = losses.detach().cpu()
+        self._check_finite(losses, batch["address"])
+        return float(losses.sum())
 
-    def _losses(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    def _losses(self, network: nn.Module, batch: Batch) -> Tensor:
         sources = batch["sources"].to(self.device, non_blocking=True)
         with self._precision():
             return item_losses(network, sources, preset=self.preset)
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        wanted = self.preset.training.mixed_precision and self.device.type == "cuda"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
+        if self.preset.training.mixed_precision and self.device.type in _MIXED_PRECISION_DEVICES:
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return contextlib.nullcontext()
 
     def _check_finite(self, losses: Tensor, addresses: Tensor) -> None:
-        """Stop every process as soon as one has a loss that is not finite."""
-        finite = torch.isfinite(losses.detach()).cpu()
-        if self.processes.any(not bool(finite.all())):
+        finite = torch.isfinite(losses)
+        if not bool(finite.all()):
             culprits = ", ".join(f"{index} of epoch {epoch}" for epoch, index in addresses[~finite].tolist())
             raise TrainingError(
-                f"The loss is not finite at mixture {culprits or 'of another process'} (seed {self.run.seed}). "
-                "Look at its songs for NaN, or train with a lower learning rate or a gradient clip; "
-                "the last checkpoint is kept."
+                f"The loss is not finite at mixture {culprits} (seed {self.run.seed}). Look at its songs for NaN, or "
+                "train with a lower learning rate or a gradient clip; the last checkpoint is kept."
             )
 
-    @torch.no_grad()
     def validate(self, network: nn.Module) -> float:
         """Return the mean validation loss: over the fixed mixtures, or minus the SI-SDR over the songs."""
+        material, total, n_items = self.material, 0.0, 0
+        items = itertools.chain(batches_of(material.validation_loader), material.validation_songs)
+        losses = in_threads(functools.partial(self._validation_loss, network), items, device=self.device)
         network.eval()
-        total, n_items = 0.0, 0
-        for batch in tqdm(self.validation_batches, desc="validation", disable=not self.progress, leave=False):
-            total += float(self._losses(network, batch).sum())
-            n_items += len(batch["sources"])
-        for _, mixture, vocals in self.validation_songs:
-            with self._precision():
-                loss = negative_si_sdr(network, mixture.to(self.device), vocals.to(self.device), preset=self.preset)
-            # A song without vocals has no SI-SDR; it is left out by name in the evaluation.
-            if bool(torch.isfinite(loss)):
-                total, n_items = total + float(loss), n_items + 1
-        return self.processes.mean(total, n_items)
+        with self._bar("validation", material.n_validated) as bar:
+            for loss, n_here in losses:
+                total, n_items = total + loss, n_items + n_here
+                bar.update(n_here)
+        total_of_all, n_of_all = self.processes.sums(total, n_items)
+        if not n_of_all:
+            raise DataError("No validation song has vocals in every channel. Prepare other songs.")
+        return total_of_all / n_of_all
+
+    @torch.no_grad()
+    def _validation_loss(self, network: nn.Module, item: Batch | ValidationSong) -> tuple[float, int]:
+        """Return the sum of the losses of a batch or a song, and of how many items it is."""
+        if not isinstance(item, ValidationSong):
+            losses = self._losses(network, item).cpu()
+            self._check_finite(losses, item["address"])
+            return float(losses.sum()), len(losses)
+        mixture, vocals = (audio.to(self.device) for audio in item.read())
+        # Silent vocals have no SI-SDR; the evaluation leaves such a song out by name.
+        if not bool(vocals.any(dim=-1).all()):
+            return 0.0, 0
+        with self._precision():
+            loss = float(negative_si_sdr(network, mixture, vocals, preset=self.preset))
+        if not math.isfinite(loss):
+            raise TrainingError(f"The validation loss is not finite at {item.name!r}. Look at its stems for NaN.")
+        return loss, 1
 
     def rehearse(self) -> None:
         """Try two batches of everything on a copy, so that a mistake shows in seconds and not after an epoch."""
-        original, self.run, trained = self.run, copy.deepcopy(self.run), self.trained
-        self.trained = self.run.network
-        rng_state = torch.get_rng_state()
+        original, trained = self.run, self.trained
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            self.run = copy.deepcopy(original)
+            self.trained = self.run.network
+            try:
+                addresses = list(self.material.order)[: 2 * _N_REHEARSED]
+                for i in range(0, len(addresses), _N_REHEARSED):
+                    self.step(self.material.training_mixtures.batch(addresses[i : i + _N_REHEARSED]))
+                self._rehearse_validation()
+                if self.processes.is_first:
+                    self._rehearse_saving()
+            finally:
+                self.run, self.trained = original, trained
+
+    def _rehearse_validation(self) -> None:
+        material, network = self.material, self.run.result.eval()
+        addresses = material.validation_order.addresses[:_N_REHEARSED]
+        if material.validation_mixtures and addresses:
+            self._validation_loss(network, material.validation_mixtures.batch(addresses))
+        for song in material.validation_songs[:_N_REHEARSED]:
+            self._validation_loss(network, song)
+
+    def _rehearse_saving(self) -> None:
+        folder = self.folder / ".rehearsal"
         try:
-            addresses = list(self.order)[: _N_REHEARSED * 2]
-            for pair in (addresses[:2], addresses[2:]):
-                items = [self.training_mixtures[address] for address in pair]
-                self.step({key: torch.stack([item[key] for item in items]) for key in items[0]})
-            if self.validation_songs:
-                songs, self.validation_songs = self.validation_songs, self.validation_songs[:_N_REHEARSED]
-                self.validate(self.run.result)
-                self.validation_songs = songs
-            if self.processes.is_first:
-                with tempfile.TemporaryDirectory(dir=self.folder, prefix=".rehearsal-") as folder:
-                    save_checkpoint(Path(folder) / "model.pth", self.run.result, preset=self.preset, metadata={})
-                    self.run.save_state(Path(folder))
+            save_checkpoint(folder / BEST_NAME, self.run.result, preset=self.preset, metadata={})
+            self.run.save_state(folder)
         finally:
-            self.run, self.trained = original, trained
-            torch.set_rng_state(rng_state)
-
-    def save(self, row: dict[str, Any]) -> None:
-        """Write checkpoints and history; the state that a resumed run reads comes last."""
-        metadata = self._metadata()
-        save_checkpoint(self.folder / "latest.model.pth", self.run.result, preset=self.preset, metadata=metadata)
-        if row["is_best"]:
-            save_checkpoint(self.folder / "best.model.pth", self.run.result, preset=self.preset, metadata=metadata)
-        history = self.run.history
-        write_text(self.folder / "history.jsonl", "".join(json.dumps(row) + "\n" for row in history))
-        write_loss_plot(history, self.folder / "loss.png")
-        self._write_tensorboard(row)
-        self.run.save_state(self.folder)
-
-    def _metadata(self) -> dict[str, Any]:
-        history, training = self.run.history, self.preset.training
-        return {
-            "seed": self.run.seed,
-            "n_steps": self.run.n_steps,
-            "training_s": round(sum(row["duration_s"] for row in history), 1),
-            "git_commit": git_commit(),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, {self.device.type}, torch {torch.__version__}",
-            "optimizer": {"name": "Adam", "params": {"lr": training.learning_rate}},
-            "loss_dictionary": {training.loss: {"weight": 1.0}},
-            "trainer.state_dict": {
-                "epoch": len(history),
-                "epoch_length": training.batches_per_epoch,
-                "max_epochs": training.n_epochs,
-                "output": {"loss": history[-1]["train_loss"]},
-                "metrics": {"validation/loss": history[-1]["validation_loss"]},
-                "seed": None,
-            },
-            "trainer.state.epoch_history": {
-                "train/loss": [row["train_loss"] for row in history],
-                "validation/loss": [row["validation_loss"] for row in history],
-            },
-        }
-
-    def _write_tensorboard(self, row: dict[str, Any]) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        with SummaryWriter(str(self.folder / "tensorboard")) as writer:
-            for name in ("train_loss", "validation_loss", "learning_rate", "mixtures_per_s", "data_wait_share"):
-                writer.add_scalar(name, row[name], row["epoch"])
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _has_stalled(self) -> bool:
         patience, history = self.preset.training.early_stopping_epochs, self.run.history
-        return patience is not None and not any(row["is_best"] for row in history[-patience:])
+        if patience is None or len(history) < patience:
+            return False
+        return not any(row["is_best"] for row in history[-patience:])
+
+    def _bar(self, what: str, n_items: int) -> "tqdm[Any]":
+        return tqdm(total=n_items, desc=what, unit="mixture", disable=not self.progress, leave=False)
+
+    def _tell(self, row: Row) -> None:
+        """Say how the epoch went, and how long the rest will take if it goes on like this."""
+        n_left = self.preset.training.n_epochs - row["epoch"]
+        durations_s = [row["duration_s"] for row in self.run.history[-3:]]
+        minutes_left = n_left * sum(durations_s) / len(durations_s) / 60
+        self._say(
+            f"epoch {row['epoch']} of {self.preset.training.n_epochs}: training loss {row['train_loss']:.4f}, "
+            f"validation loss {row['validation_loss']:.4f}{' (best)' if row['is_best'] else ''}, "
+            f"{row['mixtures_per_s']:.1f} mixtures/s, {row['data_wait_share']:.0%} of the time waiting for data"
+            + (f", about {minutes_left:.0f} min left" if n_left else "")
+        )
 
     def _say(self, text: str) -> None:
         if self.progress:

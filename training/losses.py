@@ -9,10 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from settings import Preset
-from spectrogram import istft, stft
+from spectrogram import istft, magnitude, stft
 
 _FLOOR = 1e-3
 """Share of the mixture's energy (-30 dB) below which less error hardly counts."""
+
+_LONGEST_PIECE_S = 60.0
+"""Validation songs go through the network in pieces of this length, so that memory does not grow with the song."""
 
 
 def sources_of_network(sources: Tensor, n_sources: int) -> Tensor:
@@ -43,15 +46,20 @@ def item_losses(network: nn.Module, sources: Tensor, *, preset: Preset) -> Tenso
     mixture = sources.sum(dim=1)
     targets = sources_of_network(sources, preset.network.num_sources)  # (n_batch, n_sources, n_samples)
     spectrum = stft(mixture, signal=preset.signal)  # (n_batch, n_frames, n_bins)
-    output = network({"mix_magnitude": spectrum.abs().unsqueeze(-1)})
-    masks = output["mask"].float().squeeze(3).permute(0, 3, 1, 2)  # (n_batch, n_sources, n_frames, n_bins)
+    output = network({"mix_magnitude": magnitude(spectrum).unsqueeze(-1)})
     if preset.training.loss == "magnitude_l1":
-        wanted = stft(targets, signal=preset.signal).abs()
-        return (masks * spectrum.abs().unsqueeze(1) - wanted).abs().mean(dim=(1, 2, 3))
-    estimates = istft(masks * spectrum.unsqueeze(1), n_samples=mixture.shape[-1], signal=preset.signal)
+        wanted = magnitude(stft(targets, signal=preset.signal))
+        return (_sources_first(output["estimates"]) - wanted).abs().mean(dim=(1, 2, 3))
+    masked = _sources_first(output["mask"]) * spectrum.unsqueeze(1)
+    estimates = istft(masked, n_samples=mixture.shape[-1], signal=preset.signal)
     error = (estimates - targets).square().sum(dim=-1)  # (n_batch, n_sources)
     energy = mixture.square().sum(dim=-1, keepdim=True).clamp_min(1e-8)
     return 10 * (error / energy + _FLOOR).log10().mean(dim=1)
+
+
+def _sources_first(output: Tensor) -> Tensor:
+    """Turn (n_batch, n_frames, n_bins, 1, n_sources) into (n_batch, n_sources, n_frames, n_bins) of float32."""
+    return output.float().squeeze(3).permute(0, 3, 1, 2)
 
 
 def negative_si_sdr(network: nn.Module, mixture: Tensor, vocals: Tensor, *, preset: Preset) -> Tensor:
@@ -62,21 +70,26 @@ def negative_si_sdr(network: nn.Module, mixture: Tensor, vocals: Tensor, *, pres
     network, preset
         As for `item_losses`.
     mixture, vocals
-        Shape: (n_channels, n_samples).
+        The vocals sound in every channel. Shape: (n_channels, n_samples).
 
     Returns
     -------
     Tensor
-        One number. NaN where the vocals are silent, which have no SI-SDR.
+        One number, at most 120.
 
     Notes
     -----
     Le Roux et al., "SDR - half-baked or well done?", ICASSP 2019, equation 3.
     """
-    spectrum = stft(mixture, signal=preset.signal)
-    mask = network({"mix_magnitude": spectrum.abs().unsqueeze(-1)})["mask"].float()[..., 0, -1]
-    estimate = istft(mask * spectrum, n_samples=mixture.shape[-1], signal=preset.signal)
+    pieces = mixture.split(int(_LONGEST_PIECE_S * preset.signal.sample_rate), dim=-1)
+    estimate = torch.cat([_estimated_vocals(network, piece, preset) for piece in pieces], dim=-1)
     scale = (estimate * vocals).sum(-1, keepdim=True) / vocals.square().sum(-1, keepdim=True)
     target = scale * vocals
     ratio = target.square().sum(-1) / (estimate - target).square().sum(-1).clamp_min(1e-12)
-    return -torch.median(10 * ratio.log10()) if ratio.numel() % 2 else -(10 * ratio.log10()).quantile(0.5)
+    return -(10 * ratio.clamp_min(1e-12).log10()).quantile(0.5)
+
+
+def _estimated_vocals(network: nn.Module, mixture: Tensor, preset: Preset) -> Tensor:
+    spectrum = stft(mixture, signal=preset.signal)
+    mask = network({"mix_magnitude": magnitude(spectrum).unsqueeze(-1)})["mask"].float()[..., 0, -1]
+    return istft(mask * spectrum, n_samples=mixture.shape[-1], signal=preset.signal)

@@ -1,15 +1,13 @@
 """What a run listens to: training mixtures, validation mixtures or songs, and their order.
 
 An item is addressed by (epoch, index), so that workers hold no state: whoever makes it, it is the same. An item is the
-pair vocals and accompaniment (or all four stems); its mixture is their sum, made on the device.
+pair accompaniment and vocals (or all four stems); its mixture is their sum, made on the device.
 """
 
 import dataclasses
-import hashlib
 import signal as signals
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
@@ -18,80 +16,35 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data_augmentation import MixClosure
-from files import whole_file
 from musdb_preparation import mixture_path, song_names, stem_path
-from settings import STEMS, Preset, VocalExtractionError
+from settings import Preset, VocalExtractionError
+from training.errors import DataError, TrainingError
+from training.rendered import Address, RenderedSet, render_sources
 
-Address = tuple[int, int]
-"""(epoch, index)."""
+Batch = dict[str, Tensor]
+"""'sources' (n_batch, n_sources, n_samples), vocals last, and 'address' (n_batch, 2)."""
 
-
-class DataError(VocalExtractionError):
-    """Training data is missing or cannot be used."""
-
-
-@dataclasses.dataclass(frozen=True)
-class MixtureCache:
-    """Rendered mixtures on disk, up to a bound.
-
-    A file is named after everything that its content depends on, so that other settings or other songs never find it.
-    """
-
-    folder: Path
-    largest_bytes: int
-
-    def fetch(self, closure: MixClosure, address: Address, n_sources: int) -> Tensor:
-        """Return the sources of a mixture from the disk, or make them and keep them while there is room."""
-        path = self.folder / f"{_fingerprint(closure, n_sources)}-{address[0]}-{address[1]}.npy"
-        if path.is_file():
-            return torch.from_numpy(np.load(path, allow_pickle=False))
-        sources = _make(closure, address, n_sources)
-        if self.n_bytes() + sources.nbytes <= self.largest_bytes:
-            with whole_file(path) as aside:
-                np.save(aside, sources.numpy(), allow_pickle=False)
-        return sources
-
-    def n_bytes(self) -> int:
-        """Count what the cache holds."""
-        return sum(path.stat().st_size for path in self.folder.glob("*.npy"))
+_REMEDY = "Prepare the dataset: python main.py prepare."
 
 
-def _fingerprint(closure: MixClosure, n_sources: int) -> str:
-    """Hash the settings of a closure and the names and sizes of its songs."""
-    songs = sorted((closure.path / closure.subset / "foreground").rglob("*.wav"))
-    facts = [
-        repr((closure.subset, closure.mixing, closure.sample_rate, closure.seed, n_sources)),
-        *(f"{song.parent.name}/{song.name}:{song.stat().st_size}" for song in songs),
-    ]
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+class Mixtures(Dataset[Batch]):
+    """Mixtures by address, made anew or fetched from a set that is kept."""
 
+    def __init__(self, closure: MixClosure, *, n_sources: int, kept: RenderedSet | None = None) -> None:
+        self.closure, self.n_sources, self.kept = closure, n_sources, kept
 
-def _make(closure: MixClosure, address: Address, n_sources: int) -> Tensor:
-    epoch, index = address
-    _, _, _, stems = closure.mixture(index, epoch)
-    audio = np.stack([stem[:, 0] for stem in stems])
-    if n_sources < len(STEMS):
-        vocals = audio[STEMS.index("vocals")]
-        audio = np.stack([audio.sum(axis=0) - vocals, vocals])
-    return torch.from_numpy(audio)
-
-
-class Mixtures(Dataset[dict[str, Any]]):
-    """Mixtures by address: ``{'sources': (n_sources, n_samples), 'address': (epoch, index)}``.
-
-    `sources` are accompaniment and vocals, or all stems for a network of four sources.
-    """
-
-    def __init__(self, closure: MixClosure, *, n_sources: int, cache: MixtureCache | None = None) -> None:
-        self.closure, self.n_sources, self.cache = closure, n_sources, cache
-
-    def __getitem__(self, address: Address) -> dict[str, Any]:
+    def __getitem__(self, address: Address) -> Batch:
         """Make or fetch one mixture."""
-        if self.cache is None:
-            sources = _make(self.closure, address, self.n_sources)
+        if self.kept is not None:
+            sources = self.kept.fetch(address)
         else:
-            sources = self.cache.fetch(self.closure, address, self.n_sources)
+            sources = render_sources(self.closure, address, self.n_sources)
         return {"sources": sources, "address": torch.tensor(address)}
+
+    def batch(self, addresses: Sequence[Address]) -> Batch:
+        """Stack mixtures as a loader would, in this process."""
+        items = [self[address] for address in addresses]
+        return {key: torch.stack([item[key] for item in items]) for key in items[0]}
 
 
 class Order(Sampler[Address]):
@@ -102,7 +55,6 @@ class Order(Sampler[Address]):
         self.epoch = 1
 
     def __len__(self) -> int:
-        """Count the items of this process in one epoch."""
         return self.training.batches_per_epoch * (self.training.batch_size // self.n_ranks)
 
     def __iter__(self) -> Iterator[Address]:
@@ -118,38 +70,11 @@ class Order(Sampler[Address]):
         return iter(addresses[self.rank :: self.n_ranks])
 
 
-def training_loader(mixtures: Mixtures, order: Order, *, n_workers: int, pin_memory: bool) -> DataLoader[Any]:
-    """Return the loader of training batches; its workers live as long as it does."""
-    return DataLoader(
-        mixtures,
-        batch_size=order.training.batch_size // order.n_ranks,
-        sampler=order,
-        num_workers=n_workers,
-        persistent_workers=n_workers > 0,
-        prefetch_factor=4 if n_workers else None,
-        pin_memory=pin_memory,
-        worker_init_fn=_calm_worker if n_workers else None,
-    )
+class Fixed(Sampler[Address]):
+    """The first mixtures by index, in order: those of one process."""
 
-
-def validation_loader(
-    mixtures: Mixtures, addresses: Sequence[Address], *, batch_size: int, n_workers: int, pin_memory: bool
-) -> DataLoader[Any]:
-    """Return the loader of the fixed validation mixtures, in order."""
-    return DataLoader(
-        mixtures,
-        batch_size=batch_size,
-        sampler=_Fixed(addresses),
-        num_workers=n_workers,
-        persistent_workers=n_workers > 0,
-        pin_memory=pin_memory,
-        worker_init_fn=_calm_worker if n_workers else None,
-    )
-
-
-class _Fixed(Sampler[Address]):
-    def __init__(self, addresses: Sequence[Address]) -> None:
-        self.addresses = addresses
+    def __init__(self, n_mixtures: int, *, rank: int = 0, n_ranks: int = 1) -> None:
+        self.addresses = [(0, index) for index in range(n_mixtures)][rank::n_ranks]
 
     def __len__(self) -> int:
         return len(self.addresses)
@@ -158,29 +83,103 @@ class _Fixed(Sampler[Address]):
         return iter(self.addresses)
 
 
+def loader_of(
+    mixtures: Mixtures, order: Sampler[Address], *, batch_size: int, n_workers: int, pin_memory: bool, seed: int
+) -> DataLoader[Batch]:
+    """Return a loader of batches; its workers live as long as it does, and prepare a few batches ahead."""
+    return DataLoader(
+        mixtures,
+        batch_size=batch_size,
+        sampler=order,
+        num_workers=n_workers,
+        persistent_workers=n_workers > 0,
+        prefetch_factor=4 if n_workers else None,
+        pin_memory=pin_memory,
+        worker_init_fn=_calm_worker if n_workers else None,
+        # A generator of its own, since a loader draws a number whenever its workers start: neither their count nor a
+        # stop and a resumption in between may move the random numbers of the network.
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
 def _calm_worker(_: int) -> None:
     """Leave Ctrl-C to the main process, and the cores to the network."""
     signals.signal(signals.SIGINT, signals.SIG_IGN)
     torch.set_num_threads(1)
 
 
-def load_validation_songs(dataset_folder: Path) -> list[tuple[str, Tensor, Tensor]]:
-    """Read the validation songs whole: (name, mixture, vocals), each (n_channels, n_samples).
+def batches_of(loader: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield a loader's batches; what went wrong in a worker is told in one sentence.
+
+    Raises
+    ------
+    TrainingError
+        If a worker was killed.
+    VocalExtractionError
+        Whatever a worker raised.
+    """
+    try:
+        yield from loader
+    except VocalExtractionError as error:
+        # torch hands over the worker's whole traceback as text; its last line is what was said.
+        *_, last_line = str(error).strip().splitlines()
+        sentence = last_line.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")
+        raise type(error)(sentence) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(
+            f"A process that mixes was killed ({' '.join(str(error).split())[:160]}); perhaps memory ran out. "
+            "Train with --resume, and fewer --workers if it happens again."
+        ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationSong:
+    """A song to validate on, read when its turn comes: whole albums need not fit into memory."""
+
+    name: str
+    mixture_path: Path
+    vocals_path: Path
+
+    def read(self) -> tuple[Tensor, Tensor]:
+        """Return mixture and vocals, each (n_channels, n_samples)."""
+        both = []
+        for path in (self.mixture_path, self.vocals_path):
+            try:
+                samples, _ = soundfile.read(path, dtype="float32", always_2d=True)
+            except (soundfile.LibsndfileError, OSError) as error:
+                raise DataError(f"Cannot read {path} ({error}). {_REMEDY}") from error
+            both.append(torch.from_numpy(samples.T.copy()))
+        return both[0], both[1]
+
+
+def validation_songs(dataset_folder: Path, *, sample_rate: int) -> list[ValidationSong]:
+    """Name the validation songs.
 
     Raises
     ------
     DataError
-        If there are none, or a stem does not fit its mixture.
+        If there are none, one cannot be read, vocals do not fit their mixture, or the sample rate is another.
     """
-    songs = []
-    for song in song_names("valid", dataset_folder):
-        mixture, rate = soundfile.read(mixture_path(dataset_folder, "valid", song), dtype="float32", always_2d=True)
-        vocals, vocals_rate = soundfile.read(
-            stem_path(dataset_folder, "valid", "vocals", song), dtype="float32", always_2d=True
+    songs = [
+        ValidationSong(
+            song, mixture_path(dataset_folder, "valid", song), stem_path(dataset_folder, "valid", "vocals", song)
         )
-        if mixture.shape != vocals.shape or rate != vocals_rate:
-            raise DataError(f"Validation song {song!r}: mixture and vocals differ in length or rate. Prepare it again.")
-        songs.append((song, torch.from_numpy(mixture.T.copy()), torch.from_numpy(vocals.T.copy())))
+        for song in song_names("valid", dataset_folder)
+    ]
     if not songs:
-        raise DataError(f"No validation songs in {dataset_folder / 'valid'}. Prepare the dataset first.")
+        raise DataError(f"No validation songs in {dataset_folder / 'valid'}. {_REMEDY}")
+    for song in songs:
+        try:
+            mixture, vocals = (soundfile.info(str(path)) for path in (song.mixture_path, song.vocals_path))
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise DataError(f"Cannot read validation song {song.name!r} ({error}). {_REMEDY}") from error
+        shapes = {(sound.frames, sound.channels, sound.samplerate) for sound in (mixture, vocals)}
+        if len(shapes) > 1:
+            raise DataError(f"Validation song {song.name!r}: mixture and vocals differ in length or rate. {_REMEDY}")
+        if mixture.samplerate != sample_rate:
+            raise DataError(
+                f"Validation song {song.name!r} has {mixture.samplerate} Hz, expected {sample_rate}. {_REMEDY}"
+            )
     return songs

@@ -14,9 +14,10 @@ import os
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 
 from settings import SettingsError
+from training.errors import TrainingError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,21 +40,14 @@ class Processes:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         return nn.parallel.DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
 
-    def mean(self, total: float, count: int) -> float:
-        """Return the mean over all ranks, given each one's sum and number of items."""
-        sums = torch.tensor([total, count], dtype=torch.float64)
-        if self.n_ranks > 1:
-            sums = self._summed(sums)
-        return float(sums[0] / sums[1].clamp_min(1))
-
-    def any(self, condition: bool) -> bool:
-        """Whether the condition holds on any rank."""
-        return self.mean(float(condition), 1) > 0
-
-    def _summed(self, values: Tensor) -> Tensor:
-        on_device = values.float().cuda() if distributed.get_backend() == "nccl" else values
-        distributed.all_reduce(on_device)
-        return on_device.cpu().double()
+    def sums(self, *values: float) -> tuple[float, ...]:
+        """Return each value summed over all ranks."""
+        if self.n_ranks == 1:
+            return values
+        device = "cuda" if distributed.get_backend() == "nccl" else "cpu"  # NCCL sums on GPUs alone
+        summed = torch.tensor(values, dtype=torch.float64, device=device)
+        distributed.all_reduce(summed)
+        return tuple(summed.tolist())
 
 
 @contextlib.contextmanager
@@ -64,6 +58,8 @@ def joined_processes(device: torch.device, batch_size: int) -> Iterator[Processe
     ------
     SettingsError
         If the batch cannot be shared out evenly.
+    TrainingError
+        If the processes do not find each other.
     """
     n_ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if batch_size % n_ranks:
@@ -71,7 +67,14 @@ def joined_processes(device: torch.device, batch_size: int) -> Iterator[Processe
     if n_ranks == 1:
         yield Processes()
         return
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise TrainingError(
+            f"WORLD_SIZE is {n_ranks}, but the processes did not find each other ({reason}). "
+            "Start them with torchrun; for a single process, unset WORLD_SIZE."
+        ) from error
     try:
         yield Processes(rank, n_ranks)
     finally:

@@ -5,39 +5,37 @@ random state. So a run that was killed at any moment goes on from its last compl
 """
 
 import dataclasses
+import io
 import json
 import math
 import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from files import whole_file
+from files import write_bytes
 from model import create_model
-from settings import Preset, VocalExtractionError
+from settings import Preset
+from training.errors import ResumeError
 
 STATE_NAME = "training_state.pth"
 WARM_UP_SHARE = 0.02
 """Share of a cosine schedule's steps in which the learning rate rises."""
 
-
 _DAMAGE = (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError)
 """What torch raises on a file that is cut short, altered, or holds something else."""
-
-
-class ResumeError(VocalExtractionError):
-    """A run cannot be continued; the text says why."""
 
 
 class Run:
     """A network in training, and everything that changes while it is."""
 
-    def __init__(self, preset: Preset, *, seed: int, device: torch.device) -> None:
+    def __init__(self, preset: Preset, *, seed: int, device: torch.device, rank: int = 0) -> None:
         torch.manual_seed(seed)
-        self.preset, self.seed, self.device = preset, seed, device
+        self.preset, self.seed, self.device, self.rank = preset, seed, device, rank
         self.network: nn.Module = create_model(preset).to(device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=preset.training.learning_rate)
         decay = preset.training.weight_average_decay
@@ -46,6 +44,7 @@ class Run:
         )
         self.history: list[dict[str, Any]] = []
         self.n_steps = 0
+        self.loader_seed = int(torch.empty((), dtype=torch.int64).random_())
 
     @property
     def n_epochs_done(self) -> int:
@@ -61,6 +60,11 @@ class Run:
     def result(self) -> nn.Module:
         """The network that is validated and saved: the moving average where there is one."""
         return self.network if self.average is None else self.average.module
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Give every process but the first random numbers of its own, which depend on seed, epoch and rank alone."""
+        if self.rank:
+            torch.manual_seed(int(np.random.SeedSequence((self.seed, epoch, self.rank)).generate_state(1)[0]))
 
     def set_learning_rate(self) -> float:
         """Put the schedule's learning rate of the step to come into the optimizer, and return it."""
@@ -87,8 +91,10 @@ class Run:
             "random_state": torch.get_rng_state(),
             "cuda_random_state": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
-        with whole_file(folder / STATE_NAME) as aside:
-            torch.save(content, aside)
+        # Not to the file itself: torch reports a full disk as an error of its own, that nobody expects.
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        write_bytes(folder / STATE_NAME, buffer.getbuffer())
 
     def load_state(self, folder: Path) -> None:
         """Continue where `save_state` stopped.
@@ -114,15 +120,7 @@ class Run:
             torch.set_rng_state(content["random_state"])
             if content["cuda_random_state"] is not None and self.device.type == "cuda":
                 torch.cuda.set_rng_state(content["cuda_random_state"], self.device)
-        except (
-            RuntimeError,
-            pickle.UnpicklingError,
-            EOFError,
-            KeyError,
-            TypeError,
-            ValueError,
-            AttributeError,
-        ) as error:
+        except (*_DAMAGE, OSError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ResumeError(f"{path} cannot be resumed from ({reason}). Start again without --resume.") from error
 
