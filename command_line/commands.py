@@ -4,6 +4,7 @@ Each takes the options that were typed as keyword arguments and returns the exit
 is the rooms' own business, on stderr.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -102,9 +103,10 @@ def extract(
     # With `-o -` the audio itself goes to stdout.
     results = sys.stderr if str(options.get("output_folder")) == "-" else sys.stdout
     if as_json:
-        print(json.dumps([outcome.as_dict() for outcome in outcomes], ensure_ascii=False), file=results)
+        print(json.dumps([outcome.as_record() for outcome in outcomes], ensure_ascii=False), file=results)
     else:
-        print("\n".join(map(str, outcomes)), file=results)
+        # Failures went to stderr as they came.
+        print("\n".join(str(outcome) for outcome in outcomes if not outcome.failed), file=results)
     return 1 if any(outcome.failed for outcome in outcomes) else 0
 
 
@@ -125,12 +127,16 @@ def demo(**options: Any) -> int:
 
 def serve(**options: Any) -> int:
     """Serve the web page until Ctrl-C."""
+    print("Starting the web page ...", file=sys.stderr)
     try:
-        from web_page import serve_page
+        from web_page import Limits, serve_page
     except ModuleNotFoundError as error:
         raise MissingPartError(
             f"The web page cannot start: the module {error.name!r} is missing. Install what the page needs: make serve"
         ) from error
+    names = {field.name for field in dataclasses.fields(Limits)} & options.keys()
+    if names:
+        options["limits"] = Limits(**{name: options.pop(name) for name in names})
     serve_page(**options)
     return 0
 

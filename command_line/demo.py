@@ -9,20 +9,19 @@ import dataclasses
 import json
 from pathlib import Path
 
-from settings import SPECIFIED, Preset
+from settings import SPECIFIED, ExtractionSettings, Preset
 
 DEMO_FOLDER = Path("demo_output")
 """Where everything lands, below the working directory."""
 
-N_SONGS = {"train": 8, "valid": 2, "test": 3}
+N_SONGS = {"n_train": 8, "n_valid": 2, "n_test": 3}
 SONG_S = 8.0
+N_MIXTURES = 200
 
 DEMO: Preset = dataclasses.replace(
     SPECIFIED,
     name="demo",
-    training=dataclasses.replace(
-        SPECIFIED.training, n_epochs=3, batches_per_epoch=10, n_mixtures=100, n_validation_mixtures=20
-    ),
+    training=dataclasses.replace(SPECIFIED.training, n_epochs=3, batches_per_epoch=20, n_validation_mixtures=20),
 )
 """The specified network and recipe, for as long as one cares to watch."""
 
@@ -36,34 +35,32 @@ def run_demo(*, as_json: bool = False) -> int:
     from training import train_model
 
     dataset = DEMO_FOLDER / "dataset"
-    write_demo_songs(
-        dataset,
-        n_train=N_SONGS["train"],
-        n_valid=N_SONGS["valid"],
-        n_test=N_SONGS["test"],
-        duration_s=SONG_S,
+    write_demo_songs(dataset, **N_SONGS, duration_s=SONG_S, progress=True)
+    checkpoint = train_model(
+        N_MIXTURES, preset=DEMO, dataset_folder=dataset, checkpoint_folder=DEMO_FOLDER / "checkpoints"
     )
-    checkpoint = train_model(preset=DEMO, dataset_folder=dataset, checkpoint_folder=DEMO_FOLDER / "checkpoints")
     evaluation = evaluate_model(
         checkpoint,
         dataset_folder=dataset,
         output_folder=DEMO_FOLDER / "evaluation_results",
+        oracles=True,
         overwrite=True,
         show=not as_json,
     )
-    song = song_names("test", dataset)[0]
+    mixture = mixture_path(dataset, "test", song_names("test", dataset)[0])
     extracted = extract_vocals(
-        mixture_path(dataset, "test", song), DEMO_FOLDER / "extracted", model=checkpoint, overwrite=True
+        mixture, DEMO_FOLDER / "extracted", model=checkpoint, settings=ExtractionSettings(overwrite=True)
     )
     places = {
         "songs": dataset,
         "checkpoint": checkpoint,
-        "scores": evaluation.output_folder,
-        "mixture": mixture_path(dataset, "test", song),
-        "vocals": extracted,
+        "scores": evaluation.output_folder / "report.html",
+        "mixture": mixture,
+        "vocals": extracted.vocals,
+        "accompaniment": extracted.accompaniment,
     }
     if as_json:
         print(json.dumps({name: str(place) for name, place in places.items()}))
     else:
-        print("\n".join(f"{name:<11} {place}" for name, place in places.items()))
+        print("\n".join(f"{name:<14} {place}" for name, place in places.items()))
     return 0

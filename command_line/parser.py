@@ -119,6 +119,14 @@ def _gigabytes(text: str) -> int:
     return round(_number(float, 0)(text) * 10**9)
 
 
+def _megabytes(text: str) -> int:
+    return round(_number(float, 0)(text) * 10**6)
+
+
+def _minutes(text: str) -> float:
+    return 60 * _number(float, 0)(text)
+
+
 def _preset(name: str) -> Preset:
     if name not in PRESETS:
         raise argparse.ArgumentTypeError(f"{name!r} is no preset; there are {', '.join(PRESETS)}")
@@ -192,14 +200,14 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics", nargs="+", choices=("scale", "bsseval_v4"), help="families of scores")
     parser.add_argument("--mask", choices=("soft", "binary"), help="binary: 1 where the mask is above a half")
     parser.add_argument("--oracles", action="store_true", help="also ideal masks: the ceiling")
-    parser.add_argument("--baselines", action="store_true", help="also the mixture, a random mask, REPET and others")
+    parser.add_argument("--baselines", action="store_true", help="also a random mask, REPET-SIM, 2DFT, HPSS: the floor")
     parser.add_argument("--save-estimates", action="store_true", help="keep the estimates as wavs")
     parser.add_argument("--separator", choices=("extraction", "nussl"), help="nussl: through its DeepMaskEstimation")
     parser.add_argument(
         "-o", "--output", dest="output_folder", type=Path, metavar="DIR", help=f"default: {EVALUATION_FOLDER}"
     )
     parser.add_argument("--jobs", dest="n_jobs", type=_count, metavar="N", help="songs scored at the same time")
-    parser.add_argument("--overwrite", action="store_true", help="score again what was scored before")
+    parser.add_argument("--overwrite", action="store_true", help="move another model's results in the folder aside")
     _add_device(parser)
     _add_json(parser)
 
@@ -231,4 +239,8 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=_count, metavar="N", help="default: 7860, or a free one")
     parser.add_argument("--model", type=Path, metavar="PATH", help="offer this checkpoint before those that ship")
     parser.add_argument("--no-browser", dest="open_browser", action="store_false", help="do not start a browser")
+    parser.add_argument("--upload-mb", dest="upload_bytes", type=_megabytes, metavar="MB", help="largest song file")
+    parser.add_argument("--longest", dest="longest_s", type=_minutes, metavar="MIN", help="longest song, in minutes")
+    parser.add_argument("--keep", dest="lifetime_s", type=_minutes, metavar="MIN", help="how long files are kept")
+    parser.add_argument("--queue", dest="queue_length", type=_count, metavar="N", help="songs that may wait")
     _add_device(parser)

@@ -1,7 +1,11 @@
 """The parser against the functions that it feeds, and the menu as a person or a pipe meets it."""
 
+import dataclasses
 import inspect
+import json
+import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -111,8 +115,8 @@ def room_functions(command):
     return {
         "prepare": [musdb_preparation.prepare_musdb],
         "train": [training.train_model],
-        "evaluate": [evaluation.evaluate_model, evaluation.compare_models],
-        "extract": [extraction.extract_vocals],
+        "evaluate": [evaluation.evaluate_model],
+        "extract": [extraction.extract_songs],
     }[command]
 
 
@@ -121,8 +125,20 @@ def test_every_option_is_an_argument_of_the_function_behind_it(command):
     (subparsers,) = [action for action in build_parser()._actions if action.dest == "command"]
     typed = {action.dest for action in subparsers.choices[command]._actions} - {"help"}
     here = set(inspect.signature(commands.COMMANDS[command]).parameters) - {"dataset_folder"}
+    if command == "extract":
+        here |= {field.name for field in dataclasses.fields(ExtractionSettings)}
     for function in room_functions(command):
-        assert typed - here <= set(inspect.signature(function).parameters), function.__name__
+        assert typed - here - set(inspect.signature(function).parameters) == set(), function.__name__
+
+
+def test_every_option_of_serve_is_an_argument_of_the_page():
+    pytest.importorskip("gradio", reason="the page's packages are not installed: pip install -r requirements-web.txt")
+    from web_page import Limits, serve_page
+
+    (subparsers,) = [action for action in build_parser()._actions if action.dest == "command"]
+    typed = {action.dest for action in subparsers.choices["serve"]._actions} - {"help"}
+    limits = {field.name for field in dataclasses.fields(Limits)}
+    assert typed - limits - set(inspect.signature(serve_page).parameters) == set()
 
 
 # -------------------------------------------------------------------------------------- preparing the songs
@@ -282,3 +298,104 @@ def test_a_song_with_escaped_blanks_is_found(answer, chosen, tmp_path):
 def test_no_song_leads_back_to_the_menu(answer, chosen, answers):
     assert answer(*answers) == 0
     assert chosen == []
+
+
+# ------------------------------------------------------------------------------------------------ results
+
+
+@pytest.fixture
+def outcomes(monkeypatch):
+    """What `extract_songs` returns, without doing anything: one song done, one failed."""
+    import extraction
+
+    made = [
+        extraction.Outcome("a.mp3", "done", 1.0, duration_s=10.0, vocals=Path("v.wav"), accompaniment=Path("r.wav")),
+        extraction.Outcome("b.mp3", "failed", reason="It is empty."),
+    ]
+    monkeypatch.setattr(extraction, "extract_songs", lambda songs, **options: made)
+    return made
+
+
+def test_one_bad_song_is_status_1(outcomes, capsys):
+    assert commands.extract(songs=["a.mp3", "b.mp3"]) == 1
+    assert capsys.readouterr().out == f"{outcomes[0]}\n"
+    outcomes.pop()
+    assert commands.extract(songs=["a.mp3"]) == 0
+
+
+def test_outcomes_are_one_json_list(outcomes, capsys):
+    assert commands.extract(songs=["a.mp3", "b.mp3"], as_json=True) == 1
+    first, second = json.loads(capsys.readouterr().out)
+    assert (first["vocals"], first["outcome"]) == ("v.wav", "done")
+    assert second["reason"] == "It is empty."
+
+
+def test_stdout_is_left_to_the_audio(outcomes, capsys):
+    commands.extract(songs=["-"], output_folder="-")
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "a.mp3: done" in printed.err
+
+
+def test_only_the_first_process_prepares_and_prints(monkeypatch, capsys, prepared):
+    import training
+
+    monkeypatch.setattr(training, "train_model", lambda **options: Path("best.model.pth"))
+    monkeypatch.setenv("RANK", "1")
+    assert commands.train() == 0
+    assert (prepared, capsys.readouterr().out) == ([], "")
+    monkeypatch.setenv("RANK", "0")
+    assert commands.train(as_json=True) == 0
+    assert len(prepared) == 1
+    assert json.loads(capsys.readouterr().out) == {"checkpoint": "best.model.pth"}
+
+
+def test_a_stopped_training_says_how_to_go_on(monkeypatch, capsys, prepared, tmp_path):
+    import training
+
+    def interrupt(**options):
+        (tmp_path / "latest.model.pth").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train_model", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        commands.train(checkpoint_folder=tmp_path)
+    assert "--resume continues it" in capsys.readouterr().err
+
+
+def test_evaluation_goes_to_the_function_that_is_meant(monkeypatch, capsys, prepared):
+    import evaluation
+
+    calls = []
+
+    class Result:
+        summary: ClassVar = {"n_songs": 1}
+
+    def stand_in(name, result):
+        def record(*arguments, **options):
+            calls.append((name, arguments, options["show"]))
+            return result
+
+        return record
+
+    monkeypatch.setattr(evaluation, "evaluate_model", stand_in("model", Result))
+    monkeypatch.setattr(evaluation, "evaluate_estimates", stand_in("estimates", Result))
+    monkeypatch.setattr(evaluation, "compare_models", stand_in("compare", {"n_models": 2}))
+    one, two = Path("a.pth"), Path("b.pth")
+    for options in ({}, {"models": [one]}, {"models": [one, two]}, {"estimates_folder": Path("e")}):
+        commands.evaluate(as_json=True, **options)
+    assert calls == [
+        ("model", (), False),
+        ("model", (one,), False),
+        ("compare", ([one, two],), False),
+        ("estimates", (Path("e"),), False),
+    ]
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()][2] == {"n_models": 2}
+
+
+def test_a_page_that_lacks_its_packages_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    for name in [name for name in sys.modules if name.split(".")[0] == "web_page"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(commands.MissingPartError, match="make serve"):
+        commands.serve()
