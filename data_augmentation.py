@@ -167,8 +167,8 @@ def _fit(
     # A microsecond less keeps rounding from pushing the event past the end of the stem.
     latest_s = max(source_s - event_s - 1e-6, 0.0)
     offset = template["source_time"]
-    if offset[0] == "uniform":
-        offset = ("uniform", min(offset[1], latest_s), min(offset[2], latest_s))
+    if offset[0] == "uniform" and offset[1] < min(offset[2], latest_s):
+        offset = ("uniform", offset[1], min(offset[2], latest_s))
     else:
         offset = ("const", min(max(float(_draw(offset, random_state)), 0.0), latest_s))
     return {
@@ -189,6 +189,9 @@ def _render(drawer: Any, mixing: MixingSettings, *, coherent: bool) -> Mixture:
     n_draws = 1 if coherent else len(events)
     channels = [_draw_channel(mixing, drawer.random_state) for _ in range(n_draws)] * (len(events) // n_draws)
     rendered = render_events(events, channels, sample_rate=drawer.sr, together=coherent)
+    for audio in rendered:
+        # Before the loudness is measured, not after as in scaper: a drum that is faded away may be 0.2 dB of it.
+        fade(audio, n_in=int(drawer.fade_in_len * drawer.sr), n_out=int(drawer.fade_out_len * drawer.sr))
     keeps_balance = coherent and mixing.coherent_gain_db is not None
     gains = _gains(rendered, events, drawer, keeps_balance=keeps_balance)
     polarities = np.ones(len(events), dtype=np.float32)
@@ -235,12 +238,11 @@ def _gains(
 
 
 def _place(rendered: Sequence[Audio], events: list[dict[str, Any]], factors: NDArray[np.float32], drawer: Any) -> Audio:
-    """Level the events, fade them and put them where they begin: (n_stems, n_samples)."""
+    """Level the events and put them where they begin: (n_stems, n_samples)."""
     stems = np.zeros((len(events), int(drawer.duration * drawer.sr)), dtype=np.float32)
     for stem, audio, event, factor in zip(stems, rendered, events, factors, strict=True):
         here = stem[int(drawer.sr * event["event_time"]) :][: len(audio)]
         np.multiply(audio[: len(here)], factor, out=here)
-        fade(here, n_in=int(drawer.fade_in_len * drawer.sr), n_out=int(drawer.fade_out_len * drawer.sr))
     return stems
 
 

@@ -1,0 +1,384 @@
+"""Mixtures against their own annotation: what the JAMS says is measured in the audio, by other means than rendering."""
+
+import warnings
+
+import numpy as np
+import pyloudnorm
+import pytest
+import soundfile
+
+from compatibility import nussl, scaper
+from data_augmentation import (
+    MixClosure,
+    create_mix_closure,
+    event_template,
+    generate_coherent_mixture,
+    generate_incoherent_mixture,
+)
+from rendering import RenderingError
+from settings import PRESETS, STEMS, MixingSettings, SignalSettings
+
+RATE = 44_100
+HOP_SAMPLES = SignalSettings().hop_length
+PLAIN = MixingSettings(pitch_shift_semitones=(0, 0), time_stretch=(1, 1))
+GENERATORS = [generate_coherent_mixture, generate_incoherent_mixture]
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_errors():
+    """Scaper warns where it has to repair what was drawn; nothing here may need that."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", DeprecationWarning)  # jams validates by means that jsonschema will give up
+        yield
+
+
+def write_stems(folder, signals, song="song"):
+    """Write (n_samples,) signals by stem in the prepared layout below `folder`; return foreground and background."""
+    for stem, signal in signals.items():
+        path = folder / "foreground" / stem / f"{song}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.stack([signal, signal], axis=1), RATE, subtype="FLOAT")
+    (folder / "background").mkdir(exist_ok=True)
+    return folder / "foreground", folder / "background"
+
+
+def noise(duration_s, seed=0, level=0.1):
+    return (level * np.random.default_rng(seed).standard_normal(int(duration_s * RATE))).astype(np.float32)
+
+
+def folders(demo_dataset, subset="train"):
+    return demo_dataset / subset / "foreground", demo_dataset / subset / "background"
+
+
+def events_of(jam):
+    return jam.annotations.search(namespace="scaper")[0].data
+
+
+def facts_of(jam):
+    return jam.annotations.search(namespace="scaper")[0].sandbox.scaper
+
+
+@pytest.mark.parametrize("generate", GENERATORS)
+def test_returns_what_the_specification_says(demo_dataset, generate):
+    mixture, jam, annotation_list, stems = generate(*folders(demo_dataset), event_template(MixingSettings()), 7)
+    assert mixture.shape == (5 * RATE, 1)
+    assert mixture.dtype == np.float32
+    assert [label for _, _, label in annotation_list] == list(STEMS)
+    assert [stem.shape for stem in stems] == [mixture.shape] * 4
+    assert [event.value["label"] for event in events_of(jam)] == list(STEMS)
+    assert jam.validate()
+
+
+@pytest.mark.parametrize("generate", GENERATORS)
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
+def test_mixture_is_the_sum_of_its_stems(demo_dataset, generate, preset):
+    """To two roundings of the largest value: the order of the additions is free."""
+    template = event_template(preset.mixing, coherent=generate is generate_coherent_mixture)
+    mixture, _, _, stems = generate(*folders(demo_dataset), template, 3, mixing=preset.mixing)
+    np.testing.assert_allclose(np.sum(stems, axis=0), mixture, atol=2**-22)
+    assert np.abs(mixture).max() > 1e-3
+
+
+@pytest.mark.parametrize("generate", GENERATORS)
+def test_the_seed_says_everything(demo_dataset, generate):
+    def make(seed):
+        return generate(*folders(demo_dataset), event_template(MixingSettings()), seed)
+
+    first, again, other = make(5), make(5), make(6)
+    np.testing.assert_array_equal(first[0], again[0])
+    assert [event.value for event in events_of(first[1])] == [event.value for event in events_of(again[1])]
+    assert not np.array_equal(first[0], other[0])
+
+
+def test_values_lie_in_the_specified_ranges(demo_dataset):
+    closure = create_mix_closure(demo_dataset, "train", mixing=MixingSettings(duration_s=1.0))
+    drawn = [event.value for i in range(20) for event in events_of(closure.mixture(i)[1])]
+    for name, low, high in (("pitch_shift", -2, 2), ("time_stretch", 0.8, 1.2), ("snr", -5, 5), ("source_time", 0, 7)):
+        values = np.array([value[name] for value in drawn])
+        assert low <= values.min() < values.max() <= high
+        assert np.ptp(values) > 0.5 * (min(high, 6.0) - low), name
+
+
+def test_coherent_stems_share_song_offset_pitch_and_stretch(demo_dataset):
+    _, jam, _, _ = generate_coherent_mixture(*folders(demo_dataset), event_template(MixingSettings()), 1)
+    shared = [
+        (
+            event.value["source_file"].rpartition("/")[2],
+            *(event.value[name] for name in ("source_time", "event_duration", "pitch_shift", "time_stretch")),
+        )
+        for event in events_of(jam)
+    ]
+    assert len(set(shared)) == 1
+
+
+def test_incoherent_stems_are_drawn_one_by_one(demo_dataset):
+    _, jam, _, _ = generate_incoherent_mixture(*folders(demo_dataset), event_template(MixingSettings()), 1)
+    assert len({event.value["pitch_shift"] for event in events_of(jam)}) == 4
+    assert len({event.value["source_time"] for event in events_of(jam)}) == 4
+
+
+def lag_between(one, other, largest=5_000):
+    n_fft = 2 * len(one)
+    correlation = np.fft.irfft(np.fft.rfft(other, n_fft) * np.conj(np.fft.rfft(one, n_fft)))
+    return int(np.argmax(np.concatenate((correlation[-largest:], correlation[:largest])))) - largest
+
+
+@pytest.mark.parametrize("mixing, most_samples", [(MixingSettings(), 3), (PLAIN, 0)], ids=["stretched", "plain"])
+def test_coherent_stems_stay_aligned(tmp_path, mixing, most_samples):
+    """Every stem holds the same clicks under noise of its own, so that each lag between two stems can be measured."""
+    clicks = np.zeros(int(6.8 * RATE), np.float32)
+    clicks[:: RATE // 7] = 0.9
+    signals = {stem: clicks + noise(6.8, seed=i, level=0.01) for i, stem in enumerate(STEMS)}
+    where = write_stems(tmp_path, signals)
+    for seed in range(3):
+        _, _, _, stems = generate_coherent_mixture(*where, event_template(mixing), seed, mixing=mixing)
+        lags = [lag_between(stems[0][:, 0], stem[:, 0]) for stem in stems[1:]]
+        assert max(map(abs, lags)) <= most_samples
+
+
+def test_plain_coherent_stems_are_their_excerpts(tmp_path):
+    """Without pitch and stretch each stem is the file from the annotated offset on, scaled, to the sample."""
+    signals = {stem: noise(6.8, seed=i) for i, stem in enumerate(STEMS)}
+    where = write_stems(tmp_path, signals)
+    _, jam, _, stems = generate_coherent_mixture(*where, event_template(PLAIN), 4, mixing=PLAIN)
+    start = int(events_of(jam)[0].value["source_time"] * RATE)
+    inner = slice(441, 5 * RATE - 441)  # between the fades
+    for name, stem in zip(STEMS, stems, strict=True):
+        excerpt = signals[name][start : start + 5 * RATE][inner]
+        heard = stem[inner, 0]
+        gain = (heard @ excerpt) / (excerpt @ excerpt)
+        np.testing.assert_allclose(heard, gain * excerpt, atol=1e-5)
+
+
+def frequency_of(audio):
+    spectrum = np.log(np.abs(np.fft.rfft(audio * np.hanning(len(audio)))) + 1e-12)
+    peak = int(np.argmax(spectrum))
+    left, middle, right = spectrum[peak - 1 : peak + 2]
+    return (peak + 0.5 * (left - right) / (left - 2 * middle + right)) * RATE / len(audio)
+
+
+@pytest.mark.parametrize("generate", GENERATORS)
+def test_tones_come_out_as_the_annotation_says(tmp_path, generate):
+    """Within 0.1 semitone, and for a stem shorter than the mixture, over within one hop of the annotated end."""
+    hertz = dict(zip(STEMS, (110.0, 440.0, 880.0, 1_760.0), strict=True))
+    seconds = np.arange(3 * RATE) / RATE
+    tones = {stem: (0.5 * np.sin(2 * np.pi * f * seconds)).astype(np.float32) for stem, f in hertz.items()}
+    where = write_stems(tmp_path, tones)
+    for seed in range(3):
+        _, jam, annotation_list, stems = generate(*where, event_template(MixingSettings()), seed)
+        for event, (onset_s, end_s, label), stem in zip(events_of(jam), annotation_list, stems, strict=True):
+            sounding = np.flatnonzero(np.abs(stem[:, 0]) > 1e-6)
+            assert sounding[0] == pytest.approx(onset_s * RATE, abs=HOP_SAMPLES)
+            assert sounding[-1] == pytest.approx(end_s * RATE, abs=HOP_SAMPLES)
+            assert end_s == pytest.approx(3 * event.value["time_stretch"], abs=1e-6)
+            heard = 12 * np.log2(frequency_of(stem[sounding[0] : sounding[-1], 0]) / hertz[label])
+            assert heard == pytest.approx(event.value["pitch_shift"], abs=0.1)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
+def test_snr_is_what_the_annotation_says(demo_dataset, preset):
+    """Measured by pyloudnorm on what comes out, the overall gain taken off: 0.1 dB, for excerpts above -60 LUFS."""
+    closure = create_mix_closure(demo_dataset, "train", mixing=preset.mixing)
+    meter, n_checked = pyloudnorm.Meter(RATE), 0
+    for index in range(8):
+        _, jam, _, stems = closure.mixture(index)
+        facts = facts_of(jam)
+        for event, stem in zip(events_of(jam), stems, strict=True):
+            lufs = meter.integrated_loudness(stem[:, 0].astype(np.float64))
+            snr_db = lufs - facts.ref_db - 20 * np.log10(facts.peak_normalization_scale_factor)
+            if event.value["snr"] > -40 and lufs > -60:
+                assert snr_db == pytest.approx(event.value["snr"], abs=0.1)
+                n_checked += 1
+    assert n_checked > 16
+
+
+def test_near_silence_is_not_made_loud(tmp_path):
+    """Scaper would lift noise at -90 LUFS to -90 + 55 dB; it stays below the level that was drawn."""
+    signals = {stem: noise(6.8, seed=i) for i, stem in enumerate(STEMS)}
+    signals["vocals"] *= 1e-4
+    where = write_stems(tmp_path, signals)
+    _, _, _, stems = generate_coherent_mixture(*where, event_template(PLAIN), 0, mixing=PLAIN)
+    assert np.abs(stems[3]).max() < 0.03 * np.abs(stems[0]).max()
+
+
+def test_silent_stem_stays_silent(tmp_path):
+    signals = {stem: noise(6.8, seed=i) for i, stem in enumerate(STEMS)}
+    signals["drums"] *= 0
+    where = write_stems(tmp_path, signals)
+    _, _, _, stems = generate_coherent_mixture(*where, event_template(MixingSettings()), 0)
+    assert not stems[1].any()
+    assert stems[3].any()
+
+
+def test_a_parent_folder_called_like_a_stem_does_no_harm(tmp_path):
+    signals = {stem: noise(6.8, seed=i) for i, stem in enumerate(STEMS)}
+    where = write_stems(tmp_path / "vocals-project" / "bass" / "vocals", signals)
+    _, jam, _, stems = generate_coherent_mixture(*where, event_template(MixingSettings()), 0)
+    assert [event.value["source_file"].split("/")[-2] for event in events_of(jam)] == list(STEMS)
+    assert np.abs(stems[0] - stems[3]).max() > 0.01  # bass is not the vocals again
+
+
+@pytest.mark.parametrize("generate", GENERATORS)
+@pytest.mark.parametrize("stretch", [0.8, 1.2])
+def test_what_would_run_off_a_stem_of_6_8_s_fills_the_mixture(tmp_path, generate, stretch):
+    """At 0.8 the excerpt takes 6.25 s of 6.8, so that offsets of 0 to 7 s have to be drawn where it fits."""
+    mixing = MixingSettings(time_stretch=(stretch, stretch))
+    where = write_stems(tmp_path, {stem: noise(6.8, seed=i) for i, stem in enumerate(STEMS)})
+    offsets_s = set()
+    for seed in range(4):
+        _, jam, _, stems = generate(*where, event_template(mixing), seed, mixing=mixing)
+        for event, stem in zip(events_of(jam), stems, strict=True):
+            value = event.value
+            assert event.duration == pytest.approx(5.0, abs=1e-9)
+            assert value["source_time"] + value["event_duration"] <= 6.8
+            assert np.abs(stem[-4_410:-882]).max() > 0
+            offsets_s.add(value["source_time"])
+    assert len(offsets_s) > 1
+
+
+@pytest.mark.parametrize("generate", GENERATORS)
+def test_stems_shorter_than_the_mixture_fade_out_where_they_end(tmp_path, generate):
+    where = write_stems(tmp_path, {stem: noise(2.0, seed=i) for i, stem in enumerate(STEMS)})
+    _, jam, _, stems = generate(*where, event_template(PLAIN), 0, mixing=PLAIN)
+    for event, stem in zip(events_of(jam), stems, strict=True):
+        end = round(event.duration * RATE)
+        assert event.duration == pytest.approx(2.0, abs=1e-6)
+        assert not stem[end:].any()
+        assert np.abs(stem[end - 20 : end]).max() < 0.1 * np.abs(stem[:end]).max()  # the fade's last 20 of 441 samples
+
+
+def test_siblings_of_unequal_length_fit_the_shortest(tmp_path):
+    signals = {stem: noise(6.8, seed=i) for i, stem in enumerate(STEMS)}
+    signals["bass"] = signals["bass"][: int(6.0 * RATE)]
+    where = write_stems(tmp_path, signals)
+    for seed in range(4):
+        _, jam, _, _ = generate_coherent_mixture(*where, event_template(PLAIN), seed, mixing=PLAIN)
+        assert events_of(jam)[0].value["source_time"] <= 1.0
+
+
+@pytest.mark.parametrize("generate", GENERATORS)
+def test_template_places_events(demo_dataset, generate):
+    """A template of one's own: events of one second from second two on, offsets by another distribution."""
+    template = {
+        **event_template(MixingSettings()),
+        "event_time": ("const", 2.0),
+        "event_duration": ("const", 1.0),
+        "source_time": ("truncnorm", 3.0, 1.0, 0.0, 9.0),
+    }
+    _, _, annotation_list, stems = generate(*folders(demo_dataset), template, 2)
+    for (onset_s, end_s, _), stem in zip(annotation_list, stems, strict=True):
+        assert (onset_s, end_s) == (2.0, pytest.approx(3.0, abs=1e-6))
+        assert not stem[: 2 * RATE].any()
+        assert not stem[round(end_s * RATE) + 1 :].any()
+
+
+def test_event_that_would_end_after_the_mixture_is_shortened(demo_dataset):
+    template = {**event_template(PLAIN), "event_time": ("const", 4.5), "pitch_shift": None, "time_stretch": None}
+    _, _, annotation_list, _ = generate_incoherent_mixture(*folders(demo_dataset), template, 2, mixing=PLAIN)
+    assert [end_s for _, end_s, _ in annotation_list] == pytest.approx([5.0] * 4)
+
+
+def test_loud_mixtures_do_not_clip(tmp_path):
+    """A sine at -3 LUFS for each stem: the sum is brought down to full scale, and the annotation says by how much."""
+    seconds = np.arange(int(6.8 * RATE)) / RATE
+    loud = np.sin(2 * np.pi * 997 * seconds).astype(np.float32)
+    mixing = MixingSettings(ref_db=-3.0, pitch_shift_semitones=(0, 0), time_stretch=(1, 1), snr_db=(0, 0))
+    where = write_stems(tmp_path, dict.fromkeys(STEMS, loud))
+    mixture, jam, _, _ = generate_coherent_mixture(*where, event_template(mixing), 0, mixing=mixing)
+    assert np.abs(mixture).max() == pytest.approx(1.0, abs=1e-5)
+    assert facts_of(jam).peak_normalization_scale_factor == pytest.approx(1 / 4, rel=0.05)
+
+
+def test_annotation_names_channels_and_polarities(demo_dataset):
+    mixing = PRESETS["classic"].mixing
+    closure = create_mix_closure(demo_dataset, "train", mixing=mixing)
+    coherent = [facts_of(closure.mixture(i)[1]) for i in range(6)]
+    assert all(set(facts.channels) <= {"left", "right", "mid"} for facts in coherent)
+    assert all(set(facts.polarities) <= {-1.0, 1.0} for facts in coherent)
+    assert len({tuple(facts.polarities) for facts in coherent}) > 1
+
+
+def test_events_are_drawn_as_scaper_draws_them(demo_dataset):
+    """The same events, added to a scaper of the same seed by hand, instantiate to the same values."""
+    _, jam, annotation_list, _ = generate_coherent_mixture(*folders(demo_dataset), event_template(MixingSettings()), 9)
+    drawer = scaper.Scaper(5.0, *map(str, folders(demo_dataset)), random_state=0)
+    for event in events_of(jam):
+        constants = {name: ("const", value) for name, value in event.value.items() if name != "role"}
+        drawer.add_event(**constants)
+    _, again, annotation_again, _ = drawer.generate(no_audio=True)
+    assert [event.value for event in events_of(again)] == [event.value for event in events_of(jam)]
+    assert annotation_again == annotation_list
+
+
+def test_closure_feeds_nussls_on_the_fly_dataset(demo_dataset):
+    transforms = nussl.datasets.transforms
+    dataset = nussl.datasets.OnTheFly(
+        create_mix_closure(demo_dataset, "train"),
+        num_mixtures=3,
+        stft_params=nussl.STFTParams(window_length=512, hop_length=128, window_type="sqrt_hann"),
+        sample_rate=RATE,
+        strict_sample_rate=False,
+        transform=transforms.Compose(
+            [
+                transforms.SumSources([["bass", "drums", "other"]]),
+                transforms.MagnitudeSpectrumApproximation(),
+                transforms.IndexSources("source_magnitudes", 1),
+                transforms.ToSeparationModel(),
+            ]
+        ),
+    )
+    item = dataset[1]
+    n_frames = 5 * RATE // HOP_SAMPLES + 2
+    assert tuple(item["mix_magnitude"].shape) == (n_frames, 257, 1)
+    assert tuple(item["source_magnitudes"].shape) == (n_frames, 257, 1, 1)
+    assert len(dataset) == 3
+    again = dataset[1]
+    np.testing.assert_array_equal(item["mix_magnitude"], again["mix_magnitude"])
+
+
+def test_closure_without_transforms_gives_signals_that_add_up(demo_dataset):
+    dataset = nussl.datasets.OnTheFly(create_mix_closure(demo_dataset, "valid"), num_mixtures=1, sample_rate=RATE)
+    item = dataset[0]
+    assert sorted(item["sources"]) == list(STEMS)
+    total = sum(source.audio_data for source in item["sources"].values())
+    np.testing.assert_allclose(total, item["mix"].audio_data, atol=2**-22)
+    assert item["metadata"]["labels"] == list(STEMS)
+
+
+def test_index_epoch_and_seed_each_matter(demo_dataset):
+    def first_offset(seed=0, index=0, epoch=0):
+        closure = create_mix_closure(demo_dataset, "train", mixing=MixingSettings(duration_s=0.5), seed=seed)
+        return events_of(closure.mixture(index, epoch)[1])[0].value["source_time"]
+
+    assert len({first_offset(), first_offset(seed=1), first_offset(index=1), first_offset(epoch=1)}) == 4
+    assert first_offset() == first_offset()
+
+
+def test_about_half_of_the_mixtures_are_coherent(demo_dataset):
+    closure = create_mix_closure(demo_dataset, "train", mixing=MixingSettings(duration_s=0.5))
+    n_coherent = sum(
+        len({event.value["source_time"] for event in events_of(closure.mixture(i)[1])}) == 1 for i in range(60)
+    )
+    assert 18 <= n_coherent <= 42  # three standard deviations around 30
+
+
+def test_closure_is_a_mix_closure(demo_dataset):
+    closure = create_mix_closure(str(demo_dataset), "test")
+    assert isinstance(closure, MixClosure)
+    assert closure.mixing == MixingSettings()
+
+
+def test_missing_data_is_named(tmp_path, demo_dataset):
+    with pytest.raises(RenderingError, match=r"No wav files in .*foreground/bass.*Prepare"):
+        create_mix_closure(tmp_path, "train")
+    foreground, _ = folders(demo_dataset)
+    with pytest.raises(RenderingError, match=r"No folder .*nowhere"):
+        generate_coherent_mixture(foreground, tmp_path / "nowhere", event_template(MixingSettings()), 0)
+
+
+def test_a_missing_sibling_is_named(tmp_path):
+    foreground, background = write_stems(tmp_path, {stem: noise(6.8, seed=i) for i, stem in enumerate(STEMS)})
+    (foreground / "drums" / "song.wav").rename(foreground / "drums" / "another song.wav")
+    with pytest.raises(RenderingError, match=r"drums/song\.wav"):
+        generate_coherent_mixture(foreground, background, event_template(MixingSettings()), 0)
