@@ -18,6 +18,7 @@ from checkpoint_format import (
     contents_of,
     parse_checkpoint,
     read_checkpoint,
+    reason_of,
     rebuild,
     save_checkpoint,
     source_names,
@@ -109,9 +110,8 @@ def load_checkpoint(path: str | Path, *, device: str | torch.device = "cpu") -> 
         network, output, n_sources = rebuild(content, signal=signal, n_channels=n_channels)
         names = _names_of(metadata, n_sources)
     except (CheckpointError, *_MISFITS) as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise CheckpointError(
-            f"{path} holds a model of another kind: {reason}. Expected one that separates vocals."
+            f"{path} holds a model of another kind: {reason_of(error)}. Expected one that separates vocals."
         ) from error
     return LoadedModel(
         network=network.to(device),

@@ -5,7 +5,7 @@ JSON) and ``metadata`` (STFT, sample rate, transforms, history). A file may come
 freely. Data comes out, or a `CheckpointError`; no code runs. docs/checkpoints.md lists the contents and the steps.
 """
 
-from checkpoint_format.archive import LARGEST_BYTES, CheckpointError, contents_of
+from checkpoint_format.archive import LARGEST_BYTES, CheckpointError, contents_of, reason_of
 from checkpoint_format.reading import STFTParams, allowed_classes, parse_checkpoint, read_checkpoint
 from checkpoint_format.rebuilding import rebuild
 from checkpoint_format.saving import FORMAT_VERSION, save_checkpoint, source_names
@@ -19,6 +19,7 @@ __all__ = [
     "contents_of",
     "parse_checkpoint",
     "read_checkpoint",
+    "reason_of",
     "rebuild",
     "save_checkpoint",
     "source_names",

@@ -11,17 +11,23 @@ from pathlib import Path
 from settings import VocalExtractionError
 
 LARGEST_BYTES = 2**30
-"""Most bytes that a checkpoint may have, and its weights may take."""
+"""Most bytes that a checkpoint may have, and the tensors in it."""
 
 PICKLE = "data.pkl"
 """The record that says what the others are."""
 
-_LARGEST_PICKLE_BYTES = 2**22
+_LARGEST_PICKLE_BYTES = 2**21
 _ADVICE = "Train or download it again; a file of torch before 1.6 must first be saved by a later one."
 
 
 class CheckpointError(VocalExtractionError):
     """A checkpoint is missing, damaged, hostile, or of a kind that is not understood."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an error's text as a part of one sentence that a terminal may show, though a stranger's file is in it."""
+    text = "".join(filter(str.isprintable, " ".join(str(error).split())))
+    return text[:200] or type(error).__name__
 
 
 def contents_of(path: str | Path) -> bytes:
@@ -62,7 +68,9 @@ def records_of(contents: bytes, *, name: str) -> dict[str, bytes]:
             # The one folder of the archive has the name that the file had when it was saved.
             records = {member.filename.partition("/")[2]: archive.read(member) for member in members}
     except (zipfile.BadZipFile, OSError, ValueError, LookupError, RuntimeError, EOFError, struct.error) as error:
-        raise CheckpointError(f"{name} is no checkpoint, or only a part of one ({error}). {_ADVICE}") from error
+        raise CheckpointError(
+            f"{name} is no checkpoint, or only a part of one ({reason_of(error)}). {_ADVICE}"
+        ) from error
     if len(records) < len(members):
         raise CheckpointError(f"{name} was refused: two of its records have the same name.")
     if not 0 < len(records.get(PICKLE, b"")) <= _LARGEST_PICKLE_BYTES:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from checkpoint_format.archive import CheckpointError, contents_of, packed, records_of
+from checkpoint_format.archive import CheckpointError, contents_of, packed, reason_of, records_of
 from checkpoint_format.survey import (
     NUMPY_FORMATS,
     NUMPY_SCALARS,
@@ -27,7 +27,7 @@ from checkpoint_format.survey import (
     survey,
 )
 
-_MOST_VALUES = 2**24
+_MOST_VALUES = 2**20
 """Values and characters that a checkpoint may hold beside its weights."""
 _DEEPEST = 32
 """How deep its dictionaries and lists may be nested."""
@@ -103,10 +103,11 @@ def parse_checkpoint(contents: bytes, *, name: str, with_nussl: bool = False) ->
             loaded = torch.load(packed(records), map_location="cpu", weights_only=True)
         loaded = _plain(loaded)
     except (RefusedError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{name} was refused: it holds more than weights and plain values ({error}).") from error
+        raise CheckpointError(
+            f"{name} was refused: it holds more than weights and plain values ({reason_of(error)})."
+        ) from error
     except _DAMAGE as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{name} is damaged ({reason}). Train or download it again.") from error
+        raise CheckpointError(f"{name} is damaged ({reason_of(error)}). Train or download it again.") from error
     state = loaded.get("state_dict") if isinstance(loaded, dict) else None
     if not _is_state(state) or not isinstance(loaded.get("metadata"), dict):
         raise CheckpointError(f"{name} is no checkpoint of nussl's: it lacks 'state_dict' or 'metadata'.")

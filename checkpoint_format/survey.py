@@ -49,7 +49,14 @@ _ELEMENT_BYTES = {
     "torch.ByteStorage": 1,
     "torch.BoolStorage": 1,
 }
+_FUNCTIONS = ("collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "_codecs.encode", "numpy.dtype")
+_CLASSES = (STFT_PARAMS, *(f"{TRANSFORMS_MODULE}.{name}" for name in TRANSFORMS))
+_NAMES = {*_FUNCTIONS, *NUMPY_SCALARS, *_CLASSES, *_ELEMENT_BYTES}
+"""All that a pickle may refer to."""
+
 _MOST_AXES = 8
+_DEEPEST = 64
+"""How many dictionaries, lists and tuples may be open at once."""
 
 
 class RefusedError(ValueError):
@@ -128,10 +135,12 @@ class _Machine:
         elif opcode in ("BINGET", "LONG_BINGET"):
             stack.append(self.memo[argument])
         elif opcode == "GLOBAL":
-            stack.append(_Global(argument.replace(" ", ".")))
+            stack.append(_known(argument.replace(" ", ".")))
         elif opcode == "MARK":
             self.stacks_below.append(stack)
             self.stack = []
+            if len(self.stacks_below) > _DEEPEST:
+                raise ValueError("its contents are nested too deep")
         elif opcode in ("TUPLE", "APPENDS", "SETITEMS"):
             self.stack = self.stacks_below.pop()
             if opcode == "TUPLE":
@@ -175,7 +184,7 @@ class _Machine:
                 return _Made("NumPy type")
             case _, (_Made("NumPy type"), _Made("bytes")) if name in NUMPY_SCALARS:
                 return _Made("number")
-        raise RefusedError(f"it calls {name[:80]!a}" if name else "it calls what is no function")
+        raise RefusedError(f"it calls {name!a} with other arguments" if name else "it calls what is no function")
 
     def _stored(self, identity: Any) -> _Storage:
         """Return the storage that a persistent identity names; its record must have just that many bytes."""
@@ -205,11 +214,18 @@ class _Machine:
             raise ValueError("one of its tensors is larger than its elements")
 
 
+def _known(name: str) -> _Global:
+    """Refuse a name that no checkpoint needs."""
+    if name not in _NAMES:
+        raise RefusedError(f"it refers to {name[:80]!a}")
+    return _Global(name)
+
+
 def _instance(cls: Any, arguments: Any) -> _Made:
     """Say what an instance made without its constructor would be, if it is one that a checkpoint needs."""
-    name = cls.name if isinstance(cls, _Global) else ""
-    if name == STFT_PARAMS and isinstance(arguments, tuple):
-        return _Made("STFTParams")
-    if name in (f"{TRANSFORMS_MODULE}.{transform}" for transform in TRANSFORMS) and arguments == ():
-        return _Made("transform")
-    raise RefusedError(f"it makes {name[:80]!a}" if name else "it makes an instance of what is no class")
+    match cls, arguments:
+        case _Global(name), tuple() if name == STFT_PARAMS:
+            return _Made("STFTParams")
+        case _Global(name), () if name in _CLASSES:
+            return _Made("transform")
+    raise RefusedError("it makes an instance of what is no class of nussl's")
