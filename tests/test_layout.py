@@ -145,16 +145,24 @@ def _asserts(function: ast.AST, asserting: frozenset[str] = frozenset()) -> bool
     return False
 
 
+def _functions(path: Path) -> list[ast.FunctionDef]:
+    return [node for node in ast.walk(_tree(path)) if isinstance(node, ast.FunctionDef)]
+
+
+@functools.cache
+def _asserting_functions() -> frozenset[str]:
+    """The tests' own functions that check something, whichever file they are in."""
+    return frozenset(each.name for path in TEST_FILES for each in _functions(path) if _asserts(each))
+
+
 def _is_fixture(function: ast.FunctionDef) -> bool:
     return any("fixture" in ast.unparse(decorator) for decorator in function.decorator_list)
 
 
 @pytest.mark.parametrize("path", TEST_FILES, ids=_name)
 def test_every_test_asserts(path):
-    functions = [node for node in ast.walk(_tree(path)) if isinstance(node, ast.FunctionDef)]
-    asserting = frozenset(function.name for function in functions if _asserts(function))
-    tests = [function for function in functions if function.name.startswith("test_") and not _is_fixture(function)]
-    silent = [test.name for test in tests if not _asserts(test, asserting)]
+    tests = [each for each in _functions(path) if each.name.startswith("test_") and not _is_fixture(each)]
+    silent = [test.name for test in tests if not _asserts(test, _asserting_functions())]
     assert silent == []
 
 
