@@ -1,5 +1,7 @@
 """nussl's checkpoints load here as data, and nussl loads this project's."""
 
+import os
+import re
 import struct
 import subprocess
 import sys
@@ -291,3 +293,26 @@ def test_plain_nussl_loads_what_training_saves(tmp_path):
         metadata = nussl.ml.SeparationModel.load(str(path))[1]
     assert metadata["optimizer"] == added["optimizer"]
     assert metadata["trainer.state_dict"]["epoch"] == 2
+
+
+# The documentation
+
+
+def test_the_lines_in_the_documentation_run(tmp_path):
+    from settings import SPECIFIED
+
+    page = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert len(blocks) == 3
+    save_checkpoint(tmp_path / "checkpoints" / "best.model.pth", create_model(), preset=SPECIFIED, metadata={})
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", "\n".join(blocks)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.splitlines()[1:] == ["torch.Size([2, 100, 257, 1])", "(2, 44100)", "(2, 44100)"]
