@@ -37,7 +37,7 @@ def test_specified_network_has_the_specified_weights():
     assert shapes["layers.model.recurrent_stack.rnn.weight_ih_l0"] == (4 * 50, 257)
     assert shapes["layers.model.recurrent_stack.rnn.weight_ih_l1_reverse"] == (4 * 50, 100)
     assert shapes["layers.model.embedding.linear.weight"] == (257, 100)
-    assert network.layers["model"].recurrent_stack.rnn.dropout == 0.3
+    assert network.get_submodule("layers.model.recurrent_stack.rnn").dropout == 0.3
 
 
 def test_create_model_returns_nussls_separation_model():
@@ -234,7 +234,7 @@ def test_every_kind_of_the_settings_is_here():
 
 def test_the_studio_network_knows_its_sample_rate():
     slow = dataclasses.replace(STUDIO, signal=dataclasses.replace(STUDIO.signal, sample_rate=22_050))
-    n_bands = [create_model(preset).layers["model"].bin_of_slot.shape[0] for preset in (STUDIO, slow)]
+    n_bands = [len(create_model(preset).get_buffer("layers.model.bin_of_slot")) for preset in (STUDIO, slow)]
     assert n_bands[0] > n_bands[1]
 
 
