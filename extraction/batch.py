@@ -4,6 +4,7 @@ Places are chosen for all songs before the first is begun, so that they do not d
 fails is recorded, and the others go on. Ctrl-C ends the songs that are under way and leaves no half file.
 """
 
+import dataclasses
 import threading
 import time
 from collections.abc import Sequence
@@ -183,9 +184,7 @@ class _Batch:
             try:
                 outcome = self.extract(song, pool=pool, progress=progress, cancelled=self._stop.is_set)
             except VocalExtractionError as error:
-                outcome = Outcome(str(song), FAILED, time.monotonic() - started, str(error))
-                if not self._stop.is_set():
-                    self._record(outcome)
+                outcome = self._failed(song, time.monotonic() - started, str(error))
         self._bars.report(outcome)
         return outcome
 
@@ -205,10 +204,26 @@ class _Batch:
             if self._manifest is not None and self._manifest.is_done(song, places, self._options):
                 return self._skipped(song, places)
             _refuse_overwriting(places)
-        outcome = extract_song(
-            song, places, estimator=self._estimator, pool=pool, progress=progress, cancelled=cancelled
-        )
+        try:
+            outcome = extract_song(
+                song, places, estimator=self._estimator, pool=pool, progress=progress, cancelled=cancelled
+            )
+        except BrokenPipeError:
+            # Whoever read our standard output has gone; the program ends as others do then.
+            raise
+        except OSError as error:
+            raise ExtractionError(f"{song} could not be extracted ({error}). Check the disk and try again.") from error
         self._record(outcome)
+        return outcome
+
+    def _failed(self, song: str | Path, seconds: float, reason: str) -> Outcome:
+        """Record a failure; if not even that can be done, as on a full disk, say so, and let the others try."""
+        outcome = Outcome(str(song), FAILED, seconds, reason)
+        try:
+            if not self._stop.is_set():
+                self._record(outcome)
+        except ExtractionError as error:
+            return dataclasses.replace(outcome, reason=f"{reason} {error}")
         return outcome
 
     def _skipped(self, song: str | Path, places: Places) -> Outcome:

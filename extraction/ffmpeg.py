@@ -7,8 +7,10 @@ hang a batch. Children have a session of their own, so that Ctrl-C reaches this 
 
 import contextlib
 import errno
+import fcntl
 import os
 import selectors
+import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -20,7 +22,7 @@ from extraction.outcome import ExtractionError
 
 PATIENCE_S = 60.0
 """How long a child may stand still before it is ended."""
-_READ_BYTES = 2**18
+_PIPE_BYTES = 2**20
 _REMEMBERED_BYTES = 4_000
 
 
@@ -73,6 +75,13 @@ def _missing(program: str) -> ProgramError:
     )
 
 
+def _widen(pipe: int) -> None:
+    """Let a pipe hold more, where the system can: programs that take turns less often wait less for each other."""
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+
 class Ffmpeg:
     """A running ffmpeg with at most one pipe to this program; use it in a ``with`` statement.
 
@@ -105,6 +114,7 @@ class Ffmpeg:
         if pipe is not None:
             self._file_number = pipe.fileno()
             os.set_blocking(self._file_number, False)
+            _widen(self._file_number)
             self._selector.register(self._file_number, selectors.EVENT_READ if reads else selectors.EVENT_WRITE)
 
     def __enter__(self) -> "Ffmpeg":
@@ -127,7 +137,7 @@ class Ffmpeg:
     def read(self, *, patiently: bool = False) -> bytes:
         """Return what has come, at least a byte; nothing at the end. `patiently` waits for ever."""
         self._wait(None if patiently else PATIENCE_S)
-        return os.read(self._file_number, _READ_BYTES)
+        return os.read(self._file_number, _PIPE_BYTES)
 
     def write(self, data: memoryview) -> None:
         """Write all of `data`.
@@ -160,6 +170,8 @@ class Ffmpeg:
         except subprocess.TimeoutExpired as error:
             raise self._standstill() from error
         messages = self._said()
+        if status == -signal.SIGXFSZ:
+            raise OSError(errno.EFBIG, "File too large")
         if status != 0:
             if "No space left on device" in messages or "File too large" in messages:
                 raise OSError(errno.ENOSPC, "No space left on device")

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from extraction.naming import Places, identity, place_key
+from extraction.naming import STANDARD_INPUT, Places, identity, place_key
 from extraction.outcome import DONE, ExtractionError, Outcome
 from files import sha256_of
 from settings import LOSSY_FORMATS, ExtractionSettings
@@ -52,14 +52,14 @@ class Manifest:
             and record.get("source_sha256") == sha256_of(song)
         )
 
-    def add(self, outcome: Outcome, *, options: dict[str, Any], with_source: bool = True) -> None:
+    def add(self, outcome: Outcome, *, options: dict[str, Any]) -> None:
         """Append a line for a song that was tried."""
         record = outcome.as_record()
         for name in ("vocals", "accompaniment"):
             if record[name] is not None:
                 record[name] = os.path.relpath(record[name], self._path.parent)
         record |= {"source": identity(outcome.file), "source_sha256": None, **options}
-        if outcome.outcome == DONE and with_source:
+        if outcome.outcome == DONE and outcome.file != STANDARD_INPUT:
             record["source_sha256"] = sha256_of(outcome.file)
         record["time"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         # One write of a whole line, at the end: two runs in one folder do not mix theirs.
@@ -71,9 +71,7 @@ class Manifest:
                 with open(self._path, "ab") as file:
                     file.write(line.encode(errors="backslashreplace"))
             except OSError as error:
-                raise ExtractionError(
-                    f"Cannot write the manifest {self._path} ({error.strerror}). The stems of {outcome.file} are whole."
-                ) from error
+                raise ExtractionError(f"Cannot write the manifest {self._path} ({error.strerror}).") from error
 
 
 def options_of(settings: ExtractionSettings, model_sha256: str) -> dict[str, Any]:

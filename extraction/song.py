@@ -27,6 +27,9 @@ from extraction.tags import gather
 from files import whole_file
 from settings import EXTRACTED_FORMATS
 
+Stream = Iterator[tuple[Samples, Samples]]
+"""Mixture and vocals, block by block."""
+
 _SPOOLED_SAMPLES = 2**16
 
 
@@ -113,17 +116,13 @@ def extract_song(
         coding = choose_coding(
             settings, sample_rate=reader.sample_rate, n_channels=reader.n_channels, channel_layout=layout
         )
-        stream = _watched(
-            separate_stream(reader.blocks(), reader.sample_rate, estimator=estimator, pool=pool),
-            reader.sample_rate,
-            None if facts is None else facts.duration_s,
-            progress,
-            cancelled,
-        )
+        pairs = separate_stream(reader.blocks(), reader.sample_rate, estimator=estimator, pool=pool)
+        total_s = None if facts is None else facts.duration_s
+        stream = _measured(_stoppable(pairs, cancelled), reader.sample_rate, total_s, progress)
         if places is None:
             levels, scale = _write_to_standard_output(stream, coding), 1.0
         else:
-            levels, scale = _write_files(stream, places, coding, facts)
+            levels, scale = _write_files(stream, places, coding, facts, cancelled)
         notes = list(coding.notes)
         if reader.complaint is not None:
             notes.append(f"taken as far as it decodes: {reader.complaint}")
@@ -143,25 +142,25 @@ def extract_song(
     )
 
 
-def _watched(
-    stream: Iterator[tuple[Samples, Samples]],
-    sample_rate: int,
-    total_s: float | None,
-    progress: Progress | None,
-    cancelled: Cancelled | None,
-) -> Iterator[tuple[Samples, Samples]]:
-    """Pass a stream on, tell how far it has come, and stop when asked."""
+def _measured(stream: Stream, sample_rate: int, total_s: float | None, progress: Progress | None) -> Stream:
+    """Pass a stream on and tell how far it has come."""
     n_done = 0
     for mixture, vocals in stream:
-        if cancelled is not None and cancelled():
-            raise ExtractionCancelledError
         n_done += mixture.shape[1]
         if progress is not None:
             progress(n_done / sample_rate, total_s)
         yield mixture, vocals
 
 
-def _write_to_standard_output(stream: Iterator[tuple[Samples, Samples]], coding: Coding) -> Levels:
+def _stoppable(stream: Stream, cancelled: Cancelled | None) -> Stream:
+    """Pass a stream on until asked to stop."""
+    for pair in stream:
+        if cancelled is not None and cancelled():
+            raise ExtractionCancelledError
+        yield pair
+
+
+def _write_to_standard_output(stream: Stream, coding: Coding) -> Levels:
     levels = Levels(bits=None)
     coding = dataclasses.replace(
         coding, format="float", coded_rate=coding.sample_rate, coded_channels=coding.n_channels
@@ -175,7 +174,7 @@ def _write_to_standard_output(stream: Iterator[tuple[Samples, Samples]], coding:
 
 
 def _write_files(
-    stream: Iterator[tuple[Samples, Samples]], places: Places, coding: Coding, facts: SongFacts | None
+    stream: Stream, places: Places, coding: Coding, facts: SongFacts | None, cancelled: Cancelled | None
 ) -> tuple[Levels, float]:
     levels, scale = Levels(SAMPLE_BITS.get(coding.format)), 1.0
     try:
@@ -191,7 +190,7 @@ def _write_files(
                     levels.hear(mixture, vocals)
                     spool.write(np.concatenate([mixture, vocals]).T.tobytes())
                 scale = levels.fitting_scale()
-                stream = _spooled(spool, coding.n_channels)
+                stream = _stoppable(_spooled(spool, coding.n_channels), cancelled)
             for mixture, vocals in stream:
                 if coding.format == "float":
                     levels.hear(mixture, vocals)
@@ -206,7 +205,7 @@ def _write_files(
     return levels, scale
 
 
-def _spooled(spool: IO[bytes], n_channels: int) -> Iterator[tuple[Samples, Samples]]:
+def _spooled(spool: IO[bytes], n_channels: int) -> Stream:
     """Read mixture and vocals back."""
     spool.seek(0)
     while data := spool.read(_SPOOLED_SAMPLES * 2 * n_channels * 4):

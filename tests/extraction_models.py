@@ -1,0 +1,113 @@
+"""Small networks for the tests of the extraction, without nussl, which takes seconds to import."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from checkpoints import LoadedModel
+from model import MaskInference
+from settings import ACCOMPANIMENT, SignalSettings
+from spectrogram import istft, stft
+
+SIGNAL = SignalSettings()
+
+
+class Masking(nn.Module):
+    """One of this project's networks, called as a checkpoint's is."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.network(data["mix_magnitude"])
+
+
+class ConstantMask(nn.Module):
+    """The same masks in every bin."""
+
+    def __init__(self, *values: float) -> None:
+        super().__init__()
+        self.values = nn.Parameter(torch.tensor(values))
+
+    def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
+        magnitudes = data["mix_magnitude"]
+        return {"mask": self.values.expand(*magnitudes.shape, -1)}
+
+
+class ChannelMask(nn.Module):
+    """A mask of 1 for the first channel of a group, 0 for the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Parameter(torch.ones(1))
+
+    def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
+        mask = torch.zeros_like(data["mix_magnitude"])
+        mask[..., 0] = self.one
+        return {"mask": mask.unsqueeze(-1)}
+
+
+class HalvingAudio(nn.Module):
+    """Takes samples; the vocals are half of them, shifted by nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.share = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
+        audio = data["mix_audio"]
+        return {"audio": torch.stack([audio * (1 - self.share), audio * self.share], dim=-1)}
+
+
+def loaded(
+    network: nn.Module,
+    *,
+    n_channels: int = 1,
+    source_names: tuple[str, ...] = ("vocals",),
+    output: str = "mask",
+    signal: SignalSettings = SIGNAL,
+    sha256: str = "0" * 64,
+) -> LoadedModel:
+    """Wrap a network as `load_checkpoint` does."""
+    return LoadedModel(network.eval(), signal, n_channels, source_names, output, {}, Path("tiny.pth"), sha256)
+
+
+def tiny_model(n_channels: int = 1, num_sources: int = 1) -> LoadedModel:
+    """Return an untrained network that forgets within a second, as a trained one does.
+
+    Drawn as they are, the forget gates saturate, and it remembers for minutes.
+    """
+    torch.manual_seed(0)
+    network = MaskInference(SIGNAL.n_bins, n_channels, 6, 2, True, 0.3, num_sources)
+    with torch.no_grad():
+        norm = network.input_normalization.batch_norm
+        norm.running_mean.fill_(-60.0)
+        norm.running_var.fill_(400.0)
+        for name, weights in network.recurrent_stack.rnn.named_parameters():
+            weights.mul_(1.2 if "bias" in name else 0.4)
+        network.embedding.linear.weight.mul_(12.0)
+    names = {1: ("vocals",), 2: (ACCOMPANIMENT, "vocals")}[num_sources]
+    return loaded(Masking(network), n_channels=n_channels, source_names=names)
+
+
+def whole_song(mixture: np.ndarray, model: LoadedModel) -> np.ndarray:
+    """Estimate the vocals of a song at the model's rate, all at once."""
+    with torch.inference_mode():
+        spectrum = stft(torch.from_numpy(mixture), signal=model.signal)  # (n_channels, n_frames, n_bins)
+        mask = model.network({"mix_magnitude": spectrum.abs().unsqueeze(-1)})["mask"][..., 0, model.vocals_index]
+        return istft(spectrum * mask, n_samples=mixture.shape[1], signal=model.signal).numpy()
+
+
+def music(duration_s: float, *, sample_rate: int = 44_100, n_channels: int = 2, seed: int = 0) -> np.ndarray:
+    """Return tones that swell and fade, over noise: (n_channels, n_samples), peak about 0.5."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(round(duration_s * sample_rate)) / sample_rate
+    signal = 0.02 * rng.standard_normal((n_channels, t.size))
+    for channel in range(n_channels):
+        for pitch in rng.uniform(100, 2_000, 5):
+            swell = 0.5 + 0.5 * np.sin(2 * np.pi * rng.uniform(0.1, 1.0) * t + rng.uniform(0, 6))
+            signal[channel] += 0.08 * swell * np.sin(2 * np.pi * pitch * t)
+    return signal.astype(np.float32)

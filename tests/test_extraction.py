@@ -1,0 +1,311 @@
+"""Arrays in, arrays out: the estimate of a stream is the estimate of the whole, and the stems add up."""
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from extraction_models import (
+    SIGNAL,
+    ChannelMask,
+    ConstantMask,
+    HalvingAudio,
+    loaded,
+    music,
+    tiny_model,
+    whole_song,
+)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from extraction import ExtractionCancelledError, ExtractionError, separate
+from extraction.estimation import Estimator
+from extraction.pieces import Shelf, cut, grouped, joined, sample_grid, spectral_grid
+from extraction.separation import resampled, separate_stream
+from settings import ExtractionSettings
+from spectrogram import analyze, griffin_lim, istft, stft, synthesis_weight, synthesize
+
+RATES = (8_000, 11_025, 16_000, 22_050, 32_000, 37_800, 44_100, 48_000, 96_000)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small batches are slower on two threads, above all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+def estimate(mixture, model, *, block=10_007, sample_rate=44_100, **options):
+    """Separate in blocks of a length that fits nothing, with the given settings."""
+    blocks = (mixture[:, start : start + block] for start in range(0, mixture.shape[1], block))
+    estimator = Estimator(model, ExtractionSettings(**options))
+    pairs = list(separate_stream(blocks, sample_rate, estimator=estimator))
+    np.testing.assert_array_equal(np.concatenate([mixture for mixture, _ in pairs], axis=1), mixture)
+    return np.concatenate([vocals for _, vocals in pairs], axis=1)
+
+
+def decibels(error, reference):
+    return 10 * np.log10(np.sum(np.square(error, dtype=np.float64)) / np.sum(np.square(reference, dtype=np.float64)))
+
+
+@pytest.mark.parametrize("duration_s, n_channels", [(0.01, 1), (4.9, 1), (4.9, 3), (9.3, 2)])
+def test_pieces_give_what_the_whole_song_gives(model, duration_s, n_channels):
+    mixture = music(duration_s, n_channels=n_channels)
+    whole = whole_song(mixture, model)
+    assert decibels(whole, mixture) < -3, "the mask does nothing"
+    pieces = estimate(mixture, model, chunk_s=1.5, context_s=2.0)
+    assert decibels(pieces - whole, whole) < -80
+    frame = 4_410
+    n_frames = max(1, mixture.shape[1] // frame)
+    for number in range(n_frames):
+        span = slice(number * frame, (number + 1) * frame)
+        assert decibels((pieces - whole)[:, span], whole[:, span]) < -60, f"frame {number}"
+
+
+def test_without_context_the_joints_are_heard(model):
+    """The test above can fail."""
+    mixture, whole = music(5.0), whole_song(music(5.0), model)
+    assert decibels(estimate(mixture, model, chunk_s=1.0, context_s=0.0) - whole, whole) > -40
+
+
+def test_griffin_lim_in_pieces_gives_what_it_gives_on_the_whole(model):
+    mixture = music(4.2, n_channels=1)
+    samples = torch.from_numpy(mixture)
+    with torch.inference_mode():
+        spectrum = stft(samples, signal=SIGNAL)
+        mask = model.network({"mix_magnitude": spectrum.abs().unsqueeze(-1)})["mask"][..., 0, 0]
+        whole = griffin_lim(spectrum.abs() * mask, phase_of=spectrum, n_samples=mixture.shape[1], signal=SIGNAL).numpy()
+    pieces = estimate(mixture, model, phase="griffin-lim", chunk_s=1.0, context_s=1.0)
+    assert decibels(pieces - whole, whole) < -40, "iterations amplify what the context leaves"
+    assert decibels(pieces - whole_song(mixture, model), whole) > -40, "the phase is the mixture's"
+
+
+@pytest.mark.parametrize("duration_s", [0.3, 2.0, 7.7])
+def test_a_constant_mask_scales_the_song_without_joints(duration_s):
+    mixture = music(duration_s)
+    vocals = estimate(mixture, loaded(ConstantMask(0.25)), chunk_s=1.0, context_s=0.1)
+    # 32-bit transforms there and back: a few units in the last place of 0.5.
+    np.testing.assert_allclose(vocals, 0.25 * mixture, atol=5e-7)
+
+
+@pytest.mark.parametrize("sample_rate", [8_000, 48_000, 96_000])
+def test_another_sample_rate_keeps_time_and_level(sample_rate):
+    t = np.arange(round(3.3 * sample_rate)) / sample_rate
+    mixture = (0.5 * np.sin(2 * np.pi * 440 * t)[None]).astype(np.float32)
+    vocals = estimate(mixture, loaded(ConstantMask(0.5)), sample_rate=sample_rate, chunk_s=1.0, context_s=0.1)
+    inner = slice(sample_rate // 10, -sample_rate // 10)
+    assert decibels((vocals - 0.5 * mixture)[:, inner], mixture[:, inner]) < -90
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    n_samples=st.integers(0, 12_000),
+    sample_rate=st.sampled_from(RATES),
+    n_channels=st.integers(1, 9),
+    level=st.sampled_from([0.0, 1e-30, 1e-4, 1.0, 30.0, 1e9]),
+    mask=st.sampled_from(["soft", "binary"]),
+    seed=st.integers(0, 1_000),
+)
+def test_any_array_keeps_its_length_adds_up_and_stays_finite(
+    model, n_samples, sample_rate, n_channels, level, mask, seed
+):
+    rng = np.random.default_rng(seed)
+    mixture = (level * rng.uniform(-1, 1, (n_channels, n_samples))).astype(np.float32)
+    vocals, accompaniment = separate(mixture, sample_rate, model=model, mask=mask)
+    assert vocals.shape == accompaniment.shape == mixture.shape
+    assert vocals.dtype == accompaniment.dtype == np.float32
+    assert np.isfinite(vocals).all()
+    assert np.isfinite(accompaniment).all()
+    # The sum of two 32-bit floats is off by half a unit in the last place of the larger.
+    np.testing.assert_allclose(vocals + accompaniment, mixture, rtol=0, atol=level * 5e-7)
+
+
+def test_silence_stays_silence(model):
+    vocals, accompaniment = separate(np.zeros((2, 50_000)), 44_100, model=model)
+    assert not vocals.any()
+    assert not accompaniment.any()
+
+
+def test_channels_do_not_touch_each_other(model):
+    left, right = music(2.0, n_channels=1, seed=1), music(2.0, n_channels=1, seed=2)
+    both, _ = separate(np.concatenate([left, right]), 44_100, model=model)
+    for channel, alone in enumerate((left, right)):
+        vocals, _ = separate(alone, 44_100, model=model)
+        # The order of additions within a batch differs.
+        np.testing.assert_allclose(both[channel], vocals[0], atol=1e-6)
+
+
+def test_binary_mask_of_one_source_cuts_at_a_half():
+    mixture = music(1.0)
+    for value, kept in ((0.51, mixture), (0.5, 0 * mixture), (0.1, 0 * mixture)):
+        vocals, _ = separate(mixture, 44_100, model=loaded(ConstantMask(value)), mask="binary")
+        np.testing.assert_allclose(vocals, kept, atol=1e-6)
+
+
+@pytest.mark.parametrize("values, is_vocals", [((0.3, 0.4), True), ((0.9, 0.8), False)])
+def test_binary_mask_of_several_sources_goes_to_the_largest(values, is_vocals):
+    mixture = music(1.0)
+    two = loaded(ConstantMask(*values), source_names=("bass+drums+other", "vocals"))
+    vocals, _ = separate(mixture, 44_100, model=two, mask="binary")
+    np.testing.assert_allclose(vocals, mixture * is_vocals, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_channels", [1, 2, 3, 4])
+def test_a_model_for_two_channels_hears_pairs(n_channels):
+    mixture = music(1.0, n_channels=n_channels)
+    vocals, _ = separate(mixture, 44_100, model=loaded(ChannelMask(), n_channels=2))
+    expected = mixture * (np.arange(n_channels) % 2 == 0)[:, None]
+    np.testing.assert_allclose(vocals, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_samples", [1, 1_000, 100_001])
+def test_an_audio_model_is_used_as_such(n_samples):
+    model = loaded(HalvingAudio(), output="audio", source_names=("bass+drums+other", "vocals"))
+    mixture = music(4.0)[:, :n_samples]
+    np.testing.assert_array_equal(estimate(mixture, model, chunk_s=1.0, context_s=0.2), 0.5 * mixture)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+@pytest.mark.parametrize("sample_rate", [22_050, 44_100])
+def test_what_is_no_sample_is_refused_with_its_place(model, value, sample_rate):
+    mixture = music(3.0, sample_rate=sample_rate)
+    mixture[1, 2 * sample_rate] = value
+    with pytest.raises(ExtractionError, match=r"at 2\.000 s"):
+        separate(mixture, sample_rate, model=model)
+
+
+@pytest.mark.parametrize("mixture", [np.zeros(10), np.zeros((0, 10)), np.zeros((1, 2, 3))])
+def test_other_shapes_are_refused(model, mixture):
+    with pytest.raises(ExtractionError, match="expected \\(n_channels, n_samples\\)"):
+        separate(mixture, 44_100, model=model)
+
+
+def test_a_sample_rate_of_nothing_is_refused(model):
+    with pytest.raises(ExtractionError, match="sample rate is 0"):
+        separate(np.zeros((1, 10)), 0, model=model)
+
+
+def test_progress_rises_to_the_end(model):
+    told = []
+    separate(music(9.0), 44_100, model=model, progress=lambda done_s, total_s: told.append((done_s, total_s)))
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert told[-1] == (9.0, 9.0)
+
+
+def test_cancelling_stops(model):
+    calls = itertools.count()
+    with pytest.raises(ExtractionCancelledError):
+        separate(np.zeros((1, 2_000_000)), 44_100, model=model, cancelled=lambda: next(calls) >= 0)
+    assert next(calls) == 1
+
+
+def test_the_caller_keeps_its_number_of_threads(model):
+    before = torch.get_num_threads()
+    separate(music(1.0), 44_100, model=model)
+    assert torch.get_num_threads() == before
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n_samples=st.integers(1, 30_000),
+    block=st.integers(1, 9_000),
+    chunk_s=st.floats(1.0, 1.2),
+    context_s=st.floats(0.0, 0.1),
+    spectral=st.booleans(),
+)
+def test_cutting_and_joining_gives_the_song_back(n_samples, block, chunk_s, context_s, spectral):
+    """A rate of 8 kHz makes for many pieces; the estimate is the piece itself."""
+    signal = type(SIGNAL)(sample_rate=8_000, window_length=256, hop_length=64)
+    options = ExtractionSettings(chunk_s=chunk_s, context_s=context_s)
+    grid = (spectral_grid if spectral else sample_grid)(signal, options)
+    song = np.arange(1, n_samples + 1, dtype=np.float32)[None] / n_samples
+    blocks = [song[:, start : start + block] for start in range(0, n_samples, block)]
+
+    def kept(piece):
+        if not spectral:
+            end = None if piece.is_last else piece.kept.stop * grid.hop_length
+            return piece.samples[:, piece.kept.start * grid.hop_length : end].copy()
+        spectrum = analyze(torch.from_numpy(piece.samples), signal=signal)[:, piece.kept]
+        n_beside = [0 if edge else 3 for edge in (piece.is_first, piece.is_last)]
+        n_frames = spectrum.shape[1]
+        weight = synthesis_weight(n_frames + sum(n_beside), signal=signal, device=spectrum.device)
+        start = n_beside[0] * grid.hop_length
+        return (synthesize(spectrum, signal=signal) / weight[start : start + grid.samples_of(n_frames)]).numpy()
+
+    pieces = list(cut(iter(blocks), grid))
+    assert [piece.is_first for piece in pieces] == [True] + [False] * (len(pieces) - 1)
+    assert [piece.is_last for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    back = np.concatenate(list(joined(map(kept, pieces), grid)), axis=1)[:, :n_samples]
+    np.testing.assert_allclose(back, song, atol=1e-5)
+
+
+def test_groups_hold_neighbours_of_equal_length():
+    grid = spectral_grid(SIGNAL, ExtractionSettings(chunk_s=1.0, context_s=0.5))
+    pieces = list(cut([music(9.0, n_channels=2)], grid))
+    groups = list(grouped(iter(pieces), lambda n_channels: 6 // n_channels))
+    assert [piece for group in groups for piece in group] == pieces
+    assert max(map(len, groups)) == 3
+    assert all(len({piece.n_frames for piece in group}) == 1 for group in groups)
+
+
+def test_no_song_gives_no_piece():
+    grid = spectral_grid(SIGNAL, ExtractionSettings())
+    assert list(cut([], grid)) == []
+    assert list(cut([np.zeros((2, 0), np.float32)], grid)) == []
+    assert list(joined([], grid)) == []
+
+
+def test_a_shelf_gives_back_what_passed():
+    shelf = Shelf()
+    blocks = [np.full((1, n), n, np.float32) for n in (3, 5, 1)]
+    assert len(list(shelf.passing(blocks))) == 3
+    assert (shelf.n_passed, shelf.n_held) == (9, 9)
+    np.testing.assert_array_equal(shelf.take(4), [[3, 3, 3, 5]])
+    np.testing.assert_array_equal(shelf.take(5), [[5, 5, 5, 5, 1]])
+    assert shelf.n_held == 0
+
+
+@pytest.mark.parametrize("to_rate", [8_000, 22_050, 48_000, 192_000])
+def test_resampling_in_blocks_is_resampling_at_once(to_rate):
+    song = music(0.7)
+    blocks = [song[:, start : start + 1_001] for start in range(0, song.shape[1], 1_001)]
+    in_blocks = np.concatenate(list(resampled(blocks, 44_100, to_rate)), axis=1)
+    at_once = np.concatenate(list(resampled([song], 44_100, to_rate)), axis=1)
+    np.testing.assert_allclose(in_blocks, at_once, atol=1e-6)
+    assert abs(in_blocks.shape[1] - song.shape[1] * to_rate / 44_100) <= 1
+
+
+def test_istft_is_the_limit_of_one_piece():
+    """Whatever the settings, a song shorter than a piece is transformed as `spectrogram` transforms it."""
+    mixture = music(1.0, n_channels=1)
+    spectrum = stft(torch.from_numpy(mixture), signal=SIGNAL)
+    expected = istft(0.5 * spectrum, n_samples=mixture.shape[1], signal=SIGNAL).numpy()
+    np.testing.assert_allclose(estimate(mixture, loaded(ConstantMask(0.5))), expected, atol=1e-7)
+
+
+def test_reading_a_model_needs_neither_nussl_nor_the_compiler(tmp_path):
+    """Each takes longer to import than the extraction of a song, and memory beside."""
+    code = """
+import sys, torch
+from model import MaskInference, BandSplitMaskInference
+import checkpoints, extraction
+for kind in (MaskInference, BandSplitMaskInference):
+    with torch.device("meta"):
+        kind(257, 1, 8, 1, True, 0.0, 1)
+print([name for name in ("nussl", "torch._dynamo", "sympy", "scipy", "librosa", "matplotlib") if name in sys.modules])
+"""
+    root = Path(__file__).parent.parent
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert run.stdout.strip() == "[]"

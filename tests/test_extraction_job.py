@@ -1,0 +1,411 @@
+"""A batch as a job: places, manifest, skipping, failing, stopping, standard input and output."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from extraction_models import ConstantMask, loaded, music
+
+from extraction import ExtractionError, Outcome, extract_songs, extract_vocals
+from extraction.manifest import MANIFEST_NAME
+from extraction.naming import find_songs, song_name
+from settings import ExtractionSettings, SettingsError
+
+ROOT = Path(__file__).parent.parent
+RATE = 44_100
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small batches are slower on two threads, above all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return loaded(ConstantMask(0.25))
+
+
+@pytest.fixture
+def make_song(tmp_path):
+    """Write a short song under tmp_path and return its path."""
+
+    def write(name, *, seed=0, duration_s=0.2):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, music(duration_s, sample_rate=RATE, n_channels=1, seed=seed).T, RATE, format="WAV")
+        return path
+
+    return write
+
+
+def records(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / MANIFEST_NAME).read_text(encoding="utf-8").splitlines()]
+
+
+def files_in(folder) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def stems_of(*songs) -> set[str]:
+    return {f"{song}/{stem}.wav" for song in songs for stem in ("vocals", "accompaniment")} | {MANIFEST_NAME}
+
+
+UGLY = (
+    "Gänge überall.wav",
+    "ночь & день.wav",
+    'it\'s "quoted" `x` $HOME;.wav',
+    "-rf --help.wav",
+    "a:b|c%03d.wav",
+    "new\nline.wav",
+    "  spaces .wav",
+    "{braces} {song}.wav",
+    "x" * 240 + ".wav",
+    "日" * 80 + ".wav",
+    "...wav",
+    "no ending",
+)
+
+
+def test_names_of_any_kind(tmp_path, make_song, model, monkeypatch):
+    songs = [make_song(f"in/{name}") for name in UGLY]
+    monkeypatch.chdir(tmp_path / "in")
+    outcomes = extract_songs([path.name for path in songs], tmp_path / "out", model=model, show=False)
+    assert [outcome.reason for outcome in outcomes] == [None] * len(UGLY)
+    assert len({outcome.vocals for outcome in outcomes}) == len(UGLY)
+    for song, outcome in zip(songs, outcomes, strict=True):
+        assert outcome.vocals.is_relative_to(tmp_path / "out")
+        assert ".." not in outcome.vocals.parts
+        np.testing.assert_allclose(soundfile.read(outcome.vocals)[0], 0.25 * soundfile.read(song)[0], atol=1e-3)
+    assert [record["file"] for record in records(tmp_path / "out")] == list(UGLY)
+
+
+def test_names_that_are_not_unicode(tmp_path, make_song, model):
+    song = make_song("song.wav").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav"))
+    (outcome,) = extract_songs([song], tmp_path / "out", model=model, show=False)
+    assert not outcome.failed
+    (again,) = extract_songs([song], tmp_path / "out", model=model, show=False)
+    assert again.outcome == "skipped"
+
+
+def test_long_names_differ_where_they_are_cut(tmp_path, make_song, model):
+    songs = [make_song("y" * 230 + f"{number}.wav", seed=number) for number in (1, 2)]
+    settings = ExtractionSettings(output_template="{folder}/{song}-{stem}.{ext}")
+    outcomes = extract_songs(songs, tmp_path / "out", model=model, settings=settings, n_jobs=2, show=False)
+    for song, outcome in zip(songs, outcomes, strict=True):
+        np.testing.assert_allclose(soundfile.read(outcome.vocals)[0], 0.25 * soundfile.read(song)[0], atol=1e-3)
+
+
+def test_two_songs_of_one_name_keep_apart(tmp_path, make_song, model):
+    one, other = make_song("one/Song.wav", seed=1), make_song("other/Song.wav", seed=2)
+    same = Path(shutil.copy(one, make_song("same/song.wav")))
+    out = tmp_path / "out"
+    assert [outcome.outcome for outcome in extract_songs([one], out, model=model, show=False)] == ["done"]
+    outcomes = extract_songs([other, same, one], out, model=model, show=False)
+    assert [outcome.outcome for outcome in outcomes] == ["done", "done", "skipped"]
+    assert files_in(out) == stems_of("Song", "Song (2)", "song (3)")
+    for song, outcome in zip((other, same, one), outcomes, strict=True):
+        np.testing.assert_allclose(soundfile.read(outcome.vocals)[0], 0.25 * soundfile.read(song)[0], atol=1e-3)
+    again = extract_songs([tmp_path / "other", tmp_path / "one"], out, model=model, show=False)
+    assert [(outcome.outcome, outcome.vocals.parent.name) for outcome in again] == [
+        ("skipped", "Song (2)"),
+        ("skipped", "Song"),
+    ]
+
+
+def test_what_is_done_is_skipped_until_something_differs(tmp_path, make_song, model):
+    song, out = make_song("song.wav"), tmp_path / "out"
+
+    def run(model=model, **options):
+        (outcome,) = extract_songs([song], out, model=model, settings=ExtractionSettings(**options), show=False)
+        return outcome.outcome, outcome.reason or ""
+
+    assert run()[0] == "done"
+    assert run()[0] == "skipped"
+    os.utime(song, (0, 0))
+    assert run()[0] == "skipped", "its content is the same"
+    another = loaded(ConstantMask(0.25), sha256="1" * 64)
+    for outcome, reason in (run(mask="binary"), run(format="wav24"), run(model=another)):
+        assert outcome == "failed"
+        assert "--overwrite" in reason
+    assert run(format="flac")[0] == "done", "another ending is another place"
+    assert run(mask="binary", overwrite=True)[0] == "done"
+    assert run(mask="binary")[0] == "skipped"
+    make_song("song.wav", seed=5)
+    outcome, reason = run(mask="binary")
+    assert outcome == "failed"
+    assert "--overwrite" in reason
+    (out / "song" / "vocals.wav").unlink()
+    assert run(mask="binary", overwrite=True)[0] == "done"
+
+
+def test_a_stem_that_was_lost_is_made_again(tmp_path, make_song, model):
+    song, out = make_song("song.wav"), tmp_path / "out"
+    extract_songs([song], out, model=model, show=False)
+    shutil.rmtree(out / "song")
+    (outcome,) = extract_songs([song], out, model=model, show=False)
+    assert outcome.outcome == "done"
+    assert files_in(out) == stems_of("song")
+
+
+def test_what_others_wrote_is_never_replaced_unasked(tmp_path, make_song, model):
+    song, mine = make_song("song.wav"), tmp_path / "out" / "song" / "vocals.wav"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    (outcome,) = extract_songs([song], tmp_path / "out", model=model, show=False)
+    assert outcome.failed
+    assert "exist" in str(outcome)
+    assert mine.read_text() == "mine"
+    with pytest.raises(ExtractionError, match="--overwrite"):
+        extract_vocals(song, tmp_path / "out", model=model)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 3])
+def test_one_bad_song_does_not_stop_the_rest(tmp_path, make_song, model, n_jobs, capsys):
+    make_song("in/a.wav")
+    (tmp_path / "in" / "b.mp3").write_text("no song")
+    make_song("in/deep/er/c.wav")
+    (tmp_path / "in" / "cover.jpg").write_bytes(b"ignored")
+    make_song("in/.hidden/d.wav")
+    out = tmp_path / "in" / "out"
+    inputs = [tmp_path / "in", tmp_path / "missing.wav", tmp_path / "in" / "a.wav"]
+    outcomes = extract_songs(inputs, out, model=model, n_jobs=n_jobs)
+    assert [(Path(outcome.file).name, outcome.outcome) for outcome in outcomes] == [
+        ("a.wav", "done"),
+        ("b.mp3", "failed"),
+        ("c.wav", "done"),
+        ("missing.wav", "failed"),
+    ]
+    assert files_in(out) == stems_of("a", "c")
+    told = {Path(record["file"]).name: record for record in records(out)}
+    assert told["a.wav"]["outcome"] == "done"
+    assert told["a.wav"]["seconds"] > 0
+    assert "no audio" in told["b.mp3"]["reason"]
+    assert "no file" in told["missing.wav"]["reason"]
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "b.mp3: failed" in printed.err
+    # Stems below the input folder are no songs of the second run.
+    again = extract_songs(inputs, out, model=model, n_jobs=n_jobs, show=False)
+    assert [outcome.outcome for outcome in again] == ["skipped", "failed", "skipped", "failed"]
+
+
+def test_a_torn_line_of_the_manifest_is_passed_over(tmp_path, make_song, model):
+    song, out = make_song("song.wav"), tmp_path / "out"
+    extract_songs([song], out, model=model, show=False)
+    with open(out / MANIFEST_NAME, "a", encoding="utf-8") as file:
+        file.write('[1]\n"x"\n{"outcome": "done"}\n{"file": "x", "outc')
+    (outcome,) = extract_songs([song], out, model=model, show=False)
+    assert outcome.outcome == "skipped"
+
+
+def test_a_manifest_that_cannot_be_read_or_written(tmp_path, make_song, model):
+    song, out = make_song("song.wav"), tmp_path / "out"
+    (out / MANIFEST_NAME).mkdir(parents=True)
+    with pytest.raises(ExtractionError, match=r"Cannot read .*manifest"):
+        extract_songs([song], out, model=model, show=False)
+
+
+def test_a_manifest_that_cannot_be_written(tmp_path, make_song, model, monkeypatch):
+    song, out = make_song("song.wav"), tmp_path / "out"
+    real_open = open
+
+    def full(path, mode="r", *arguments, **options):
+        if mode == "ab":
+            raise OSError(28, "No space left on device")
+        return real_open(path, mode, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", full)
+    with pytest.raises(ExtractionError, match=r"Cannot write the manifest .*No space"):
+        extract_vocals(song, out, model=model)
+    settings = ExtractionSettings(overwrite=True)
+    (outcome, missing) = extract_songs([song, tmp_path / "x"], out, model=model, settings=settings, show=False)
+    assert outcome.failed
+    assert "Cannot write the manifest" in str(outcome)
+    assert "There is no file" in str(missing)
+
+
+def test_a_folder_without_songs(tmp_path, model):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(ExtractionError, match="holds no audio files"):
+        extract_songs([tmp_path / "in"], tmp_path / "out", model=model, show=False)
+
+
+def test_a_song_that_would_be_replaced_is_spared(tmp_path, make_song, model):
+    inner = make_song("out/song/vocals.wav")
+    song = make_song("song.wav", seed=3)
+    before = inner.read_bytes()
+    settings = ExtractionSettings(overwrite=True)
+    outcomes = extract_songs([song, inner], tmp_path / "out", model=model, settings=settings, show=False)
+    assert outcomes[0].failed
+    assert "would be replaced" in str(outcomes[0])
+    assert inner.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "template", ["{folder}/{song}.{ext}", "{stem}.{ext}", "{folder}/{song}/{stem}", "{x}{song}{stem}{ext}", "{"]
+)
+def test_templates_that_would_mix_things_up(template):
+    with pytest.raises(SettingsError, match="template"):
+        ExtractionSettings(output_template=template)
+
+
+def test_a_template_places_the_stems(tmp_path, make_song, model):
+    settings = ExtractionSettings(output_template="{folder}/{stem}/{song}.{ext}", format="flac")
+    (outcome,) = extract_songs([make_song("a.b.wav")], tmp_path / "out", model=model, settings=settings, show=False)
+    assert outcome.vocals == tmp_path / "out" / "vocals" / "a.b.flac"
+    assert outcome.accompaniment == tmp_path / "out" / "accompaniment" / "a.b.flac"
+
+
+def test_each_song_is_found_once(tmp_path, make_song):
+    song = make_song("in/b.WAV")
+    make_song("in/a.mp3")
+    link = tmp_path / "link.wav"
+    link.symlink_to(song)
+    found = find_songs([tmp_path / "in", song, link, "-"], output_folder=tmp_path / "out")
+    assert found == [tmp_path / "in" / "a.mp3", song, "-"]
+
+
+def test_song_names_leave_room():
+    assert len(song_name("a/" + "ü" * 150 + ".wav").encode()) <= 200
+
+
+def test_leftovers_of_a_killed_run_are_removed(tmp_path, make_song, model):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".partial-999999999-0-vocals.wav").write_text("half")
+    extract_songs([make_song("song.wav")], out, model=model, show=False)
+    assert files_in(out) == stems_of("song")
+
+
+def test_standard_output_takes_one_song(make_song, model):
+    with pytest.raises(ExtractionError, match="one song, got 2"):
+        extract_songs([make_song("a.wav"), make_song("b.wav")], "-", model=model, show=False)
+
+
+def test_an_outcome_is_plain_data(tmp_path):
+    outcome = Outcome("a.wav", "done", 1.23456, vocals=tmp_path / "v.wav", notes=("one", "two"), scale=0.5)
+    assert json.loads(json.dumps(outcome.as_record()))["vocals"] == str(tmp_path / "v.wav")
+    assert str(outcome).splitlines()[1:] == ["  one.", "  two."]
+
+
+PROGRAM = """
+import sys
+sys.path[:0] = {paths!r}
+import torch
+from extraction_models import ConstantMask, loaded
+from extraction import extract_songs
+from settings import ExtractionSettings
+torch.set_num_threads(1)
+{limits}
+outcomes = extract_songs({songs!r}, {out!r}, model=loaded(ConstantMask(0.25)), n_jobs={n_jobs}, show=False, {options})
+print(*outcomes, sep="\\n", file=sys.stderr)
+sys.exit(any(outcome.failed for outcome in outcomes))
+"""
+
+
+def program(songs, out, *, n_jobs=1, limits="", options="") -> list[str]:
+    paths = [str(ROOT), str(ROOT / "tests")]
+    code = PROGRAM.format(
+        paths=paths, songs=list(map(str, songs)), out=str(out), n_jobs=n_jobs, limits=limits, options=options
+    )
+    return [sys.executable, "-c", code]
+
+
+def test_from_standard_input_to_standard_output(make_song):
+    song = make_song("song.wav", duration_s=1.0)
+    with open(song, "rb") as source:
+        run = subprocess.run(program(["-"], "-"), stdin=source, capture_output=True, timeout=120, check=False)
+    assert run.returncode == 0, run.stderr.decode()
+    assert b"-: done" in run.stderr
+    assert run.stdout[:4] == b"RIFF"
+    vocals = np.frombuffer(run.stdout[run.stdout.index(b"data") + 8 :], np.float32)
+    np.testing.assert_allclose(vocals, 0.25 * soundfile.read(song)[0], atol=1e-6)
+
+
+def test_from_standard_input_to_files(tmp_path, make_song):
+    song = make_song("song.wav")
+    with open(song, "rb") as source:
+        run = subprocess.run(
+            program(["-"], tmp_path / "out"), stdin=source, capture_output=True, timeout=120, check=False
+        )
+    assert run.returncode == 0, run.stderr.decode()
+    assert files_in(tmp_path / "out") == stems_of("stdin")
+
+
+def test_nothing_on_standard_input(tmp_path):
+    run = subprocess.run(
+        program(["-"], tmp_path / "out"),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert "Standard input could not be decoded" in run.stderr
+
+
+@pytest.mark.parametrize(
+    "options", ["", "settings=ExtractionSettings(format='float')", "settings=ExtractionSettings(format='flac')"]
+)
+def test_a_full_disk_leaves_no_half_file(tmp_path, make_song, options):
+    """A limit on the size of files meets this program and ffmpeg as a full disk does."""
+    song = make_song("song.wav", duration_s=20.0)
+    limits = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
+    run = subprocess.run(
+        program([song], tmp_path / "out", limits=limits, options=options),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert "Cannot write" in run.stderr
+    assert files_in(tmp_path / "out") == {MANIFEST_NAME}
+    assert [record["outcome"] for record in records(tmp_path / "out")] == ["failed"]
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_ctrl_c_leaves_whole_files_and_the_next_run_does_the_rest(tmp_path, make_song, n_jobs):
+    songs = [make_song("a.wav"), *(tmp_path / f"{name}.wav" for name in "bcd")]
+    soundfile.write(songs[1], np.zeros(1_200 * RATE, np.int16), RATE)
+    for song in songs[2:]:
+        os.link(songs[1], song)
+    out = tmp_path / "out"
+    running = subprocess.Popen(program(songs, out, n_jobs=n_jobs), stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 100
+        while not (out / "a" / "vocals.wav").exists() or not (out / "b").exists():
+            assert running.poll() is None, running.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        _, messages = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert "KeyboardInterrupt" in messages, "it is passed on"
+    done = {Path(record["file"]).stem for record in records(out) if record["outcome"] == "done"}
+    assert "a" in done
+    assert len(done) < 4
+    assert files_in(out) == stems_of(*done)
+    for song in songs[1:]:
+        song.unlink()
+        soundfile.write(song, np.zeros(RATE // 10), RATE)
+    rest = [song for song in songs if song.stem not in done]
+    outcomes = extract_songs(
+        songs, out, model=loaded(ConstantMask(0.25)), settings=ExtractionSettings(overwrite=False), show=False
+    )
+    assert [outcome.outcome for outcome in outcomes if Path(outcome.file) in rest] == ["done"] * len(rest)
