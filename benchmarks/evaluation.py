@@ -92,7 +92,7 @@ def _nussl_loop(songs: list[Recording], checkpoint: Path, path: Path) -> None:
             source_labels=list(song.files),
         )
         scores[song.name] = {source: evaluator.evaluate()[source] for source in song.files}
-    path.write_text(json.dumps(scores), encoding="utf-8")
+    path.write_text(json.dumps(scores, default=float), encoding="utf-8")  # nussl keeps single precision
 
 
 def _metrics_alone(song: Recording) -> list[Row]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ from evaluation.scoring import FAMILIES, Scores, score_song
 from evaluation.separators import Separator
 from evaluation.songs import SOURCES, EvaluationError, Recording
 
-SONGS_WORTH_A_WORKER = 4
-"""A worker takes seconds to start, since it imports torch and nussl."""
+HOLD_PYTHON = ("repet_sim", "ft2d", "hpss")
+"""Rows that keep Python itself busy, so that songs gain nothing from threads and go to processes of their own. Those
+take seconds to start, since each imports torch and nussl; all other rows leave Python to the others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +106,8 @@ def run_jobs(jobs: Sequence[Job], *, n_jobs: int | None, on_accelerator: bool = 
     jobs
         Independent of each other.
     n_jobs
-        Worker processes; None takes one a processor, but none that would have less than a few songs to do, and one in
-        all where the model runs on an accelerator. With 1 everything happens in this process.
+        Songs at a time; None takes one a processor, and one in all where the model runs on an accelerator. With 1
+        everything happens in this thread.
 
     Raises
     ------
@@ -119,15 +119,17 @@ def run_jobs(jobs: Sequence[Job], *, n_jobs: int | None, on_accelerator: bool = 
     if n_jobs is not None and n_jobs < 1:
         raise EvaluationError(f"The number of jobs is 1 or more; got {n_jobs}.")
     n_cores = joblib.cpu_count()
-    by_itself = 1 if on_accelerator else min(n_cores, -(-len(jobs) // SONGS_WORTH_A_WORKER))
-    n_workers = min(n_jobs or by_itself, len(jobs))
+    n_workers = min(n_jobs or (1 if on_accelerator else n_cores), len(jobs))
     if n_workers == 1:
         yield from map(run_job, jobs)
-        return
-    yield from _in_workers(jobs, n_workers, n_threads=max(n_cores // n_workers, 1))
+    elif any(row.name in HOLD_PYTHON for row in jobs[0].rows):
+        yield from _in_processes(jobs, n_workers, n_threads=max(n_cores // n_workers, 1))
+    else:
+        parallel = joblib.Parallel(n_jobs=n_workers, backend="threading", return_as="generator_unordered")
+        yield from parallel(joblib.delayed(run_job)(job) for job in jobs)
 
 
-def _in_workers(jobs: Sequence[Job], n_workers: int, *, n_threads: int) -> Iterator[dict[str, Any]]:
+def _in_processes(jobs: Sequence[Job], n_workers: int, *, n_threads: int) -> Iterator[dict[str, Any]]:
     """Run jobs in loky's processes, which, unlike Python's own, do not run the caller's script again."""
     import joblib
     from joblib.externals.loky import get_reusable_executor
@@ -135,7 +137,7 @@ def _in_workers(jobs: Sequence[Job], n_workers: int, *, n_threads: int) -> Itera
 
     with contextlib.ExitStack() as stack:
         stack.callback(lambda: get_reusable_executor().shutdown(wait=True, kill_workers=True))
-        parallel = joblib.Parallel(n_jobs=n_workers, return_as="generator_unordered", pre_dispatch="all", batch_size=1)
+        parallel = joblib.Parallel(n_jobs=n_workers, backend="loky", return_as="generator_unordered", batch_size=1)
         try:
             yield from parallel(joblib.delayed(_run_with_threads)(job, n_threads) for job in jobs)
         except TerminatedWorkerError as error:
@@ -146,7 +148,6 @@ def _in_workers(jobs: Sequence[Job], n_workers: int, *, n_threads: int) -> Itera
 
 
 def _run_with_threads(job: Job, n_threads: int) -> dict[str, Any]:
-    os.environ["OMP_NUM_THREADS"] = str(n_threads)
     import torch
 
     torch.set_num_threads(n_threads)

@@ -155,15 +155,19 @@ def _words(evaluated: Mapping[str, Any], data: Mapping[str, Any]) -> str:
 def _move_aside(folder: Path, evaluated: Mapping[str, Any]) -> Path:
     mark = evaluated["sha256"] or hashlib.sha256(evaluated["path"].encode()).hexdigest()
     aside = folder / f"earlier-{mark[:8]}"
-    aside.mkdir(parents=True, exist_ok=True)
     ours = [path for path in folder.glob("*.json") if read_song(path) is not None]
     named = [folder / name for name in (SUMMARY, SCORES, CARD, PAGE, MUSEVAL_FOLDER, ESTIMATES_FOLDER)]
-    for path in [*(path for path in named if path.exists()), *ours]:  # the songs last: they say whose results these are
-        target = aside / path.name
-        n_more = 2
-        while target.exists():
-            target, n_more = aside / f"{path.stem}-{n_more}{path.suffix}", n_more + 1
-        os.replace(path, target)
+    try:
+        aside.mkdir(parents=True, exist_ok=True)
+        for path in [*(path for path in named if path.exists()), *ours]:  # songs last: they say whose results these are
+            target, n_more = aside / path.name, 2
+            while target.exists():
+                target, n_more = aside / f"{path.stem}-{n_more}{path.suffix}", n_more + 1
+            os.replace(path, target)
+    except OSError as error:
+        raise EvaluationError(
+            f"Earlier results in {folder} cannot be moved to {aside} ({error.strerror}). Name another output folder."
+        ) from error
     return aside
 
 

@@ -133,7 +133,12 @@ def _writer(stack: contextlib.ExitStack, song: Recording, folder: Path | None) -
 
     def write(estimates: Audio) -> None:
         for file, samples in zip(files, estimates, strict=True):
-            file.write(samples.T)
+            try:
+                file.write(samples.T)
+            except soundfile.LibsndfileError as error:
+                raise EvaluationError(
+                    f"Cannot write the estimates of {song.name!r} to {folder} ({error}). Free some space on the disk."
+                ) from error
 
     return write
 

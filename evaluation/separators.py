@@ -101,12 +101,12 @@ def ideal_mask(excerpt: Excerpt, *, kind: str, signal: SignalSettings) -> Audio:
     from spectrogram import istft, stft
 
     mixture = excerpt.mixture
-    vocals, rest, mixed = (stft(torch.from_numpy(x).double(), signal=signal) for x in (*excerpt.references, mixture))
+    vocals, rest, mixed = (stft(torch.from_numpy(x), signal=signal) for x in (*excerpt.references, mixture))
     if kind == "ideal_ratio_mask":
         total = vocals.abs() + rest.abs()
         mask = vocals.abs() / total.where(total > 0, 1.0)
     elif kind == "ideal_binary_mask":
-        mask = (vocals.abs() > rest.abs()).double()
+        mask = (vocals.abs() > rest.abs()).float()
     else:
         power = mixed.abs() ** 2
         mask = ((vocals * mixed.conj()).real / power.where(power > 0, 1.0)).clamp(0.0, 1.0)
@@ -120,9 +120,9 @@ def random_mask(excerpt: Excerpt, *, signal: SignalSettings) -> Audio:
 
     from spectrogram import istft, stft
 
-    mixed = stft(torch.from_numpy(excerpt.mixture).double(), signal=signal)
+    mixed = stft(torch.from_numpy(excerpt.mixture), signal=signal)
     draw = np.random.default_rng([zlib.crc32(excerpt.song.encode()), excerpt.start])
-    mask = torch.from_numpy(draw.random(mixed.shape))
+    mask = torch.from_numpy(draw.random(mixed.shape, dtype=np.float32))
     estimate = istft(mask * mixed, n_samples=excerpt.references.shape[-1], signal=signal)
     return and_the_rest(estimate.numpy(), excerpt.mixture)
 

@@ -70,8 +70,13 @@ class Recording:
     def sha256(self) -> str:
         """Return one hash of all files, in the order of their sources."""
         digest = hashlib.sha256()
-        for source, paths in self.files.items():
-            digest.update("\0".join([source, *map(sha256_of, paths)]).encode() + b"\n")
+        try:
+            for source, paths in self.files.items():
+                digest.update("\0".join([source, *map(sha256_of, paths)]).encode() + b"\n")
+        except OSError as error:
+            raise EvaluationError(
+                f"{error.filename} cannot be read ({error.strerror}). Prepare or export it again."
+            ) from error
         return digest.hexdigest()
 
 
@@ -167,7 +172,10 @@ def _prepared_songs(folder: Path, subset: str) -> dict[str, dict[str, Path]]:
 
 
 def _song_folders(parent: Path) -> list[Path]:
-    return [song for song in parent.iterdir() if "vocals" in _stems_of(song)] if parent.is_dir() else []
+    try:
+        return [song for song in parent.iterdir() if "vocals" in _stems_of(song)] if parent.is_dir() else []
+    except OSError as error:
+        raise EvaluationError(f"The folder {parent} cannot be read ({error.strerror}).") from error
 
 
 def _stems_of(song_folder: Path) -> dict[str, Path]:

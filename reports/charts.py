@@ -37,7 +37,7 @@ def axis_over(values: Iterable[float], *, around: float | None = None) -> Axis:
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
     if high - low < 1e-9:
         low, high = low - 1, high + 1
-    step = _round_step((high - low) / 4)
+    step = _round_step((high - low) / 6)
     first, last = math.floor(low / step), math.ceil(high / step)
     return Axis(first * step, last * step, tuple(float(i * step) for i in range(first, last + 1)))
 

@@ -262,25 +262,25 @@ def _exhibits(exhibits: Sequence[Exhibit]) -> str:
         return ""
     # Coding sound and drawing spectrograms leave Python to the other threads.
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        songs = "".join(pool.map(_exhibit, exhibits))
+        songs = "".join([_exhibit(exhibit, pool) for exhibit in exhibits])
     return (
         "<section><h2>To be seen and heard</h2><p class='note'>Spectrograms, brightest where the mixture is loudest. "
         f"The clips are coded as MP3; the scores are those of the uncoded estimates.</p>{songs}</section>"
     )
 
 
-def _exhibit(exhibit: Exhibit) -> str:
+def _exhibit(exhibit: Exhibit, pool: concurrent.futures.Executor) -> str:
     mixture = next(iter(exhibit.clips.values()))
     full_scale = peak_magnitude(mixture, exhibit.sample_rate)
-    figures = "".join(_figure(title, samples, exhibit, full_scale) for title, samples in exhibit.clips.items())
+    figures = pool.map(lambda item: _figure(*item, exhibit=exhibit, full_scale=full_scale), exhibit.clips.items())
     return (
         f'<article class="song"><h3>{escape(exhibit.rank.capitalize())}: {escape(exhibit.song)} '
         f"<small>{exhibit.metric} {decibels(exhibit.value)} dB</small></h3>"
-        f'<div class="clips">{figures}</div></article>'
+        f'<div class="clips">{"".join(figures)}</div></article>'
     )
 
 
-def _figure(title: str, samples: NDArray[np.float32], exhibit: Exhibit, full_scale: float) -> str:
+def _figure(title: str, samples: NDArray[np.float32], *, exhibit: Exhibit, full_scale: float) -> str:
     picture = data_uri(spectrogram_png(samples, exhibit.sample_rate, full_scale=full_scale), "image/png")
     audio = data_uri(*clip(samples, exhibit.sample_rate))
     end_s = exhibit.start_s + samples.shape[1] / exhibit.sample_rate
@@ -291,7 +291,7 @@ def _figure(title: str, samples: NDArray[np.float32], exhibit: Exhibit, full_sca
         f'<span class="high">{highest_khz:g} kHz</span>'
         f'<span class="low">{LOWEST_HZ:g} Hz, {exhibit.start_s:.1f} s</span>'
         f'<span class="end">{end_s:.1f} s</span></div><figcaption>{escape(title)}</figcaption>'
-        f'<audio controls preload="none" src="{audio}" aria-label="{named}"></audio></figure>'
+        f'<audio controls preload="metadata" src="{audio}" aria-label="{named}"></audio></figure>'
     )
 
 

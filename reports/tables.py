@@ -110,7 +110,8 @@ def _metric_table(scores: Mapping[str, Any], metrics: Sequence[str]) -> str:
     for title, names in families.items():
         if names:
             rows = [[name, *(headline(scores[name][column], name) for column in COLUMNS)] for name in names]
-            tables.append(f"{title}\n\n{text_table(['Metric', *COLUMNS.values()], rows)}")
+            remark = "\nSRR is the source-to-rescaled-source ratio: how far the level is off." if "SRR" in names else ""
+            tables.append(f"{title}\n\n{text_table(['Metric', *COLUMNS.values()], rows)}{remark}")
     return "\n\n".join(tables)
 
 

@@ -364,16 +364,10 @@ def test_a_comparison_takes_two(checkpoint):
         compare_models([checkpoint])
 
 
-def test_workers_find_the_same(evaluated, checkpoint, short_songs, tmp_path):
-    found = evaluate_model(
-        checkpoint,
-        dataset_folder=short_songs,
-        output_folder=tmp_path,
-        metrics=("scale", "bsseval_v4"),
-        progress=False,
-        show=False,
-        n_jobs=2,
-    )
+@pytest.mark.parametrize("baselines", [False, True], ids=["threads", "processes"])
+def test_workers_find_the_same(evaluated, checkpoint, short_songs, tmp_path, baselines):
+    options = {"dataset_folder": short_songs, "output_folder": tmp_path, "baselines": baselines}
+    found = evaluate_model(checkpoint, metrics=EVERYTHING["metrics"], **options, **{**QUIET, "n_jobs": 2})
     for one, expected in zip(found.songs, evaluated.songs, strict=True):
         assert one["data"] == expected["data"]
         for source in SOURCES:
