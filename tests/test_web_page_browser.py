@@ -1,0 +1,393 @@
+"""The web page as its visitors meet it: a real browser against a server that the command line started.
+
+Screenshots stay in $TEST_ARTEFACTS where that is set.
+"""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+pytest.importorskip("gradio", reason="Gradio is not installed, so the web page was not visited: make serve installs it")
+pytest.importorskip("playwright", reason="Playwright is not installed, so the web page was not visited")
+
+from playwright.sync_api import expect, sync_playwright
+
+from checkpoints import save_checkpoint
+from demo_songs import synthesize_song
+from model import create_model
+from settings import SPECIFIED
+
+ROOT = Path(__file__).resolve().parent.parent
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+QUIET = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
+    "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
+)  # fmt: skip
+PATIENCE_S = 180
+"""For anything: the machine may be busy. Nothing waits longer than it must."""
+RATE = 44_100
+SONG_S, OTHER_SONG_S, LONG_SONG_S, LONGEST_MIN = 6.0, 4.0, 55.0, 1.0
+LARGEST_MB = 12
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("visit")
+
+
+@pytest.fixture(scope="module")
+def songs(folder):
+    """Return the paths of three synthesised songs: one, another, and a long one."""
+    paths = {}
+    for seed, (name, duration_s) in enumerate({"song": SONG_S, "other": OTHER_SONG_S, "long": LONG_SONG_S}.items()):
+        mixture = sum(synthesize_song(seed, min(duration_s, SONG_S)).values())
+        mixture = np.tile(mixture, -(-int(duration_s * RATE) // mixture.shape[1]))[:, : int(duration_s * RATE)]
+        paths[name] = folder / f"{name}.wav"
+        soundfile.write(paths[name], mixture.T, RATE, subtype="PCM_16")
+    return paths
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return save_checkpoint(folder / "untrained.pth", create_model(SPECIFIED), preset=SPECIFIED, metadata={})
+
+
+def command_line(*arguments):
+    """Return the arguments that start the command line as its users do."""
+    return [sys.executable, str(ROOT / "main.py"), *map(str, arguments)]
+
+
+@pytest.fixture(scope="module")
+def server(folder, model):
+    """Serve the page as `main.py serve` does; return its address. Ctrl-C must end it and leave nothing behind."""
+    report = folder / "evaluation_results" / "run" / "report.html"
+    report.parent.mkdir(parents=True)
+    report.write_text("<!doctype html><title>Report</title><h1>Scores of the run</h1>")
+    files = folder / "files"
+    files.mkdir()
+    bounds = ("--upload-mb", LARGEST_MB, "--longest", LONGEST_MIN)
+    process = subprocess.Popen(
+        command_line("serve", "--port", free_port(), "--model", model, "--device", "cpu", "--no-browser", *bounds),
+        cwd=folder,
+        env={**os.environ, "TMPDIR": str(files)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        address = re.search(r"http://\S+", process.stdout.readline()).group()
+        yield address
+        assert process.poll() is None, "the server lives on, whatever its visitors did"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_S) == 130
+        assert list(files.glob("vocal-extraction-page-*")) == []
+    finally:
+        process.kill()
+        process.wait()
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip("Chromium is not installed, so the web page was not visited: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=list(QUIET))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, server):
+    """Return a function that opens the page as a new visitor; no request may leave this machine."""
+    contexts, foreign, faults = [], [], []
+
+    def visit(**options):
+        context = browser.new_context(base_url=server, **options)
+        context.set_default_timeout(1_000 * PATIENCE_S)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda request: foreign.append(request.url) if leaves(request.url, server) else None)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.goto("/")
+        page.locator("#go").wait_for()
+        return page
+
+    expect.set_options(timeout=1_000 * PATIENCE_S)
+    yield visit
+    for context in contexts:
+        context.close()
+    assert foreign == []
+    assert faults == []
+
+
+def leaves(url, server):
+    return not url.startswith((server, "data:", "blob:", "about:"))
+
+
+@pytest.fixture
+def screenshot(tmp_path):
+    def screenshot(page, name):
+        folder = Path(os.environ.get("TEST_ARTEFACTS", tmp_path))
+        folder.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=folder / f"web-page-{name}.png", full_page=True)
+
+    return screenshot
+
+
+def give(page, song):
+    """Choose a file, and wait until it has arrived."""
+    page.locator("#song input[type=file]").set_input_files(song)
+    name = song["name"] if isinstance(song, dict) else song.name
+    page.locator("#song").get_by_text(re.compile(re.escape(Path(name).stem[:8]))).first.wait_for()
+
+
+def extract(page, song):
+    """Go through with a song, to its players."""
+    give(page, song)
+    page.get_by_role("button", name="Extract vocals").click()
+    page.locator("song-players").wait_for()
+
+
+def downloaded(page, stem):
+    with page.expect_download() as download:
+        page.get_by_role("link", name=f"Download {stem}").click()
+    assert download.value.suggested_filename.endswith(f" - {stem}.wav")
+    return Path(download.value.path()).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def extracted(folder, songs, model):
+    """Return what the command line makes of the songs: bytes by song and stem."""
+    arguments = ("extract", songs["song"], songs["other"], "-o", folder / "alone", "--model", model, "--device", "cpu")
+    subprocess.run(command_line(*arguments), check=True, capture_output=True, timeout=PATIENCE_S)
+    return {
+        (song, stem): (folder / "alone" / song / f"{stem}.wav").read_bytes()
+        for song in ("song", "other")
+        for stem in ("vocals", "accompaniment")
+    }
+
+
+def state(page):
+    """Return what the players do: where they are in seconds, and the levels that are heard."""
+    return page.locator("song-players").evaluate(
+        """(players) => ({
+            position: players.now(),
+            playing: players.dataset.state === "playing",
+            levels: [...players.querySelectorAll(".level")].map((bar) => Number(bar.style.getPropertyValue("--level"))),
+        })"""
+    )
+
+
+def until(page, condition, what):
+    """Wait until the players' state fulfils a condition; return it."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not condition(seen := state(page)):
+        assert time.monotonic() < deadline_s, f"{what}; the last that was seen: {seen}"
+        page.wait_for_timeout(50)
+    return seen
+
+
+def move(slider, value):
+    """Move a slider as a hand does: it tells while it moves."""
+    slider.evaluate(
+        "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input', { bubbles: true })); }",
+        value,
+    )
+
+
+def test_a_song_comes_out_as_the_command_line_makes_it(visit, songs, extracted, screenshot):
+    page = visit(viewport={"width": 1280, "height": 900})
+    screenshot(page, "start")
+    give(page, songs["song"])
+    page.get_by_role("button", name="Extract vocals").click()
+    page.get_by_role("progressbar").wait_for()
+    screenshot(page, "progress")
+    page.locator("song-players").wait_for()
+    expect(page.get_by_role("status").filter(has_text="Done.")).to_have_count(1)
+    for stem in ("vocals", "accompaniment"):
+        assert downloaded(page, stem) == extracted["song", stem]
+    pictures = page.get_by_role("img", name=re.compile("Spectrogram of the "))
+    expect(pictures).to_have_count(3)
+    assert pictures.evaluate_all("images => images.every((image) => image.complete && image.naturalWidth === 480)")
+    play_and_fade(page, screenshot)
+
+
+def play_and_fade(page, screenshot):
+    """Play, fade, change over, seek and pause: all players are one."""
+    page.get_by_role("button", name="Play", exact=True).click()
+    seen = until(page, lambda seen: seen["position"] > 0.2 and min(seen["levels"]) > 0, "both stems are heard")
+    screenshot(page, "result")
+    fader = page.get_by_role("slider", name="Karaoke fader")
+    move(fader, 100)
+    seen = until(page, lambda seen: seen["levels"][0] == 0 < seen["levels"][1], "the vocals have gone")
+    assert seen["playing"], "the fader acts while it plays"
+    expect(fader).to_have_attribute("aria-valuetext", "vocals 0 %, accompaniment 100 %")
+    page.get_by_role("button", name="Play vocals").click()
+    seen = until(page, lambda seen: seen["levels"][1] == 0 < seen["levels"][0], "the accompaniment has gone")
+    assert seen["playing"], "changing over does not interrupt"
+    move(page.get_by_role("slider", name="Position in the song"), 4.0)
+    until(page, lambda seen: seen["position"] >= 4.0, "it goes on from where it was moved to")
+    page.get_by_role("button", name="Pause vocals").click()
+    assert not state(page)["playing"]
+    expect(page.get_by_role("button", name="Pause")).to_have_count(0)
+    position = state(page)["position"]
+    page.wait_for_timeout(300)
+    assert state(page)["position"] == position
+    page.get_by_role("button", name="Play mixture").click()
+    until(page, lambda seen: not seen["playing"] and seen["position"] == 0, "it stops at the end and rewinds")
+
+
+def test_two_visitors_at_once_do_not_mix(visit, songs, extracted):
+    one, other = visit(), visit()
+    for page, song in ((one, "song"), (other, "other")):
+        give(page, songs[song])
+        page.get_by_role("button", name="Extract vocals").click()
+    for page, song in ((one, "song"), (other, "other")):
+        page.locator("song-players").wait_for()
+        assert downloaded(page, "vocals") == extracted[song, "vocals"]
+    address = one.locator("song-players").get_attribute("data-listen")
+    assert one.request.get(address).status == 200
+    assert other.request.get(address).status == 404
+    upload = one.locator("#song a").first.get_attribute("href")
+    assert one.request.get(upload).status == 200
+    assert other.request.get(upload).status == 404
+
+
+def test_hostile_files_get_a_sentence_and_the_server_lives_on(visit, songs, folder, screenshot):
+    page = visit()
+    secret = folder / "secret.mp3"
+    soundfile.write(secret, synthesize_song(5, 2.0)["vocals"].T, RATE)
+    bomb = folder / "bomb.flac"
+    with soundfile.SoundFile(bomb, "w", 8_000, 1, format="FLAC") as file:
+        for _ in range(10):
+            file.write(np.zeros(8_000 * 60, np.int16))
+    hostile = {
+        "empty.wav": (b"", "empty"),
+        "words.mp3": (b"No song, just words. " * 300, "holds no audio"),
+        "bomb.flac": (bomb.read_bytes(), "too long"),
+        "list.wav": (f"#EXTM3U\n#EXTINF:9,\n{secret}\n#EXT-X-ENDLIST\n".encode(), "holds no audio"),
+        "../../../<img src=x onerror=alert(1)>.wav": (b"RIFFnothing", "holds no audio"),
+    }
+    for name, (content, reason) in hostile.items():
+        give(page, {"name": name, "mimeType": "audio/wav", "buffer": content})
+        page.get_by_role("button", name="Extract vocals").click()
+        expect(page.get_by_role("alert").filter(has_text=reason)).to_be_visible()
+        if name == "words.mp3":
+            screenshot(page, "error")
+        expect(page.get_by_role("button", name="Extract vocals")).to_be_enabled()
+        page.locator("#song").get_by_role("button", name=re.compile("clear|remove", re.IGNORECASE)).first.click()
+    too_large = {"name": "large.wav", "mimeType": "audio/wav", "buffer": b"x" * (LARGEST_MB * 10**6 + 200_000)}
+    page.locator("#song input[type=file]").set_input_files(too_large)
+    expect(page.get_by_text("exceed the maximum allowed size").first).to_be_visible()
+    page.reload()
+    extract(page, songs["other"])
+
+
+def test_cancelling_and_leaving_both_end_the_work(visit, songs):
+    leaving, page = visit(), visit()
+    give(leaving, songs["long"])
+    leaving.get_by_role("button", name="Extract vocals").click()
+    leaving.get_by_role("progressbar").wait_for()
+    give(page, songs["long"])
+    page.get_by_role("button", name="Extract vocals").click()
+    leaving.close()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("status").filter(has_text="Stopped. Nothing was kept.")).to_have_count(1)
+    expect(page.get_by_role("button", name="Cancel")).to_be_disabled()
+    page.locator("#song").get_by_role("button", name=re.compile("clear|remove", re.IGNORECASE)).first.click()
+    extract(page, songs["other"])
+
+
+def test_a_recording_is_taken_as_a_song_is(visit):
+    page = visit(permissions=["microphone"])
+    page.get_by_role("button", name="Record", exact=True).click()
+    page.get_by_role("button", name="Stop", exact=True).wait_for()
+    page.wait_for_timeout(1_500)
+    with page.expect_response(re.compile("/upload")), page.expect_response(re.compile("/run/")):
+        page.get_by_role("button", name="Stop", exact=True).click()
+    page.get_by_role("button", name="Extract vocals").click()
+    expect(page.get_by_role("group", name="Players for Recording")).to_be_visible()
+
+
+def test_reports_are_shown_as_they_are(visit, screenshot):
+    page = visit()
+    page.get_by_role("tab", name="Evaluation reports").click()
+    frame = page.frame_locator("#report-frame iframe")
+    expect(frame.get_by_role("heading", name="Scores of the run")).to_be_visible()
+    expect(page.get_by_role("combobox", name="Report")).to_have_value("run/report.html")
+    assert page.locator("#report-frame iframe").get_attribute("sandbox") == "allow-scripts"
+    screenshot(page, "reports")
+
+
+def test_everything_is_reached_and_done_with_the_keyboard(visit, songs):
+    page = visit()
+    give(page, songs["other"])
+    go = page.get_by_role("button", name="Extract vocals")
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if go.evaluate("(button) => button === document.activeElement"):
+            break
+    expect(go).to_be_focused()
+    assert go.evaluate("(button) => getComputedStyle(button).outlineStyle") == "solid"
+    page.keyboard.press("Enter")
+    page.locator("song-players").wait_for()
+    play = page.get_by_role("button", name="Play", exact=True)
+    play.focus()
+    page.keyboard.press("Space")
+    until(page, lambda seen: seen["playing"], "the space bar plays")
+    named = []
+    for _ in range(4):
+        page.keyboard.press("Tab")
+        named.append(page.evaluate("document.activeElement.getAttribute('aria-label')"))
+    assert named[:2] == ["Position in the song", "Karaoke fader, from vocals to accompaniment"]
+    assert named[2:] == ["Play mixture", "Play vocals"] or named[2] == "Pause mixture"
+    fader = page.get_by_role("slider", name="Karaoke fader")
+    fader.focus()
+    page.keyboard.press("Home")
+    expect(fader).to_have_attribute("aria-valuetext", "vocals 100 %, accompaniment 0 %")
+    page.keyboard.press("ArrowRight")
+    expect(fader).to_have_attribute("aria-valuetext", "vocals 100 %, accompaniment 5 %")
+    page.keyboard.press("Space")
+    until(page, lambda seen: not seen["playing"], "the space bar pauses, on a slider too")
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("phone", {"viewport": {"width": 360, "height": 700}, "has_touch": True}),
+        ("dark", {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"}),
+    ],
+)
+def test_it_fits_a_phone_and_the_dark(visit, songs, screenshot, name, options):
+    page = visit(**options)
+    extract(page, songs["other"])
+    screenshot(page, name)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing sticks out"
+    luminance = page.evaluate(
+        "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + Number(b), 0)"
+    )
+    assert (luminance < 150) == (name == "dark")
+    boxes = [page.locator(place).first.bounding_box() for place in ("#go", "song-players .play", ".download")]
+    assert all(box["height"] >= 20 and box["x"] >= 0 for box in boxes)
+    names = page.locator("song-players h3").evaluate_all("(names) => names.map((name) => name.getBoundingClientRect())")
+    links = page.locator("song-players .download").evaluate_all(
+        "(all) => all.map((one) => one.getBoundingClientRect())"
+    )
+    for title, link in zip(names[1:], links, strict=True):
+        assert link["left"] >= title["right"] or link["top"] >= title["bottom"], "nothing lies on anything else"
