@@ -84,6 +84,8 @@ def tiny_model(n_channels: int = 1, num_sources: int = 1) -> LoadedModel:
     network = MaskInference(SIGNAL.n_bins, n_channels, 6, 2, True, 0.3, num_sources)
     with torch.no_grad():
         norm = network.input_normalization.batch_norm
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         norm.running_mean.fill_(-60.0)
         norm.running_var.fill_(400.0)
         for name, weights in network.recurrent_stack.rnn.named_parameters():

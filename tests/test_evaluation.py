@@ -20,8 +20,8 @@ from evaluation.songs import SOURCES, find_songs
 from model import create_model
 from settings import SPECIFIED
 
-QUIET = {"progress": False, "show": False, "n_jobs": 1}
-EVERYTHING = {"metrics": ("scale", "bsseval_v4"), "oracles": True, "baselines": True, "save_estimates": True}
+QUIET: dict[str, Any] = {"progress": False, "show": False, "n_jobs": 1}
+EVERYTHING: dict[str, Any] = {"metrics": ("scale", "bsseval_v4"), "oracles": True, "baselines": True, "save_estimates": True}
 
 
 def save_model(path, *, seed=0):
