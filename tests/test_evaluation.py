@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,12 @@ from model import create_model
 from settings import SPECIFIED
 
 QUIET: dict[str, Any] = {"progress": False, "show": False, "n_jobs": 1}
-EVERYTHING: dict[str, Any] = {"metrics": ("scale", "bsseval_v4"), "oracles": True, "baselines": True, "save_estimates": True}
+EVERYTHING: dict[str, Any] = {
+    "metrics": ("scale", "bsseval_v4"),
+    "oracles": True,
+    "baselines": True,
+    "save_estimates": True,
+}
 
 
 def save_model(path, *, seed=0):
