@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import pytest
 # Tests change their working directory; a relative MUSDB_PATH would then point nowhere.
 if os.environ.get("MUSDB_PATH"):
     os.environ["MUSDB_PATH"] = str(Path(os.environ["MUSDB_PATH"]).resolve())
+
+# A shell that starts pytest in the background makes it ignore Ctrl-C, and every program it starts would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _stays_on_this_machine(address: Any) -> bool:
