@@ -3,6 +3,7 @@
 Screenshots stay in $TEST_ARTEFACTS where that is set.
 """
 
+import itertools
 import os
 import re
 import shutil
@@ -37,8 +38,20 @@ QUIET = (
 PATIENCE_S = 180
 """For anything: the machine may be busy. Nothing waits longer than it must."""
 RATE = 44_100
-SONG_S, OTHER_SONG_S, LONG_SONG_S, LONGEST_MIN = 6.0, 4.0, 55.0, 1.0
-LARGEST_MB = 12
+SONG_S, OTHER_SONG_S = 6.0, 4.0
+LONG_SONG_S, LONG_SONG_RATE = 240.0, 8_000
+"""Long in the network, which hears every song at its own rate, and short on the way to the server."""
+LARGEST_MB, LONGEST_MIN = 12, 5
+
+NOTE_STARTS = """
+    window.starts = [];
+    const start = AudioBufferSourceNode.prototype.start;
+    AudioBufferSourceNode.prototype.start = function (when) {
+        window.starts.push([when * this.buffer.sampleRate, this.buffer.length]);
+        start.call(this, when);
+    };
+"""
+"""Writes down when, in samples, each piece of audio is to sound, and how long it is."""
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +61,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def songs(folder):
-    """Return the paths of three synthesised songs: one, another, and a long one."""
-    paths = {}
-    for seed, (name, duration_s) in enumerate({"song": SONG_S, "other": OTHER_SONG_S, "long": LONG_SONG_S}.items()):
-        mixture = sum(synthesize_song(seed, min(duration_s, SONG_S)).values())
-        mixture = np.tile(mixture, -(-int(duration_s * RATE) // mixture.shape[1]))[:, : int(duration_s * RATE)]
-        paths[name] = folder / f"{name}.wav"
-        soundfile.write(paths[name], mixture.T, RATE, subtype="PCM_16")
+    """Return the paths of three songs: one, another, and a long one."""
+    paths = {name: folder / f"{name}.wav" for name in ("song", "other", "long")}
+    for seed, (name, duration_s) in enumerate({"song": SONG_S, "other": OTHER_SONG_S}.items()):
+        soundfile.write(paths[name], sum(synthesize_song(seed, duration_s).values()).T, RATE, subtype="PCM_16")
+    noise = np.random.default_rng(0).normal(0, 3_000, (round(LONG_SONG_S * LONG_SONG_RATE), 2)).astype(np.int16)
+    soundfile.write(paths["long"], noise, LONG_SONG_RATE)
     return paths
 
 
@@ -117,13 +129,19 @@ def visit(browser, server):
     """Return a function that opens the page as a new visitor; no request may leave this machine."""
     contexts, foreign, faults = [], [], []
 
+    def refused(response):
+        if response.status >= 400:
+            faults.append(f"{response.status} {response.url}")
+
     def visit(**options):
         context = browser.new_context(base_url=server, **options)
         context.set_default_timeout(1_000 * PATIENCE_S)
+        context.add_init_script(NOTE_STARTS)
         contexts.append(context)
         page = context.new_page()
         page.on("request", lambda request: foreign.append(request.url) if leaves(request.url, server) else None)
         page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("response", refused)
         page.goto("/")
         page.locator("#go").wait_for()
         return page
@@ -155,6 +173,10 @@ def give(page, song):
     page.locator("#song input[type=file]").set_input_files(song)
     name = song["name"] if isinstance(song, dict) else song.name
     page.locator("#song").get_by_text(re.compile(re.escape(Path(name).stem[:8]))).first.wait_for()
+
+
+def take_away_the_song(page):
+    page.locator("#song").get_by_role("button", name=re.compile("clear|remove", re.IGNORECASE)).first.click()
 
 
 def extract(page, song):
@@ -233,6 +255,7 @@ def play_and_fade(page, screenshot):
     page.get_by_role("button", name="Play", exact=True).click()
     seen = until(page, lambda seen: seen["position"] > 0.2 and min(seen["levels"]) > 0, "both stems are heard")
     screenshot(page, "result")
+    check_the_joints(page.evaluate("window.starts"))
     fader = page.get_by_role("slider", name="Karaoke fader")
     move(fader, 100)
     seen = until(page, lambda seen: seen["levels"][0] == 0 < seen["levels"][1], "the vocals have gone")
@@ -251,6 +274,15 @@ def play_and_fade(page, screenshot):
     assert state(page)["position"] == position
     page.get_by_role("button", name="Play mixture").click()
     until(page, lambda seen: not seen["playing"] and seen["position"] == 0, "it stops at the end and rewinds")
+
+
+def check_the_joints(starts):
+    """Both stems of a piece begin at one sample, and each piece where the last one ends."""
+    vocals, accompaniment = starts[::2], starts[1::2]
+    assert vocals == accompaniment
+    assert sum(length for _, length in vocals) == round(SONG_S * RATE)
+    for (when, length), (following, _) in itertools.pairwise(vocals):
+        assert following == pytest.approx(when + length, abs=1e-3)  # of a sample: seconds are kept as 64-bit floats
 
 
 def test_two_visitors_at_once_do_not_mix(visit, songs, extracted):
@@ -291,7 +323,7 @@ def test_hostile_files_get_a_sentence_and_the_server_lives_on(visit, songs, fold
         if name == "words.mp3":
             screenshot(page, "error")
         expect(page.get_by_role("button", name="Extract vocals")).to_be_enabled()
-        page.locator("#song").get_by_role("button", name=re.compile("clear|remove", re.IGNORECASE)).first.click()
+        take_away_the_song(page)
     too_large = {"name": "large.wav", "mimeType": "audio/wav", "buffer": b"x" * (LARGEST_MB * 10**6 + 200_000)}
     page.locator("#song input[type=file]").set_input_files(too_large)
     expect(page.get_by_text("exceed the maximum allowed size").first).to_be_visible()
@@ -299,18 +331,26 @@ def test_hostile_files_get_a_sentence_and_the_server_lives_on(visit, songs, fold
     extract(page, songs["other"])
 
 
-def test_cancelling_and_leaving_both_end_the_work(visit, songs):
+def test_cancelling_and_leaving_both_end_the_work(visit, songs, folder):
+    def stored(kind):
+        return list(folder.glob(f"files/*/*/{kind}/*"))
+
+    n_results = len(stored("results"))
     leaving, page = visit(), visit()
-    give(leaving, songs["long"])
-    leaving.get_by_role("button", name="Extract vocals").click()
-    leaving.get_by_role("progressbar").wait_for()
-    give(page, songs["long"])
-    page.get_by_role("button", name="Extract vocals").click()
+    for one in (leaving, page):
+        give(one, songs["long"])
+        one.get_by_role("button", name="Extract vocals").click()
+    expect(page.get_by_role("status").filter(has_text="Waiting for 1 other song")).to_have_count(1)
     leaving.close()
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_role("status").filter(has_text="Stopped. Nothing was kept.")).to_have_count(1)
     expect(page.get_by_role("button", name="Cancel")).to_be_disabled()
-    page.locator("#song").get_by_role("button", name=re.compile("clear|remove", re.IGNORECASE)).first.click()
+    deadline_s = time.monotonic() + PATIENCE_S
+    while stored("working"):
+        assert time.monotonic() < deadline_s, "what was cancelled goes on"
+        page.wait_for_timeout(100)
+    assert len(stored("results")) == n_results
+    take_away_the_song(page)
     extract(page, songs["other"])
 
 

@@ -27,8 +27,8 @@ UPLOAD_PATH = "/gradio_api/upload"
 
 _FILE_PREFIX = "/gradio_api/file="
 _OPEN_PATHS = re.compile(
-    r"/|/(config|theme\.css|favicon\.ico|manifest\.json|gradio_api/info|gradio_api/startup-events)/?"
-    r"|/(assets|static|svelte|page|results|reports)/.+"
+    r"/|/(config|theme\.css|favicon\.ico|manifest\.json)/?"
+    r"|/(assets|static|page|results|reports)/.+"
     r"|/gradio_api/(queue/(join|data)|heartbeat/\w+|upload|upload_progress|cancel|reset|run/\w+)/?"
 )
 _LARGEST_QUESTION_BYTES = 2**16
@@ -91,10 +91,10 @@ class Gate:
     def _refusal(self, request: Request, token: str) -> Response | None:
         """Return the answer to a request that may not pass; None if it may."""
         path, host = request.url.path, request.headers.get("host", "")
-        if self._hosts and (urlsplit(f"//{host}").hostname or "") not in self._hosts:
+        if self._hosts and _name_of(host) not in self._hosts:
             return _refused(HTTPStatus.FORBIDDEN, "This server is not known by that name.")
         origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin.partition("://")[2] != host:
             return _refused(HTTPStatus.FORBIDDEN, "Another site may not use this server.")
         if path.startswith(_FILE_PREFIX):
             return None if self._visitors.owns(token, path.removeprefix(_FILE_PREFIX)) else _not_found()
@@ -137,6 +137,18 @@ class Gate:
         if not all(isinstance(path, str) and self._visitors.owns(token, path) for path in named):
             return _refused(HTTPStatus.FORBIDDEN, "That file is not yours, or its time is over."), replay
         return None, replay
+
+
+def _name_of(host: str) -> str:
+    """Return a host's name without its port.
+
+    >>> _name_of("127.0.0.1:7860"), _name_of("[::1]:7860"), _name_of("[")
+    ('127.0.0.1', '::1', '')
+    """
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _named_files(content: Any) -> Iterator[Any]:

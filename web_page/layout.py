@@ -12,7 +12,6 @@ from extraction import ExtractionCancelledError
 from reports.style import DARK, FONT, LIGHT
 from settings import EXTRACTED_FORMATS, ExtractionSettings, VocalExtractionError
 from web_page import markup
-from web_page.gate import COOKIE
 from web_page.intake import RefusedError
 from web_page.jobs import Order, Workshop
 from web_page.limits import Limits
@@ -132,7 +131,7 @@ class _Extraction:
 
     def _build_options(self) -> None:
         models = list(self._service.models)
-        self.model = gr.Dropdown(models, value=models[0], label="Model", elem_id="model")
+        self.model = gr.Dropdown(models, value=models[0], label="Preset or model", elem_id="model")
         masks = [(name, mask) for mask, name in _MASK_NAMES.items()]
         self.mask = gr.Radio(masks, value=ExtractionSettings.mask, label="Mask", elem_id="mask")
         formats = [(_FORMAT_NAMES[name], name) for name in EXTRACTED_FORMATS]
@@ -200,7 +199,8 @@ class _Extraction:
 
 def _who(request: gr.Request) -> tuple[str, str]:
     """Return who asks, and in which of his tabs."""
-    return request.cookies.get(COOKIE, ""), request.session_hash or ""
+    # Gradio wraps the request on which the gate wrote the token.
+    return request.state.visitor, request.session_hash or ""
 
 
 def _only(song: str | None) -> Path:

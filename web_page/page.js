@@ -1,4 +1,4 @@
-// What the page needs beside Gradio: stages of the work are spoken, and Gradio's frame gets what it lacks.
+// Stages of the work are spoken.
 
 // Progress is drawn anew several times a second; a screen reader shall hear of a new stage only.
 let spoken = "";
@@ -28,5 +28,3 @@ class WorkStage extends HTMLElement {
 }
 
 customElements.define("work-stage", WorkStage);
-
-document.documentElement.lang = "en";
