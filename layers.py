@@ -170,9 +170,4 @@ class ResidualLSTM(nn.Module):
 
     def forward(self, data: Tensor) -> Tensor:
         """Keep the shape (n, n_steps, n_features)."""
-        return self.add(data, self.lstm(self.norm(data))[0])
-
-    def add(self, data: Tensor, heard: Tensor) -> Tensor:
-        """Add to the input what the LSTM heard in it."""
-        projected: Tensor = self.projection(self.dropout(heard))
-        return data + projected
+        return data + self.projection(self.dropout(self.lstm(self.norm(data))[0]))

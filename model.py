@@ -12,10 +12,9 @@ Axes: magnitudes are ``(n_batch, n_frames, n_bins, n_channels)``, masks ``(..., 
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,26 +35,6 @@ from settings import SPECIFIED, Preset, VocalExtractionError
 
 class DeviceError(VocalExtractionError):
     """The device asked for is not there."""
-
-
-class OverTime(NamedTuple):
-    """One recurrent layer over the frames of a song, and what happens to each frame before it and behind it."""
-
-    lstm: nn.LSTM
-    layer: int
-    """Which of its layers."""
-    before: Callable[[Tensor], Tensor]
-    """From features to what the LSTM hears. Both: (n_sequences, n_frames, n_features)."""
-    after: Callable[[Tensor, Tensor], Tensor]
-    """From features, and what the LSTM says in all its directions, to the features for the next layer."""
-
-
-def _as_it_is(features: Tensor) -> Tensor:
-    return features
-
-
-def _as_heard(features: Tensor, heard: Tensor) -> Tensor:
-    return heard
 
 
 class MaskInference(nn.Module):
@@ -122,28 +101,10 @@ class MaskInference(nn.Module):
             ``mask``, 0 to 1, and ``estimates``, the mask times the magnitudes.
             Shape of both: (n_batch, n_frames, n_bins, n_channels, n_sources).
         """
-        features = self.recurrent_stack(self.encode(data))  # (n_batch, n_frames, n_directions * hidden_size)
-        mask = self.decode(features)
+        features = self.input_normalization(self.amplitude_to_db(data))
+        features = self.recurrent_stack(features)  # (n_batch, n_frames, n_directions * hidden_size)
+        mask = self.embedding(features)
         return {"mask": mask, "estimates": data.unsqueeze(-1) * mask}
-
-    def encode(self, data: Tensor) -> Tensor:
-        """Tell of each frame what needs no other: (n_sequences, n_frames, n_features)."""
-        features: Tensor = self.input_normalization(self.amplitude_to_db(data)).flatten(2)
-        return features
-
-    def decode(self, features: Tensor) -> Tensor:
-        """Infer the masks from what the last layer over time tells of each frame."""
-        mask: Tensor = self.embedding(features)
-        return mask
-
-    def layers_over_time(self) -> list[OverTime]:
-        """Return the layers by which frames hear each other, from the first to the last.
-
-        Between `encode` and `decode` they do what `forward` does, but one direction of one layer at a time, so that a
-        song may be taken through each in stretches.
-        """
-        lstm = self.recurrent_stack.rnn
-        return [OverTime(lstm, layer, _as_it_is, _as_heard) for layer in range(lstm.num_layers)]
 
     @classmethod
     def build(cls, **kwargs: Any) -> nn.Module:
@@ -245,45 +206,23 @@ class BandSplitMaskInference(MaskInference):
 
     def forward(self, data: Tensor) -> dict[str, Tensor]:
         """Infer masks from magnitudes; shapes as for `MaskInference.forward`."""
-        features = self.encode(data)
-        for over_time, over_bands in cast(Iterable[tuple[Any, Any]], self.rounds):
-            heard, _ = over_time.lstm(over_time.norm(features))
-            features = self._end_of_round(over_time, over_bands, features, heard)
-        mask = self.decode(features)
-        return {"mask": mask, "estimates": data.unsqueeze(-1) * mask}
-
-    def encode(self, data: Tensor) -> Tensor:
-        """Tell of each band of each frame what needs no other: (n_bands * n_batch, n_frames, hidden_size)."""
         n_batch, n_frames, n_bins, n_channels = data.shape
         n_bands, widest = self.bin_of_slot.shape
         levels = self.input_normalization(data.clamp_min(1e-5).log10())
         slots = levels[:, :, self.bin_of_slot.flatten()].reshape(n_batch * n_frames, n_bands, widest, n_channels)
         slots = slots.transpose(0, 1) * self.slot_is_used  # (n_bands, n_batch * n_frames, widest, n_channels)
-        return self.split(slots.flatten(2)).reshape(n_bands * n_batch, n_frames, -1)
-
-    def decode(self, features: Tensor) -> Tensor:
-        """Infer the masks from what the last round tells of each band of each frame."""
-        n_bands, widest = self.bin_of_slot.shape
-        n_batch, n_frames = features.shape[0] // n_bands, features.shape[1]
-        features = features.reshape(n_bands, n_batch * n_frames, -1)
-        slots = self.join(self.hidden(self.output_normalization(features)).tanh())
-        slots = slots.reshape(n_bands, n_batch, n_frames, widest, -1, self.num_sources)
+        features = self.split(slots.flatten(2))  # (n_bands, n_batch * n_frames, hidden_size)
+        hidden_size = features.shape[-1]
+        for over_time, over_bands in cast(Iterable[nn.ModuleList], self.rounds):
+            features = over_time(features.reshape(n_bands * n_batch, n_frames, hidden_size))
+            features = features.reshape(n_bands, n_batch * n_frames, hidden_size).transpose(0, 1)
+            features = over_bands(features).transpose(0, 1)
+        features = self.hidden(self.output_normalization(features)).tanh()
+        slots = self.join(features).reshape(n_bands, n_batch, n_frames, widest, n_channels, self.num_sources)
         slots = slots.permute(1, 2, 0, 3, 4, 5).flatten(2, 3)  # (n_batch, n_frames, n_bands * widest, ...)
-        return activate(slots[:, :, self.slot_of_bin], self.activation)
-
-    def layers_over_time(self) -> list[OverTime]:
-        """Return the LSTMs over time; what is behind each ends with the LSTM over the bands."""
-        return [
-            OverTime(over_time.lstm, 0, over_time.norm, functools.partial(self._end_of_round, over_time, over_bands))
-            for over_time, over_bands in cast(Iterable[tuple[Any, Any]], self.rounds)
-        ]
-
-    def _end_of_round(self, over_time: Any, over_bands: Any, features: Tensor, heard: Tensor) -> Tensor:
-        n_bands = len(self.bin_of_slot)
-        features = over_time.add(features, heard)
-        by_frame = features.reshape(n_bands, -1, features.shape[-1]).transpose(0, 1)
-        joined: Tensor = over_bands(by_frame).transpose(0, 1).reshape(features.shape)
-        return joined
+        logits = slots[:, :, self.slot_of_bin]
+        mask = activate(logits, self.activation)
+        return {"mask": mask, "estimates": data.unsqueeze(-1) * mask}
 
 
 NETWORKS: dict[str, type[MaskInference]] = {
