@@ -1,6 +1,7 @@
 """The web page's parts without a browser: folders, gate, intake, line, players' stream, and Gradio behind the gate."""
 
 import os
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import soundfile
 pytest.importorskip("gradio", reason="Gradio is not installed, so the web page was not tested: make serve installs it")
 
 
-from checkpoints import save_checkpoint
+from checkpoints import CheckpointError, save_checkpoint
 from demo_songs import synthesize_song
 from extraction import ExtractionCancelledError, extract_vocals
 from model import create_model
@@ -27,6 +28,9 @@ from web_page.visitors import Visitors, new_token, visitors_folder
 
 RATE = 44_100
 STEREO = {"sample_rate": RATE, "n_channels": 2}
+HOLDING_AUDIO = {
+    "wav", "flac", "mp3", "mp2", "ogg", "opus", "m4a", "aac", "aiff", "wma", "webm", "mkv", "mp4", "ac3", "au", "caf",
+}  # fmt: skip
 ONE, OTHER = new_token(), new_token()
 
 
@@ -176,9 +180,18 @@ def test_progress_promises_nothing_that_nobody_knows(step):
 
 
 def test_messages_name_no_folder_of_the_server_and_options_as_the_page_does():
-    said = _in_words_of_the_page("/srv/x/a.mp3 is damaged. Take what decodes with --keep-partial.", "/srv/x/a.mp3")
-    assert said.startswith("a.mp3 is damaged")
+    text = "/srv/x/1a/uploads/2b/my song.mp3 is damaged. Take what decodes with --keep-partial."
+    said = _in_words_of_the_page(text, Path("/srv/x"))
+    assert said.startswith("my song.mp3 is damaged")
     assert "--" not in said
+
+
+def test_notes_on_the_files_are_sentences(tmp_path):
+    listening = prepare_listening_of_noise(tmp_path)
+    result = markup.Result("/results/r", "Song", {}, listening, 600.0, ("both stems are scaled by 0.9",))
+    shown = markup.players(result)
+    assert "<p>Both stems are scaled by 0.9.</p>" in shown
+    assert "removed after 10 minutes" in shown
 
 
 # Intake
@@ -187,6 +200,15 @@ def test_messages_name_no_folder_of_the_server_and_options_as_the_page_does():
 def test_a_song_is_admitted_with_its_rate(tmp_path, visitors):
     song = uploaded(visitors, ONE, "a.wav", duration_s=1.0)
     assert admit(song, USUAL_LIMITS).sample_rate == RATE
+
+
+@pytest.mark.parametrize("ending", sorted(HOLDING_AUDIO))
+def test_every_kind_of_file_that_holds_audio_is_admitted(visitors, ending):
+    song = uploaded(visitors, ONE, f"a.{ending}")
+    source = ("-f", "lavfi", "-i", "sine=440:sample_rate=48000:duration=0.5")
+    subprocess.run(["ffmpeg", "-v", "error", "-y", *source, "-ac", "2", "-strict", "-2", song], check=True)
+    admission = admit(song, USUAL_LIMITS)
+    assert (admission.sample_rate, admission.n_channels) == (48_000, 2)
 
 
 @pytest.mark.parametrize(
@@ -260,6 +282,15 @@ def test_the_stream_is_stereo_at_a_rate_that_browsers_play(tmp_path, n_channels,
         np.testing.assert_array_equal(heard[:, 0], heard[:, 1])
         written, _ = soundfile.read(tmp_path / "vocals.flac", dtype="int16")
         assert np.abs(heard[:, 0].astype(int) - written).max() <= 1  # dither or rounding of one unit
+
+
+@pytest.mark.parametrize("n_samples", [1, 100])
+def test_the_shortest_and_the_most_silent_songs_are_drawn_and_heard(tmp_path, n_samples):
+    for stem in ("vocals", "accompaniment"):
+        soundfile.write(tmp_path / f"{stem}.wav", np.zeros((n_samples, 2)), RATE)
+    listening = prepare_listening(tmp_path, tmp_path / "vocals.wav", tmp_path / "accompaniment.wav", **STEREO)
+    assert listening.n_frames == n_samples
+    assert (tmp_path / "mixture.png").stat().st_size > 0
 
 
 def test_the_pictures_are_drawn_on_one_scale(tmp_path):
@@ -433,6 +464,12 @@ def test_what_is_not_the_visitors_or_not_there_any_more_is_refused(workshop, vis
     for song in (foreign, gone, Path("/etc/passwd")):
         with pytest.raises(RefusedError, match="upload it again"):
             done(workshop, ordered(visitors, song, untrained_model))
+
+
+def test_a_model_that_went_away_is_said(workshop, visitors, tmp_path):
+    song = uploaded(visitors, ONE, "a.wav", duration_s=1.0)
+    with pytest.raises(CheckpointError):
+        done(workshop, ordered(visitors, song, tmp_path / "gone.pth"))
 
 
 def test_a_full_disk_is_said_before_the_work(visitors, monkeypatch, workshop, untrained_model):

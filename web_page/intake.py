@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from extraction.ffmpeg import ask_ffprobe, input_arguments
+from extraction.song_reading import examine
 from settings import VocalExtractionError
 from web_page.limits import Limits
 
@@ -49,19 +50,19 @@ def admit(song: Path, limits: Limits) -> Admission:
     ------
     RefusedError
         If it is empty, no audio, or longer than `limits` allow.
-    ProgramError
+    ExtractionError
         If ffprobe is missing, or makes nothing of it within a minute.
     """
     if song.stat().st_size == 0:
         raise RefusedError(f"{song.name} is empty (0 bytes). Copy or download it again.")
-    asked = ["-format_whitelist", _CONTAINERS, "-select_streams", "a:0", "-show_streams", "-show_format", "-of", "json"]
+    asked = ["-format_whitelist", _CONTAINERS, "-select_streams", "a:0", "-show_streams", "-of", "json"]
     output, _, status = ask_ffprobe([*asked, *input_arguments(song)])
     content = json.loads(output) if status == 0 and output.strip() else {}
     if not content.get("streams"):
         raise RefusedError(f"{song.name} holds no audio that can be read. Choose an audio or video file.")
-    stream, container = content["streams"][0], content["format"]
+    stream = content["streams"][0]
     admission = _measured(int(stream.get("sample_rate", 0)), int(stream.get("channels", 0)), limits)
-    declared_s = float(stream.get("duration") or container.get("duration") or 0.0)
+    declared_s = examine(song).duration_s or 0.0
     if declared_s > admission.longest_s:
         raise RefusedError(f"{song.name} is too long: {declared_s / 60:.1f} minutes. {admission.why}")
     return dataclasses.replace(

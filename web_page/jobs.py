@@ -151,7 +151,8 @@ class Workshop:
         admission = admit(order.song, self._limits)
         if not self._visitors.has_room_for(round(admission.stored_bytes)):
             raise RefusedError("The server's disk is full. Please try again in an hour.")
-        model = _loaded(order.model, order.model.stat().st_mtime_ns, self._device)
+        changed_ns = order.model.stat().st_mtime_ns if order.model.is_file() else 0
+        model = _loaded(order.model, changed_ns, self._device)
         with self._visitors.working_folder(order.visitor) as folder:
             outcome = _extract(job, admission, model, folder / "extracted")
             job.tell(Step("Drawing the spectrograms"))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -180,7 +181,8 @@ class _Extraction:
         except ExtractionCancelledError:
             yield markup.note(_STOPPED), "", *_buttons(working=False)
         except VocalExtractionError as error:
-            yield markup.failure(_in_words_of_the_page(str(error), song or recording)), "", *_buttons(working=False)
+            said = _in_words_of_the_page(str(error), self._service.visitors.root)
+            yield markup.failure(said), "", *_buttons(working=False)
         finally:
             if job is not None:
                 job.stop()
@@ -209,10 +211,9 @@ def _only(song: str | None) -> Path:
     return Path(song)
 
 
-def _in_words_of_the_page(text: str, song: str | None) -> str:
-    """Leave out where a song lies on the server, and name options as the page does."""
-    if song is not None:
-        text = text.replace(f"{Path(song).parent}{os.sep}", "")
+def _in_words_of_the_page(text: str, root: Path) -> str:
+    """Leave out where files lie on the server, and name options as the page does."""
+    text = re.sub(rf"{re.escape(str(root))}{os.sep}\S*{os.sep}", "", text)
     for option, label in _OPTIONS.items():
         text = text.replace(option, label)
     return text
@@ -230,9 +231,7 @@ def _build_reports(service: Service, tab: gr.Tab) -> None:
     def show(name: str | None) -> str:
         names = dict(reports_in(service.reports_folder))
         if name not in names:
-            return markup.note(
-                f"There is no report in {service.reports_folder} yet. `python main.py evaluate` makes one."
-            )
+            return markup.note(f"There is no report in {service.reports_folder} yet. The command evaluate makes one.")
         return markup.report_frame(report_address(name), name)
 
     def look(name: str | None) -> Update:

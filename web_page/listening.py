@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from files import whole_file
 from reports.pictures import peak_magnitude, spectrogram_png
 from settings import VocalExtractionError
 
@@ -59,12 +60,16 @@ def prepare_listening(
     Raises
     ------
     ListeningError
-        If ffmpeg cannot read the stems.
+        If ffmpeg cannot read the stems, or there is nothing in them.
+    StorageError
+        If the disk is full.
     """
     rate = min(max(sample_rate, _LOWEST_RATE), _HIGHEST_RATE)
     # ffmpeg by itself takes 3 dB off a single channel that it spreads over two.
     stereo = "pan=stereo|c0=c0|c1=c0" if n_channels == 1 else "aformat=channel_layouts=stereo"
     _write_stream(folder / STREAM, vocals, accompaniment, stereo, rate)
+    if (folder / STREAM).stat().st_size == 0:
+        raise ListeningError("The result cannot be played: it is shorter than one sample of what browsers play.")
     frames = np.memmap(folder / STREAM, "<i2", "r").reshape(-1, _CHANNELS)
     _draw_pictures(folder, frames, rate)
     return Listening(rate, len(frames))
@@ -86,13 +91,10 @@ def _write_stream(stream: Path, vocals: Path, accompaniment: Path, stereo: str, 
 
 def _draw_pictures(folder: Path, frames: NDArray[np.int16], sample_rate: int) -> None:
     """Draw all three on the mixture's scale, so that what is louder is brighter."""
-    mixture = _mono(frames, slice(0, 4))
-    full_scale = peak_magnitude(mixture, sample_rate)
-    (folder / "mixture.png").write_bytes(spectrogram_png(mixture, sample_rate, full_scale=full_scale))
-    del mixture
-    for stem, channels in (("vocals", slice(0, 2)), ("accompaniment", slice(2, 4))):
-        picture = spectrogram_png(_mono(frames, channels), sample_rate, full_scale=full_scale)
-        (folder / f"{stem}.png").write_bytes(picture)
+    full_scale = peak_magnitude(_mono(frames, slice(0, 4)), sample_rate)
+    for stem, channels in (("mixture", slice(0, 4)), ("vocals", slice(0, 2)), ("accompaniment", slice(2, 4))):
+        with whole_file(folder / f"{stem}.png") as aside:
+            aside.write_bytes(spectrogram_png(_mono(frames, channels), sample_rate, full_scale=full_scale))
 
 
 def _mono(frames: NDArray[np.int16], channels: slice) -> NDArray[np.float32]:

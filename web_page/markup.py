@@ -112,7 +112,7 @@ def players(result: Result) -> str:
     """Return the players of a result, with the fader, the pictures and the downloads."""
     heard = result.listening
     rows = "".join(_player(result, name, fader) for name, fader in STEMS_SHOWN)
-    notes = "".join(f"<p>{html.escape(text)}</p>" for text in result.notes)
+    notes = "".join(f"<p>{html.escape(text[:1].upper() + text[1:])}.</p>" for text in result.notes)
     song = html.escape(result.song)
     return (
         f'<song-players data-listen="{result.address}/listen.pcm" data-rate="{heard.sample_rate}"'
