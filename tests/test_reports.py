@@ -152,12 +152,12 @@ def test_axes_hold_their_values(values):
 
 
 def test_marks_stand_where_the_values_are():
-    """On an axis from -5 to 5 the middle is 50%."""
+    """From -5 to 5 the axis reaches to the ticks at -6 and 6, and its middle is 50%."""
     dots = dot_chart([Dot("a", "model", 0.0, 5.0)], unit="dB")
     assert 'class="dot" style="left:50.0%"' in dots
-    assert 'class="span" style="left:0.0%;width:100.00%"' in dots
+    assert 'class="span" style="left:8.33%;width:83.34%"' in dots
     bars = bar_chart([Bar("a", "model", -5.0), Bar("b", "model", 5.0, (("floor", 0.0),))], unit="dB")
-    assert 'class="bar" style="left:0.0%;width:50.00%"' in bars
+    assert 'class="bar" style="left:8.33%;width:41.67%"' in bars
     assert 'class="mark floor" style="left:50.0%"' in bars
 
 
