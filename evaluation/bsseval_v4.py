@@ -202,7 +202,8 @@ def _delayed_products(references: Array, signals: Array) -> Array:
     pieces = np.pad(pieces, ((0, 0), (0, 0), (N_TAPS - 1, 0)))
     of_references = scipy.fft.rfft(windows, axis=-1).conj().transpose(2, 0, 1)  # (n_bins, n_references, n_pieces)
     of_signals = scipy.fft.rfft(pieces, axis=-1).transpose(2, 1, 0)  # (n_bins, n_pieces, n_signals)
-    return scipy.fft.irfft((of_references @ of_signals).transpose(1, 2, 0), n=_N_FFT)[..., :N_TAPS].swapaxes(1, 2)
+    products = scipy.fft.irfft((of_references @ of_signals).transpose(1, 2, 0), n=_N_FFT)[..., :N_TAPS]
+    return np.ascontiguousarray(products.swapaxes(1, 2))  # a copy, which does not keep all lags alive
 
 
 def _matrix(products: Array, n_rows: int) -> Array:

@@ -122,23 +122,31 @@ def _value(row: Mapping[str, Any], metric: str, column: str = VOCALS) -> float |
 def _header(summary: Mapping[str, Any], metric: str) -> str:
     evaluated, data = summary["evaluated"], summary["data"]
     n_songs = len(summary["songs"])
-    first = next(iter(summary["rows"].values()))
-    value, mixture = _value(first, metric), _value(summary["rows"]["mixture"], metric)
-    statistic = "median" if HEADLINES[metric] == "median" else "mean"
-    lead = f"The {statistic} {metric} of the vocals is <b>{decibels(value)} dB</b>"
-    if value is not None and mixture is not None:
-        lead += f", {decibels(value - mixture, signed=True)} dB on the untouched mixture"
-    ceiling = summary["rows"].get("ideal_ratio_mask")
-    top = _value(ceiling, metric) if ceiling else None
-    if value is not None and top is not None:
-        side = "below" if value <= top else "above"
-        lead += f" and {decibels(abs(top - value))} dB {side} what an ideal ratio mask reaches at the same resolution"
+    lead = _lead(summary, metric)
     songs = f"{n_songs} song{'s' if n_songs != 1 else ''}"
     return (
         f'<header><p class="over">Evaluation of vocal extraction</p><h1>{escape(evaluated["name"])}</h1>'
         f'<p class="under">{songs}, {data["duration_s"] / 60:.1f} minutes, <code>{escape(data["folder"])}</code>, '
         f'{escape(data["subset"])}</p><p class="lead">{lead}.</p></header>'
     )
+
+
+def _lead(summary: Mapping[str, Any], metric: str) -> str:
+    """Return the finding in a sentence: how good, and compared to what."""
+    rows = summary["rows"]
+    value = _value(next(iter(rows.values())), metric)
+    statistic = "median" if HEADLINES[metric] == "median" else "mean"
+    parts = [f"The {statistic} {metric} of the vocals is <b>{decibels(value)} dB</b>"]
+    others = {
+        "mixture": "than the untouched mixture",
+        "random_mask": "than a random mask",
+        "ideal_ratio_mask": "than what an ideal ratio mask reaches at the same resolution",
+    }
+    for row, words in others.items():
+        other = _value(rows[row], metric) if row in rows else None
+        if value is not None and other is not None:
+            parts.append(f"{decibels(abs(value - other))} dB {'better' if value >= other else 'worse'} {words}")
+    return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 2 else ", ".join(parts)
 
 
 def _ladder(summary: Mapping[str, Any], metric: str) -> str:
@@ -156,24 +164,24 @@ def _ladder(summary: Mapping[str, Any], metric: str) -> str:
         "ceiling": "ceiling: knows the answer",
     }
     key = "".join(f'<li class="{ROLES[r]}"><span>{text}</span></li>' for r, text in words.items() if r in roles)
+    tables = "".join(_rows_table(summary, name) for name in HEADLINES if name in summary["metrics"])
     return (
         f"<section><h2>Between floor and ceiling</h2><p class='note'>{metric} of the vocals, {HEADLINES[metric]} over "
         f"songs. {line} number in brackets is how many songs stand behind it.</p>{dot_chart(rows, unit='dB')}"
-        f'<ul class="key">{key}</ul>{_rows_table(summary)}</section>'
+        f'<ul class="key">{key}</ul>{tables}</section>'
     )
 
 
-def _rows_table(summary: Mapping[str, Any]) -> str:
-    metrics = [metric for metric in HEADLINES if metric in summary["metrics"]]
-    head = "".join(f"<th>{metric}, {title}</th>" for metric in metrics for title in COLUMNS.values())
+def _rows_table(summary: Mapping[str, Any], metric: str) -> str:
+    head = f"<th>{metric}</th>" + "".join(f"<th>{title}</th>" for title in COLUMNS.values())
     body = "".join(
         f'<tr class="{ROLES[row["role"]] if row["role"] == "evaluated" else ""}"><th scope="row">'
         f"{escape(row['title'])}</th>"
-        + "".join(_cell(row["scores"][metric][column], metric) for metric in metrics for column in COLUMNS)
+        + "".join(_cell(row["scores"][metric][column], metric) for column in COLUMNS)
         + "</tr>"
-        for row in in_order(summary, metrics[0])
+        for row in in_order(summary, metric)
     )
-    return _table(f"<th></th>{head}", body)
+    return _table(head, body)
 
 
 def _cell(statistics: Mapping[str, Any], metric: str) -> str:

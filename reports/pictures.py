@@ -59,9 +59,13 @@ def peak_magnitude(samples: NDArray[np.float32], sample_rate: int) -> float:
 def _picture(samples: NDArray[np.float32], sample_rate: int) -> NDArray[np.float32]:
     """Return magnitudes on the picture's grid: (_HEIGHT, _WIDTH), the lowest frequency first."""
     length = 2 ** round(np.log2(_WINDOW_S * sample_rate))
-    padded = np.pad(samples.astype(np.float32), ((0, 0), (length // 2, length // 2)))
-    centres = np.linspace(0, samples.shape[1] - 1, _WIDTH).astype(int)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, length, axis=1)[:, centres]
+    # A whole song may be drawn: only what the columns show of it is copied.
+    n_samples = samples.shape[1]
+    frames = np.zeros((samples.shape[0], _WIDTH, length), np.float32)
+    for column, centre in enumerate(np.linspace(0, n_samples - 1, _WIDTH).astype(int)):
+        start = centre - length // 2
+        inside = slice(max(0, start), min(n_samples, start + length))
+        frames[:, column, inside.start - start : inside.stop - start] = samples[:, inside]
     n_fft = _OVERSAMPLING * length
     power = (np.abs(scipy.fft.rfft(frames * np.hanning(length).astype(np.float32), n_fft)) ** 2).sum(
         axis=0

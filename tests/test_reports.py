@@ -49,8 +49,8 @@ def test_the_page_is_well_formed_and_says_what_went_in():
     parsed = _Parsed(page())
     text = " ".join(parsed.text)
     assert "1.08 dB" in text
-    assert "+5.18 dB on the untouched mixture" in text
-    assert "6.07 dB below what an ideal ratio mask reaches" in text
+    assert "5.18 dB better than the untouched mixture" in text
+    assert "6.07 dB worse than what an ideal ratio mask reaches" in text
     assert "1.08 ± 1.50" in text
     assert "−4.10" in text
     for song in SONGS:
