@@ -51,6 +51,13 @@ def folders(demo_dataset, subset="train"):
     return demo_dataset / subset / "foreground", demo_dataset / subset / "background"
 
 
+def mixture_of(generate, where, seed, *, mixing=None, template=None):
+    """Generate a mixture from (foreground, background), with the template of its settings unless another is given."""
+    foreground, background = where
+    mixing = mixing or MixingSettings()
+    return generate(foreground, background, template or event_template(mixing), seed, mixing=mixing)
+
+
 def events_of(jam):
     return jam.annotations.search(namespace="scaper")[0].data
 
@@ -61,7 +68,7 @@ def facts_of(jam):
 
 @pytest.mark.parametrize("generate", GENERATORS)
 def test_returns_what_the_specification_says(demo_dataset, generate):
-    mixture, jam, annotation_list, stems = generate(*folders(demo_dataset), event_template(MixingSettings()), 7)
+    mixture, jam, annotation_list, stems = mixture_of(generate, folders(demo_dataset), 7)
     assert mixture.shape == (5 * RATE, 1)
     assert mixture.dtype == np.float32
     assert [label for _, _, label in annotation_list] == list(STEMS)
@@ -75,7 +82,7 @@ def test_returns_what_the_specification_says(demo_dataset, generate):
 def test_mixture_is_the_sum_of_its_stems(demo_dataset, generate, preset):
     """To two roundings of the largest value: the order of the additions is free."""
     template = event_template(preset.mixing, coherent=generate is generate_coherent_mixture)
-    mixture, _, _, stems = generate(*folders(demo_dataset), template, 3, mixing=preset.mixing)
+    mixture, _, _, stems = mixture_of(generate, folders(demo_dataset), 3, mixing=preset.mixing, template=template)
     np.testing.assert_allclose(np.sum(stems, axis=0), mixture, atol=2**-22)
     assert np.abs(mixture).max() > 1e-3
 
@@ -83,7 +90,7 @@ def test_mixture_is_the_sum_of_its_stems(demo_dataset, generate, preset):
 @pytest.mark.parametrize("generate", GENERATORS)
 def test_the_seed_says_everything(demo_dataset, generate):
     def make(seed):
-        return generate(*folders(demo_dataset), event_template(MixingSettings()), seed)
+        return mixture_of(generate, folders(demo_dataset), seed)
 
     first, again, other = make(5), make(5), make(6)
     np.testing.assert_array_equal(first[0], again[0])
@@ -101,7 +108,7 @@ def test_values_lie_in_the_specified_ranges(demo_dataset):
 
 
 def test_coherent_stems_share_song_offset_pitch_and_stretch(demo_dataset):
-    _, jam, _, _ = generate_coherent_mixture(*folders(demo_dataset), event_template(MixingSettings()), 1)
+    _, jam, _, _ = mixture_of(generate_coherent_mixture, folders(demo_dataset), 1)
     shared = [
         (
             event.value["source_file"].rpartition("/")[2],
@@ -113,7 +120,7 @@ def test_coherent_stems_share_song_offset_pitch_and_stretch(demo_dataset):
 
 
 def test_incoherent_stems_are_drawn_one_by_one(demo_dataset):
-    _, jam, _, _ = generate_incoherent_mixture(*folders(demo_dataset), event_template(MixingSettings()), 1)
+    _, jam, _, _ = mixture_of(generate_incoherent_mixture, folders(demo_dataset), 1)
     assert len({event.value["pitch_shift"] for event in events_of(jam)}) == 4
     assert len({event.value["source_time"] for event in events_of(jam)}) == 4
 
@@ -132,7 +139,7 @@ def test_coherent_stems_stay_aligned(tmp_path, mixing, most_samples):
     signals = {stem: clicks + noise(6.8, seed=i, level=0.01) for i, stem in enumerate(STEMS)}
     where = write_stems(tmp_path, signals)
     for seed in range(3):
-        _, _, _, stems = generate_coherent_mixture(*where, event_template(mixing), seed, mixing=mixing)
+        _, _, _, stems = mixture_of(generate_coherent_mixture, where, seed, mixing=mixing)
         lags = [lag_between(stems[0][:, 0], stem[:, 0]) for stem in stems[1:]]
         assert max(map(abs, lags)) <= most_samples
 
@@ -141,7 +148,7 @@ def test_plain_coherent_stems_are_their_excerpts(tmp_path):
     """Without pitch and stretch each stem is the file from the annotated offset on, scaled, to the sample."""
     signals = {stem: noise(6.8, seed=i) for i, stem in enumerate(STEMS)}
     where = write_stems(tmp_path, signals)
-    _, jam, _, stems = generate_coherent_mixture(*where, event_template(PLAIN), 4, mixing=PLAIN)
+    _, jam, _, stems = mixture_of(generate_coherent_mixture, where, 4, mixing=PLAIN)
     start = int(events_of(jam)[0].value["source_time"] * RATE)
     inner = slice(441, 5 * RATE - 441)  # between the fades
     for name, stem in zip(STEMS, stems, strict=True):
@@ -166,7 +173,7 @@ def test_tones_come_out_as_the_annotation_says(tmp_path, generate):
     tones = {stem: (0.5 * np.sin(2 * np.pi * f * seconds)).astype(np.float32) for stem, f in hertz.items()}
     where = write_stems(tmp_path, tones)
     for seed in range(3):
-        _, jam, annotation_list, stems = generate(*where, event_template(MixingSettings()), seed)
+        _, jam, annotation_list, stems = mixture_of(generate, where, seed)
         for event, (onset_s, end_s, label), stem in zip(events_of(jam), annotation_list, stems, strict=True):
             sounding = np.flatnonzero(np.abs(stem[:, 0]) > 1e-6)
             assert sounding[0] == pytest.approx(onset_s * RATE, abs=HOP_SAMPLES)
@@ -198,7 +205,7 @@ def test_near_silence_is_not_made_loud(tmp_path):
     signals = {stem: noise(6.8, seed=i) for i, stem in enumerate(STEMS)}
     signals["vocals"] *= 1e-4
     where = write_stems(tmp_path, signals)
-    _, _, _, stems = generate_coherent_mixture(*where, event_template(PLAIN), 0, mixing=PLAIN)
+    _, _, _, stems = mixture_of(generate_coherent_mixture, where, 0, mixing=PLAIN)
     assert np.abs(stems[3]).max() < 0.03 * np.abs(stems[0]).max()
 
 
@@ -206,7 +213,7 @@ def test_silent_stem_stays_silent(tmp_path):
     signals = {stem: noise(6.8, seed=i) for i, stem in enumerate(STEMS)}
     signals["drums"] *= 0
     where = write_stems(tmp_path, signals)
-    _, _, _, stems = generate_coherent_mixture(*where, event_template(MixingSettings()), 0)
+    _, _, _, stems = mixture_of(generate_coherent_mixture, where, 0)
     assert not stems[1].any()
     assert stems[3].any()
 
@@ -214,7 +221,7 @@ def test_silent_stem_stays_silent(tmp_path):
 def test_a_parent_folder_called_like_a_stem_does_no_harm(tmp_path):
     signals = {stem: noise(6.8, seed=i) for i, stem in enumerate(STEMS)}
     where = write_stems(tmp_path / "vocals-project" / "bass" / "vocals", signals)
-    _, jam, _, stems = generate_coherent_mixture(*where, event_template(MixingSettings()), 0)
+    _, jam, _, stems = mixture_of(generate_coherent_mixture, where, 0)
     assert [event.value["source_file"].split("/")[-2] for event in events_of(jam)] == list(STEMS)
     assert np.abs(stems[0] - stems[3]).max() > 0.01  # bass is not the vocals again
 
@@ -227,7 +234,7 @@ def test_what_would_run_off_a_stem_of_6_8_s_fills_the_mixture(tmp_path, generate
     where = write_stems(tmp_path, {stem: noise(6.8, seed=i) for i, stem in enumerate(STEMS)})
     offsets_s = set()
     for seed in range(4):
-        _, jam, _, stems = generate(*where, event_template(mixing), seed, mixing=mixing)
+        _, jam, _, stems = mixture_of(generate, where, seed, mixing=mixing)
         for event, stem in zip(events_of(jam), stems, strict=True):
             value = event.value
             assert event.duration == pytest.approx(5.0, abs=1e-9)
@@ -240,7 +247,7 @@ def test_what_would_run_off_a_stem_of_6_8_s_fills_the_mixture(tmp_path, generate
 @pytest.mark.parametrize("generate", GENERATORS)
 def test_stems_shorter_than_the_mixture_fade_out_where_they_end(tmp_path, generate):
     where = write_stems(tmp_path, {stem: noise(2.0, seed=i) for i, stem in enumerate(STEMS)})
-    _, jam, _, stems = generate(*where, event_template(PLAIN), 0, mixing=PLAIN)
+    _, jam, _, stems = mixture_of(generate, where, 0, mixing=PLAIN)
     for event, stem in zip(events_of(jam), stems, strict=True):
         end = round(event.duration * RATE)
         assert event.duration == pytest.approx(2.0, abs=1e-6)
@@ -253,7 +260,7 @@ def test_siblings_of_unequal_length_fit_the_shortest(tmp_path):
     signals["bass"] = signals["bass"][: int(6.0 * RATE)]
     where = write_stems(tmp_path, signals)
     for seed in range(4):
-        _, jam, _, _ = generate_coherent_mixture(*where, event_template(PLAIN), seed, mixing=PLAIN)
+        _, jam, _, _ = mixture_of(generate_coherent_mixture, where, seed, mixing=PLAIN)
         assert events_of(jam)[0].value["source_time"] <= 1.0
 
 
@@ -266,7 +273,7 @@ def test_template_places_events(demo_dataset, generate):
         "event_duration": ("const", 1.0),
         "source_time": ("truncnorm", 3.0, 1.0, 0.0, 9.0),
     }
-    _, _, annotation_list, stems = generate(*folders(demo_dataset), template, 2)
+    _, _, annotation_list, stems = mixture_of(generate, folders(demo_dataset), 2, template=template)
     for (onset_s, end_s, _), stem in zip(annotation_list, stems, strict=True):
         assert (onset_s, end_s) == (2.0, pytest.approx(3.0, abs=1e-6))
         assert not stem[: 2 * RATE].any()
@@ -275,7 +282,9 @@ def test_template_places_events(demo_dataset, generate):
 
 def test_event_that_would_end_after_the_mixture_is_shortened(demo_dataset):
     template = {**event_template(PLAIN), "event_time": ("const", 4.5), "pitch_shift": None, "time_stretch": None}
-    _, _, annotation_list, _ = generate_incoherent_mixture(*folders(demo_dataset), template, 2, mixing=PLAIN)
+    _, _, annotation_list, _ = mixture_of(
+        generate_incoherent_mixture, folders(demo_dataset), 2, mixing=PLAIN, template=template
+    )
     assert [end_s for _, end_s, _ in annotation_list] == pytest.approx([5.0] * 4)
 
 
@@ -285,7 +294,7 @@ def test_loud_mixtures_do_not_clip(tmp_path):
     loud = np.sin(2 * np.pi * 997 * seconds).astype(np.float32)
     mixing = MixingSettings(ref_db=-3.0, pitch_shift_semitones=(0, 0), time_stretch=(1, 1), snr_db=(0, 0))
     where = write_stems(tmp_path, dict.fromkeys(STEMS, loud))
-    mixture, jam, _, _ = generate_coherent_mixture(*where, event_template(mixing), 0, mixing=mixing)
+    mixture, jam, _, _ = mixture_of(generate_coherent_mixture, where, 0, mixing=mixing)
     assert np.abs(mixture).max() == pytest.approx(1.0, abs=1e-5)
     assert facts_of(jam).peak_normalization_scale_factor == pytest.approx(1 / 4, rel=0.05)
 
@@ -301,7 +310,7 @@ def test_annotation_names_channels_and_polarities(demo_dataset):
 
 def test_events_are_drawn_as_scaper_draws_them(demo_dataset):
     """The same events, added to a scaper of the same seed by hand, instantiate to the same values."""
-    _, jam, annotation_list, _ = generate_coherent_mixture(*folders(demo_dataset), event_template(MixingSettings()), 9)
+    _, jam, annotation_list, _ = mixture_of(generate_coherent_mixture, folders(demo_dataset), 9)
     drawer = scaper.Scaper(5.0, *map(str, folders(demo_dataset)), random_state=0)
     for event in events_of(jam):
         constants = {name: ("const", value) for name, value in event.value.items() if name != "role"}

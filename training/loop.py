@@ -93,6 +93,7 @@ def train_model(
     with (
         joined_processes(chosen, preset.training.batch_size) as processes,
         resources(chosen, n_workers) as n_workers_used,
+        _own_random_numbers(chosen),
     ):
         session = Session(
             Run(preset, seed=seed, device=chosen, rank=processes.rank),
@@ -108,13 +109,18 @@ def train_model(
         return session.train()
 
 
+def _own_random_numbers(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Put torch's random numbers back where they were before."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
 def _with_length(preset: Preset, n_mixtures: int | None, n_epochs: int | None) -> Preset:
     """Return the preset with another size of its fixed set and number of epochs, if it can be trained at all."""
-    network, training = preset.network, preset.training
-    if network.num_audio_channels != 1 or network.num_sources not in (1, 2, 4):
+    training = preset.training
+    if preset.network.num_audio_channels != 1:
         raise SettingsError(
-            f"Mixtures have one channel and 2 or 4 sources. Got a network of {network.num_audio_channels} channels and "
-            f"{network.num_sources} sources; set num_audio_channels=1 and num_sources to 1 (vocals), 2 or 4."
+            f"Mixtures have one channel, and the network takes {preset.network.num_audio_channels}. "
+            "Set num_audio_channels to 1; each channel of a song then goes through by itself."
         )
     if training.n_mixtures is not None:
         training = dataclasses.replace(training, n_mixtures=n_mixtures)
@@ -260,7 +266,7 @@ class Session:
     def rehearse(self) -> None:
         """Try two batches of everything on a copy, so that a mistake shows in seconds and not after an epoch."""
         original, trained = self.run, self.trained
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+        with _own_random_numbers(self.device):
             self.run = copy.deepcopy(original)
             self.trained = self.run.network
             try:

@@ -11,6 +11,7 @@ every step, so that one set of them is validated and saved.
 import contextlib
 import dataclasses
 import os
+import time
 from collections.abc import Iterator
 
 import torch
@@ -18,6 +19,8 @@ from torch import distributed, nn
 
 from settings import SettingsError
 from training.errors import TrainingError
+
+_PAUSE_S = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +80,11 @@ def joined_processes(device: torch.device, batch_size: int) -> Iterator[Processe
         ) from error
     try:
         yield Processes(rank, n_ranks)
+        distributed.barrier()
     finally:
+        # gloo's threads need Python's lock to let go of the last sums, and whoever ends the group waits for them with
+        # that lock in hand: without a pause the process that has the least to write now and then waits for ever.
+        time.sleep(_PAUSE_S)
         distributed.destroy_process_group()
 
 
