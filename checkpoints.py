@@ -24,6 +24,7 @@ from checkpoint_format import (
     source_names,
 )
 from settings import PRETRAINED_FOLDER, STEMS, SignalSettings
+from stereo import N_VIEWS
 
 __all__ = [
     "CheckpointError",
@@ -57,7 +58,7 @@ class LoadedModel:
     signal: SignalSettings
     """Sample rate and STFT of its input."""
     n_channels: int
-    """Channels that go in together; 1 means that each channel is an item of the batch."""
+    """Channels, or views of them, that go in together; 1 means that each channel is an item of the batch."""
     source_names: tuple[str, ...]
     """Names along the last axis of what comes out."""
     output: str
@@ -107,6 +108,8 @@ def load_checkpoint(path: str | Path, *, device: str | torch.device = "cpu") -> 
     metadata = content["metadata"]
     try:
         signal, n_channels = _signal_of(metadata), _n_channels_of(metadata)
+        if signal.stereo != "each" and n_channels != {"shared": 1, "views": N_VIEWS}[signal.stereo]:
+            raise ValueError(f"stereo {signal.stereo!r} does not go with {n_channels} channels")
         network, output, n_sources = rebuild(content, signal=signal, n_channels=n_channels)
         names = _names_of(metadata, n_sources)
     except (CheckpointError, *_MISFITS) as error:
@@ -137,7 +140,10 @@ def _signal_of(metadata: dict[str, Any]) -> SignalSettings:
     stft, sample_rate = _told(metadata, "stft_params"), _told(metadata, "sample_rate")
     if stft is None or sample_rate is None:
         raise ValueError("its metadata lacks 'stft_params' or 'sample_rate'")
-    return SignalSettings(int(sample_rate), int(stft.window_length), int(stft.hop_length), str(stft.window_type))
+    stereo = metadata.get("stereo", SignalSettings.stereo)
+    return SignalSettings(
+        int(sample_rate), int(stft.window_length), int(stft.hop_length), str(stft.window_type), str(stereo)
+    )
 
 
 def _n_channels_of(metadata: dict[str, Any]) -> int:

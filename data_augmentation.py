@@ -23,7 +23,8 @@ from settings import STEMS, MixingSettings, SignalSettings
 Mixture = tuple[Audio, Any, list[list[Any]], list[Audio]]
 """(mixture_audio, mixture_jam, annotation_list, stem_audio_list), as scaper returns them."""
 
-_CHANNELS = ("left", "right", "mid")
+_CHANNELS = {"mid": ("mid",), "any": ("left", "right", "mid"), "stereo": (*("stereo", "swapped") * 3, "doubled")}
+"""What may be drawn of a song under each name in the settings; once in seven times a stereo song is a mono one."""
 
 _QUIETEST_LUFS = -60.0
 """An excerpt below this is lifted as if it had this loudness: scaper would turn near-silence into loud noise."""
@@ -88,8 +89,8 @@ def generate_coherent_mixture(
     Returns
     -------
     tuple
-        ``(mixture_audio, mixture_jam, annotation_list, stem_audio_list)``: float32 of shape (n_samples, 1), the JAMS
-        that describes it, ``[onset_s, offset_s, label]`` of every event, and the stems in alphabetical order, each of
+        ``(mixture_audio, mixture_jam, annotation_list, stem_audio_list)``: float32 of shape (n_samples, n_channels),
+        one channel unless ``mixing.channels`` is 'stereo', the JAMS that describes it, ``[onset_s, offset_s, label]`` of every event, and the stems in alphabetical order, each of
         the mixture's shape. The mixture is the sum of its stems.
 
     Raises
@@ -141,7 +142,7 @@ def _scaper(
     if not Path(background_dir).is_dir():
         raise RenderingError(f"No folder {background_dir}, which scaper asks for; it may be empty. Make it.")
     drawer = scaper.Scaper(mixing.duration_s, str(foreground_dir), str(background_dir), random_state=seed)
-    drawer.sr, drawer.ref_db, drawer.n_channels = sample_rate, mixing.ref_db, 1
+    drawer.sr, drawer.ref_db, drawer.n_channels = sample_rate, mixing.ref_db, 2 if mixing.channels == "stereo" else 1
     return drawer
 
 
@@ -196,7 +197,7 @@ def _render(drawer: Any, mixing: MixingSettings, *, coherent: bool) -> Mixture:
     gains = _gains(rendered, events, drawer, keeps_balance=keeps_balance)
     polarities = np.ones(len(events), dtype=np.float32)
     if mixing.polarity_flips and not coherent:
-        polarities = drawer.random_state.choice([-1.0, 1.0], size=(len(events), 1)).astype(np.float32)[:, 0]
+        polarities = drawer.random_state.choice([-1.0, 1.0], size=len(events)).astype(np.float32)
     stems = _place(rendered, events, gains * polarities, drawer)
     mixture = stems.sum(axis=0)
     scale = _overall_scale(mixture, mixing, drawer.random_state)
@@ -209,11 +210,12 @@ def _render(drawer: Any, mixing: MixingSettings, *, coherent: bool) -> Mixture:
     facts.ref_db_change = float(20 * np.log10(scale))
     facts.ref_db_generated = drawer.ref_db + facts.ref_db_change
     facts.channels, facts.polarities = channels, polarities.tolist()
-    return mixture[:, None], jam, annotation_list, [stem[:, None] for stem in stems]
+    return mixture.T, jam, annotation_list, [stem.T for stem in stems]
 
 
 def _draw_channel(mixing: MixingSettings, random_state: np.random.RandomState) -> str:
-    return "mid" if mixing.channels == "mid" else _CHANNELS[random_state.randint(len(_CHANNELS))]
+    names = _CHANNELS[mixing.channels]
+    return names[random_state.randint(len(names))] if len(names) > 1 else names[0]
 
 
 def _gains(
@@ -238,11 +240,11 @@ def _gains(
 
 
 def _place(rendered: Sequence[Audio], events: list[dict[str, Any]], factors: NDArray[np.float32], drawer: Any) -> Audio:
-    """Level the events and put them where they begin: (n_stems, n_samples)."""
-    stems = np.zeros((len(events), int(drawer.duration * drawer.sr)), dtype=np.float32)
+    """Level the events and put them where they begin: (n_stems, n_channels, n_samples)."""
+    stems = np.zeros((len(events), drawer.n_channels, int(drawer.duration * drawer.sr)), dtype=np.float32)
     for stem, audio, event, factor in zip(stems, rendered, events, factors, strict=True):
-        here = stem[int(drawer.sr * event["event_time"]) :][: len(audio)]
-        np.multiply(audio[: len(here)], factor, out=here)
+        here = stem[:, int(drawer.sr * event["event_time"]) :][:, : audio.shape[1]]
+        np.multiply(audio[:, : here.shape[1]], factor, out=here)
     return stems
 
 

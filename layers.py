@@ -145,7 +145,7 @@ def band_edges(num_features: int, sample_rate: int) -> list[int]:
 
 
 class BandLinear(nn.Module):
-    """One linear map for every band, all in one batched product."""
+    """One linear map for every band, all of one size and in one batched product."""
 
     def __init__(self, n_bands: int, n_in: int, n_out: int) -> None:
         super().__init__()

@@ -162,10 +162,6 @@ class BandSplitMaskInference(MaskInference):
         Samples per second, which places the bands.
     """
 
-    bin_of_slot: Tensor
-    slot_of_bin: Tensor
-    slot_is_used: Tensor
-
     def __init__(
         self,
         num_features: int,
@@ -180,10 +176,12 @@ class BandSplitMaskInference(MaskInference):
     ) -> None:
         nn.Module.__init__(self)
         edges = band_edges(num_features, sample_rate)
-        n_bands, widest = len(edges) - 1, max(high - low for low, high in pairwise(edges))
-        self.num_sources, self.activation = num_sources, known_activation(activation)
+        widths = [high - low for low, high in pairwise(edges)]
+        self.bands = [slice(low, high) for low, high in pairwise(edges)]
+        self.mask_shape = (num_audio_channels, num_sources)
+        self.activation = known_activation(activation)
         self.input_normalization = BatchNorm(num_features)
-        self.split = BandLinear(n_bands, widest * num_audio_channels, hidden_size)
+        self.split = nn.ModuleList(nn.Linear(width * num_audio_channels, hidden_size) for width in widths)
         self.rounds = nn.ModuleList(
             nn.ModuleList(
                 ResidualLSTM(hidden_size, hidden_size, both_ways, dropout) for both_ways in (bidirectional, True)
@@ -191,37 +189,28 @@ class BandSplitMaskInference(MaskInference):
             for _ in range(num_layers)
         )
         self.output_normalization = nn.LayerNorm(hidden_size)
-        self.hidden = BandLinear(n_bands, hidden_size, 2 * hidden_size)
-        self.join = BandLinear(n_bands, 2 * hidden_size, widest * num_audio_channels * num_sources)
-        # Bands differ in width; each is filled up to the widest with bin 0, whose output there is dropped again.
-        bin_of_slot = torch.zeros(n_bands, widest, dtype=torch.long)
-        slot_of_bin = torch.zeros(num_features, dtype=torch.long)
-        for band, (low, high) in enumerate(pairwise(edges)):
-            bin_of_slot[band, : high - low] = torch.tensor(range(low, high))
-            slot_of_bin[low:high] = torch.tensor(range(band * widest, band * widest + high - low))
-        is_used = [[float(slot < high - low) for slot in range(widest)] for low, high in pairwise(edges)]
-        used = torch.tensor(is_used).reshape(n_bands, 1, widest, 1)
-        for name, table in (("bin_of_slot", bin_of_slot), ("slot_of_bin", slot_of_bin), ("slot_is_used", used)):
-            self.register_buffer(name, table, persistent=False)
+        self.hidden = BandLinear(len(widths), hidden_size, 2 * hidden_size)
+        n_masks = num_audio_channels * num_sources
+        self.join = nn.ModuleList(nn.Linear(2 * hidden_size, width * n_masks) for width in widths)
 
     def forward(self, data: Tensor) -> dict[str, Tensor]:
         """Infer masks from magnitudes; shapes as for `MaskInference.forward`."""
-        n_batch, n_frames, n_bins, n_channels = data.shape
-        n_bands, widest = self.bin_of_slot.shape
+        n_batch, n_frames = data.shape[:2]
         levels = self.input_normalization(data.clamp_min(1e-5).log10())
-        slots = levels[:, :, self.bin_of_slot.flatten()].reshape(n_batch * n_frames, n_bands, widest, n_channels)
-        slots = slots.transpose(0, 1) * self.slot_is_used  # (n_bands, n_batch * n_frames, widest, n_channels)
-        features = self.split(slots.flatten(2))  # (n_bands, n_batch * n_frames, hidden_size)
-        hidden_size = features.shape[-1]
+        features = torch.stack(
+            [split(levels[:, :, band].flatten(2)) for split, band in zip(self.split, self.bands, strict=True)]
+        )  # (n_bands, n_batch, n_frames, hidden_size)
+        n_bands, hidden_size = len(self.bands), features.shape[-1]
         for over_time, over_bands in cast(Iterable[nn.ModuleList], self.rounds):
             features = over_time(features.reshape(n_bands * n_batch, n_frames, hidden_size))
             features = features.reshape(n_bands, n_batch * n_frames, hidden_size).transpose(0, 1)
             features = over_bands(features).transpose(0, 1)
-        features = self.hidden(self.output_normalization(features)).tanh()
-        slots = self.join(features).reshape(n_bands, n_batch, n_frames, widest, n_channels, self.num_sources)
-        slots = slots.permute(1, 2, 0, 3, 4, 5).flatten(2, 3)  # (n_batch, n_frames, n_bands * widest, ...)
-        logits = slots[:, :, self.slot_of_bin]
-        mask = activate(logits, self.activation)
+        features = self.hidden(self.output_normalization(features)).tanh()  # (n_bands, n_batch * n_frames, ...)
+        logits = torch.cat(
+            [join(one).unflatten(-1, (-1, *self.mask_shape)) for join, one in zip(self.join, features, strict=True)],
+            dim=1,
+        )  # (n_batch * n_frames, n_bins, n_channels, n_sources)
+        mask = activate(logits.unflatten(0, (n_batch, n_frames)), self.activation)
         return {"mask": mask, "estimates": data.unsqueeze(-1) * mask}
 
 

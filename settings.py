@@ -59,6 +59,9 @@ class SignalSettings:
     """Samples between two STFT frames."""
     window_type: str = "sqrt_hann"
     """Window by nussl's name; the square root of Hann, used twice, adds up to one."""
+    stereo: str = "each"
+    """How the channels of a song meet the network: 'each' by itself; 'shared', by itself too, but all are masked with
+    the mean of their masks; or 'views', where left, right, mid and side go in together, as four channels."""
 
     def __post_init__(self) -> None:
         _require(
@@ -71,6 +74,7 @@ class SignalSettings:
                 0 < self.hop_length <= self.window_length // 2 and self.window_length % self.hop_length == 0
             ),
             window_type_must_be_sqrt_hann_or_hann=self.window_type in ("sqrt_hann", "hann"),
+            stereo_must_be_each_shared_or_views=self.stereo in ("each", "shared", "views"),
         )
 
     @property
@@ -103,7 +107,8 @@ class MixingSettings:
     stretch_follows_pitch: bool = False
     """True: an event is resampled, as a record played faster, so that its stretch follows from its pitch shift."""
     channels: str = "mid"
-    """Which signal of a stereo stem is mixed: 'mid' (the mean) or 'any' (one of left, right and mid per song)."""
+    """Which signal of a stereo stem is mixed: 'mid' (the mean), 'any' (one of left, right and mid per song) or 'stereo'
+    (both, as they are or swapped, now and then with mid in both)."""
     polarity_flips: bool = False
     """True: the sign of each stem of an incoherent mixture is drawn."""
     level_db: tuple[float, float] = (0.0, 0.0)
@@ -125,7 +130,7 @@ class MixingSettings:
             coherent_probability_must_lie_between_0_and_1=0 <= self.coherent_probability <= 1,
             coherent_gain_db_must_be_none_or_0_to_60=self.coherent_gain_db is None or 0 <= self.coherent_gain_db <= 60,
             level_db_must_be_a_finite_range=_is_range(self.level_db),
-            channels_must_be_mid_or_any=self.channels in ("mid", "any"),
+            channels_must_be_mid_any_or_stereo=self.channels in ("mid", "any", "stereo"),
         )
 
 
@@ -317,9 +322,9 @@ CLASSIC = Preset(
 
 STUDIO = Preset(
     "studio",
-    signal=SignalSettings(window_length=4_096, hop_length=1_024),
-    mixing=dataclasses.replace(_REMIXING, duration_s=3.0),
-    network=NetworkSettings("BandSplitMaskInference", hidden_size=64, num_layers=2, dropout=0.0),
+    signal=SignalSettings(window_length=4_096, hop_length=1_024, stereo="views"),
+    mixing=dataclasses.replace(_REMIXING, duration_s=3.0, channels="stereo", coherent_probability=0.25),
+    network=NetworkSettings("BandSplitMaskInference", num_audio_channels=4, hidden_size=64, num_layers=2, dropout=0.1),
     training=dataclasses.replace(
         CLASSIC.training,
         n_epochs=36,
@@ -327,6 +332,7 @@ STUDIO = Preset(
         batch_size=6,
         learning_rate=2e-3,
         weight_average_decay=0.995,
+        mixed_precision=True,
     ),
 )
 

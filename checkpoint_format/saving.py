@@ -77,6 +77,7 @@ def _nussl_metadata(preset: Preset, dataset_folder: str) -> dict[str, Any]:
         "train_dataset": dataset,
         "val_dataset": dict(dataset),
         "source_names": list(source_names(preset.network.num_sources)),
+        "stereo": preset.signal.stereo,
         "format_version": FORMAT_VERSION,
         "preset": preset.name,
         "settings": json.dumps(dataclasses.asdict(preset)),

@@ -1,8 +1,8 @@
 """The network at work: pieces of a song in, the vocals of their kept frames out.
 
 A mask model takes magnitudes and gives masks; the masked spectrum, with the mixture's phase or one found by Griffin and
-Lim's method, is synthesised. An audio model takes and gives samples. A model for one channel hears each channel of a
-song by itself, one for two hears pairs; the last channel is repeated where one is missing.
+Lim's method, is synthesised. An audio model takes and gives samples. `stereo` says which
+channels a model hears together; the last channel is repeated where one is missing.
 
 On a CPU the spectra are computed in blocks that fit its cache, and twice rather than stored: to write and read memory
 that was just allocated costs more than the transform.
@@ -22,6 +22,7 @@ from checkpoints import LoadedModel
 from extraction.pieces import Grid, Piece, Samples, sample_grid, spectral_grid
 from settings import ExtractionSettings, SignalSettings
 from spectrogram import analyze, griffin_lim, magnitude, stft, synthesis_weight, synthesize
+from stereo import N_VIEWS, in_groups, infer_masks, masked, n_channels_together, views_of
 
 _BINS_TOGETHER = 600
 """Bins of all items that go through the network in one batch: two items of 257, one of 1025."""
@@ -52,8 +53,13 @@ class Estimator:
 
     def pieces_together(self, n_channels: int) -> int:
         """Return how many pieces of a song with `n_channels` channels make up one batch."""
-        n_items = -(-n_channels // self.model.n_channels)
+        n_items = -(-n_channels // self._channels_together(n_channels))
         return max(1, self.items_together // n_items)
+
+    def _channels_together(self, n_channels: int) -> int:
+        return n_channels_together(
+            self.model.signal.stereo, n_network_channels=self.model.n_channels, n_song_channels=n_channels
+        )
 
     @torch.inference_mode()
     def __call__(self, pieces: Sequence[Piece]) -> list[Samples]:
@@ -65,7 +71,8 @@ class Estimator:
             For each piece what `pieces.joined` asks for: its kept frames, synthesised.
         """
         n_channels = pieces[0].samples.shape[0]
-        items = _items_of(pieces, self.model.n_channels)
+        samples = torch.from_numpy(np.stack([piece.samples for piece in pieces]))  # (n_pieces, n_channels, n_samples)
+        items = in_groups(samples, self._channels_together(n_channels))
         n_items = len(items) // len(pieces)
         estimates: list[Tensor] = []
         for start in range(0, len(items), self.items_together):
@@ -84,9 +91,8 @@ class Estimator:
         return [item[:, piece.kept.start * hop : end] for item, piece, end in zip(audio, owners, ends, strict=True)]
 
     def _masked(self, items: Tensor, owners: Sequence[Piece]) -> list[Tensor]:
-        magnitudes = self._magnitudes(items)  # (n_items, n_channels, n_frames, n_bins)
-        masks = self.model.network({"mix_magnitude": magnitudes.permute(0, 2, 3, 1)})["mask"]
-        mask = self._vocals_mask(masks).permute(0, 3, 1, 2)
+        masks = infer_masks(self.model.network, self._magnitudes(items), self.model.signal.stereo)
+        mask = self._vocals_mask(masks)  # (n_items, n_views, n_frames, n_bins)
         return [self._synthesized(*one) for one in zip(items, mask, owners, strict=True)]
 
     def _vocals_mask(self, masks: Tensor) -> Tensor:
@@ -99,12 +105,14 @@ class Estimator:
         return (masks.argmax(dim=-1) == self.model.vocals_index).to(vocals.dtype)
 
     def _magnitudes(self, items: Tensor) -> Tensor:
-        """Transform items (n_items, n_channels, n_samples) to magnitudes (n_items, n_channels, n_frames, n_bins)."""
+        """Transform items (n_items, n_channels, n_samples) to magnitudes (n_items, n_views, n_frames, n_bins)."""
         signal = self.model.signal
         n_frames = (items.shape[-1] - signal.window_length) // signal.hop_length + 1
-        magnitudes = items.new_empty(*items.shape[:2], n_frames, signal.n_bins)
+        n_views = N_VIEWS if signal.stereo == "views" else items.shape[1]
+        magnitudes = items.new_empty(len(items), n_views, n_frames, signal.n_bins)
         for frames in self._blocks(slice(0, n_frames), n_signals=items.shape[0] * items.shape[1]):
-            magnitudes[:, :, frames] = magnitude(analyze(_span(items, frames, signal), signal=signal))
+            spectrum = analyze(_span(items, frames, signal), signal=signal)
+            magnitudes[:, :, frames] = magnitude(views_of(spectrum, signal.stereo))
         return magnitudes
 
     def _blocks(self, frames: slice, *, n_signals: int) -> Iterator[slice]:
@@ -122,7 +130,9 @@ class Estimator:
         estimate = samples.new_zeros(samples.shape[0], self.grid.samples_of(kept.stop - kept.start))
         for frames in self._blocks(kept, n_signals=samples.shape[0]):
             if found is None:
-                spectrum = analyze(_span(samples, frames, signal), signal=signal) * mask[:, frames]
+                spectrum = masked(
+                    analyze(_span(samples, frames, signal), signal=signal), mask[:, frames], signal.stereo
+                )
             else:
                 spectrum = found[:, frames]
             part = synthesize(spectrum, signal=signal)
@@ -133,19 +143,10 @@ class Estimator:
     def _with_new_phase(self, samples: Tensor, mask: Tensor) -> Tensor:
         """Return the spectrum of the waveform that fits the masked magnitudes: (n_channels, n_frames, n_bins)."""
         signal = self.model.signal
-        spectrum = analyze(samples, signal=signal)
+        spectrum = masked(analyze(samples, signal=signal), mask, signal.stereo)
         n_samples = (spectrum.shape[-2] - 1) * signal.hop_length
-        waveform = griffin_lim(magnitude(spectrum) * mask, phase_of=spectrum, n_samples=n_samples, signal=signal)
+        waveform = griffin_lim(spectrum.abs(), phase_of=spectrum, n_samples=n_samples, signal=signal)
         return stft(waveform, signal=signal)
-
-
-def _items_of(pieces: Sequence[Piece], n_together: int) -> Tensor:
-    """Stack the channels of pieces in groups of `n_together`: (n_items, n_together, n_samples)."""
-    stacked = torch.from_numpy(np.stack([piece.samples for piece in pieces]))  # (n_pieces, n_channels, n_samples)
-    missing = -stacked.shape[1] % n_together
-    if missing:
-        stacked = torch.cat([stacked, stacked[:, -1:].expand(-1, missing, -1)], dim=1)
-    return stacked.reshape(-1, n_together, stacked.shape[-1])
 
 
 def _span(samples: Tensor, frames: slice, signal: SignalSettings) -> Tensor:

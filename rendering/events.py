@@ -19,7 +19,7 @@ def render_events(
     events
         Values of scaper's observations: 'source_file', 'source_time', 'event_duration', 'pitch_shift', 'time_stretch'.
     channels
-        What to read of each event's file: 'left', 'right' or 'mid'.
+        What to read of each event's file, as `read_excerpt` names it.
     sample_rate
         Samples per second.
     together
@@ -28,7 +28,7 @@ def render_events(
     Returns
     -------
     list of ndarray
-        Shape of each: (n_samples,), the event's duration times its stretch. Neither levelled nor faded.
+        Shape of each: (n_channels, n_samples), the event's duration times its stretch. Neither levelled nor faded.
 
     Raises
     ------
@@ -46,20 +46,18 @@ def render_events(
         for event, channel in zip(events, channels, strict=True)
     ]
     if together:
-        return list(_transform(_stack(excerpts), events[0], sample_rate))
-    return [_transform(one[None], event, sample_rate)[0] for one, event in zip(excerpts, events, strict=True)]
+        return np.split(_transform(_stack(excerpts), events[0], sample_rate), len(excerpts))
+    return [_transform(one, event, sample_rate) for one, event in zip(excerpts, events, strict=True)]
 
 
 def _stack(excerpts: Sequence[Audio]) -> Audio:
-    """Stack excerpts to (n_stems, n_samples); siblings may differ by a few samples at the end of the file."""
-    block = np.zeros((len(excerpts), max(map(len, excerpts))), dtype=np.float32)
-    for line, excerpt in zip(block, excerpts, strict=True):
-        line[: len(excerpt)] = excerpt
-    return block
+    """Stack the channels of all excerpts; siblings may differ by a few samples at the end of the file."""
+    n_samples = max(excerpt.shape[1] for excerpt in excerpts)
+    return np.concatenate([np.pad(one, ((0, 0), (0, n_samples - one.shape[1]))) for one in excerpts])
 
 
 def _transform(block: Audio, event: Mapping[str, Any], sample_rate: int) -> Audio:
-    """Give (n_stems, n_samples) the event's pitch and length."""
+    """Give (n_channels, n_samples) the event's pitch and length."""
     stretch = event["time_stretch"] or 1.0
     return change_pitch_and_tempo(
         block,
@@ -70,7 +68,7 @@ def _transform(block: Audio, event: Mapping[str, Any], sample_rate: int) -> Audi
 
 
 def fade(event_audio: Audio, *, n_in: int, n_out: int) -> None:
-    """Fade both ends of (n_samples,) in place along a quarter of a sine, as scaper does, so that no cut clicks."""
-    for n_faded, ends in ((n_in, event_audio), (n_out, event_audio[::-1])):
-        n_here = min(n_faded, len(ends))
-        ends[:n_here] *= np.sin(np.linspace(0, np.pi / 2, n_here, dtype=np.float32))
+    """Fade both ends of (n_channels, n_samples) in place along a quarter of a sine, as scaper does, so that no cut clicks."""
+    for n_faded, ends in ((n_in, event_audio), (n_out, event_audio[:, ::-1])):
+        n_here = min(n_faded, ends.shape[1])
+        ends[:, :n_here] *= np.sin(np.linspace(0, np.pi / 2, n_here, dtype=np.float32))

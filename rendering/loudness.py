@@ -1,4 +1,4 @@
-"""Integrated loudness of a mono signal, as scaper measures it to set the level of an event.
+"""Integrated loudness, as scaper measures it to set the level of an event.
 
 ITU-R BS.1770-4: K-weighting (with pyloudnorm's filters), mean square over blocks of 0.4 s that overlap by three
 quarters, an absolute gate at -70 LUFS, and a relative one at 10 LU below what passes it. pyloudnorm does the same with
@@ -22,12 +22,12 @@ _LEAST_S = 0.5
 
 
 def loudness_lufs(audio: Audio, sample_rate: int) -> float:
-    """Measure the integrated loudness of a mono signal.
+    """Measure the integrated loudness of a signal: the power of its channels, added up.
 
     Parameters
     ----------
     audio
-        Shape: (n_samples,). Less than half a second is repeated until it is as long.
+        Shape: (n_samples,) or (n_channels, n_samples), one channel or two. Less than half a second is repeated until it is as long.
     sample_rate
         Samples per second.
 
@@ -42,12 +42,15 @@ def loudness_lufs(audio: Audio, sample_rate: int) -> float:
     >>> round(loudness_lufs(tone, 48_000), 2)  # BS.1770 says -3.01 for full scale; pyloudnorm's filters give this
     -3.05
     """
-    if not len(audio):
+    audio = np.atleast_2d(audio)
+    n_samples = audio.shape[1]
+    if not n_samples:
         return LOWEST_LUFS
-    if len(audio) < _LEAST_S * sample_rate:
-        audio = np.tile(audio, int(np.ceil(_LEAST_S * sample_rate / len(audio))))
-    edges, low, high = _blocks(len(audio), sample_rate)
-    energy = _weighted_energy(np.ascontiguousarray(audio), _k_weighting(sample_rate), edges)
+    if n_samples < _LEAST_S * sample_rate:
+        audio = np.tile(audio, int(np.ceil(_LEAST_S * sample_rate / n_samples)))
+    edges, low, high = _blocks(audio.shape[1], sample_rate)
+    filters = _k_weighting(sample_rate)
+    energy = np.sum([_weighted_energy(np.ascontiguousarray(one), filters, edges) for one in audio], axis=0)
     running = np.concatenate(([0.0], np.cumsum(energy)))
     return _gated((running[high] - running[low]) / (_BLOCK_S * sample_rate))
 

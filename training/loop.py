@@ -20,17 +20,17 @@ from checkpoints import save_checkpoint
 from files import remove_leftovers
 from model import choose_device
 from settings import CHECKPOINT_FOLDER, DATASET_FOLDER, SPECIFIED, Preset, SettingsError
+from stereo import N_VIEWS
 from training.errors import DataError, TrainingError
 from training.journal import BEST_NAME, Row, write_epoch
 from training.losses import item_losses, negative_si_sdr
 from training.material import gather_material
 from training.mixtures import Batch, ValidationSong, batches_of
 from training.processes import Processes, device_of_rank, joined_processes
-from training.resources import in_threads, resources
+from training.resources import has_bfloat16, in_threads, resources
 from training.state import Run
 
 _N_REHEARSED = 2
-_MIXED_PRECISION_DEVICES = ("cuda",)
 
 
 def train_model(
@@ -117,10 +117,12 @@ def _own_random_numbers(device: torch.device) -> contextlib.AbstractContextManag
 def _with_length(preset: Preset, n_mixtures: int | None, n_epochs: int | None) -> Preset:
     """Return the preset with another size of its fixed set and number of epochs, if it can be trained at all."""
     training = preset.training
-    if preset.network.num_audio_channels != 1:
+    n_mixed = 2 if preset.mixing.channels == "stereo" else 1
+    n_heard = {"each": n_mixed, "shared": 1, "views": N_VIEWS}[preset.signal.stereo]
+    if preset.network.num_audio_channels != n_heard or (preset.signal.stereo == "views" and n_mixed == 1):
         raise SettingsError(
-            f"Mixtures have one channel, and the network takes {preset.network.num_audio_channels}. "
-            "Set num_audio_channels to 1; each channel of a song then goes through by itself."
+            f"The network takes {preset.network.num_audio_channels} channels, but it would hear {n_heard} of mixtures "
+            f"with {n_mixed}. Set num_audio_channels, the signal's stereo and the mixing's channels to fit each other."
         )
     if training.n_mixtures is not None:
         training = dataclasses.replace(training, n_mixtures=n_mixtures)
@@ -218,7 +220,7 @@ class Session:
             return item_losses(network, sources, preset=self.preset)
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        if self.preset.training.mixed_precision and self.device.type in _MIXED_PRECISION_DEVICES:
+        if self.preset.training.mixed_precision and has_bfloat16(self.device):
             return torch.autocast(self.device.type, torch.bfloat16)
         return contextlib.nullcontext()
 

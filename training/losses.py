@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from settings import Preset
 from spectrogram import istft, magnitude, stft
+from stereo import in_groups, infer_masks, masked, n_channels_together, views_of
 
 _FLOOR = 1e-3
 """Share of the mixture's energy (-30 dB) below which less error hardly counts."""
@@ -21,7 +22,7 @@ _LONGEST_PIECE_S = 60.0
 def sources_of_network(sources: Tensor, n_sources: int) -> Tensor:
     """Pick what the network is to give: the vocals alone, or all sources.
 
-    Shape: (n_batch, n, n_samples) to (n_batch, n_sources, n_samples).
+    Shape: (n_batch, n, n_channels, n_samples) to (n_batch, n_sources, n_channels, n_samples).
     """
     return sources[:, -1:] if n_sources == 1 else sources
 
@@ -34,7 +35,7 @@ def item_losses(network: nn.Module, sources: Tensor, *, preset: Preset) -> Tenso
     network
         nussl's SeparationModel, perhaps inside a wrapper.
     sources
-        All sources of the mixtures, vocals last. Shape: (n_batch, n, n_samples).
+        All sources of the mixtures, vocals last. Shape: (n_batch, n, n_channels, n_samples).
     preset
         Says which loss, and the STFT.
 
@@ -43,23 +44,20 @@ def item_losses(network: nn.Module, sources: Tensor, *, preset: Preset) -> Tenso
     Tensor
         Shape: (n_batch,).
     """
+    signal, stereo = preset.signal, preset.signal.stereo
     mixture = sources.sum(dim=1)
-    targets = sources_of_network(sources, preset.network.num_sources)  # (n_batch, n_sources, n_samples)
-    spectrum = stft(mixture, signal=preset.signal)  # (n_batch, n_frames, n_bins)
-    output = network({"mix_magnitude": magnitude(spectrum).unsqueeze(-1)})
+    targets = sources_of_network(sources, preset.network.num_sources)  # (n_batch, n_sources, n_channels, n_samples)
+    spectrum = stft(mixture, signal=signal)  # (n_batch, n_channels, n_frames, n_bins)
+    heard = magnitude(views_of(spectrum, stereo))  # (n_batch, n_views, n_frames, n_bins)
+    mask = infer_masks(network, heard, stereo).float().movedim(-1, 1)  # (n_batch, n_sources, n_views, ...)
     if preset.training.loss == "magnitude_l1":
-        wanted = magnitude(stft(targets, signal=preset.signal))
-        return (_sources_first(output["estimates"]) - wanted).abs().mean(dim=(1, 2, 3))
-    masked = _sources_first(output["mask"]) * spectrum.unsqueeze(1)
-    estimates = istft(masked, n_samples=mixture.shape[-1], signal=preset.signal)
-    error = (estimates - targets).square().sum(dim=-1)  # (n_batch, n_sources)
-    energy = mixture.square().sum(dim=-1, keepdim=True).clamp_min(1e-8)
+        wanted = magnitude(views_of(stft(targets, signal=signal), stereo))
+        return (mask * heard.unsqueeze(1) - wanted).abs().mean(dim=(1, 2, 3, 4))
+    spectra = masked(spectrum.unsqueeze(1), mask, stereo)
+    estimates = istft(spectra, n_samples=mixture.shape[-1], signal=signal)
+    error = (estimates - targets).square().sum(dim=(-2, -1))  # (n_batch, n_sources)
+    energy = mixture.square().sum(dim=(-2, -1)).unsqueeze(-1).clamp_min(1e-8)
     return 10 * (error / energy + _FLOOR).log10().mean(dim=1)
-
-
-def _sources_first(output: Tensor) -> Tensor:
-    """Turn (n_batch, n_frames, n_bins, 1, n_sources) into (n_batch, n_sources, n_frames, n_bins) of float32."""
-    return output.float().squeeze(3).permute(0, 3, 1, 2)
 
 
 def negative_si_sdr(network: nn.Module, mixture: Tensor, vocals: Tensor, *, preset: Preset) -> Tensor:
@@ -90,6 +88,11 @@ def negative_si_sdr(network: nn.Module, mixture: Tensor, vocals: Tensor, *, pres
 
 
 def _estimated_vocals(network: nn.Module, mixture: Tensor, preset: Preset) -> Tensor:
-    spectrum = stft(mixture, signal=preset.signal)
-    mask = network({"mix_magnitude": magnitude(spectrum).unsqueeze(-1)})["mask"].float()[..., 0, -1]
-    return istft(mask * spectrum, n_samples=mixture.shape[-1], signal=preset.signal)
+    signal, stereo = preset.signal, preset.signal.stereo
+    n_together = n_channels_together(
+        stereo, n_network_channels=preset.network.num_audio_channels, n_song_channels=len(mixture)
+    )
+    spectrum = stft(in_groups(mixture.unsqueeze(0), n_together), signal=signal)
+    mask = infer_masks(network, magnitude(views_of(spectrum, stereo)), stereo).float()[..., -1]
+    estimate = istft(masked(spectrum, mask, stereo), n_samples=mixture.shape[-1], signal=signal)
+    return estimate.flatten(0, 1)[: len(mixture)]

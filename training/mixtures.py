@@ -22,7 +22,7 @@ from training.errors import DataError, TrainingError
 from training.rendered import Address, RenderedSet, render_sources
 
 Batch = dict[str, Tensor]
-"""'sources' (n_batch, n_sources, n_samples), vocals last, and 'address' (n_batch, 2)."""
+"""'sources' (n_batch, n_sources, n_channels, n_samples), vocals last, and 'address' (n_batch, 2)."""
 
 _REMEDY = "Prepare the dataset: python main.py prepare."
 

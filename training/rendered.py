@@ -21,7 +21,7 @@ from settings import STEMS
 Address = tuple[int, int]
 """(epoch, index)."""
 
-_RENDERING = 2
+_RENDERING = 3
 """To be raised with every change that gives the same settings other samples."""
 
 _HEADER_BYTES = 128
@@ -31,11 +31,11 @@ _HEADER_BYTES = 128
 def render_sources(closure: MixClosure, address: Address, n_sources: int) -> Tensor:
     """Make the sources of a mixture: accompaniment and vocals, or all stems where four are asked for.
 
-    Shape: (n_sources, n_samples).
+    Shape: (n_sources, n_channels, n_samples).
     """
     epoch, index = address
     _, _, _, stems = closure.mixture(index, epoch)
-    audio = np.stack([stem[:, 0] for stem in stems])  # (n_stems, n_samples)
+    audio = np.stack([stem.T for stem in stems])  # (n_stems, n_channels, n_samples)
     if n_sources < len(STEMS):
         vocals = audio[STEMS.index("vocals")]
         audio = np.stack([audio.sum(axis=0) - vocals, vocals])

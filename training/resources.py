@@ -21,6 +21,13 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether the device multiplies matrices of bfloat16 by itself: CUDA does, and CPUs since about 2020."""
+    if device.type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return device.type == "cuda"
+
+
 @contextlib.contextmanager
 def resources(device: torch.device, n_workers: int | None) -> Iterator[int]:
     """Share the cores out between network and workers, and keep freed memory; yield the number of workers."""
