@@ -24,7 +24,6 @@ from checkpoint_format import (
     source_names,
 )
 from settings import PRETRAINED_FOLDER, STEMS, SignalSettings
-from stereo import N_VIEWS
 
 __all__ = [
     "CheckpointError",
@@ -58,7 +57,7 @@ class LoadedModel:
     signal: SignalSettings
     """Sample rate and STFT of its input."""
     n_channels: int
-    """Channels, or views of them, that go in together; 1 means that each channel is an item of the batch."""
+    """Channels that go in together; 1 means that each channel is an item of the batch."""
     source_names: tuple[str, ...]
     """Names along the last axis of what comes out."""
     output: str
@@ -108,7 +107,7 @@ def load_checkpoint(path: str | Path, *, device: str | torch.device = "cpu") -> 
     metadata = content["metadata"]
     try:
         signal, n_channels = _signal_of(metadata), _n_channels_of(metadata)
-        if signal.stereo != "each" and n_channels != {"shared": 1, "views": N_VIEWS}[signal.stereo]:
+        if signal.stereo != "each" and n_channels != {"shared": 1, "mid-side": 2}[signal.stereo]:
             raise ValueError(f"stereo {signal.stereo!r} does not go with {n_channels} channels")
         network, output, n_sources = rebuild(content, signal=signal, n_channels=n_channels)
         names = _names_of(metadata, n_sources)

@@ -90,8 +90,9 @@ def generate_coherent_mixture(
     -------
     tuple
         ``(mixture_audio, mixture_jam, annotation_list, stem_audio_list)``: float32 of shape (n_samples, n_channels),
-        one channel unless ``mixing.channels`` is 'stereo', the JAMS that describes it, ``[onset_s, offset_s, label]`` of every event, and the stems in alphabetical order, each of
-        the mixture's shape. The mixture is the sum of its stems.
+        one channel unless ``mixing.channels`` is 'stereo'; the JAMS that describes it; ``[onset_s, offset_s, label]``
+        of every event; and the stems in alphabetical order, each of the mixture's shape. The mixture is the sum of its
+        stems.
 
     Raises
     ------

@@ -61,7 +61,7 @@ class SignalSettings:
     """Window by nussl's name; the square root of Hann, used twice, adds up to one."""
     stereo: str = "each"
     """How the channels of a song meet the network: 'each' by itself; 'shared', by itself too, but all are masked with
-    the mean of their masks; or 'views', where left, right, mid and side go in together, as four channels."""
+    the mean of their masks; or 'mid-side': mid and side go in together, as two channels."""
 
     def __post_init__(self) -> None:
         _require(
@@ -74,7 +74,7 @@ class SignalSettings:
                 0 < self.hop_length <= self.window_length // 2 and self.window_length % self.hop_length == 0
             ),
             window_type_must_be_sqrt_hann_or_hann=self.window_type in ("sqrt_hann", "hann"),
-            stereo_must_be_each_shared_or_views=self.stereo in ("each", "shared", "views"),
+            stereo_must_be_each_shared_or_mid_side=self.stereo in ("each", "shared", "mid-side"),
         )
 
     @property
@@ -322,9 +322,9 @@ CLASSIC = Preset(
 
 STUDIO = Preset(
     "studio",
-    signal=SignalSettings(window_length=4_096, hop_length=1_024, stereo="views"),
+    signal=SignalSettings(window_length=4_096, hop_length=1_024, stereo="mid-side"),
     mixing=dataclasses.replace(_REMIXING, duration_s=3.0, channels="stereo", coherent_probability=0.25),
-    network=NetworkSettings("BandSplitMaskInference", num_audio_channels=4, hidden_size=64, num_layers=2, dropout=0.1),
+    network=NetworkSettings("BandSplitMaskInference", num_audio_channels=2, hidden_size=64, num_layers=2, dropout=0.1),
     training=dataclasses.replace(
         CLASSIC.training,
         n_epochs=36,

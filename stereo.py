@@ -2,28 +2,23 @@
 
 A network for one channel hears every channel of a song by itself ('each'). Voices stand in the middle of most songs
 and the band around them, so masks are better where channels know of each other: the channels may share the mean of
-their masks ('shared'), or the network hears left, right, mid and side at once ('views') and gives a mask for each.
-What the four masked views say of left and right is averaged: half of the channel's own view, half of what mid and
-side add up to. So bins where the voice is alone pass whole, and what differs between the channels can be taken out of
-mid and side where no mask on left and right alone could tell it from the voice.
+their masks ('shared'), or the network hears mid and side at once ('mid-side') and gives a mask for either. What stands
+beside the middle is then seen as such, and a mask on the side alone takes it out.
 
-Axes: spectra are ``(n_items, n_channels, n_frames, n_bins)``; masks have the views in place of the channels.
+Axes: spectra are ``(n_items, n_channels, n_frames, n_bins)``. Views are what is masked: the channels, or mid and side.
 """
 
 import torch
 from torch import Tensor, nn
 
-N_VIEWS = 4
-"""Left, right, mid and side."""
-
 
 def n_channels_together(stereo: str, *, n_network_channels: int, n_song_channels: int) -> int:
     """Return how many channels of a song make up one item.
 
-    >>> n_channels_together("views", n_network_channels=4, n_song_channels=6)
-    2
+    >>> n_channels_together("shared", n_network_channels=1, n_song_channels=6)
+    6
     """
-    return {"each": n_network_channels, "shared": n_song_channels, "views": 2}[stereo]
+    return n_song_channels if stereo == "shared" else n_network_channels
 
 
 def in_groups(samples: Tensor, n_together: int) -> Tensor:
@@ -38,31 +33,31 @@ def in_groups(samples: Tensor, n_together: int) -> Tensor:
 
 
 def views_of(spectrum: Tensor, stereo: str) -> Tensor:
-    """Return what the network hears of the channels: themselves, or left, right, mid and side.
+    """Return what the network hears of the channels: themselves, or mid and side, half of sum and difference.
 
-    Shape: (..., n_channels, n_frames, n_bins) to (..., n_views, n_frames, n_bins).
+    Shape: (..., n_channels, n_frames, n_bins), before and after.
     """
-    if stereo != "views":
+    if stereo != "mid-side":
         return spectrum
     left, right = spectrum.unbind(dim=-3)
-    return torch.stack([left, right, (left + right) / 2, (left - right) / 2], dim=-3)
+    return torch.stack([left + right, left - right], dim=-3) / 2
 
 
 def channels_of(views: Tensor, stereo: str) -> Tensor:
-    """Return what masked views say of the channels: the way back from `views_of`.
+    """Return the channels of views: the way back from `views_of`.
 
     >>> channels = torch.rand(2, 10, 257)
-    >>> torch.allclose(channels_of(views_of(channels, "views"), "views"), channels)
+    >>> torch.allclose(channels_of(views_of(channels, "mid-side"), "mid-side"), channels)
     True
     """
-    if stereo != "views":
+    if stereo != "mid-side":
         return views
-    left, right, mid, side = views.unbind(dim=-3)
-    return torch.stack([left + mid + side, right + mid - side], dim=-3) / 2
+    mid, side = views.unbind(dim=-3)
+    return torch.stack([mid + side, mid - side], dim=-3)
 
 
 def masked(spectrum: Tensor, mask: Tensor, stereo: str) -> Tensor:
-    """Apply masks of the views (..., n_views, n_frames, n_bins) to a spectrum (..., n_channels, n_frames, n_bins)."""
+    """Apply masks of the views to a spectrum of the channels; the shape of both is (..., n_channels, n_frames, n_bins)."""
     return channels_of(views_of(spectrum, stereo) * mask, stereo)
 
 
@@ -74,14 +69,14 @@ def infer_masks(network: nn.Module, magnitudes: Tensor, stereo: str) -> Tensor:
     network
         Takes ``{'mix_magnitude': (n_items, n_frames, n_bins, n_channels)}`` and gives ``{'mask': ...}``.
     magnitudes
-        Of the views. Shape: (n_items, n_views, n_frames, n_bins).
+        Of the views. Shape: (n_items, n_channels, n_frames, n_bins).
     stereo
-        'each', 'shared' or 'views', as `settings.SignalSettings` has it.
+        'each', 'shared' or 'mid-side', as `settings.SignalSettings` has it.
 
     Returns
     -------
     Tensor
-        Masks. Shape: (n_items, n_views, n_frames, n_bins, n_sources).
+        Masks. Shape: (n_items, n_channels, n_frames, n_bins, n_sources).
     """
     if stereo != "shared":
         mask: Tensor = network({"mix_magnitude": magnitudes.permute(0, 2, 3, 1)})["mask"]

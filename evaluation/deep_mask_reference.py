@@ -11,10 +11,12 @@ With thanks to Emily Kuo-Wen (github.com/emilykuowen), whose hint the workaround
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from checkpoints import LoadedModel, read_checkpoint
 from evaluation.songs import EvaluationError
+from stereo import channels_of, in_groups, views_of
 
 
 def separate_with_nussl(
@@ -53,13 +55,20 @@ def separate_with_nussl(
         raise EvaluationError(
             f"nussl's separator would resample the song from {sample_rate} Hz; choose separator='extraction'."
         )
-    signal = nussl.AudioSignal(audio_data_array=np.asarray(mixture, dtype=np.float64), sample_rate=sample_rate)
-    separator = _separator(nussl, signal, model)
+    stereo = model.signal.stereo
+    samples = torch.from_numpy(np.asarray(mixture, dtype=np.float64))
+    if stereo == "mid-side":
+        samples = in_groups(samples.unsqueeze(0), 2)[0]  # of a mono song, twice the same
+    heard = views_of(samples.unsqueeze(1), stereo).squeeze(1).numpy()  # (n_channels, n_samples)
+    separator = _separator(nussl, nussl.AudioSignal(audio_data_array=heard, sample_rate=sample_rate), model)
     masks = separator.forward()  # (n_bins, n_frames, n_channels, n_sources)
+    if stereo == "shared":
+        masks = np.broadcast_to(masks.mean(axis=2, keepdims=True), masks.shape)
     if mask == "binary":
         masks = (masks > 0.5 if masks.shape[-1] == 1 else masks == masks.max(axis=-1, keepdims=True)).astype(float)
     separator.run(masks=masks)
-    vocals = separator.make_audio_signals()[model.vocals_index].audio_data[:, : mixture.shape[1]].astype(np.float32)
+    estimate = torch.from_numpy(separator.make_audio_signals()[model.vocals_index].audio_data).unsqueeze(1)
+    vocals = channels_of(estimate, stereo).squeeze(1).numpy()[: len(mixture), : mixture.shape[1]].astype(np.float32)
     return vocals, mixture - vocals
 
 

@@ -22,7 +22,7 @@ from checkpoints import LoadedModel
 from extraction.pieces import Grid, Piece, Samples, sample_grid, spectral_grid
 from settings import ExtractionSettings, SignalSettings
 from spectrogram import analyze, griffin_lim, magnitude, stft, synthesis_weight, synthesize
-from stereo import N_VIEWS, in_groups, infer_masks, masked, n_channels_together, views_of
+from stereo import in_groups, infer_masks, masked, n_channels_together, views_of
 
 _BINS_TOGETHER = 600
 """Bins of all items that go through the network in one batch: two items of 257, one of 1025."""
@@ -92,7 +92,7 @@ class Estimator:
 
     def _masked(self, items: Tensor, owners: Sequence[Piece]) -> list[Tensor]:
         masks = infer_masks(self.model.network, self._magnitudes(items), self.model.signal.stereo)
-        mask = self._vocals_mask(masks)  # (n_items, n_views, n_frames, n_bins)
+        mask = self._vocals_mask(masks)  # (n_items, n_channels, n_frames, n_bins)
         return [self._synthesized(*one) for one in zip(items, mask, owners, strict=True)]
 
     def _vocals_mask(self, masks: Tensor) -> Tensor:
@@ -105,11 +105,10 @@ class Estimator:
         return (masks.argmax(dim=-1) == self.model.vocals_index).to(vocals.dtype)
 
     def _magnitudes(self, items: Tensor) -> Tensor:
-        """Transform items (n_items, n_channels, n_samples) to magnitudes (n_items, n_views, n_frames, n_bins)."""
+        """Transform items (n_items, n_channels, n_samples) to magnitudes (n_items, n_channels, n_frames, n_bins)."""
         signal = self.model.signal
         n_frames = (items.shape[-1] - signal.window_length) // signal.hop_length + 1
-        n_views = N_VIEWS if signal.stereo == "views" else items.shape[1]
-        magnitudes = items.new_empty(len(items), n_views, n_frames, signal.n_bins)
+        magnitudes = items.new_empty(*items.shape[:2], n_frames, signal.n_bins)
         for frames in self._blocks(slice(0, n_frames), n_signals=items.shape[0] * items.shape[1]):
             spectrum = analyze(_span(items, frames, signal), signal=signal)
             magnitudes[:, :, frames] = magnitude(views_of(spectrum, signal.stereo))

@@ -68,7 +68,7 @@ def _transform(block: Audio, event: Mapping[str, Any], sample_rate: int) -> Audi
 
 
 def fade(event_audio: Audio, *, n_in: int, n_out: int) -> None:
-    """Fade both ends of (n_channels, n_samples) in place along a quarter of a sine, as scaper does, so that no cut clicks."""
+    """Fade both ends of (n_channels, n_samples) in place, along a quarter of a sine as scaper: then no cut clicks."""
     for n_faded, ends in ((n_in, event_audio), (n_out, event_audio[:, ::-1])):
         n_here = min(n_faded, ends.shape[1])
         ends[:, :n_here] *= np.sin(np.linspace(0, np.pi / 2, n_here, dtype=np.float32))

@@ -27,7 +27,8 @@ def loudness_lufs(audio: Audio, sample_rate: int) -> float:
     Parameters
     ----------
     audio
-        Shape: (n_samples,) or (n_channels, n_samples), one channel or two. Less than half a second is repeated until it is as long.
+        Shape: (n_samples,) or (n_channels, n_samples), one channel or two. Less than half a second is repeated until
+        it is as long.
     sample_rate
         Samples per second.
 

@@ -19,6 +19,7 @@ ROOMS = (
     "rendering",
     "data_augmentation",
     "spectrogram",
+    "stereo",
     "layers",
     "model",
     "checkpoint_format",

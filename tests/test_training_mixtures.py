@@ -52,7 +52,7 @@ def test_sources_add_up_to_the_mixture(closure):
     pair = render_sources(closure, (2, 3), 2).numpy()
     np.testing.assert_array_equal(pair[1], stems[3][:, 0])
     np.testing.assert_allclose(pair.sum(axis=0), mixture[:, 0], atol=2**-22)
-    assert render_sources(closure, (2, 3), 4).shape == (4, 22_050)
+    assert render_sources(closure, (2, 3), 4).shape == (4, 1, 22_050)
 
 
 def test_fresh_mixtures_never_repeat():
@@ -154,7 +154,7 @@ def test_cache_is_read_and_not_made_again(closure, tmp_path, monkeypatch):
     kept = kept_set(closure, tmp_path)
     kept.fetch((0, 1))
     monkeypatch.setattr(training.rendered, "render_sources", lambda *_: pytest.fail("mixed again"))
-    assert kept.fetch((0, 1)).shape == (2, 22_050)
+    assert kept.fetch((0, 1)).shape == (2, 1, 22_050)
 
 
 def test_cache_stays_within_its_bound_whoever_fills_it(closure, tmp_path):
@@ -254,7 +254,7 @@ class _HalfMask(torch.nn.Module):
 
 def test_waveform_loss_of_a_known_mask():
     """Half of a mixture of vocals v alone leaves an error of v / 2: 10 log10(1/4 + 1/1000) dB."""
-    vocals = torch.randn(2, 1, 22_050)
+    vocals = torch.randn(2, 1, 1, 22_050)
     sources = torch.cat((torch.zeros_like(vocals), vocals), dim=1)
     losses = item_losses(_HalfMask(), sources, preset=tiny_preset(loss="waveform"))
     assert losses.tolist() == pytest.approx([10 * np.log10(0.251)] * 2, abs=1e-3)
@@ -262,7 +262,7 @@ def test_waveform_loss_of_a_known_mask():
 
 def test_silent_mixture_has_a_finite_loss():
     for loss in ("waveform", "magnitude_l1"):
-        losses = item_losses(_HalfMask(), torch.zeros(2, 2, 8_000), preset=tiny_preset(loss=loss))
+        losses = item_losses(_HalfMask(), torch.zeros(2, 2, 1, 8_000), preset=tiny_preset(loss=loss))
         assert torch.isfinite(losses).all()
 
 
@@ -335,4 +335,5 @@ def test_cores_are_shared_by_the_processes_of_a_machine(monkeypatch):
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
 def test_the_mixtures_of_a_preset_have_its_length(demo_dataset, preset):
     closure = create_mix_closure(demo_dataset, "train", mixing=preset.mixing)
-    assert render_sources(closure, (1, 0), 2).shape == (2, int(preset.mixing.duration_s * 44_100))
+    n_channels = 2 if preset.mixing.channels == "stereo" else 1
+    assert render_sources(closure, (1, 0), 2).shape == (2, n_channels, int(preset.mixing.duration_s * 44_100))

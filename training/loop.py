@@ -20,7 +20,6 @@ from checkpoints import save_checkpoint
 from files import remove_leftovers
 from model import choose_device
 from settings import CHECKPOINT_FOLDER, DATASET_FOLDER, SPECIFIED, Preset, SettingsError
-from stereo import N_VIEWS
 from training.errors import DataError, TrainingError
 from training.journal import BEST_NAME, Row, write_epoch
 from training.losses import item_losses, negative_si_sdr
@@ -118,8 +117,8 @@ def _with_length(preset: Preset, n_mixtures: int | None, n_epochs: int | None) -
     """Return the preset with another size of its fixed set and number of epochs, if it can be trained at all."""
     training = preset.training
     n_mixed = 2 if preset.mixing.channels == "stereo" else 1
-    n_heard = {"each": n_mixed, "shared": 1, "views": N_VIEWS}[preset.signal.stereo]
-    if preset.network.num_audio_channels != n_heard or (preset.signal.stereo == "views" and n_mixed == 1):
+    n_heard = {"each": n_mixed, "shared": 1, "mid-side": 2}[preset.signal.stereo]
+    if preset.network.num_audio_channels != n_heard or n_mixed < n_heard:
         raise SettingsError(
             f"The network takes {preset.network.num_audio_channels} channels, but it would hear {n_heard} of mixtures "
             f"with {n_mixed}. Set num_audio_channels, the signal's stereo and the mixing's channels to fit each other."

@@ -48,8 +48,8 @@ def item_losses(network: nn.Module, sources: Tensor, *, preset: Preset) -> Tenso
     mixture = sources.sum(dim=1)
     targets = sources_of_network(sources, preset.network.num_sources)  # (n_batch, n_sources, n_channels, n_samples)
     spectrum = stft(mixture, signal=signal)  # (n_batch, n_channels, n_frames, n_bins)
-    heard = magnitude(views_of(spectrum, stereo))  # (n_batch, n_views, n_frames, n_bins)
-    mask = infer_masks(network, heard, stereo).float().movedim(-1, 1)  # (n_batch, n_sources, n_views, ...)
+    heard = magnitude(views_of(spectrum, stereo))  # (n_batch, n_channels, n_frames, n_bins)
+    mask = infer_masks(network, heard, stereo).float().movedim(-1, 1)  # (n_batch, n_sources, n_channels, ...)
     if preset.training.loss == "magnitude_l1":
         wanted = magnitude(views_of(stft(targets, signal=signal), stereo))
         return (mask * heard.unsqueeze(1) - wanted).abs().mean(dim=(1, 2, 3, 4))
