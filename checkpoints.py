@@ -107,8 +107,8 @@ def load_checkpoint(path: str | Path, *, device: str | torch.device = "cpu") -> 
     metadata = content["metadata"]
     try:
         signal, n_channels = _signal_of(metadata), _n_channels_of(metadata)
-        if signal.stereo != "each" and n_channels != {"shared": 1, "mid-side": 2}[signal.stereo]:
-            raise ValueError(f"stereo {signal.stereo!r} does not go with {n_channels} channels")
+        if signal.stereo == "mid-side" and n_channels > 2:
+            raise ValueError(f"it hears {n_channels} channels together, but of mid and side there are two")
         network, output, n_sources = rebuild(content, signal=signal, n_channels=n_channels)
         names = _names_of(metadata, n_sources)
     except (CheckpointError, *_MISFITS) as error:

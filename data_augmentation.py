@@ -23,7 +23,11 @@ from settings import STEMS, MixingSettings, SignalSettings
 Mixture = tuple[Audio, Any, list[list[Any]], list[Audio]]
 """(mixture_audio, mixture_jam, annotation_list, stem_audio_list), as scaper returns them."""
 
-_CHANNELS = {"mid": ("mid",), "any": ("left", "right", "mid"), "stereo": (*("stereo", "swapped") * 3, "doubled")}
+_CHANNELS = {
+    "mid": ("mid",),
+    "any": ("left", "right", "mid", "side"),
+    "stereo": (*("stereo", "swapped") * 3, "doubled"),
+}
 """What may be drawn of a song under each name in the settings; once in seven times a stereo song is a mono one."""
 
 _QUIETEST_LUFS = -60.0

@@ -60,8 +60,7 @@ class SignalSettings:
     window_type: str = "sqrt_hann"
     """Window by nussl's name; the square root of Hann, used twice, adds up to one."""
     stereo: str = "each"
-    """How the channels of a song meet the network: 'each' by itself; 'shared', by itself too, but all are masked with
-    the mean of their masks; or 'mid-side': mid and side go in together, as two channels."""
+    """What the network hears of a stereo song: 'each' channel, or 'mid-side', half of their sum and difference."""
 
     def __post_init__(self) -> None:
         _require(
@@ -74,7 +73,7 @@ class SignalSettings:
                 0 < self.hop_length <= self.window_length // 2 and self.window_length % self.hop_length == 0
             ),
             window_type_must_be_sqrt_hann_or_hann=self.window_type in ("sqrt_hann", "hann"),
-            stereo_must_be_each_shared_or_mid_side=self.stereo in ("each", "shared", "mid-side"),
+            stereo_must_be_each_or_mid_side=self.stereo in ("each", "mid-side"),
         )
 
     @property
@@ -107,8 +106,8 @@ class MixingSettings:
     stretch_follows_pitch: bool = False
     """True: an event is resampled, as a record played faster, so that its stretch follows from its pitch shift."""
     channels: str = "mid"
-    """Which signal of a stereo stem is mixed: 'mid' (the mean), 'any' (one of left, right and mid per song) or 'stereo'
-    (both, as they are or swapped, now and then with mid in both)."""
+    """Which signal of a stereo stem is mixed: 'mid' (the mean), 'any' (one of left, right, mid and side per song)
+    or 'stereo' (both, as they are or swapped, now and then with mid in both)."""
     polarity_flips: bool = False
     """True: the sign of each stem of an incoherent mixture is drawn."""
     level_db: tuple[float, float] = (0.0, 0.0)
@@ -196,7 +195,7 @@ class TrainingSettings:
     early_stopping_epochs: int | None = None
     """Epochs without a better validation loss after which training ends; None never ends early."""
     mixed_precision: bool = False
-    """bfloat16 in the network's matrix products, where the device has them."""
+    """bfloat16 in the network's matrix products, where the device multiplies it in hardware."""
     compile_network: bool = False
     """`torch.compile` on CUDA."""
 
@@ -293,6 +292,7 @@ class Preset:
 
 _REMIXING = MixingSettings(
     duration_s=2.5,
+    pitch_shift_semitones=(-3.0, 3.0),
     snr_db=(-6.0, 6.0),
     coherent_gain_db=3.0,
     stretch_follows_pitch=True,
@@ -305,9 +305,10 @@ SPECIFIED = Preset("specified")
 
 CLASSIC = Preset(
     "classic",
+    signal=SignalSettings(stereo="mid-side"),
     mixing=_REMIXING,
     training=TrainingSettings(
-        n_epochs=20,
+        n_epochs=30,
         batches_per_epoch=150,
         batch_size=16,
         n_mixtures=None,
@@ -317,22 +318,22 @@ CLASSIC = Preset(
         learning_rate_schedule="cosine",
         gradient_clip_norm=5.0,
         weight_average_decay=0.998,
+        mixed_precision=True,
     ),
 )
 
 STUDIO = Preset(
     "studio",
     signal=SignalSettings(window_length=4_096, hop_length=1_024, stereo="mid-side"),
-    mixing=dataclasses.replace(_REMIXING, duration_s=3.0, channels="stereo", coherent_probability=0.25),
-    network=NetworkSettings("BandSplitMaskInference", num_audio_channels=2, hidden_size=64, num_layers=2, dropout=0.1),
+    mixing=dataclasses.replace(_REMIXING, duration_s=3.0),
+    network=NetworkSettings("BandSplitMaskInference", hidden_size=64, num_layers=2, dropout=0.0),
     training=dataclasses.replace(
         CLASSIC.training,
-        n_epochs=36,
+        n_epochs=54,
         batches_per_epoch=100,
         batch_size=6,
         learning_rate=2e-3,
         weight_average_decay=0.995,
-        mixed_precision=True,
     ),
 )
 

@@ -57,13 +57,10 @@ def separate_with_nussl(
         )
     stereo = model.signal.stereo
     samples = torch.from_numpy(np.asarray(mixture, dtype=np.float64))
-    if stereo == "mid-side":
-        samples = in_groups(samples.unsqueeze(0), 2)[0]  # of a mono song, twice the same
+    samples = in_groups(samples.unsqueeze(0), model.n_channels)[0] if len(samples) == 1 else samples
     heard = views_of(samples.unsqueeze(1), stereo).squeeze(1).numpy()  # (n_channels, n_samples)
     separator = _separator(nussl, nussl.AudioSignal(audio_data_array=heard, sample_rate=sample_rate), model)
     masks = separator.forward()  # (n_bins, n_frames, n_channels, n_sources)
-    if stereo == "shared":
-        masks = np.broadcast_to(masks.mean(axis=2, keepdims=True), masks.shape)
     if mask == "binary":
         masks = (masks > 0.5 if masks.shape[-1] == 1 else masks == masks.max(axis=-1, keepdims=True)).astype(float)
     separator.run(masks=masks)

@@ -91,7 +91,8 @@ class Estimator:
         return [item[:, piece.kept.start * hop : end] for item, piece, end in zip(audio, owners, ends, strict=True)]
 
     def _masked(self, items: Tensor, owners: Sequence[Piece]) -> list[Tensor]:
-        masks = infer_masks(self.model.network, self._magnitudes(items), self.model.signal.stereo)
+        heard = self._magnitudes(items)
+        masks = infer_masks(self.model.network, heard, n_network_channels=self.model.n_channels)
         mask = self._vocals_mask(masks)  # (n_items, n_channels, n_frames, n_bins)
         return [self._synthesized(*one) for one in zip(items, mask, owners, strict=True)]
 

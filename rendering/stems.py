@@ -76,8 +76,9 @@ def read_excerpt(
     sample_rate
         Samples per second that the file must have.
     channel
-        'left', 'right', 'mid' (the mean of all channels), 'stereo' (the first two), 'swapped' (these two the other way
-        round) or 'doubled' (mid in both). A mono file has only 'mid', which is doubled where two are asked for.
+        'left', 'right', 'mid' (the mean of all channels), 'side' (half the difference of the first two), 'stereo' (the
+        first two), 'swapped' (these two the other way round) or 'doubled' (mid in both). A mono file has only 'mid',
+        which is doubled where two are asked for.
 
     Returns
     -------
@@ -104,6 +105,9 @@ def read_excerpt(
     n_channels = samples.shape[1]
     if channel in _CHANNELS_READ and n_channels > 1:
         return np.ascontiguousarray(samples.T[_CHANNELS_READ[channel]])
+    weights = np.full(n_channels, 1 / n_channels, dtype=np.float32)
+    if channel == "side" and n_channels > 1:
+        weights = np.array([0.5, -0.5, *[0.0] * (n_channels - 2)], dtype=np.float32)
     # A product with a vector is ten times quicker here than NumPy's mean over two columns.
-    mid: Audio = samples @ np.full(n_channels, 1 / n_channels, dtype=np.float32)
-    return np.tile(mid, (1 if channel in ("left", "right", "mid") else 2, 1))
+    alone: Audio = samples @ weights
+    return np.tile(alone, (2 if channel in ("stereo", "swapped", "doubled") else 1, 1))

@@ -391,3 +391,44 @@ def test_a_missing_sibling_is_named(tmp_path):
     (foreground / "drums" / "song.wav").rename(foreground / "drums" / "another song.wav")
     with pytest.raises(RenderingError, match=r"drums/song\.wav"):
         generate_coherent_mixture(foreground, background, event_template(MixingSettings()), 0)
+
+
+# ------------------------------------------------------------------------------------------------------------ stereo
+def stereo_stems(folder):
+    """Four stems of noise, each of its own in either channel; return foreground and background."""
+    where = write_stems(folder, {stem: noise(6.8, seed=i) for i, stem in enumerate(STEMS)})
+    for i, stem in enumerate(STEMS):
+        both = np.stack([noise(6.8, seed=10 + i), 0.5 * noise(6.8, seed=20 + i)], axis=1)
+        soundfile.write(where[0] / stem / "song.wav", both, RATE, subtype="FLOAT")
+    return where
+
+
+@pytest.mark.parametrize("generate", GENERATORS)
+def test_stereo_stems_add_up_and_are_levelled_together(tmp_path, generate):
+    """One gain a stem: the right channel stays half as loud as the left, or twice where they are swapped."""
+    where, mixing = stereo_stems(tmp_path), MixingSettings(channels="stereo")
+    seen = set()
+    for seed in range(12):
+        mixture, jam, _, stems = mixture_of(generate, where, seed, mixing=mixing)
+        assert mixture.shape == stems[0].shape == (5 * RATE, 2)
+        np.testing.assert_allclose(np.sum(stems, axis=0), mixture, atol=2**-22)
+        drawn = facts_of(jam).channels
+        for stem, name in zip(stems, drawn, strict=True):
+            left, right = np.sqrt(np.square(stem).mean(axis=0))
+            wanted = {"stereo": 0.5, "swapped": 2.0, "doubled": 1.0}[name]
+            assert right / left == pytest.approx(wanted, rel=0.05)  # two noises of 5 s
+        seen.update(drawn)
+        assert len(set(drawn)) == 1 or generate is generate_incoherent_mixture
+    assert seen == {"stereo", "swapped", "doubled"}
+
+
+def test_channels_stay_aligned_through_pitch_and_stretch(tmp_path):
+    """Both channels of a stem share every splice: what sounds in both, under noise of their own, stays where it was."""
+    common = noise(6.8)
+    where = write_stems(tmp_path, dict.fromkeys(STEMS, common))
+    for i, stem in enumerate(STEMS):
+        both = np.stack([common + noise(6.8, seed=10 + i), common + noise(6.8, seed=20 + i)], axis=1)
+        soundfile.write(where[0] / stem / "song.wav", both, RATE, subtype="FLOAT")
+    for generate in GENERATORS:
+        _, _, _, stems = mixture_of(generate, where, 3, mixing=MixingSettings(channels="stereo"))
+        assert max(abs(lag_between(stem[:, 0], stem[:, 1])) for stem in stems) <= 3

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from layers import band_edges
 from model import NETWORKS, BandSplitMaskInference, DeviceError, MaskInference, choose_device, create_model
 from settings import CLASSIC, PRESETS, SPECIFIED, STUDIO, NetworkSettings, SettingsError, VocalExtractionError
 
@@ -140,13 +141,13 @@ def test_mask_inference_is_the_tutorials_chain_of_nussls_modules():
 
 def one_bin_at_a_time(network, data):
     """Return the masks of a band-split network, its bands cut and joined bin by bin: a slow, independent reference."""
-    edges = [0, *np.flatnonzero(np.diff(network.slot_of_bin.numpy() // network.bin_of_slot.shape[1])) + 1, 33]
+    edges = band_edges(33, 44_100)
     levels = network.input_normalization(data.clamp_min(1e-5).log10())
     n_frames, n_channels = data.shape[1], data.shape[3]
     features = []
     for band, (low, high) in enumerate(pairwise(edges)):
-        weight = network.split.weight[band].reshape(-1, n_channels, 6)[: high - low]
-        features.append(torch.einsum("tbc,bch->th", levels[0, :, low:high], weight) + network.split.bias[band, 0])
+        weight = network.split[band].weight.reshape(6, high - low, n_channels)
+        features.append(torch.einsum("tbc,hbc->th", levels[0, :, low:high], weight) + network.split[band].bias)
     stacked = torch.stack(features)  # (n_bands, n_frames, hidden_size)
     for over_time, over_bands in network.rounds:
         stacked = torch.stack([over_time(band[None])[0] for band in stacked])
@@ -155,8 +156,8 @@ def one_bin_at_a_time(network, data):
     masks = torch.zeros(1, n_frames, 33, n_channels, network.num_sources)
     for band, (low, high) in enumerate(pairwise(edges)):
         bent = (hidden[band] @ network.hidden.weight[band] + network.hidden.bias[band, 0]).tanh()
-        joined = bent @ network.join.weight[band] + network.join.bias[band, 0]
-        masks[0, :, low:high] = joined.reshape(n_frames, -1, n_channels, network.num_sources)[:, : high - low]
+        joined = bent @ network.join[band].weight.T + network.join[band].bias
+        masks[0, :, low:high] = joined.reshape(n_frames, high - low, n_channels, -1)
     return masks.sigmoid()
 
 
@@ -166,11 +167,6 @@ def test_bands_are_cut_and_joined_where_they_lie(n_channels, n_sources):
     data = magnitudes(1, 5, 33, n_channels)
     with torch.no_grad():
         assert torch.allclose(network(data)["mask"], one_bin_at_a_time(network, data), rtol=0, atol=1e-5)
-
-
-def test_tables_of_bands_are_not_saved():
-    names = small(BandSplitMaskInference).state_dict()
-    assert [name for name in names if "slot" in name] == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

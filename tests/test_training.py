@@ -319,8 +319,19 @@ def test_missing_validation_songs_are_named(dataset, tmp_path):
 
 
 def test_a_network_of_two_channels_is_refused(dataset, tmp_path):
-    with pytest.raises(SettingsError, match="takes 2 channels, but it would hear 1 of mixtures with 1"):
+    with pytest.raises(SettingsError, match="takes 2 channels together, but mixtures have 1"):
         train(dataset, tmp_path / "run", preset=tiny_preset(num_audio_channels=2))
+
+
+@pytest.mark.parametrize("stereo, n_channels", [("each", 2), ("mid-side", 1), ("mid-side", 2)])
+def test_a_network_trains_on_stereo(dataset, tmp_path, stereo, n_channels):
+    preset = tiny_preset(
+        stereo=stereo, num_audio_channels=n_channels, channels="stereo", n_validation_mixtures=None, n_epochs=1
+    )
+    train(dataset, tmp_path / "run", preset=preset)
+    assert load_checkpoint(tmp_path / "run" / "best.model.pth").signal.stereo == stereo
+    (row,) = history_of(tmp_path / "run")
+    assert 0 < row["validation_loss"] < 60
 
 
 @pytest.mark.parametrize("n_sources", [2, 4])

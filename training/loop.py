@@ -117,11 +117,10 @@ def _with_length(preset: Preset, n_mixtures: int | None, n_epochs: int | None) -
     """Return the preset with another size of its fixed set and number of epochs, if it can be trained at all."""
     training = preset.training
     n_mixed = 2 if preset.mixing.channels == "stereo" else 1
-    n_heard = {"each": n_mixed, "shared": 1, "mid-side": 2}[preset.signal.stereo]
-    if preset.network.num_audio_channels != n_heard or n_mixed < n_heard:
+    if n_mixed % preset.network.num_audio_channels:
         raise SettingsError(
-            f"The network takes {preset.network.num_audio_channels} channels, but it would hear {n_heard} of mixtures "
-            f"with {n_mixed}. Set num_audio_channels, the signal's stereo and the mixing's channels to fit each other."
+            f"The network takes {preset.network.num_audio_channels} channels together, but mixtures have {n_mixed}. "
+            "Set num_audio_channels to 1, or to 2 where the mixing's channels are 'stereo'."
         )
     if training.n_mixtures is not None:
         training = dataclasses.replace(training, n_mixtures=n_mixtures)

@@ -49,7 +49,8 @@ def item_losses(network: nn.Module, sources: Tensor, *, preset: Preset) -> Tenso
     targets = sources_of_network(sources, preset.network.num_sources)  # (n_batch, n_sources, n_channels, n_samples)
     spectrum = stft(mixture, signal=signal)  # (n_batch, n_channels, n_frames, n_bins)
     heard = magnitude(views_of(spectrum, stereo))  # (n_batch, n_channels, n_frames, n_bins)
-    mask = infer_masks(network, heard, stereo).float().movedim(-1, 1)  # (n_batch, n_sources, n_channels, ...)
+    mask = infer_masks(network, heard, n_network_channels=preset.network.num_audio_channels)
+    mask = mask.float().movedim(-1, 1)  # (n_batch, n_sources, n_channels, ...)
     if preset.training.loss == "magnitude_l1":
         wanted = magnitude(views_of(stft(targets, signal=signal), stereo))
         return (mask * heard.unsqueeze(1) - wanted).abs().mean(dim=(1, 2, 3, 4))
@@ -93,6 +94,7 @@ def _estimated_vocals(network: nn.Module, mixture: Tensor, preset: Preset) -> Te
         stereo, n_network_channels=preset.network.num_audio_channels, n_song_channels=len(mixture)
     )
     spectrum = stft(in_groups(mixture.unsqueeze(0), n_together), signal=signal)
-    mask = infer_masks(network, magnitude(views_of(spectrum, stereo)), stereo).float()[..., -1]
-    estimate = istft(masked(spectrum, mask, stereo), n_samples=mixture.shape[-1], signal=signal)
+    heard = magnitude(views_of(spectrum, stereo))
+    mask = infer_masks(network, heard, n_network_channels=preset.network.num_audio_channels)[..., -1]
+    estimate = istft(masked(spectrum, mask.float(), stereo), n_samples=mixture.shape[-1], signal=signal)
     return estimate.flatten(0, 1)[: len(mixture)]
