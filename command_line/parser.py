@@ -166,6 +166,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--checkpoints", dest="checkpoint_folder", type=Path, metavar="DIR", help=f"default: {CHECKPOINT_FOLDER}"
     )
     parser.add_argument("--seed", type=_count_or_none, metavar="N", help="the same seed gives the same run")
+    parser.add_argument("--start-from", type=Path, metavar="CHECKPOINT", help="weights to begin with")
     parser.add_argument("--resume", action="store_true", help="continue from the last completed epoch")
     parser.add_argument(
         "--cache", dest="cache_bytes", type=_gigabytes, metavar="GB", help="keep mixtures, up to so many GB"

@@ -303,7 +303,7 @@ def test_annotation_names_channels_and_polarities(demo_dataset):
     mixing = PRESETS["classic"].mixing
     closure = create_mix_closure(demo_dataset, "train", mixing=mixing)
     coherent = [facts_of(closure.mixture(i)[1]) for i in range(6)]
-    assert all(set(facts.channels) <= {"left", "right", "mid"} for facts in coherent)
+    assert all(set(facts.channels) <= {"left", "right", "mid", "side"} for facts in coherent)
     assert all(set(facts.polarities) <= {-1.0, 1.0} for facts in coherent)
     assert len({tuple(facts.polarities) for facts in coherent}) > 1
 

@@ -32,6 +32,7 @@ WRONG: dict[type, list[tuple[str, str, tuple]]] = {
         ("window length must be even and 16 to 16384", "window_length", (14, 513, 16_386, 0, -512)),
         ("hop length must divide window length into 2 or more", "hop_length", (0, -128, 100, 512, 257)),
         ("window type must be sqrt hann or hann", "window_type", ("hamming", "")),
+        ("stereo must be each or mid side", "stereo", ("side", "")),
     ],
     MixingSettings: [
         ("duration s must be between half a second and a minute", "duration_s", (0.4, 61, NAN)),
@@ -47,7 +48,7 @@ WRONG: dict[type, list[tuple[str, str, tuple]]] = {
         ("coherent probability must lie between 0 and 1", "coherent_probability", (-0.1, 1.1, NAN)),
         ("coherent gain db must be none or 0 to 60", "coherent_gain_db", (-1, INFINITY, NAN)),
         ("level db must be a finite range", "level_db", ((3, -12), (NAN, 0))),
-        ("channels must be mid or any", "channels", ("left",)),
+        ("channels must be mid any or stereo", "channels", ("left",)),
     ],
     NetworkSettings: [
         ("kind must be a network of model py", "kind", ("Transformer", "")),
@@ -156,7 +157,7 @@ def test_presets_are_found_by_their_names():
     assert list(PRESETS) == ["specified", "classic", "studio"]
     assert [preset.name for preset in PRESETS.values()] == list(PRESETS)
     assert CLASSIC.network == SPECIFIED.network
-    assert CLASSIC.signal == SPECIFIED.signal
+    assert dataclasses.replace(CLASSIC.signal, stereo="each") == SPECIFIED.signal
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)

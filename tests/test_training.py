@@ -323,6 +323,18 @@ def test_a_network_of_two_channels_is_refused(dataset, tmp_path):
         train(dataset, tmp_path / "run", preset=tiny_preset(num_audio_channels=2))
 
 
+def test_a_run_may_start_from_a_checkpoint(dataset, tmp_path):
+    """At a learning rate of almost nothing the weights stay what they were; another network is refused."""
+    train(dataset, tmp_path / "first", preset=tiny_preset(n_epochs=1))
+    started = {"start_from": tmp_path / "first" / "latest.model.pth"}
+    train(dataset, tmp_path / "second", preset=tiny_preset(n_epochs=1, learning_rate=1e-12), seed=1, **started)
+    before, after = weights_of(tmp_path / "first"), weights_of(tmp_path / "second")
+    learned = [name for name in before if "batch_norm.running" not in name and "batches" not in name]
+    assert all(torch.allclose(before[name], after[name], atol=1e-9) for name in learned)
+    with pytest.raises(TrainingError, match="another network"):
+        train(dataset, tmp_path / "third", preset=tiny_preset(n_epochs=1, hidden_size=9), **started)
+
+
 @pytest.mark.parametrize("stereo, n_channels", [("each", 2), ("mid-side", 1), ("mid-side", 2)])
 def test_a_network_trains_on_stereo(dataset, tmp_path, stereo, n_channels):
     preset = tiny_preset(

@@ -40,6 +40,7 @@ def train_model(
     checkpoint_folder: str | Path = CHECKPOINT_FOLDER,
     seed: int = 0,
     device: str = "auto",
+    start_from: str | Path | None = None,
     resume: bool = False,
     n_epochs: int | None = None,
     n_workers: int | None = None,
@@ -63,6 +64,8 @@ def train_model(
         The same seed on the same machine gives the same weights.
     device
         'auto', 'cpu', 'cuda', 'mps'.
+    start_from
+        A checkpoint of the same network whose weights to begin with, as for learning more songs.
     resume
         Continue from the last completed epoch of `checkpoint_folder`.
     n_epochs
@@ -83,7 +86,9 @@ def train_model(
     ------
     TrainingError
         If a loss is not finite (the text names the mixture or the song), validation data is missing, a process that
-        mixes was killed, or there is no run to resume.
+        mixes was killed, there is no run to resume, or `start_from` is another network.
+    CheckpointError
+        If `start_from` cannot be read.
     DeviceError, SettingsError, RenderingError, StorageError
         If the device, a setting, the training data or the folder cannot be used.
     """
@@ -103,6 +108,8 @@ def train_model(
             cache_bytes=cache_bytes,
             progress=progress and processes.is_first,
         )
+        if start_from is not None:
+            session.run.begin_with(Path(start_from))
         if resume:
             session.run.load_state(session.folder)
         return session.train()

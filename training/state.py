@@ -17,10 +17,11 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from checkpoints import read_checkpoint
 from files import write_bytes
 from model import create_model
 from settings import Preset
-from training.errors import ResumeError
+from training.errors import ResumeError, TrainingError
 
 STATE_NAME = "training_state.pth"
 WARM_UP_SHARE = 0.02
@@ -78,6 +79,26 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         return rate
+
+    def begin_with(self, path: Path) -> None:
+        """Take the weights of a checkpoint for the first.
+
+        Raises
+        ------
+        CheckpointError
+            If it cannot be read.
+        TrainingError
+            If it is of another network.
+        """
+        weights = read_checkpoint(path)["state_dict"]
+        try:
+            self.network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise TrainingError(
+                f"{path} is another network than that of preset {self.preset.name!r}, so training cannot start from it."
+            ) from error
+        if self.average is not None:
+            self.average.module.load_state_dict(weights)
 
     def save_state(self, folder: Path) -> None:
         """Write everything that `load_state` needs."""
