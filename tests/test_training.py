@@ -164,7 +164,7 @@ def test_a_loss_that_is_not_finite_names_the_mixture_and_keeps_the_checkpoint(da
 
     def spoil_mixture_5(network, sources, *, preset):
         losses = original(network, sources, preset=preset)
-        is_mixture_5 = sources[:, 0, 1_000] == sources_of_5[0, 1_000]
+        is_mixture_5 = sources[:, 0, 0, 1_000] == sources_of_5[0, 0, 1_000]
         return losses + torch.where(is_mixture_5, math.nan, 0.0)
 
     sources_of_5 = session_of(tiny_preset(), dataset, tmp_path / "run").material.training_mixtures[(0, 5)]["sources"]

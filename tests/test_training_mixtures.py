@@ -50,8 +50,8 @@ def test_mixtures_are_the_same_whoever_makes_them(closure, n_workers):
 def test_sources_add_up_to_the_mixture(closure):
     mixture, _, _, stems = closure.mixture(3, 2)
     pair = render_sources(closure, (2, 3), 2).numpy()
-    np.testing.assert_array_equal(pair[1], stems[3][:, 0])
-    np.testing.assert_allclose(pair.sum(axis=0), mixture[:, 0], atol=2**-22)
+    np.testing.assert_array_equal(pair[1], stems[3].T)
+    np.testing.assert_allclose(pair.sum(axis=0), mixture.T, atol=2**-22)
     assert render_sources(closure, (2, 3), 4).shape == (4, 1, 22_050)
 
 
