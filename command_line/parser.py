@@ -120,7 +120,7 @@ def _gigabytes(text: str) -> int:
 
 
 def _megabytes(text: str) -> int:
-    return round(_number(float, 0)(text) * 10**6)
+    return round(_number(float, 0)(text) * 2**20)
 
 
 def _minutes(text: str) -> float:

@@ -27,6 +27,8 @@ ROLES = {"evaluated": "model", "floor": "floor", "ceiling": "ceiling"}
 
 POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
 
+_COLUMN_HEADS = "".join(f"<th>{title.replace('+', '+<wbr>')}</th>" for title in COLUMNS.values())
+
 DEFINITIONS = {
     "SI-SDR": "target over everything else, after the best rescaling of the reference",
     "SI-SIR": "target over what the other sources explain of the error",
@@ -88,7 +90,7 @@ def report_page(
         _notes(summary),
         _about(summary),
     ]
-    return document(f"Evaluation of {evaluated['name']}", body)
+    return document(f"Evaluation of {_called(evaluated)}", body)
 
 
 def document(title: str, body: Sequence[str]) -> str:
@@ -125,10 +127,15 @@ def _header(summary: Mapping[str, Any], metric: str) -> str:
     lead = _lead(summary, metric)
     songs = f"{n_songs} song{'s' if n_songs != 1 else ''}"
     return (
-        f'<header><p class="over">Evaluation of vocal extraction</p><h1>{escape(evaluated["name"])}</h1>'
+        f'<header><p class="over">Evaluation of vocal extraction</p><h1>{escape(_called(evaluated))}</h1>'
         f'<p class="under">{songs}, {data["duration_s"] / 60:.1f} minutes, <code>{escape(data["folder"])}</code>, '
         f'{escape(data["subset"])}</p><p class="lead">{lead}.</p></header>'
     )
+
+
+def _called(evaluated: Mapping[str, Any]) -> str:
+    """Return what was evaluated, with its folder: the models that ship and those that one trains have the same name."""
+    return "/".join(Path(evaluated["path"]).parts[-2:])
 
 
 def _lead(summary: Mapping[str, Any], metric: str) -> str:
@@ -173,7 +180,7 @@ def _ladder(summary: Mapping[str, Any], metric: str) -> str:
 
 
 def _rows_table(summary: Mapping[str, Any], metric: str) -> str:
-    head = f"<th>{metric}</th>" + "".join(f"<th>{title}</th>" for title in COLUMNS.values())
+    head = f"<th>{metric}</th>{_COLUMN_HEADS}"
     body = "".join(
         f'<tr class="{ROLES[row["role"]] if row["role"] == "evaluated" else ""}"><th scope="row">'
         f"{escape(row['title'])}</th>"
@@ -185,8 +192,8 @@ def _rows_table(summary: Mapping[str, Any], metric: str) -> str:
 
 
 def _cell(statistics: Mapping[str, Any], metric: str) -> str:
-    number, _, count = headline(statistics, metric).rpartition(" ")
-    return f"<td>{escape(number.replace('-', chr(0x2212)))} <small>{escape(count)}</small></td>"
+    number, _, rest = headline(statistics, metric).partition(" ")
+    return f"<td>{escape(number.replace('-', chr(0x2212)))} <small>{escape(rest)}</small></td>"
 
 
 def _table(head: str, body: str) -> str:
@@ -195,7 +202,7 @@ def _table(head: str, body: str) -> str:
 
 def _metric_table(summary: Mapping[str, Any]) -> str:
     first = next(iter(summary["rows"].values()))
-    head = "<th>Metric</th>" + "".join(f"<th>{title}</th>" for title in COLUMNS.values())
+    head = f"<th>Metric</th>{_COLUMN_HEADS}"
     body = "".join(
         f'<tr><th scope="row">{metric}</th>'
         + "".join(_cell(first["scores"][metric][column], metric) for column in COLUMNS)

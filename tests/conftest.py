@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import shutil
 import signal
 import socket
 from pathlib import Path
@@ -59,3 +60,12 @@ def musdb_path() -> Path:
     if not folder:
         pytest.skip("MUSDB_PATH is not set: this test needs real MUSDB18 songs")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The installed browser in which pages are looked at; the test is skipped where there is none."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("Chromium is not installed, so no page was looked at: apt-get install chromium")
+    return found

@@ -1,7 +1,6 @@
 """The pages in a real browser: wide, narrow and dark. Screenshots stay in $TEST_ARTEFACTS where that is set."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,22 +12,13 @@ from report_examples import SONGS, comparison, page
 from reports.comparison_page import comparison_page
 from reports.style import DARK, LIGHT
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 TIMEOUT_S = 180
 PADDING_PX = 12
 """Less than the page keeps free at its right edge on a phone."""
 
 
-@pytest.fixture(scope="session")
-def browser():
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip("Chromium is not installed, so the report was not looked at: apt-get install chromium")
-    return found
-
-
 @pytest.fixture
-def run(browser, tmp_path):
+def run(chromium, tmp_path):
     """Return a function that runs the browser on a page with some options and returns its stdout."""
 
     def run(content, *options):
@@ -39,7 +29,7 @@ def run(browser, tmp_path):
             "--disable-background-networking", "--disable-component-update", "--disable-sync",
         ]  # fmt: skip
         profile = f"--user-data-dir={tmp_path / 'profile'}"
-        command = [browser, *quiet, profile, *options, path.as_uri()]
+        command = [chromium, *quiet, profile, *options, path.as_uri()]
         return subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=True).stdout.decode("utf-8")
 
     return run

@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,19 @@ def test_reports_are_listed_newest_first_and_none_from_outside(tmp_path):
     (inside / "link" / "report.html").symlink_to(tmp_path / "secret" / "report.html")
     assert [name for name, _ in reports_in(inside)] == ["new/comparison.html", "old/report.html"]
     assert list(reports_in(tmp_path / "missing")) == []
+
+
+def test_what_is_over_its_time_goes_away_by_itself(tmp_path):
+    limits = Limits(lifetime_s=0.1)
+    visitors = Visitors(tmp_path, limits)
+    song = visitors.uploads(new_token()) / "0123" / "song.wav"
+    song.parent.mkdir(parents=True)
+    song.write_bytes(b"RIFF")
+    with server._cleaning(visitors, limits):
+        deadline_s = time.monotonic() + 60
+        while song.exists() and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+    assert not song.exists()
 
 
 # What `serve` says when it cannot

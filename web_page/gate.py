@@ -107,7 +107,7 @@ class Gate:
         if not length.isdecimal():
             return _refused(HTTPStatus.LENGTH_REQUIRED, "Say how long the file is.")
         if int(length) > self._limits.upload_bytes + _MULTIPART_BYTES:
-            largest = f"{self._limits.upload_bytes / 1e6:g} MB"
+            largest = f"{self._limits.upload_bytes / 2**20:g} MB"
             return _refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The file is too large: at most {largest} are taken.")
         if not self._visitors.has_room_for(int(length)):
             return _refused(HTTPStatus.INSUFFICIENT_STORAGE, "The server's disk is full. Please try again in an hour.")

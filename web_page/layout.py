@@ -78,12 +78,15 @@ def theme() -> gr.themes.Base:
         "button_primary_background_fill_hover": "model",
         "button_primary_text_color": "panel",
         "button_secondary_background_fill": "panel",
+        "button_primary_border_color": "model",
+        "button_secondary_border_color": "rule",
         "button_secondary_text_color": "ink",
+        "input_border_color": "rule",
         "link_text_color": "model",
     }
     values = {name: getattr(LIGHT, colour) for name, colour in colours.items()}
     values |= {f"{name}_dark": getattr(DARK, colour) for name, colour in colours.items()}
-    values["color_accent"] = LIGHT.model
+    values |= {"color_accent": LIGHT.model, "input_border_width": "1px"}
     return gr.themes.Base(
         primary_hue="teal", secondary_hue="teal", font=fonts, font_mono=["ui-monospace", "monospace"]
     ).set(**values)
@@ -114,32 +117,30 @@ class _Extraction:
 
     def build(self) -> None:
         """Lay it out, inside of the tab."""
+        self.song = gr.File(label="Song: any audio or video file", height=170, elem_id="song")
+        self.recording = gr.Audio(
+            sources=["microphone"], type="filepath", format=None, editable=False, buttons=[],
+            label="Or record", elem_id="recording",
+        )  # fmt: skip
+        with gr.Group(), gr.Row():
+            self._build_options()
         with gr.Row():
-            with gr.Column(scale=2, min_width=300):
-                self.song = gr.File(label="Song: any audio or video file", elem_id="song")
-                self.recording = gr.Audio(
-                    sources=["microphone"], type="filepath", format=None, editable=False, buttons=[],
-                    label="Or record", elem_id="recording",
-                )  # fmt: skip
-            with gr.Column(scale=1, min_width=260):
-                self._build_options()
-        with gr.Row():
-            self.go = gr.Button("Extract vocals", variant="primary", elem_id="go")
-            self.cancel = gr.Button("Cancel", interactive=False, elem_id="cancel")
+            self.go = gr.Button("Extract vocals", variant="primary", scale=2, min_width=160, elem_id="go")
+            self.cancel = gr.Button("Cancel", interactive=False, min_width=100)
         self.status = _html(elem_id="status")
         self.result = _html(elem_id="result")
         self._connect()
 
     def _build_options(self) -> None:
         models = list(self._service.models)
-        self.model = gr.Dropdown(models, value=models[0], label="Preset or model", elem_id="model")
         masks = [(name, mask) for mask, name in _MASK_NAMES.items()]
-        self.mask = gr.Radio(masks, value=ExtractionSettings.mask, label="Mask", elem_id="mask")
         formats = [(_FORMAT_NAMES[name], name) for name in EXTRACTED_FORMATS]
-        self.format = gr.Dropdown(formats, value=ExtractionSettings.format, label="Format", elem_id="format")
-        self.keep_partial = gr.Checkbox(
-            value=ExtractionSettings.keep_partial, label="Take a damaged song as far as it plays", elem_id="partial"
-        )
+        self.model = gr.Dropdown(models, value=models[0], label="Preset or model", min_width=240)
+        self.mask = gr.Radio(masks, value=ExtractionSettings.mask, label="Mask", min_width=240)
+        with gr.Column(min_width=240):
+            self.format = gr.Dropdown(formats, value=ExtractionSettings.format, label="Format")
+            partial = "Take a damaged song as far as it plays"
+            self.keep_partial = gr.Checkbox(ExtractionSettings.keep_partial, label=partial)
 
     def _connect(self) -> None:
         # A song or a recording: whichever came last.
@@ -231,13 +232,15 @@ def _build_reports(service: Service, tab: gr.Tab) -> None:
     def show(name: str | None) -> str:
         names = dict(reports_in(service.reports_folder))
         if name not in names:
-            return markup.note(f"There is no report in {service.reports_folder} yet. The command evaluate makes one.")
+            return markup.note(
+                f"There is no report in {service.reports_folder} yet. python main.py evaluate makes one."
+            )
         return markup.report_frame(report_address(name), name)
 
     def look(name: str | None) -> Update:
         names = list(dict(reports_in(service.reports_folder)))
         name = name if name in names else next(iter(names), None)
-        return gr.update(choices=names, value=name), show(name)
+        return gr.update(choices=names, value=name, visible=bool(names)), show(name)
 
     tab.select(look, inputs=choice, outputs=[choice, frame], queue=False, show_progress="hidden")
     choice.input(show, inputs=choice, outputs=frame, queue=False, show_progress="hidden")

@@ -9,7 +9,7 @@ from settings import SettingsError
 class Limits:
     """Bounds that keep one visitor from filling the disk or the day."""
 
-    upload_bytes: int = 300 * 10**6
+    upload_bytes: int = 300 * 2**20
     """Largest song file."""
     longest_s: float = 20 * 60.0
     """Longest song, decoded."""

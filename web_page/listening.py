@@ -5,12 +5,12 @@ and right). Any piece of it can be fetched by its position in bytes, and both st
 """
 
 import dataclasses
-import subprocess
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from extraction.ffmpeg import Ffmpeg, ProgramError, input_arguments
 from files import whole_file
 from reports.pictures import peak_magnitude, spectrogram_png
 from settings import VocalExtractionError
@@ -21,7 +21,6 @@ _CHANNELS = 4
 _HIGHEST_RATE = 48_000
 _LOWEST_RATE = 8_000
 _BLOCK = 2**20
-_PATIENCE_S = 600
 
 
 class ListeningError(VocalExtractionError):
@@ -78,15 +77,15 @@ def prepare_listening(
 def _write_stream(stream: Path, vocals: Path, accompaniment: Path, stereo: str, sample_rate: int) -> None:
     # Layouts that are alike are laid one after the other, and the result is called 4.0.
     merged = f"[0:a:0]{stereo}[v];[1:a:0]{stereo}[a];[v][a]amerge=inputs=2[m]"
-    inputs = [part for path in (vocals, accompaniment) for part in ("-i", f"file:{path}")]
-    output = ["-map", "[m]", "-ar", str(sample_rate), "-f", "s16le", f"file:{stream}"]
-    command = ["ffmpeg", "-nostdin", "-v", "error", "-y", *inputs, "-filter_complex", merged, *output]
+    inputs = [part for path in (vocals, accompaniment) for part in input_arguments(path)]
+    output = ["-filter_complex", merged, "-map", "[m]", "-ar", str(sample_rate), "-f", "s16le", "pipe:1"]
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=_PATIENCE_S)
-    except subprocess.CalledProcessError as error:
-        raise ListeningError(f"The result cannot be played: {error.stderr.strip()[-300:]}") from error
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ListeningError(f"The result cannot be played: {error}. Is ffmpeg installed?") from error
+        with whole_file(stream) as aside, open(aside, "wb") as file, Ffmpeg([*inputs, *output], reads=True) as ffmpeg:
+            while block := ffmpeg.read():
+                file.write(block)
+            ffmpeg.close()
+    except ProgramError as error:
+        raise ListeningError(f"The result cannot be played: {error}") from error
 
 
 def _draw_pictures(folder: Path, frames: NDArray[np.int16], sample_rate: int) -> None:
