@@ -31,7 +31,7 @@ def application(tmp_path_factory):
     root, reports = tmp_path_factory.mktemp("visitors"), tmp_path_factory.mktemp("reports")
     (reports / "my run").mkdir()
     (reports / "my run" / "report.html").write_text("<h1>Scores</h1>")
-    limits = Limits(upload_bytes=100_000)
+    limits = Limits(upload_bytes=2**17)
     visitors = Visitors(root, limits)
     with pytest.MonkeyPatch.context() as patch, Workshop(visitors, limits, "cpu") as workshop:
         patch.setenv("GRADIO_TEMP_DIR", "")
@@ -126,7 +126,7 @@ def test_a_malformed_or_huge_request_is_refused(visit, body):
 def test_an_upload_beyond_the_limit_is_refused_before_it_is_stored(visit, application):
     answer = upload(visit(), "a.wav", b"x" * 200_000)
     assert answer.status_code == 413
-    assert "at most 0.1 MB" in answer.text
+    assert "at most 0.125 MB" in answer.text
 
 
 def test_an_upload_that_hides_its_length_is_refused(visit):

@@ -79,6 +79,7 @@ def theme() -> gr.themes.Base:
         "button_primary_text_color": "panel",
         "button_secondary_background_fill": "panel",
         "button_primary_border_color": "model",
+        "button_primary_border_color_hover": "model",
         "button_secondary_border_color": "rule",
         "button_secondary_text_color": "ink",
         "input_border_color": "rule",
