@@ -4,6 +4,7 @@ Each takes the options that were typed as keyword arguments and returns the exit
 is the rooms' own business, on stderr.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -68,7 +69,8 @@ def evaluate(
     **options: Any,
 ) -> int:
     """Score a checkpoint, compare several, or score estimates that another separator made."""
-    _prepare_if_needed(musdb_path, dataset_folder)
+    if musdb_path is not None or not _holds_other_things(dataset_folder):
+        _prepare_if_needed(musdb_path, dataset_folder)
     from evaluation import compare_models, evaluate_estimates, evaluate_model
 
     options |= {"dataset_folder": dataset_folder, "show": not as_json}
@@ -158,6 +160,21 @@ def _prepare_if_needed(musdb_path: Path | None, dataset_folder: Path) -> None:
     if musdb_path is None and named and holds_songs and not came_from_musdb:
         return
     prepare_musdb(musdb_path, dataset_folder)
+
+
+def _holds_other_things(dataset_folder: Path) -> bool:
+    """Whether a named folder holds something that no preparation left: MUSDB18-HQ, stems of one's own, or a mistake.
+
+    It is scored as it is, or found wanting; MUSDB18 must not be put among it.
+    """
+    from musdb_preparation import has_begun
+
+    if dataset_folder == DATASET_FOLDER or not dataset_folder.is_dir():
+        return False
+    with contextlib.suppress(OSError):  # what cannot be read is for the preparation to name
+        anything = any(not path.name.startswith(".") for path in dataset_folder.iterdir())
+        return anything and not has_begun(dataset_folder)
+    return False
 
 
 COMMANDS: dict[str, Callable[..., int]] = {

@@ -198,7 +198,9 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--subset", choices=("train", "valid", "test"), help="songs to score (default: test)")
     parser.add_argument("--limit", type=_count, metavar="N", help="only the first N songs")
-    parser.add_argument("--metrics", nargs="+", choices=("scale", "bsseval_v4"), help="families of scores")
+    parser.add_argument(
+        "--metrics", nargs="+", choices=("scale", "bsseval_v4"), help="families of scores (default: both)"
+    )
     parser.add_argument("--mask", choices=("soft", "binary"), help="binary: 1 where the mask is above a half")
     parser.add_argument("--oracles", action="store_true", help="also ideal masks: the ceiling")
     parser.add_argument("--baselines", action="store_true", help="also a random mask, REPET-SIM, 2DFT, HPSS: the floor")

@@ -89,7 +89,7 @@ def evaluate_model(
     dataset_folder: PathLike = DATASET_FOLDER,
     subset: str = "test",
     output_folder: PathLike | None = None,
-    metrics: Sequence[str] = ("scale",),
+    metrics: Sequence[str] = tuple(FAMILIES),
     mask: str = "soft",
     oracles: bool = False,
     baselines: bool = False,
@@ -115,7 +115,7 @@ def evaluate_model(
     output_folder
         Where the results go. None takes ``evaluation_results``, and for a model that ships a folder of its own in it.
     metrics
-        'scale' (SI-SDR and its kin), 'bsseval_v4' (museval's SDR, ISR, SIR, SAR), or both.
+        'scale' (SI-SDR and its kin), 'bsseval_v4' (museval's SDR, ISR, SIR, SAR), or both, as by default.
     mask
         'soft' or 'binary'.
     oracles
@@ -188,7 +188,7 @@ def evaluate_estimates(
     dataset_folder: PathLike = DATASET_FOLDER,
     subset: str = "test",
     output_folder: PathLike | None = None,
-    metrics: Sequence[str] = ("scale",),
+    metrics: Sequence[str] = tuple(FAMILIES),
     oracles: bool = False,
     baselines: bool = False,
     limit: int | None = None,

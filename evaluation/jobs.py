@@ -132,11 +132,10 @@ def run_jobs(jobs: Sequence[Job], *, n_jobs: int | None, on_accelerator: bool = 
 def _in_processes(jobs: Sequence[Job], n_workers: int, *, n_threads: int) -> Iterator[dict[str, Any]]:
     """Run jobs in loky's processes, which, unlike Python's own, do not run the caller's script again."""
     import joblib
-    from joblib.externals.loky import get_reusable_executor
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     with contextlib.ExitStack() as stack:
-        stack.callback(lambda: get_reusable_executor().shutdown(wait=True, kill_workers=True))
+        stack.callback(_end_workers)
         parallel = joblib.Parallel(n_jobs=n_workers, backend="loky", return_as="generator_unordered", batch_size=1)
         try:
             yield from parallel(joblib.delayed(_run_with_threads)(job, n_threads) for job in jobs)
@@ -145,6 +144,13 @@ def _in_processes(jobs: Sequence[Job], n_workers: int, *, n_threads: int) -> Ite
                 "A worker died, most likely for want of memory. What is scored is kept: run the same command again, "
                 "with fewer jobs."
             ) from error
+
+
+def _end_workers() -> None:
+    from joblib.externals.loky import get_reusable_executor
+
+    with contextlib.suppress(RuntimeError):  # Ctrl-C came before loky's own thread had begun: nothing works yet
+        get_reusable_executor().shutdown(wait=True, kill_workers=True)
 
 
 def _run_with_threads(job: Job, n_threads: int) -> dict[str, Any]:

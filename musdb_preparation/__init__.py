@@ -52,6 +52,7 @@ __all__ = [
     "STREAMS",
     "SUBSETS",
     "PreparationError",
+    "has_begun",
     "make_folders",
     "mixture_path",
     "prepare_musdb",
@@ -118,6 +119,13 @@ def prepare_musdb(
             "songs into a folder named valid beside train."
         )
     return n_songs
+
+
+def has_begun(dataset_folder: str | os.PathLike[str]) -> bool:
+    """Tell whether a preparation, finished or not, has left anything in a folder."""
+    folder = Path(dataset_folder)
+    traces = (_RECORD, _SAMPLE_FOLDER, *(f"{subset}/foreground" for subset in SUBSETS))
+    return any((folder / trace).exists() for trace in traces)
 
 
 def _choose_source(

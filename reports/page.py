@@ -6,7 +6,7 @@ anything: every text is escaped, and the page's own policy forbids whatever an o
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from reports.charts import Bar, Box, Dot, bar_chart, box_chart, decibels, dot_chart
 from reports.pictures import HIGHEST_HZ, LOWEST_HZ, data_uri, peak_magnitude, spectrogram_png
-from reports.players import clip
+from reports.players import clips
 from reports.style import DARK, FONT, LIGHT, css_variables
 from reports.tables import BSSEVAL_METRICS, COLUMNS, HEADLINES, headline, in_order, notes
 
@@ -275,38 +275,49 @@ def _per_song(summary: Mapping[str, Any], songs: Sequence[Mapping[str, Any]], me
 def _exhibits(exhibits: Sequence[Exhibit]) -> str:
     if not exhibits:
         return ""
+    sounds = [(samples, exhibit.sample_rate) for exhibit in exhibits for samples in exhibit.clips.values()]
     # Coding sound and drawing spectrograms leave Python to the other threads.
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        songs = "".join([_exhibit(exhibit, pool) for exhibit in exhibits])
+        coded = pool.submit(clips, sounds)
+        pictures = list(pool.map(_pictures, exhibits))
+        audio = iter(coded.result())
+    songs = "".join(_exhibit(*one, audio=audio) for one in zip(exhibits, pictures, strict=True))
     return (
         "<section><h2>To be seen and heard</h2><p class='note'>Spectrograms, brightest where the mixture is loudest. "
         f"The clips are coded as MP3; the scores are those of the uncoded estimates.</p>{songs}</section>"
     )
 
 
-def _exhibit(exhibit: Exhibit, pool: concurrent.futures.Executor) -> str:
-    mixture = next(iter(exhibit.clips.values()))
-    full_scale = peak_magnitude(mixture, exhibit.sample_rate)
-    figures = pool.map(lambda item: _figure(*item, exhibit=exhibit, full_scale=full_scale), exhibit.clips.items())
+def _pictures(exhibit: Exhibit) -> list[bytes]:
+    """Draw all clips of a song on the scale of the first, the mixture."""
+    full_scale = peak_magnitude(next(iter(exhibit.clips.values())), exhibit.sample_rate)
+    return [spectrogram_png(clip, exhibit.sample_rate, full_scale=full_scale) for clip in exhibit.clips.values()]
+
+
+def _exhibit(exhibit: Exhibit, pictures: Sequence[bytes], *, audio: Iterator[tuple[bytes, str]]) -> str:
+    figures = "".join(
+        _figure(title, samples, picture, *next(audio), exhibit=exhibit)
+        for (title, samples), picture in zip(exhibit.clips.items(), pictures, strict=True)
+    )
     return (
         f'<article class="song"><h3>{escape(exhibit.rank.capitalize())}: {escape(exhibit.song)} '
         f"<small>{exhibit.metric} {decibels(exhibit.value)} dB</small></h3>"
-        f'<div class="clips">{"".join(figures)}</div></article>'
+        f'<div class="clips">{figures}</div></article>'
     )
 
 
-def _figure(title: str, samples: NDArray[np.float32], *, exhibit: Exhibit, full_scale: float) -> str:
-    picture = data_uri(spectrogram_png(samples, exhibit.sample_rate, full_scale=full_scale), "image/png")
-    audio = data_uri(*clip(samples, exhibit.sample_rate))
+def _figure(
+    title: str, samples: NDArray[np.float32], picture: bytes, audio: bytes, kind: str, *, exhibit: Exhibit
+) -> str:
     end_s = exhibit.start_s + samples.shape[1] / exhibit.sample_rate
     named = escape(f"{title} of {exhibit.song}", quote=True)
     highest_khz = min(HIGHEST_HZ, exhibit.sample_rate / 2) / 1000
     return (
-        f'<figure><div class="picture"><img src="{picture}" alt="Spectrogram: {named}">'
+        f'<figure><div class="picture"><img src="{data_uri(picture, "image/png")}" alt="Spectrogram: {named}">'
         f'<span class="high">{highest_khz:g} kHz</span>'
         f'<span class="low">{LOWEST_HZ:g} Hz, {exhibit.start_s:.1f} s</span>'
         f'<span class="end">{end_s:.1f} s</span></div><figcaption>{escape(title)}</figcaption>'
-        f'<audio controls preload="metadata" src="{audio}" aria-label="{named}"></audio></figure>'
+        f'<audio controls preload="metadata" src="{data_uri(audio, kind)}" aria-label="{named}"></audio></figure>'
     )
 
 

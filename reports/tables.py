@@ -145,8 +145,9 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
         for metric, columns in row["scores"].items():
             for source in ("vocals", "bass+drums+other"):
                 statements = {f"left out, since {why}": songs for why, songs in columns[source]["left_out"].items()}
-                # Floors and ceilings are at the limit by nature: the mixture has no artefacts.
-                if columns[source]["at_limit"] and row["role"] == "evaluated":
+                # Floors and ceilings are at the limit by nature: the mixture has no artefacts. Where rows are compared,
+                # it is said of all of them.
+                if columns[source]["at_limit"] and (row["role"] == "evaluated" or metric in HEADLINES):
                     statements["held at ±100 dB (a perfect or a silent estimate)"] = columns[source]["at_limit"]
                 for what, songs in statements.items():
                     found.setdefault((what, source, tuple(songs)), {}).setdefault(row["title"], []).append(metric)

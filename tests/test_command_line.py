@@ -5,6 +5,7 @@ import inspect
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -170,10 +171,26 @@ def test_songs_of_ones_own_are_joined_when_asked(prepared, demo_dataset):
     assert prepared == [(Path("musdb"), demo_dataset)]
 
 
+@pytest.mark.parametrize("file", ["song/vocals.wav", "test/song/vocals.wav", "song/voice.wav"])
+def test_songs_that_no_preparation_made_are_scored_without_adding_to_them(prepared, monkeypatch, tmp_path, file):
+    import evaluation
+
+    monkeypatch.setattr(evaluation, "evaluate_model", lambda **options: SimpleNamespace(summary={}))
+    commands.evaluate(dataset_folder=tmp_path)
+    assert prepared == [(None, tmp_path)], "an empty folder is prepared"
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).touch()
+    commands.evaluate(dataset_folder=tmp_path)
+    assert len(prepared) == 1
+    commands.evaluate(dataset_folder=tmp_path, musdb_path=Path("musdb"))
+    assert prepared[1:] == [(Path("musdb"), tmp_path)]
+
+
 def test_an_interrupted_preparation_is_continued(prepared, tmp_path):
     (tmp_path / "sources.json").write_text("{}")
     commands._prepare_if_needed(None, tmp_path)
     assert prepared == [(None, tmp_path)]
+    assert not commands._holds_other_things(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------- menu

@@ -2,7 +2,10 @@
 
 import csv
 import json
+import re
 import shutil
+import threading
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,8 +24,9 @@ from evaluation.songs import SOURCES, find_songs
 from model import create_model
 from settings import SPECIFIED, NetworkSettings, Preset, SignalSettings
 
-QUIET: dict[str, Any] = {"progress": False, "show": False, "n_jobs": 1}
+QUIET: dict[str, Any] = {"metrics": "scale", "progress": False, "show": False, "n_jobs": 1}
 EVERYTHING: dict[str, Any] = {
+    **QUIET,
     "metrics": ("scale", "bsseval_v4"),
     "oracles": True,
     "baselines": True,
@@ -58,7 +62,6 @@ def evaluated(checkpoint, short_songs, tmp_path_factory) -> Evaluation:
         dataset_folder=short_songs,
         output_folder=folder,
         **EVERYTHING,
-        **QUIET,
     )
 
 
@@ -206,12 +209,14 @@ def test_scores_through_nussl_are_the_same(evaluated, checkpoint, short_songs, t
         assert found == pytest.approx(expected, abs=0.01)  # dB
 
 
-def test_a_second_run_scores_nothing(results_folder, checkpoint, short_songs, monkeypatch):
+def test_a_second_run_scores_nothing(results_folder, checkpoint, short_songs, monkeypatch, capsys):
     calls = count_scored(monkeypatch)
     before = contents_of(results_folder)
-    evaluate_model(checkpoint, dataset_folder=short_songs, output_folder=results_folder, **EVERYTHING, **QUIET)
+    options = {**EVERYTHING, "progress": True}
+    evaluate_model(checkpoint, dataset_folder=short_songs, output_folder=results_folder, **options)
     assert calls == []
     assert contents_of(results_folder) == before
+    assert re.search(r"evaluating: 100%.* 2/2 \[\d\d:\d\d<\d\d:\d\d", capsys.readouterr().err), "with the time left"
 
 
 def test_only_what_is_missing_is_scored(checkpoint, short_songs, tmp_path, monkeypatch):
@@ -219,8 +224,9 @@ def test_only_what_is_missing_is_scored(checkpoint, short_songs, tmp_path, monke
     options = {"dataset_folder": short_songs, "output_folder": tmp_path, "limit": 1, **QUIET}
     evaluate_model(checkpoint, **options)
     evaluate_model(checkpoint, oracles=True, **options)
-    evaluate_model(checkpoint, metrics="bsseval_v4", **options)
-    found = evaluate_model(checkpoint, metrics=("scale", "bsseval_v4"), oracles=False, **options)
+    evaluate_model(checkpoint, **{**options, "metrics": "bsseval_v4"})
+    del options["metrics"]
+    found = evaluate_model(checkpoint, oracles=False, **options)
     oracles = ["ideal_binary_mask", "ideal_ratio_mask", "phase_sensitive_mask"]
     assert [rows for _, rows in calls] == [["model", "mixture"], oracles, ["model", "mixture"]]
     assert found.summary["metrics"] == [*SCALE_METRICS, "SDR", "ISR", "SIR", "SAR"]
@@ -324,8 +330,7 @@ def test_saved_estimates_score_the_same(evaluated, short_songs, tmp_path):
         evaluated.output_folder / "estimates",
         dataset_folder=short_songs,
         output_folder=tmp_path,
-        metrics=("scale", "bsseval_v4"),
-        **QUIET,
+        **{**QUIET, "metrics": EVERYTHING["metrics"]},
     )
     for before, after in zip(evaluated.songs, again.songs, strict=True):
         for source in SOURCES:
@@ -357,7 +362,12 @@ def test_estimates_that_change_are_scored_again(short_songs, tmp_path, monkeypat
 def test_a_comparison_pairs_songs(short_songs, checkpoint, tmp_path, capsys):
     other = save_model(tmp_path / "other.model.pth", seed=1)
     found = compare_models(
-        [checkpoint, other], dataset_folder=short_songs, output_folder=tmp_path / "both", progress=False, n_jobs=1
+        [checkpoint, other],
+        dataset_folder=short_songs,
+        output_folder=tmp_path / "both",
+        metrics="scale",
+        progress=False,
+        n_jobs=1,
     )
     (pair,) = found["pairs"]
     vocals = pair["sources"]["vocals"]["SI-SDR"]
@@ -380,13 +390,23 @@ def test_a_comparison_takes_two(checkpoint):
 @pytest.mark.parametrize("baselines", [False, True], ids=["threads", "processes"])
 def test_workers_find_the_same(evaluated, checkpoint, short_songs, tmp_path, baselines):
     options = {"dataset_folder": short_songs, "output_folder": tmp_path, "baselines": baselines}
-    found = evaluate_model(checkpoint, metrics=EVERYTHING["metrics"], **options, **{**QUIET, "n_jobs": 2})
+    options |= {**QUIET, "metrics": EVERYTHING["metrics"], "n_jobs": 2}
+    found = evaluate_model(checkpoint, **options)
     for one, expected in zip(found.songs, evaluated.songs, strict=True):
         assert one["data"] == expected["data"]
         for source in SOURCES:
             for metric, entry in expected["rows"]["model"]["scores"][source].items():
                 value = one["rows"]["model"]["scores"][source][metric]["value"]
                 assert value == pytest.approx(entry["value"], abs=1e-4), (source, metric)
+
+
+def test_workers_that_had_not_begun_are_ended_without_a_complaint(monkeypatch):
+    """As when Ctrl-C comes while they start: joining a thread that has not begun is an error of its own."""
+    monkeypatch.setattr(
+        "joblib.externals.loky.get_reusable_executor",
+        lambda: SimpleNamespace(shutdown=lambda **options: threading.Thread().join()),
+    )
+    assert jobs._end_workers() is None
 
 
 def test_the_default_folders_do_not_collide(monkeypatch, tmp_path):

@@ -2,16 +2,19 @@
 
 import json
 import re
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
 from evaluation import EvaluationError, evaluate_estimates, jobs, separators
+from evaluation.exhibits import _liveliest
 from evaluation.separators import Excerpt, nussl_primitive
+from evaluation.songs import find_songs
 
 RATE = 8_000
-QUIET = {"progress": False, "show": False, "n_jobs": 1}
+QUIET: dict[str, Any] = {"metrics": "scale", "progress": False, "show": False, "n_jobs": 1}
 
 
 def write(path, samples):
@@ -43,7 +46,7 @@ def found(tmp_path_factory):
     songs = write_songs(tmp_path_factory.mktemp("silence"))
     return evaluate_estimates(
         songs / "estimates", dataset_folder=songs / "songs", output_folder=songs / "results",
-        metrics=("scale", "bsseval_v4"), **QUIET,
+        **{**QUIET, "metrics": ("scale", "bsseval_v4")},
     )  # fmt: skip
 
 
@@ -102,7 +105,28 @@ def test_the_report_names_them(found):
     notes = found.report_card[found.report_card.index("Left out and held back") :]
     assert "the reference is silent: no vocals" in notes
     assert "held at ±100 dB (a perfect or a silent estimate): perfect estimate, silent estimate" in notes
+    # Without vocals the mixture is the rest: its row has a mean of 3 songs near 0 dB and one of 100 dB.
+    assert "bass+drums+other, SI-SDR, SDR, mixture as estimate: held at ±100 dB" in notes
     assert "silent estimate" in (found.output_folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_best_the_median_and_the_worst_song_are_shown_and_heard(found):
+    page = (found.output_folder / "report.html").read_text(encoding="utf-8")
+    songs = re.findall(r'<article class="song"><h3>(\w+: [\w ]+?) <small>', page)
+    assert songs == ["Best: perfect estimate", "Median: good estimate", "Worst: silent estimate"]
+    for song in re.findall(r'<article class="song">.*?</article>', page, flags=re.DOTALL):
+        titles = re.findall(r"<figcaption>(.*?)</figcaption>", song)
+        assert titles == ["Mixture", "Vocals as estimated", "Vocals as recorded", "The rest as estimated"]
+        assert song.count("data:image/png;base64,") == song.count("data:audio/mpeg;base64,") == 4
+
+
+def test_of_a_long_song_the_stretch_with_the_most_vocals_is_shown(tmp_path):
+    vocals = np.full((1, 30 * RATE), 0.01, np.float32)
+    vocals[:, 12 * RATE : 22 * RATE] = 0.1
+    for name in ("vocals", "accompaniment"):
+        write(tmp_path / "song" / f"{name}.wav", vocals)
+    (song,) = find_songs(tmp_path, subset="test")
+    assert _liveliest(song) == (12 * RATE, 22 * RATE)
 
 
 def test_estimates_that_are_not_finite_stop_the_run_with_their_name(songs):

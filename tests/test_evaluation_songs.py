@@ -166,5 +166,7 @@ def test_blocks_cover_a_long_song_once(monkeypatch, tmp_path):
     song = find_songs(tmp_path / "songs", subset="test")[0]
     kept = [excerpt.references[0, 0, part] for excerpt, part in scoring.excerpts(song)]
     np.testing.assert_array_equal(np.concatenate(kept), ramp)
+    longest = max(excerpt.references.shape[-1] for excerpt, _ in scoring.excerpts(song))
+    assert longest <= scoring.BLOCK_SAMPLES + 2 * scoring.CONTEXT_SAMPLES, "no more is in memory, however long a song"
     assert all(excerpt.start % scoring.GRID_SAMPLES == 0 for excerpt, _ in scoring.excerpts(song))
     assert BLOCK_SAMPLES % scoring.GRID_SAMPLES == 0

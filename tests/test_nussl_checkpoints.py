@@ -1,5 +1,6 @@
 """nussl's checkpoints load here as data, and nussl loads this project's."""
 
+import json
 import os
 import re
 import struct
@@ -11,9 +12,11 @@ from pathlib import Path
 import forged_checkpoints as forged
 import numpy as np
 import pytest
+import soundfile
 import torch
 from forged_checkpoints import N_BINS, STFT
 
+import main
 from checkpoint_format import allowed_classes
 from checkpoints import CheckpointError, load_checkpoint, read_checkpoint, save_checkpoint, source_names
 from model import MaskInference, create_model
@@ -138,6 +141,20 @@ def test_an_old_checkpoint_gives_the_masks_that_nussl_gives(old, monkeypatch):
     for key in ("mask", "estimates"):
         assert torch.allclose(found[key], expected[key], rtol=0, atol=1e-6)
     assert float(found["mask"].std()) > 0.01, "the masks are no constant"
+
+
+def test_an_old_checkpoint_evaluates_and_extracts(old, demo_dataset, tmp_path, capsys):
+    """From the command line, and to the same scores through nussl's separator fed by hand."""
+    scores = []
+    for separator in ("extraction", "nussl"):
+        line = ["evaluate", "--model", str(old), "--dataset", str(demo_dataset), "--limit", "1", "--metrics", "scale"]
+        assert main.main([*line, "--separator", separator, "-o", str(tmp_path / separator), "--json"]) == 0
+        scores.append(json.loads(capsys.readouterr().out)["rows"]["model"]["scores"]["SI-SDR"]["vocals"]["mean"])
+    assert scores[0] == pytest.approx(scores[1], abs=0.01)  # dB
+    song = min((demo_dataset / "test" / "mixture").glob("*.wav"))
+    assert main.main(["extract", str(song), "--model", str(old), "-o", str(tmp_path / "extracted")]) == 0
+    vocals, _ = soundfile.read(tmp_path / "extracted" / song.stem / "vocals.wav")
+    assert 0.001 < np.abs(vocals).max() < 1
 
 
 def test_metadata_may_lie_with_the_training_data_as_before_nussl_1_1_3(tmp_path):

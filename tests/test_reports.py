@@ -15,7 +15,7 @@ from report_examples import HOSTILE, SONGS, comparison, history, page, summary, 
 from reports.charts import Bar, Box, Dot, axis_over, bar_chart, box_chart, dot_chart
 from reports.comparison_page import comparison_page
 from reports.pictures import peak_magnitude, spectrogram_png
-from reports.players import clip
+from reports.players import clips
 from reports.style import DARK, LIGHT, contrast
 from reports.tables import comparison_table, notes, report_card, text_table
 from reports.training_plots import training_plot_png, write_loss_plot
@@ -86,6 +86,12 @@ def test_pictures_have_words_and_players_have_names():
     assert sum(tag == "audio" for tag, _ in parsed.tags) == 2
 
 
+def test_every_metric_has_a_box_for_each_source():
+    text = page()
+    boxes = re.findall(r'<span class="name">(\S+), (vocals|rest)</span>', text[text.index("Spread over") :])
+    assert boxes == [(metric, source) for metric in ("SI-SDR", "SNR", "SDR") for source in ("vocals", "rest")]
+
+
 def test_songs_are_sorted_by_score():
     text = page()
     bars = text[text.index("Song by song") :]
@@ -133,6 +139,7 @@ def test_report_card_is_the_specifications_table():
     head = next(line for line in lines if line.startswith("| Metric"))
     assert [cell.strip() for cell in head.split("|")[1:-1]] == ["Metric", "Overall", "Bass+Drums+Other", "Vocals"]
     assert any(re.fullmatch(r"\| SI-SDR \|( +1\.08 ± 1\.50 \(3\) \|){3}", line) for line in lines)
+    assert "SRR is the source-to-rescaled-source ratio" in "\n".join(lines)
     assert any(re.fullmatch(r"\| SDR +\|( +1\.33 \(3\) \|){3}", line) for line in lines), "the median of BSSEval"
 
 
@@ -194,15 +201,19 @@ def test_silence_has_a_picture():
     assert (image == image[0, 0]).all()
 
 
+@pytest.mark.parametrize("programs", ["there", "missing"])
 @pytest.mark.parametrize("rate, kind", [(44_100, "audio/mpeg"), (96_000, "audio/wav")])
-def test_a_clip_sounds_like_what_it_was(rate, kind):
-    samples = tone(1_000, rate=rate)
-    content, found = clip(samples, rate)
-    decoded, decoded_rate = soundfile.read(io.BytesIO(content))
-    assert (found, decoded_rate, decoded.shape[1]) == (kind, rate, 2)
-    peak_hz = np.abs(np.fft.rfft(decoded[:, 0])).argmax() * rate / len(decoded)
-    assert peak_hz == pytest.approx(1_000, abs=5)
-    assert np.abs(decoded).max() == pytest.approx(0.5, abs=0.05)
+def test_clips_sound_like_what_they_were(rate, kind, programs, monkeypatch, tmp_path):
+    if programs == "missing":
+        monkeypatch.setenv("PATH", str(tmp_path))
+    for frequency_hz, (content, found) in zip(
+        (1_000, 500), clips([(tone(1_000, rate=rate), rate), (tone(500, rate=rate), rate)]), strict=True
+    ):
+        decoded, decoded_rate = soundfile.read(io.BytesIO(content))
+        assert (found, decoded_rate, decoded.shape[1]) == (kind, rate, 2)
+        peak_hz = np.abs(np.fft.rfft(decoded[:, 0])).argmax() * rate / len(decoded)
+        assert peak_hz == pytest.approx(frequency_hz, abs=5)
+        assert np.abs(decoded).max() == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize("rows", [[], history(1), history(50), [{"epoch": 1, "train_loss": float("nan")}]])
@@ -215,8 +226,10 @@ def test_training_plot_marks_the_last_best_epoch(tmp_path):
     write_loss_plot(history(10), tmp_path / "plot.svg")
     from reports.training_plots import plot_training
 
-    labels = plot_training(history(10)).axes[0].get_legend_handles_labels()[1]
-    assert labels == ["training", "validation", "best: epoch 6, 0.1667"]
+    losses, rate, waiting = plot_training(history(10)).axes
+    assert losses.get_legend_handles_labels()[1] == ["training", "validation", "best: epoch 6, 0.1667"]
+    assert rate.lines[0].get_ydata() == pytest.approx([1e-3] * 10)
+    assert waiting.lines[0].get_ydata() == pytest.approx([20.0] * 10)  # percent
     assert (tmp_path / "plot.svg").read_text(encoding="utf-8").startswith("<?xml")
 
 
