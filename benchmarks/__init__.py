@@ -15,6 +15,8 @@ class Row:
     """Seconds that this project takes."""
     reference_s: float
     """Seconds that the reference takes."""
+    notes: tuple[str, ...] = ()
+    """How it was measured, where a number of seconds does not say it all."""
 
     @property
     def factor(self) -> float:

@@ -34,12 +34,14 @@ def main() -> None:
     names = parser.parse_args().names or NAMES
     if unknown := sorted(set(names) - set(NAMES)):
         parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(NAMES)}")
-    lines = []
+    lines, notes = [], []
     for name in names:
         for row in importlib.import_module(f"benchmarks.{name}").rows():
             lines.append([row.what, f"{row.this_s:.3g} s", f"{row.reference_s:.3g} s", f"{row.factor:.1f}"])
+            notes += [f"- {row.what}: {note}" for note in row.notes]
     print(f"{datetime.date.today().isoformat()}, {machine()}")
     print(text_table(["what", "this", "reference", "ratio"], lines))
+    print(*notes, sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,22 @@
 """The training loop: what it writes, that it repeats and resumes to the last bit, and how it stops on mistakes."""
 
 import math
+import types
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_presets import assert_same_weights, history_of, tiny_preset, weights_of
 
 import training.journal
 import training.loop
+import training.material
 import training.resources
 from checkpoints import load_checkpoint
 from files import StorageError
+from model import DeviceError
 from rendering import RenderingError
 from settings import PRESETS, SPECIFIED, SettingsError
 from training import DataError, ResumeError, TrainingError, train_model
@@ -73,12 +77,20 @@ def test_specified_is_the_specification_to_the_letter():
     assert run.average is None
 
 
-def test_a_run_leaves_everything_behind(dataset, tmp_path):
+def test_a_run_leaves_everything_behind(dataset, tmp_path, monkeypatch):
+    plots = []
+    monkeypatch.setattr(Session, "_tell", lambda self, row: plots.append((self.folder / "loss.png").read_bytes()))
     best = train(dataset, tmp_path / "run")
     assert best == tmp_path / "run" / "best.model.pth"
-    assert (tmp_path / "run" / "loss.png").read_bytes().startswith(b"\x89PNG")
-    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
-    assert [row["epoch"] for row in history_of(tmp_path / "run")] == [1, 2]
+    assert len(set(plots)) == 2, "one after every epoch"
+    assert all(plot.startswith(b"\x89PNG") for plot in plots)
+    rows = history_of(tmp_path / "run")
+    assert [row["epoch"] for row in rows] == [1, 2]
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    for name in ("train_loss", "validation_loss", "learning_rate"):
+        points = [(event.step, event.value) for event in events.Scalars(name)]
+        assert points == [(row["epoch"], pytest.approx(row[name], rel=1e-6)) for row in rows]  # TensorBoard's float32
     assert not list((tmp_path / "run").glob(".*")), "the rehearsal leaves nothing"
     for name in ("best.model.pth", "latest.model.pth"):
         loaded = load_checkpoint(tmp_path / "run" / name)
@@ -134,6 +146,26 @@ def test_four_epochs_are_two_and_two_more(dataset, tmp_path, monkeypatch, change
         with pytest.raises(KeyboardInterrupt):
             train(dataset, tmp_path / "resumed", preset=preset, n_workers=1)
     train(dataset, tmp_path / "resumed", preset=preset, resume=True)
+    assert_same_weights(weights_of(tmp_path / "straight"), weights_of(tmp_path / "resumed"))
+    assert history_of(tmp_path / "straight") == history_of(tmp_path / "resumed")
+
+
+def test_an_epoch_whose_state_was_not_written_comes_again(dataset, tmp_path, monkeypatch):
+    """Stopped when checkpoints and history tell of the second epoch already, and the state does not yet."""
+    train(dataset, tmp_path / "straight")
+    save_state = Run.save_state
+
+    def stop_before_the_second(run, folder):
+        if run.n_epochs_done == 2:
+            raise KeyboardInterrupt
+        save_state(run, folder)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "save_state", stop_before_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            train(dataset, tmp_path / "resumed")
+    assert len(history_of(tmp_path / "resumed")) == 2
+    train(dataset, tmp_path / "resumed", resume=True)
     assert_same_weights(weights_of(tmp_path / "straight"), weights_of(tmp_path / "resumed"))
     assert history_of(tmp_path / "straight") == history_of(tmp_path / "resumed")
 
@@ -273,6 +305,47 @@ def test_mixed_precision_trains(dataset, tmp_path, monkeypatch):
     assert mixed["train_loss"] == pytest.approx(full["train_loss"], rel=0.02)  # bfloat16 has 8 bits
 
 
+@pytest.mark.parametrize("compiles", [True, False])
+def test_network_is_compiled_where_that_is_chosen(dataset, tmp_path, monkeypatch, compiles):
+    """As above: the path of CUDA, with a stand-in for the compiler."""
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
+    monkeypatch.setattr(training.loop, "_COMPILING_DEVICES", ("cpu",))
+    session = session_of(tiny_preset(compile_network=compiles), dataset, tmp_path)
+    assert compiled == [session.run.network] * compiles
+    assert session.trained is session.run.network
+
+
+def test_share_of_waiting_is_the_time_between_steps(dataset, tmp_path, monkeypatch):
+    """By a clock that only the loader and the step move: 3 s for each batch, 1 s for each step."""
+    now_s = [0.0]
+
+    def pass_time(duration_s):
+        now_s[0] += duration_s
+        return 0.0
+
+    def slow_batches(loader):
+        for batch in loader:
+            pass_time(3.0)
+            yield batch
+
+    session = session_of(tiny_preset(batch_size=2), dataset, tmp_path)
+    monkeypatch.setattr(training.loop, "time", types.SimpleNamespace(monotonic=lambda: now_s[0]))
+    monkeypatch.setattr(training.loop, "batches_of", slow_batches)
+    monkeypatch.setattr(session, "step", lambda batch: pass_time(1.0))
+    row = session.train_epoch(1)
+    assert row["data_wait_share"] == 0.75
+    assert row["mixtures_per_s"] == 0.5
+
+
+def test_validation_mixtures_that_are_kept_are_read_where_they_are_needed(dataset, tmp_path, monkeypatch):
+    """The second validation asks no worker, and has the result of the first to the last bit."""
+    session = session_of(tiny_preset(n_validation_mixtures=5), dataset, tmp_path)
+    first = session.validate(session.run.result)
+    monkeypatch.setattr(training.material, "batches_of", lambda _: pytest.fail("asked the loader"))
+    assert session.validate(session.run.result) == first
+
+
 def test_validation_on_songs_is_their_si_sdr(dataset, tmp_path):
     preset = tiny_preset(n_validation_mixtures=None, loss="waveform", n_epochs=1)
     train(dataset, tmp_path / "run", preset=preset)
@@ -355,6 +428,15 @@ def test_networks_of_several_sources_train(dataset, tmp_path, n_sources, loss):
     assert batch["sources"].shape[1] == max(n_sources, 2)
     losses = [session.step(batch) for _ in range(8)]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has MPS, so it cannot be missing")
+def test_apples_gpu_is_taken_where_there_is_no_cuda(tmp_path, monkeypatch):
+    """One is claimed here, so that asking for it fails, by its name."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with pytest.raises(DeviceError, match="'mps' cannot be used"):
+        train(tmp_path, tmp_path / "run", device="auto")
 
 
 def test_no_epochs_are_refused(dataset, tmp_path):

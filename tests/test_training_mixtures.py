@@ -2,6 +2,7 @@
 
 import os
 import signal
+import types
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ from rendering import RenderingError
 from settings import PRESETS, SPECIFIED, MixingSettings
 from training import DataError, TrainingError
 from training.losses import item_losses, negative_si_sdr
+from training.material import gather_material
 from training.mixtures import Fixed, Mixtures, Order, ValidationSong, batches_of, loader_of
+from training.processes import Processes
 from training.rendered import RenderedSet, render_sources
 from training.resources import in_threads, resources
 
@@ -314,6 +317,15 @@ def test_cores_are_shared_by_network_and_workers(monkeypatch, n_cores, n_workers
     monkeypatch.setattr(training.resources, "_n_cores", lambda: n_cores)
     with resources(torch.device("cpu"), None) as n_used:
         assert (n_used, torch.get_num_threads()) == (n_workers, n_threads)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_batches_for_cuda_are_pinned_and_made_ahead(demo_dataset, device):
+    run = types.SimpleNamespace(preset=tiny_preset(), seed=0, device=torch.device(device), loader_seed=0)
+    material = gather_material(run, demo_dataset, Processes(), n_workers=2, cache_bytes=0)
+    for loader in (material.training_loader, material.validation_loader):
+        assert loader.pin_memory == (device == "cuda")
+        assert loader.prefetch_factor == 4
 
 
 def test_resources_are_given_back():

@@ -17,7 +17,7 @@ from checkpoints import load_checkpoint
 from settings import SettingsError
 from training import TrainingError, train_model
 from training.loop import Session
-from training.processes import Processes, joined_processes
+from training.processes import Processes, device_of_rank, joined_processes
 from training.state import Run
 
 TESTS = Path(__file__).resolve().parent
@@ -49,11 +49,12 @@ import test_training_stops
 
 dataset, folder = Path(sys.argv[1]), Path(sys.argv[2])
 with joined_processes(torch.device("cpu"), 10) as processes:
+    assert processes.sums(processes.rank, 0.25) == (1.0, 0.5)
     gradients = test_training_stops.gradients_of_a_step(dataset, folder, processes)
     torch.save(gradients, folder / f"gradients-{processes.rank}.pt")
 os.environ["MASTER_PORT"] = sys.argv[3]  # the first meeting place may not be gone yet
-train_model(8, preset=tiny_preset(batch_size=4, dropout=0.3), dataset_folder=dataset, checkpoint_folder=folder / "run",
-            n_workers=0, device="cpu", progress=False)
+train_model(8, preset=tiny_preset(batch_size=4, dropout=0.3), dataset_folder=dataset,
+            checkpoint_folder=folder / f"run-{processes.rank}", n_workers=0, device="cpu", progress=False)
 """
 
 
@@ -193,19 +194,45 @@ def test_two_processes_have_the_gradients_of_one_and_train_together(dataset, tmp
         )
         for rank in range(2)
     ]
-    told = [process.communicate(timeout=300)[1] for process in ranks]
+    try:
+        told = [process.communicate(timeout=300)[1] for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
     assert [process.returncode for process in ranks] == [0, 0], told
     expected = gradients_of_a_step(dataset, tmp_path, Processes())
     for rank in range(2):
         gradients = torch.load(tmp_path / f"gradients-{rank}.pt", weights_only=True)
         for name, gradient in gradients.items():
-            name = name.removeprefix("module.")
             difference = torch.linalg.vector_norm(gradient - expected[name])
             assert difference <= 1e-5 * torch.linalg.vector_norm(expected[name]), name
-    history = history_of(tmp_path / "run")
+    history = history_of(tmp_path / "run-0")
     assert [row["epoch"] for row in history] == [1, 2]
-    assert all(row["train_loss"] > 0 for row in history)
-    assert load_checkpoint(tmp_path / "run" / "best.model.pth").vocals_index == 0
+    assert history[1]["train_loss"] < history[0]["train_loss"]
+    assert load_checkpoint(tmp_path / "run-0" / "best.model.pth").vocals_index == 0
+    assert not (tmp_path / "run-1").exists(), "one process writes"
+
+
+def test_on_gpus_batch_norm_is_shared_and_each_process_has_its_own(monkeypatch):
+    """The path of CUDA as far as a machine without one can walk it: what torch is asked to wrap, and for which GPU."""
+    asked = []
+    monkeypatch.setattr(
+        torch.nn.parallel, "DistributedDataParallel", lambda network, device_ids: asked.append((network, device_ids))
+    )
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: asked.append(device))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    device = device_of_rank(torch.device("cuda"))
+    assert asked == [torch.device("cuda", 1)] == [device]
+    run = Run(tiny_preset(), seed=0, device=torch.device("cpu"))
+    weights, names = list(run.network.parameters()), list(run.network.state_dict())
+    Processes(1, 2).wrap(run.network, device)
+    ((network, device_ids),) = asked[1:]
+    kinds = {type(layer) for layer in network.modules()}
+    assert torch.nn.SyncBatchNorm in kinds
+    assert torch.nn.BatchNorm1d not in kinds
+    assert device_ids == [device]
+    assert all(one is other for one, other in zip(network.parameters(), weights, strict=True)), "as the optimizer's"
+    assert list(network.state_dict()) == names, "as in any checkpoint"
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import dataclasses
 import functools
-import itertools
 import math
 import shutil
 import sys
@@ -24,12 +23,13 @@ from training.errors import DataError, TrainingError
 from training.journal import BEST_NAME, Row, write_epoch
 from training.losses import item_losses, negative_si_sdr
 from training.material import gather_material
-from training.mixtures import Batch, ValidationSong, batches_of
+from training.mixtures import Batch, KeptBatch, ValidationSong, batches_of
 from training.processes import Processes, device_of_rank, joined_processes
 from training.resources import has_bfloat16, in_threads, resources
 from training.state import Run
 
 _N_REHEARSED = 2
+_COMPILING_DEVICES = ("cuda",)
 
 
 def train_model(
@@ -71,7 +71,8 @@ def train_model(
     n_epochs
         Another number of epochs than the preset's.
     n_workers
-        Processes that mix; by default as the machine has cores to spare. It changes nothing but the time.
+        Processes that mix; by default as the machine has cores to spare. The mixtures are the same; on a CPU the
+        network has the threads that are left, which may change the last bits of its sums.
     cache_bytes
         Most bytes of rendered training mixtures to keep on disk, beside the dataset; for presets with a fixed set.
     progress
@@ -154,7 +155,7 @@ class Session:
         self.preset, self.device = run.preset, run.device
         self.material = gather_material(run, dataset_folder, processes, n_workers=n_workers, cache_bytes=cache_bytes)
         self.trained: nn.Module = processes.wrap(run.network, self.device)
-        if self.preset.training.compile_network and self.device.type == "cuda":
+        if self.preset.training.compile_network and self.device.type in _COMPILING_DEVICES:
             self.trained = torch.compile(self.trained)  # type: ignore[assignment]
 
     def train(self) -> Path:
@@ -241,8 +242,9 @@ class Session:
     def validate(self, network: nn.Module) -> float:
         """Return the mean validation loss: over the fixed mixtures, or minus the SI-SDR over the songs."""
         material, total, n_items = self.material, 0.0, 0
-        items = itertools.chain(batches_of(material.validation_loader), material.validation_songs)
-        losses = in_threads(functools.partial(self._validation_loss, network), items, device=self.device)
+        losses = in_threads(
+            functools.partial(self._validation_loss, network), material.validation_items(), device=self.device
+        )
         network.eval()
         with self._bar("validation", material.n_validated) as bar:
             for loss, n_here in losses:
@@ -254,8 +256,10 @@ class Session:
         return total_of_all / n_of_all
 
     @torch.no_grad()
-    def _validation_loss(self, network: nn.Module, item: Batch | ValidationSong) -> tuple[float, int]:
+    def _validation_loss(self, network: nn.Module, item: Batch | KeptBatch | ValidationSong) -> tuple[float, int]:
         """Return the sum of the losses of a batch or a song, and of how many items it is."""
+        if isinstance(item, KeptBatch):
+            item = item.read()
         if not isinstance(item, ValidationSong):
             losses = self._losses(network, item).cpu()
             self._check_finite(losses, item["address"])

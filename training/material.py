@@ -2,11 +2,23 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import torch
+
 from data_augmentation import create_mix_closure
-from training.mixtures import Batch, Fixed, Mixtures, Order, ValidationSong, loader_of, validation_songs
+from training.mixtures import (
+    Batch,
+    Fixed,
+    KeptBatch,
+    Mixtures,
+    Order,
+    ValidationSong,
+    batches_of,
+    loader_of,
+    validation_songs,
+)
 from training.processes import Processes
 from training.rendered import RenderedSet
 from training.state import Run
@@ -16,6 +28,8 @@ from training.state import Run
 class Material:
     """Training mixtures, and either validation mixtures or validation songs: those of one process."""
 
+    device: torch.device
+    batch_size: int
     training_mixtures: Mixtures
     order: Order
     training_loader: Iterable[Batch]
@@ -28,6 +42,19 @@ class Material:
     def n_validated(self) -> int:
         """Items of one validation."""
         return len(self.validation_order) + len(self.validation_songs)
+
+    def validation_items(self) -> Iterator[Batch | KeptBatch | ValidationSong]:
+        """Yield what is validated on.
+
+        The threads that validate on a CPU read mixtures that are kept by themselves: that takes a third of the time in
+        which workers hand them over.
+        """
+        mixtures, addresses, n = self.validation_mixtures, self.validation_order.addresses, self.batch_size
+        if self.device.type == "cpu" and mixtures and mixtures.kept and mixtures.kept.holds(addresses):
+            yield from (KeptBatch(mixtures, addresses[i : i + n]) for i in range(0, len(addresses), n))
+        else:
+            yield from batches_of(self.validation_loader)
+        yield from self.validation_songs
 
 
 def gather_material(
@@ -77,6 +104,8 @@ def gather_material(
     else:
         validation_mixtures = _mixtures(run, dataset_folder, "valid", math.inf, cleans=processes.is_first)
     return Material(
+        device=run.device,
+        batch_size=training.batch_size // n_ranks,
         training_mixtures=training_mixtures,
         order=order,
         training_loader=loader(training_mixtures, order),

@@ -135,6 +135,18 @@ def batches_of(loader: Iterable[Batch]) -> Iterator[Batch]:
 
 
 @dataclasses.dataclass(frozen=True)
+class KeptBatch:
+    """A batch of mixtures that are kept on disk, read when its turn comes."""
+
+    mixtures: Mixtures
+    addresses: Sequence[Address]
+
+    def read(self) -> Batch:
+        """Return the batch."""
+        return self.mixtures.batch(self.addresses)
+
+
+@dataclasses.dataclass(frozen=True)
 class ValidationSong:
     """A song to validate on, read when its turn comes: whole albums need not fit into memory."""
 

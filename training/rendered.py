@@ -8,6 +8,7 @@ A disk that cannot take them costs time, not the run.
 import contextlib
 import hashlib
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,10 @@ class RenderedSet:
             with contextlib.suppress(StorageError), whole_file(path) as aside:
                 np.save(aside, sources, allow_pickle=False)
         return torch.from_numpy(sources).float()
+
+    def holds(self, addresses: Iterable[Address]) -> bool:
+        """Whether all of these are kept already."""
+        return all(epoch == 0 and (self.folder / f"{index}.npy").is_file() for epoch, index in addresses)
 
     def remove_others(self) -> None:
         """Remove sets of other settings, and what a crash left half-written."""
