@@ -308,7 +308,7 @@ CLASSIC = Preset(
     signal=SignalSettings(stereo="mid-side"),
     mixing=_REMIXING,
     training=TrainingSettings(
-        n_epochs=30,
+        n_epochs=20,
         batches_per_epoch=150,
         batch_size=16,
         n_mixtures=None,
@@ -318,7 +318,6 @@ CLASSIC = Preset(
         learning_rate_schedule="cosine",
         gradient_clip_norm=5.0,
         weight_average_decay=0.998,
-        mixed_precision=True,
     ),
 )
 
@@ -334,6 +333,7 @@ STUDIO = Preset(
         batch_size=6,
         learning_rate=2e-3,
         weight_average_decay=0.995,
+        mixed_precision=True,
     ),
 )
 
