@@ -8,6 +8,8 @@ overlap-add technique based on waveform similarity (WSOLA) for high quality time
 Axes: ``(n_channels, n_samples)``, float32.
 """
 
+import functools
+
 import numba
 import numpy as np
 import soxr
@@ -69,8 +71,13 @@ def _stretch_time(audio: Audio, n_wanted: int, sample_rate: int) -> Audio:
         return np.pad(stretched, ((0, 0), (0, max(n_wanted - stretched.shape[1], 0))))[:, :n_wanted]
     guide = audio[0] if len(audio) == 1 else audio.sum(axis=0)
     starts = _splice_points(guide, n_wanted, segment, search, overlap)
-    rise = np.square(np.sin(np.linspace(0, np.pi / 2, overlap))).astype(np.float32)
-    return _overlap_add(audio, starts, n_wanted, segment - overlap, rise)
+    return _overlap_add(audio, starts, n_wanted, segment - overlap, _rise(overlap))
+
+
+@functools.lru_cache(maxsize=8)
+def _rise(overlap: int) -> Audio:
+    """Return the rising half of a Hann window (overlap,), along which one segment takes over from another."""
+    return np.square(np.sin(np.linspace(0, np.pi / 2, overlap))).astype(np.float32)
 
 
 @numba.njit(cache=True)
