@@ -4,34 +4,52 @@ The seconds are those of a core, the programs that scaper starts included, so th
 Freed memory is kept, for both, as in a training: fresh pages would be a fifth of our time.
 """
 
+import contextlib
+import functools
 import os
 import statistics
 import tempfile
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import data_augmentation
+import rendering.events
+import rendering.stretching
 from benchmarks import Row
 from compatibility import scaper
 from data_augmentation import create_mix_closure, event_template
 from demo_songs import write_demo_songs
 from musdb_preparation import song_names, stem_path
+from reports.tables import text_table
 from settings import DATASET_FOLDER, STEMS, MixingSettings, SignalSettings
 from training.resources import keep_freed_memory
 
-N_ALTERNATIONS = 7
+N_ALTERNATIONS = 11
+
+_PARTS = {
+    "scaper draws, checks and annotates": (
+        (scaper.Scaper, "__init__"),
+        (scaper.Scaper, "generate"),
+        (scaper.Scaper, "add_event"),
+        (data_augmentation, "_draw"),
+    ),
+    "excerpts are read": ((rendering.events, "read_excerpt"),),
+    "pitch: resampling": ((rendering.stretching, "_resample"),),
+    "tempo: where to splice": ((rendering.stretching, "_splice_points"),),
+    "tempo: splicing": ((rendering.stretching, "_overlap_add"),),
+    "loudness": ((data_augmentation, "loudness_lufs"),),
+    "gains, places, sums": ((data_augmentation, "_place"), (data_augmentation, "_overall_scale")),
+}
+"""Where a mixture's time goes, by the functions that spend it; none calls another."""
 
 
 def rows() -> list[Row]:
     """Measure incoherent and coherent mixtures of 5 s, alternating with scaper's."""
     warnings.simplefilter("ignore")
-    keep_freed_memory(True)
-    with tempfile.TemporaryDirectory() as temporary:
-        dataset = DATASET_FOLDER
-        if not song_names("train", dataset):
-            dataset = Path(temporary)
-            write_demo_songs(dataset, n_train=6, n_valid=0, n_test=0, duration_s=6.8)
+    with _songs() as dataset:
         return [
             _row(dataset, what, coherent_probability)
             for what, coherent_probability in (
@@ -39,6 +57,19 @@ def rows() -> list[Row]:
                 ("a coherent mixture of 5 s", 1.0),
             )
         ]
+
+
+@contextlib.contextmanager
+def _songs() -> Iterator[Path]:
+    """Yield the prepared songs, or demo songs where there are none; keep freed memory meanwhile."""
+    keep_freed_memory(True)
+    with tempfile.TemporaryDirectory() as temporary:
+        dataset = DATASET_FOLDER
+        if not song_names("train", dataset):
+            dataset = Path(temporary)
+            write_demo_songs(dataset, n_train=6, n_valid=0, n_test=0, duration_s=6.8)
+        yield dataset
+    keep_freed_memory(False)
 
 
 def _row(dataset: Path, what: str, coherent_probability: float) -> Row:
@@ -87,3 +118,52 @@ def _seconds(task: Callable[[], object]) -> float:
     task()
     # user, system, and both of the children that have ended
     return sum(os.times()[:4]) - sum(before[:4])
+
+
+def _print_profile(n_mixtures: int = 100) -> None:
+    """Print the milliseconds of a core that each part of a mixture takes, with a clock around its functions."""
+    warnings.simplefilter("ignore")
+    with _songs() as dataset:
+        lines = []
+        for coherent_probability in (0.0, 1.0):
+            mixing = MixingSettings(coherent_probability=coherent_probability)
+            closure = create_mix_closure(dataset, "train", mixing=mixing)
+            closure.mixture(0)
+            with _clocks() as spent_s:
+                total_s = _seconds(lambda: [closure.mixture(1 + i) for i in range(n_mixtures)])  # noqa: B023
+            parts_s = [*spent_s.values(), total_s - sum(spent_s.values()), total_s]
+            lines.append([f"{1_000 * part_s / n_mixtures:.1f} ms" for part_s in parts_s])
+    names = [*_PARTS, "all else", "together"]
+    print(text_table(["part", "incoherent", "coherent"], [list(line) for line in zip(names, *lines, strict=True)]))
+
+
+@contextlib.contextmanager
+def _clocks() -> Iterator[dict[str, float]]:
+    """Put a clock around every function of every part; yield the seconds that they show so far."""
+    spent_s = dict.fromkeys(_PARTS, 0.0)
+
+    def timed(function: Callable[..., Any], part: str) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def clocked(*arguments: Any, **options: Any) -> Any:
+            start_s = time.process_time()
+            try:
+                return function(*arguments, **options)
+            finally:
+                spent_s[part] += time.process_time() - start_s
+
+        return clocked
+
+    places = [
+        (part, owner, name, getattr(owner, name)) for part, all_of_it in _PARTS.items() for owner, name in all_of_it
+    ]
+    for part, owner, name, function in places:
+        setattr(owner, name, timed(function, part))
+    try:
+        yield spent_s
+    finally:
+        for _, owner, name, function in places:
+            setattr(owner, name, function)
+
+
+if __name__ == "__main__":
+    _print_profile()

@@ -89,10 +89,10 @@ def _weighted_energy(audio: Audio, filters: NDArray[np.float64], edges: NDArray[
         for n in range(edges[i], edges[i + 1]):
             x = np.float64(audio[n])
             y = shelf_b0 * x + shelf_1
-            shelf_1 = shelf_b1 * x - shelf_a1 * y + shelf_2
+            shelf_1 = (shelf_b1 * x + shelf_2) - shelf_a1 * y  # in this order, the fewest steps wait for y
             shelf_2 = shelf_b2 * x - shelf_a2 * y
             z = pass_b0 * y + pass_1
-            pass_1 = pass_b1 * y - pass_a1 * z + pass_2
+            pass_1 = (pass_b1 * y + pass_2) - pass_a1 * z
             pass_2 = pass_b2 * y - pass_a2 * z
             total += z * z
         energy[i] = total

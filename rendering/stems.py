@@ -1,7 +1,6 @@
 """Stems on disk: which songs there are, how long they are, and excerpts of them."""
 
 import functools
-import os
 from pathlib import Path
 
 import numba
@@ -33,7 +32,7 @@ def songs_of(folder: str | Path) -> list[str]:
         If there are none.
     """
     try:
-        songs = _songs_of(os.fspath(folder), os.stat(folder).st_mtime_ns)
+        songs = _songs_of(str(folder), Path(folder).stat().st_mtime_ns)
     except OSError:
         songs = ()
     if not songs:
@@ -56,8 +55,8 @@ def duration_s_of(path: str | Path) -> float:
         If the file is missing, empty or no audio.
     """
     try:
-        status = os.stat(path)
-        duration_s = _duration_s_of(os.fspath(path), status.st_mtime_ns, status.st_size)
+        status = Path(path).stat()
+        duration_s = _duration_s_of(str(path), status.st_mtime_ns, status.st_size)
     except (soundfile.LibsndfileError, OSError) as error:
         raise RenderingError(f"Cannot read the stem {path} ({error}). {REMEDY}") from error
     if duration_s <= 0:

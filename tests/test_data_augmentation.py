@@ -320,6 +320,40 @@ def test_events_are_drawn_as_scaper_draws_them(demo_dataset):
     assert annotation_again == annotation_list
 
 
+@pytest.mark.filterwarnings("ignore")  # scaper's own, while it renders
+@pytest.mark.parametrize("generate", GENERATORS)
+def test_scaper_hears_the_same_in_the_annotation(demo_dataset, tmp_path, generate):
+    """The saved JAMS, rendered by scaper itself, is our mixture: what is left over lies 30 dB below it.
+
+    Not less, since scaper levels before it fades (0.2 dB would be 33 dB). Pitch and stretch are left out: SoX splices
+    elsewhere.
+    """
+    mixture, jam, _, stems = mixture_of(generate, folders(demo_dataset), 11, mixing=PLAIN)
+    jam.save(str(tmp_path / "mixture.jams"))
+    heard, _, _, heard_stems = scaper.generate_from_jams(str(tmp_path / "mixture.jams"))
+    for ours, theirs in zip([mixture, *stems], [heard, *heard_stems], strict=True):
+        assert ours.shape == theirs.shape
+        assert np.square(ours - theirs).mean() < 1e-3 * np.square(ours).mean()
+
+
+@pytest.mark.parametrize("generate", GENERATORS)
+@pytest.mark.parametrize("n_samples", [5 * RATE, 5 * RATE - 1, 5 * RATE + 1, int(6.25 * RATE), int(2.5 * RATE)])
+def test_songs_as_short_as_the_mixture_need_no_repair(tmp_path, generate, n_samples):
+    """As long as the mixture to the sample, as long as it takes at the shortest stretch, and half of it: no warning."""
+    where = write_stems(tmp_path, {stem: noise(7.0, seed=i)[:n_samples] for i, stem in enumerate(STEMS)})
+    for mixing in (MixingSettings(), PLAIN, MixingSettings(time_stretch=(0.8, 0.8)), MixingSettings(offset_s=(2, 7))):
+        for seed in range(2):
+            _, jam, _, stems = mixture_of(generate, where, seed, mixing=mixing)
+            for event, stem in zip(events_of(jam), stems, strict=True):
+                value = event.value
+                assert value["source_time"] >= 0
+                assert value["source_time"] + value["event_duration"] <= n_samples / RATE
+                end = round(event.duration * RATE)
+                longest = min(5 * RATE, n_samples * value["time_stretch"])
+                assert end == pytest.approx(longest, abs=1.5)
+                assert np.abs(stem[end - 882 : end - 441]).max() > 0, "sounds until the fade at its end"
+
+
 def test_closure_feeds_nussls_on_the_fly_dataset(demo_dataset):
     transforms = nussl.datasets.transforms
     dataset = nussl.datasets.OnTheFly(

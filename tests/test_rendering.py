@@ -208,6 +208,18 @@ def test_songs_are_listed_in_order_and_anew_when_the_folder_changes(tmp_path):
     assert len(songs_of(tmp_path)) == 3
 
 
+def test_the_length_of_a_stem_that_was_written_anew_is_read_anew(tmp_path):
+    for n_samples in (1_000, 2_000):
+        soundfile.write(tmp_path / "song.wav", np.zeros((n_samples, 2)), RATE)
+        assert duration_s_of(tmp_path / "song.wav") == n_samples / RATE
+
+
+def test_channels_of_a_file_of_more_than_two_are_averaged(tmp_path):
+    soundfile.write(tmp_path / "song.wav", np.tile([0.3, 0.6, -0.3], (100, 1)), RATE, subtype="FLOAT")
+    excerpt = read_excerpt(tmp_path / "song.wav", start_s=0, duration_s=1, sample_rate=RATE)
+    np.testing.assert_allclose(excerpt, np.full((1, 100), 0.2), atol=1e-7)
+
+
 @pytest.mark.parametrize("folder", [".", "nowhere"])
 def test_a_folder_without_songs_is_named(tmp_path, folder):
     with pytest.raises(RenderingError, match="No wav files in"):

@@ -1,6 +1,7 @@
 """What a run listens to: the order of mixtures, what is kept on disk, workers, and the losses computed from it."""
 
 import os
+import shutil
 import signal
 import types
 
@@ -26,6 +27,7 @@ from training.mixtures import Fixed, Mixtures, Order, ValidationSong, batches_of
 from training.processes import Processes
 from training.rendered import RenderedSet, render_sources
 from training.resources import in_threads, resources
+from training.state import Run
 
 SHORT = MixingSettings(duration_s=0.5)
 
@@ -182,6 +184,46 @@ def test_validation_set_keeps_half_the_bytes_and_gives_what_it_keeps(closure, tm
     assert made.dtype == torch.float32
     assert (made - exact).abs().max() <= exact.abs().max() * 2**-11
     assert next(tmp_path.rglob("*.npy")).stat().st_size == 2 * 22_050 * 2 + 128
+
+
+def test_validation_mixtures_are_made_once_and_kept(demo_dataset, tmp_path, monkeypatch):
+    """Every epoch, and every later run, hears the same ones; none is mixed a second time."""
+    dataset = tmp_path / "dataset"
+    shutil.copytree(demo_dataset, dataset)
+    made = []
+
+    def counted(closure, address, n_sources):
+        made.append(address)
+        return render_sources(closure, address, n_sources)
+
+    monkeypatch.setattr(training.rendered, "render_sources", counted)
+
+    def hear():
+        run = Run(tiny_preset(), seed=0, device=torch.device("cpu"))
+        material = gather_material(run, dataset, Processes(), n_workers=0, cache_bytes=0)
+        epochs = [torch.cat([batch["sources"] for batch in material.validation_loader]) for _ in range(2)]
+        assert torch.equal(*epochs)
+        return epochs[0]
+
+    first = hear()
+    assert sorted(made) == [(0, 0), (0, 1), (0, 2)]
+    assert torch.equal(hear(), first)
+    assert len(made) == 3
+    assert files_in(dataset / "valid" / "rendered") == ["0.npy", "1.npy", "2.npy"]
+    assert not (dataset / "train" / "rendered").exists(), "without a cache, nothing else is kept"
+
+
+@pytest.mark.parametrize("n_mixtures, n_made", [(None, 12), (4, 4)], ids=["fresh", "fixed"])
+def test_an_epoch_hears_fresh_mixtures_or_those_of_the_fixed_set(demo_dataset, n_mixtures, n_made):
+    """Two epochs of six: twelve that differ as audio, or four of them again and again."""
+    preset = tiny_preset(n_mixtures=n_mixtures)
+    order = Order(preset, seed=0)
+    loader = load(Mixtures(create_mix_closure(demo_dataset, "train", mixing=SHORT), n_sources=2), order)
+    heard = []
+    for order.epoch in (1, 2):
+        heard += [sources.numpy().tobytes() for batch in loader for sources in batch["sources"]]
+    assert len(heard) == 12
+    assert len(set(heard)) == n_made
 
 
 def test_sets_of_other_settings_are_removed(closure, demo_dataset, tmp_path):
