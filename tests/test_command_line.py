@@ -37,7 +37,7 @@ def test_every_command_of_the_parser_is_a_function():
                 "n_workers": 0,
             },
         ),
-        ("train --preset studio", {"preset": PRESETS["studio"]}),
+        ("train --preset studio --cache 1.5", {"preset": PRESETS["studio"], "cache_bytes": 1_500_000_000}),
         (
             "train --musdb-path m --dataset d --json",
             {"musdb_path": Path("m"), "dataset_folder": Path("d"), "as_json": True},
