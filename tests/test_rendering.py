@@ -137,17 +137,18 @@ def test_no_samples_have_the_lowest_loudness():
 
 
 def test_fade_is_scapers():
-    audio = np.ones(RATE, np.float32)
+    audio = np.ones((2, RATE), np.float32)
     fade(audio, n_in=441, n_out=882)
-    np.testing.assert_allclose(audio[:441], np.sin(np.linspace(0, np.pi / 2, 441)), atol=1e-6)
-    np.testing.assert_allclose(audio[-882:], np.sin(np.linspace(np.pi / 2, 0, 882)), atol=1e-6)
-    assert (audio[441:-882] == 1).all()
+    for channel in audio:
+        np.testing.assert_allclose(channel[:441], np.sin(np.linspace(0, np.pi / 2, 441)), atol=1e-6)
+        np.testing.assert_allclose(channel[-882:], np.sin(np.linspace(np.pi / 2, 0, 882)), atol=1e-6)
+    assert (audio[:, 441:-882] == 1).all()
 
 
 def test_fade_of_less_than_its_length_stays_inside():
-    audio = np.ones(5, np.float32)
+    audio = np.ones((1, 5), np.float32)
     fade(audio, n_in=441, n_out=441)
-    assert audio[0] == audio[-1] == 0
+    assert audio[0, 0] == audio[0, -1] == 0
 
 
 @pytest.fixture
@@ -158,11 +159,22 @@ def stereo_file(tmp_path):
     return path, ramp
 
 
-@pytest.mark.parametrize("channel, factor", [("left", 1), ("right", -0.5), ("mid", 0.25)])
-def test_excerpt_is_read_where_and_as_asked(stereo_file, channel, factor):
+@pytest.mark.parametrize(
+    "channel, factors",
+    [
+        ("left", [1]),
+        ("right", [-0.5]),
+        ("mid", [0.25]),
+        ("side", [0.75]),
+        ("stereo", [1, -0.5]),
+        ("swapped", [-0.5, 1]),
+        ("doubled", [0.25, 0.25]),
+    ],
+)
+def test_excerpt_is_read_where_and_as_asked(stereo_file, channel, factors):
     path, ramp = stereo_file
     excerpt = read_excerpt(path, start_s=100 / RATE, duration_s=50 / RATE, sample_rate=RATE, channel=channel)
-    np.testing.assert_allclose(excerpt, factor * ramp[100:150], atol=1e-7)
+    np.testing.assert_allclose(excerpt, [factor * ramp[100:150] for factor in factors], atol=1e-7)
 
 
 def test_excerpt_takes_the_samples_that_scaper_takes(stereo_file):
@@ -170,19 +182,21 @@ def test_excerpt_takes_the_samples_that_scaper_takes(stereo_file):
     start_s, duration_s = 0.00123, 0.00771
     first, last = int(start_s * RATE), int((start_s + duration_s) * RATE)
     excerpt = read_excerpt(path, start_s=start_s, duration_s=duration_s, sample_rate=RATE)
-    np.testing.assert_allclose(excerpt, 0.25 * ramp[first:last], atol=1e-7)
+    np.testing.assert_allclose(excerpt, 0.25 * ramp[None, first:last], atol=1e-7)
 
 
 def test_excerpt_ends_where_the_file_does(stereo_file):
     path, _ = stereo_file
-    assert len(read_excerpt(path, start_s=0.02, duration_s=1.0, sample_rate=RATE)) == 1_000 - int(0.02 * RATE)
-    assert len(read_excerpt(path, start_s=5.0, duration_s=1.0, sample_rate=RATE)) == 0
+    left_over = read_excerpt(path, start_s=0.02, duration_s=1.0, sample_rate=RATE)
+    assert left_over.shape == (1, 1_000 - int(0.02 * RATE))
+    assert read_excerpt(path, start_s=5.0, duration_s=1.0, sample_rate=RATE).shape == (1, 0)
 
 
-def test_a_mono_file_has_only_its_one_channel(tmp_path):
+@pytest.mark.parametrize("channel, n_channels", [("left", 1), ("mid", 1), ("side", 1), ("stereo", 2), ("swapped", 2)])
+def test_a_mono_file_has_only_its_one_channel(tmp_path, channel, n_channels):
     soundfile.write(tmp_path / "mono.wav", np.full(100, 0.5, np.float32), RATE, subtype="FLOAT")
-    excerpt = read_excerpt(tmp_path / "mono.wav", start_s=0, duration_s=1, sample_rate=RATE, channel="left")
-    np.testing.assert_array_equal(excerpt, np.full(100, 0.5, np.float32))
+    excerpt = read_excerpt(tmp_path / "mono.wav", start_s=0, duration_s=1, sample_rate=RATE, channel=channel)
+    np.testing.assert_array_equal(excerpt, np.full((n_channels, 100), 0.5, np.float32))
 
 
 def test_stems_that_cannot_be_read_are_named(tmp_path, stereo_file):
@@ -241,5 +255,6 @@ def test_siblings_of_unequal_length_are_rendered_together(tmp_path):
         for name in ("one", "other")
     ]
     rendered = render_events(events, ["mid", "mid"], sample_rate=RATE, together=True)
-    assert [len(audio) for audio in rendered] == [44_100, 44_100]
-    assert not rendered[1][44_000:].any()
+    assert [audio.shape for audio in rendered] == [(1, 44_100)] * 2
+    assert rendered[1][0, :44_000].all()
+    assert not rendered[1][0, 44_000:].any()
