@@ -170,4 +170,9 @@ class ResidualLSTM(nn.Module):
 
     def forward(self, data: Tensor) -> Tensor:
         """Keep the shape (n, n_steps, n_features)."""
-        return data + self.projection(self.dropout(self.lstm(self.norm(data))[0]))
+        return self.added(data, self.lstm(self.norm(data))[0])
+
+    def added(self, data: Tensor, heard: Tensor) -> Tensor:
+        """Add what the LSTM heard to what came in."""
+        projected: Tensor = self.projection(self.dropout(heard))
+        return data + projected

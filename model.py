@@ -12,9 +12,10 @@ Axes: magnitudes are ``(n_batch, n_frames, n_bins, n_channels)``, masks ``(..., 
 """
 
 import dataclasses
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,18 @@ from settings import SPECIFIED, Preset, VocalExtractionError
 
 class DeviceError(VocalExtractionError):
     """The device asked for is not there."""
+
+
+class OverTime(NamedTuple):
+    """One recurrent layer over the frames of a song, and what happens to each frame before and behind it."""
+
+    lstm: nn.LSTM
+    layer: int
+    """Which of its layers."""
+    before: Callable[[Tensor], Tensor] | None = None
+    """From features to what the LSTM hears, both (n_sequences, n_frames, ...); None: the features."""
+    after: Callable[[Tensor, Tensor], Tensor] | None = None
+    """From features, and what all directions of the LSTM say, to the next layer's features; None: what they say."""
 
 
 class MaskInference(nn.Module):
@@ -101,10 +114,28 @@ class MaskInference(nn.Module):
             ``mask``, 0 to 1, and ``estimates``, the mask times the magnitudes.
             Shape of both: (n_batch, n_frames, n_bins, n_channels, n_sources).
         """
-        features = self.input_normalization(self.amplitude_to_db(data))
-        features = self.recurrent_stack(features)  # (n_batch, n_frames, n_directions * hidden_size)
-        mask = self.embedding(features)
+        features = self.recurrent_stack(self.encode(data))  # (n_batch, n_frames, n_directions * hidden_size)
+        mask = self.decode(features)
         return {"mask": mask, "estimates": data.unsqueeze(-1) * mask}
+
+    def encode(self, data: Tensor) -> Tensor:
+        """Tell of each frame what needs no other: (n_sequences, n_frames, n_features)."""
+        features: Tensor = self.input_normalization(self.amplitude_to_db(data)).flatten(2)
+        return features
+
+    def layers_over_time(self) -> list[OverTime]:
+        """Return the layers by which frames hear each other, in turn.
+
+        Between `encode` and `decode` they do what `forward` does, but one at a time, so that a song of any length may
+        be taken through each in stretches.
+        """
+        lstm = self.recurrent_stack.rnn
+        return [OverTime(lstm, layer) for layer in range(lstm.num_layers)]
+
+    def decode(self, features: Tensor) -> Tensor:
+        """Infer the masks of each frame from what the last layer over time tells of it."""
+        mask: Tensor = self.embedding(features)
+        return mask
 
     @classmethod
     def build(cls, **kwargs: Any) -> nn.Module:
@@ -195,23 +226,44 @@ class BandSplitMaskInference(MaskInference):
 
     def forward(self, data: Tensor) -> dict[str, Tensor]:
         """Infer masks from magnitudes; shapes as for `MaskInference.forward`."""
-        n_batch, n_frames = data.shape[:2]
+        features = self.encode(data)
+        for over_time, over_bands in cast(Iterable[tuple[Any, Any]], self.rounds):
+            features = self._over_bands(over_bands, over_time(features))
+        mask = self.decode(features)
+        return {"mask": mask, "estimates": data.unsqueeze(-1) * mask}
+
+    def encode(self, data: Tensor) -> Tensor:
+        """Tell of each band of each frame what needs no other: (n_bands * n_batch, n_frames, hidden_size)."""
         levels = self.input_normalization(data.clamp_min(1e-5).log10())
-        features = torch.stack(
-            [split(levels[:, :, band].flatten(2)) for split, band in zip(self.split, self.bands, strict=True)]
-        )  # (n_bands, n_batch, n_frames, hidden_size)
-        n_bands, hidden_size = len(self.bands), features.shape[-1]
-        for over_time, over_bands in cast(Iterable[nn.ModuleList], self.rounds):
-            features = over_time(features.reshape(n_bands * n_batch, n_frames, hidden_size))
-            features = features.reshape(n_bands, n_batch * n_frames, hidden_size).transpose(0, 1)
-            features = over_bands(features).transpose(0, 1)
-        features = self.hidden(self.output_normalization(features)).tanh()  # (n_bands, n_batch * n_frames, ...)
+        bands = [split(levels[:, :, band].flatten(2)) for split, band in zip(self.split, self.bands, strict=True)]
+        return torch.cat(bands)
+
+    def layers_over_time(self) -> list[OverTime]:
+        """Return the LSTMs over time; what is behind each ends with the LSTM over the bands."""
+        return [
+            OverTime(over_time.lstm, 0, over_time.norm, functools.partial(self._end_of_round, over_time, over_bands))
+            for over_time, over_bands in cast(Iterable[tuple[Any, Any]], self.rounds)
+        ]
+
+    def _end_of_round(self, over_time: Any, over_bands: Any, features: Tensor, heard: Tensor) -> Tensor:
+        return self._over_bands(over_bands, over_time.added(features, heard))
+
+    def _over_bands(self, over_bands: Any, features: Tensor) -> Tensor:
+        """Let the bands of each frame hear each other; the shape stays (n_bands * n_batch, n_frames, hidden_size)."""
+        by_frame = features.reshape(len(self.bands), -1, features.shape[-1]).transpose(0, 1)
+        joined: Tensor = over_bands(by_frame).transpose(0, 1).reshape(features.shape)
+        return joined
+
+    def decode(self, features: Tensor) -> Tensor:
+        """Infer the masks of each frame from what the last round tells of its bands."""
+        n_batch, n_frames = features.shape[0] // len(self.bands), features.shape[1]
+        features = features.reshape(len(self.bands), n_batch * n_frames, -1)
+        features = self.hidden(self.output_normalization(features)).tanh()
         logits = torch.cat(
             [join(one).unflatten(-1, (-1, *self.mask_shape)) for join, one in zip(self.join, features, strict=True)],
             dim=1,
         )  # (n_batch * n_frames, n_bins, n_channels, n_sources)
-        mask = activate(logits.unflatten(0, (n_batch, n_frames)), self.activation)
-        return {"mask": mask, "estimates": data.unsqueeze(-1) * mask}
+        return activate(logits.unflatten(0, (n_batch, n_frames)), self.activation)
 
 
 NETWORKS: dict[str, type[MaskInference]] = {

@@ -61,6 +61,23 @@ def masked(spectrum: Tensor, mask: Tensor, stereo: str) -> Tensor:
     return channels_of(views_of(spectrum, stereo) * mask, stereo)
 
 
+def as_batch(magnitudes: Tensor, *, n_network_channels: int) -> Tensor:
+    """Return what a network takes of the views' magnitudes.
+
+    Shape: (n_items, n_channels, n_frames, n_bins) to (n, n_frames, n_bins, n_network_channels).
+    """
+    return magnitudes.reshape(-1, n_network_channels, *magnitudes.shape[2:]).permute(0, 2, 3, 1)
+
+
+def as_masks(masks: Tensor, *, n_items: int) -> Tensor:
+    """Return the masks of the views that a network gave for what `as_batch` made of `n_items` items.
+
+    Shape: (n, n_frames, n_bins, n_network_channels, n_sources) to (n_items, n_channels, n_frames, n_bins, n_sources).
+    """
+    turned = masks.permute(0, 3, 1, 2, 4)
+    return turned.reshape(n_items, -1, *turned.shape[2:])
+
+
 def infer_masks(network: nn.Module, magnitudes: Tensor, *, n_network_channels: int) -> Tensor:
     """Let a network listen.
 
@@ -78,6 +95,5 @@ def infer_masks(network: nn.Module, magnitudes: Tensor, *, n_network_channels: i
     Tensor
         Masks. Shape: (n_items, n_channels, n_frames, n_bins, n_sources).
     """
-    together = magnitudes.reshape(-1, n_network_channels, *magnitudes.shape[2:])
-    mask: Tensor = network({"mix_magnitude": together.permute(0, 2, 3, 1)})["mask"]
-    return mask.permute(0, 3, 1, 2, 4).reshape(*magnitudes.shape, -1)
+    mask: Tensor = network({"mix_magnitude": as_batch(magnitudes, n_network_channels=n_network_channels)})["mask"]
+    return as_masks(mask, n_items=len(magnitudes))

@@ -1,8 +1,9 @@
 """The network at work: pieces of a song in, the vocals of their kept frames out.
 
-A mask model takes magnitudes and gives masks; the masked spectrum, with the mixture's phase or one found by Griffin and
-Lim's method, is synthesised. An audio model takes and gives samples. `stereo` says which
-channels a model hears together; the last channel is repeated where one is missing.
+Networks of this project go through the whole song first (`recurrence`): pieces are encoded, then decoded. Any other
+hears each piece by itself, with its context. A mask model takes magnitudes and gives masks; the masked spectrum, with
+the mixture's phase or one found by Griffin and Lim's method, is synthesised. An audio model takes and gives samples.
+`stereo` says which channels a model hears together; the last channel is repeated where one is missing.
 
 On a CPU the spectra are computed in blocks that fit its cache, and twice rather than stored: to write and read memory
 that was just allocated costs more than the transform.
@@ -20,9 +21,12 @@ from torch import Tensor
 
 from checkpoints import LoadedModel
 from extraction.pieces import Grid, Piece, Samples, sample_grid, spectral_grid
+from extraction.recurrence import Listener, layered
+from extraction.tapes import Tapes
+from model import MaskInference
 from settings import ExtractionSettings, SignalSettings
 from spectrogram import analyze, griffin_lim, magnitude, stft, synthesis_weight, synthesize
-from stereo import in_groups, infer_masks, masked, n_channels_together, views_of
+from stereo import as_batch, as_masks, in_groups, infer_masks, masked, n_channels_together, views_of
 
 _BINS_TOGETHER = 600
 """Bins of all items that go through the network in one batch: two items of 257, one of 1025."""
@@ -40,10 +44,25 @@ class Estimator:
     settings: ExtractionSettings
 
     @property
+    def layered(self) -> MaskInference | None:
+        """The network, if it can be taken through a whole song layer by layer."""
+        return layered(self.model.network) if self.model.output == "mask" else None
+
+    @property
     def grid(self) -> Grid:
-        """Where the pieces that this estimator wants lie."""
+        """Where the pieces that this estimator wants lie; they need no context where the network heard the song."""
         choose = sample_grid if self.model.output == "audio" else spectral_grid
-        return choose(self.model.signal, self.settings)
+        needs_context = self.layered is None or self.settings.phase == "griffin-lim"
+        return choose(self.model.signal, self.settings if needs_context else self._without_context)
+
+    @property
+    def listening_grid(self) -> Grid:
+        """Where the pieces lie that the network takes in before it goes through the song."""
+        return spectral_grid(self.model.signal, self._without_context)
+
+    @property
+    def _without_context(self) -> ExtractionSettings:
+        return dataclasses.replace(self.settings, context_s=0.0)
 
     @property
     def items_together(self) -> int:
@@ -83,6 +102,38 @@ class Estimator:
             )
         groups = [estimates[start : start + n_items] for start in range(0, len(estimates), n_items)]
         return [torch.cat(group)[:n_channels].cpu().numpy() for group in groups]
+
+    def listener(self, tapes: Tapes) -> Listener:
+        """Return what takes the network through one song.
+
+        Raises
+        ------
+        ValueError
+            If it cannot be taken through a song layer by layer.
+        """
+        if self.layered is None:
+            raise ValueError("This network hears pieces, each by itself.")
+        return Listener(self.layered, tapes, stretch_frames=self.listening_grid.piece_frames)
+
+    @torch.inference_mode()
+    def encode(self, piece: Piece, listener: Listener) -> None:
+        """Let a network that goes through the whole song take in a piece of it."""
+        magnitudes = self._magnitudes(self._items(piece).to(self.model.device))
+        listener.encode(piece.first_frame, as_batch(magnitudes, n_network_channels=self.model.n_channels))
+
+    @torch.inference_mode()
+    def decode(self, piece: Piece, listener: Listener) -> Samples:
+        """Estimate the vocals of a piece of a song that the network went through; otherwise as ``__call__``."""
+        items = self._items(piece).to(self.model.device)
+        found = listener.masks(slice(piece.first_frame, piece.first_frame + piece.n_frames))
+        mask = self._vocals_mask(as_masks(found, n_items=len(items)))
+        estimates = [self._synthesized(item, one, piece) for item, one in zip(items, mask, strict=True)]
+        return torch.cat(estimates)[: len(piece.samples)].cpu().numpy()
+
+    def _items(self, piece: Piece) -> Tensor:
+        """Return the channels of a piece in groups: (n_items, n_channels, n_samples)."""
+        samples = torch.from_numpy(piece.samples)
+        return in_groups(samples.unsqueeze(0), self._channels_together(len(samples)))
 
     def _from_audio(self, items: Tensor, owners: Sequence[Piece]) -> list[Tensor]:
         audio = self.model.network({"mix_audio": items})["audio"][..., self.model.vocals_index]

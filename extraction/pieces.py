@@ -71,6 +71,8 @@ class Piece:
     """All samples of its frames; beyond the song they are zeros, where the grid has zeros before it, too."""
     kept: slice
     """Frames to keep, counted from the first of this piece."""
+    first_frame: int
+    """Its first frame, counted from that of the song."""
     n_frames: int
     """Frames of this piece."""
     is_first: bool
@@ -84,10 +86,9 @@ def cut(blocks: Iterable[Samples], grid: Grid) -> Iterator[Piece]:
     """
     held: Samples | None = None
     fresh: list[Samples] = []
-    n_held = n_song = 0
-    is_first = True
+    n_held = n_song = first_frame = 0
     length = grid.samples_of(grid.piece_frames)
-    step = (grid.piece_frames - 2 * grid.context_frames) * grid.hop_length
+    step = grid.piece_frames - 2 * grid.context_frames
     for block in blocks:
         if held is None:
             held = np.zeros((block.shape[0], grid.n_before), np.float32)
@@ -98,24 +99,23 @@ def cut(blocks: Iterable[Samples], grid: Grid) -> Iterator[Piece]:
         while n_held >= length:
             held = np.concatenate([held, *fresh], axis=1)
             fresh.clear()
-            start = 0 if is_first else grid.context_frames
+            start = grid.context_frames if first_frame else 0
             kept = slice(start, grid.piece_frames - grid.context_frames)
-            yield Piece(held[:, :length].copy(), kept, grid.piece_frames, is_first, is_last=False)
-            held, n_held, is_first = held[:, step:], n_held - step, False
+            piece = held[:, :length].copy()
+            yield Piece(piece, kept, first_frame, grid.piece_frames, is_first=not first_frame, is_last=False)
+            held, n_held = held[:, step * grid.hop_length :], n_held - step * grid.hop_length
+            first_frame += step
     if held is not None and n_song > 0:
-        yield _last_piece(np.concatenate([held, *fresh], axis=1), n_song, grid, is_first=is_first)
+        yield _last_piece(np.concatenate([held, *fresh], axis=1), n_song, first_frame, grid)
 
 
-def _last_piece(held: Samples, n_song: int, grid: Grid, *, is_first: bool) -> Piece:
-    n_frames = grid.frames_of(n_song)
-    if not is_first:
-        # `held` begins at the frame where this piece begins; all frames after it are left.
-        n_frames -= (grid.n_before + n_song - held.shape[1]) // grid.hop_length
+def _last_piece(held: Samples, n_song: int, first_frame: int, grid: Grid) -> Piece:
+    n_frames = grid.frames_of(n_song) - first_frame
     missing = grid.samples_of(n_frames) - held.shape[1]
     if grid.n_before:
         held = np.pad(held, ((0, 0), (0, missing)))
-    start = 0 if is_first else grid.context_frames
-    return Piece(held, slice(start, n_frames), n_frames, is_first, is_last=True)
+    start = grid.context_frames if first_frame else 0
+    return Piece(held, slice(start, n_frames), first_frame, n_frames, is_first=not first_frame, is_last=True)
 
 
 def grouped(pieces: Iterable[Piece], pieces_together: Callable[[int], int]) -> Iterator[list[Piece]]:

@@ -1,8 +1,11 @@
 """Take a stream of samples apart: mixture in, mixture and vocals out, side by side and in constant memory.
 
-The stream is resampled to the model's rate, cut into pieces, estimated several pieces at a time on every core,
-joined and resampled back. Each core works on a batch of its own: one LSTM step is too short to be shared among threads.
-Whatever resampling does to the length is put right at the end, by a sample or two.
+The stream is resampled to the model's rate and cut into pieces; several are estimated at a time, each on a core of its
+own: one LSTM step is too short to be shared among threads. The pieces are joined and resampled back; whatever that
+does to the length is put right at the end, by a sample or two.
+
+A network of this project hears the whole song before it gives the first mask. Till then the song waits on tape, and so
+does what the network has found out. Other networks hear each piece by itself, as the stream comes.
 
 The accompaniment is not estimated: it is the mixture less the vocals, so that the two always add up.
 """
@@ -12,6 +15,7 @@ import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,6 +27,7 @@ from checkpoints import LoadedModel
 from extraction.estimation import Estimator
 from extraction.outcome import ExtractionCancelledError, ExtractionError
 from extraction.pieces import Samples, Shelf, cut, grouped, joined
+from extraction.tapes import Tapes
 from settings import ExtractionSettings
 
 Progress = Callable[[float, float | None], None]
@@ -35,6 +40,8 @@ _Result = TypeVar("_Result")
 
 _BLOCK_S = 2.0
 _WORKERS_OF_A_SONG = 4
+_ENCODING, _LISTENING = 0.2, 0.4
+"""Shares of the time that pass before a network that hears the whole song gives its first mask; for the progress."""
 _LARGEST_SAMPLE = 1e15
 """Squares of larger samples leave the range of 32-bit floats."""
 
@@ -88,16 +95,44 @@ def separate(
     estimator = Estimator(model, ExtractionSettings(mask=mask, phase=phase))
     step = max(1, round(_BLOCK_S * sample_rate))
     blocks = (samples[:, start : start + step] for start in range(0, samples.shape[1], step))
+    watch = Watch(samples.shape[1] / sample_rate, progress=progress, cancelled=cancelled)
     vocals = np.empty_like(samples)
     n_done = 0
-    for _, estimate in separate_stream(blocks, sample_rate, estimator=estimator):
+    for _, estimate in separate_stream(blocks, sample_rate, estimator=estimator, watch=watch):
         vocals[:, n_done : n_done + estimate.shape[1]] = estimate
         n_done += estimate.shape[1]
-        if progress is not None:
-            progress(n_done / sample_rate, samples.shape[1] / sample_rate)
-        if cancelled is not None and cancelled():
-            raise ExtractionCancelledError
     return vocals, samples - vocals
+
+
+class Watch:
+    """Tells a caller how far a song is, and asks whether to stop.
+
+    Parameters
+    ----------
+    total_s
+        Length of the song, None where nobody knows.
+    progress, cancelled
+        See `separate`.
+    """
+
+    def __init__(
+        self, total_s: float | None = None, *, progress: Progress | None = None, cancelled: Cancelled | None = None
+    ) -> None:
+        self.total_s = total_s
+        self._progress, self._cancelled = progress, cancelled
+
+    def at(self, done_s: float) -> None:
+        """Take note that the work of `done_s` seconds of the song is done.
+
+        Raises
+        ------
+        ExtractionCancelledError
+            If the caller wants to stop.
+        """
+        if self._cancelled is not None and self._cancelled():
+            raise ExtractionCancelledError
+        if self._progress is not None:
+            self._progress(done_s, self.total_s)
 
 
 def separate_stream(
@@ -106,8 +141,10 @@ def separate_stream(
     *,
     estimator: Estimator,
     pool: ThreadPoolExecutor | None = None,
+    watch: Watch | None = None,
+    tape_folder: Path | None = None,
 ) -> Iterator[tuple[Samples, Samples]]:
-    """Separate a stream, holding only a few pieces of it.
+    """Separate a stream, holding only a few pieces of it in memory.
 
     Parameters
     ----------
@@ -119,6 +156,10 @@ def separate_stream(
         Model and settings.
     pool
         Threads that estimate; several songs may share them. None makes some.
+    watch
+        Is told how far it is, from the thread that asks for the blocks.
+    tape_folder
+        Where songs wait that their network has to hear as a whole; None holds them in memory.
 
     Yields
     ------
@@ -129,23 +170,84 @@ def separate_stream(
     ------
     ExtractionError
         If a sample is NaN, infinite or absurdly large.
+    ExtractionCancelledError
+        If the watch said so.
     """
-    model_rate = estimator.model.signal.sample_rate
-    mixture, heard = Shelf(), Shelf()
+    watch = watch or Watch()
     with contextlib.ExitStack() as stack:
         if pool is None:
             pool = stack.enter_context(worker_pool(estimator.model))
-        at_model_rate = resampled(mixture.passing(_checked(blocks, sample_rate)), sample_rate, model_rate)
-        pieces = cut(heard.passing(at_model_rate, hold=False), estimator.grid)
-        batches = _in_order(pool, estimator, grouped(pieces, estimator.pieces_together))
-        estimates = joined((estimate for batch in batches for estimate in batch), estimator.grid)
-        for vocals in resampled(_cut_to_length(estimates, heard), model_rate, sample_rate):
-            vocals = vocals[:, : mixture.n_held]
-            if vocals.shape[1]:
-                yield mixture.take(vocals.shape[1]), vocals
-        if mixture.n_held:
-            rest = mixture.take(mixture.n_held)
-            yield rest, np.zeros_like(rest)
+        song = _checked(blocks, sample_rate)
+        if estimator.layered is None:
+            yield from _by_pieces(song, sample_rate, estimator, pool, watch)
+        else:
+            tapes = stack.enter_context(Tapes(tape_folder))
+            yield from _by_layers(song, sample_rate, estimator, pool, watch, tapes)
+
+
+def _by_pieces(
+    song: Iterable[Samples], sample_rate: int, estimator: Estimator, pool: ThreadPoolExecutor, watch: Watch
+) -> Iterator[tuple[Samples, Samples]]:
+    """Let the network hear each piece by itself, with its context."""
+    model_rate = estimator.model.signal.sample_rate
+    mixture, heard = Shelf(), Shelf()
+    at_model_rate = resampled(mixture.passing(song), sample_rate, model_rate)
+    pieces = cut(heard.passing(at_model_rate, hold=False), estimator.grid)
+    batches = _in_order(pool, estimator, grouped(pieces, estimator.pieces_together))
+    estimates = joined((estimate for batch in batches for estimate in batch), estimator.grid)
+    n_done = 0
+    for vocals in resampled(_cut_to_length(estimates, lambda: heard.n_passed), model_rate, sample_rate):
+        vocals = vocals[:, : mixture.n_held]
+        if vocals.shape[1]:
+            yield mixture.take(vocals.shape[1]), vocals
+            n_done += vocals.shape[1]
+            watch.at(n_done / sample_rate)
+    if mixture.n_held:
+        rest = mixture.take(mixture.n_held)
+        yield rest, np.zeros_like(rest)
+        watch.at((n_done + rest.shape[1]) / sample_rate)
+
+
+def _by_layers(
+    song: Iterable[Samples],
+    sample_rate: int,
+    estimator: Estimator,
+    pool: ThreadPoolExecutor,
+    watch: Watch,
+    tapes: Tapes,
+) -> Iterator[tuple[Samples, Samples]]:
+    """Let the network hear the whole song, layer by layer, before it gives the masks."""
+    model_rate = estimator.model.signal.sample_rate
+    mixture = tapes.new()
+    heard = mixture if model_rate == sample_rate else tapes.new()
+    arriving = mixture.recording(song)
+    if heard is not mixture:
+        arriving = heard.recording(resampled(arriving, sample_rate, model_rate))
+    listener = estimator.listener(tapes)
+    for _ in _in_order(
+        pool, functools.partial(estimator.encode, listener=listener), cut(arriving, estimator.listening_grid)
+    ):
+        watch.at(_ENCODING * mixture.n_rows / sample_rate)
+    n_samples = mixture.n_rows
+    duration_s = n_samples / sample_rate
+    watch.total_s = watch.total_s or duration_s
+    listener.listen(
+        functools.partial(_in_order, pool), lambda share: watch.at((_ENCODING + _LISTENING * share) * duration_s)
+    )
+    pieces = cut(heard.playing(), estimator.grid)
+    estimates = joined(_in_order(pool, functools.partial(estimator.decode, listener=listener), pieces), estimator.grid)
+    n_done = 0
+    for vocals in resampled(_cut_to_length(estimates, lambda: heard.n_rows), model_rate, sample_rate):
+        vocals = vocals[:, : n_samples - n_done]
+        if vocals.shape[1]:
+            yield mixture.samples(n_done, n_done + vocals.shape[1]), vocals
+            n_done += vocals.shape[1]
+            share = _ENCODING + _LISTENING + (1 - _ENCODING - _LISTENING) * n_done / n_samples
+            watch.at(share * duration_s if n_done < n_samples else duration_s)
+    if n_done < n_samples:
+        rest = mixture.samples(n_done, n_samples)
+        yield rest, np.zeros_like(rest)
+        watch.at(duration_s)
 
 
 def worker_pool(model: LoadedModel, *, n_songs: int = 1) -> ThreadPoolExecutor:
@@ -200,11 +302,11 @@ def _turned(samples: Samples) -> Samples:
     return np.ascontiguousarray(samples.T)
 
 
-def _cut_to_length(estimates: Iterable[Samples], heard: Shelf) -> Iterator[Samples]:
-    """Drop what the last frames hold beyond the end of what was heard."""
+def _cut_to_length(estimates: Iterable[Samples], n_heard: Callable[[], int]) -> Iterator[Samples]:
+    """Drop what the last frames hold beyond the end of what was heard till then."""
     n_done = 0
     for estimate in estimates:
-        kept = estimate[:, : heard.n_passed - n_done]
+        kept = estimate[:, : n_heard() - n_done]
         n_done += kept.shape[1]
         yield kept
 

@@ -20,7 +20,7 @@ from extraction.estimation import Estimator
 from extraction.naming import STANDARD_INPUT, Places
 from extraction.outcome import DONE, ExtractionCancelledError, Outcome
 from extraction.pieces import Samples
-from extraction.separation import Cancelled, Progress, separate_stream
+from extraction.separation import Cancelled, Progress, Watch, separate_stream
 from extraction.song_reading import SongFacts, SongReader, examine
 from extraction.song_writing import SAMPLE_BITS, Coding, StemWriter, choose_coding
 from extraction.tags import gather
@@ -116,9 +116,15 @@ def extract_song(
         coding = choose_coding(
             settings, sample_rate=reader.sample_rate, n_channels=reader.n_channels, channel_layout=layout
         )
-        pairs = separate_stream(reader.blocks(), reader.sample_rate, estimator=estimator, pool=pool)
-        total_s = None if facts is None else facts.duration_s
-        stream = _measured(_stoppable(pairs, cancelled), reader.sample_rate, total_s, progress)
+        watch = Watch(None if facts is None else facts.duration_s, progress=progress, cancelled=cancelled)
+        stream = separate_stream(
+            reader.blocks(),
+            reader.sample_rate,
+            estimator=estimator,
+            pool=pool,
+            watch=watch,
+            tape_folder=Path(tempfile.gettempdir()) if places is None else places.vocals.parent,
+        )
         if places is None:
             levels, scale = _write_to_standard_output(stream, coding), 1.0
         else:
@@ -140,16 +146,6 @@ def extract_song(
         scale=scale,
         notes=tuple(notes),
     )
-
-
-def _measured(stream: Stream, sample_rate: int, total_s: float | None, progress: Progress | None) -> Stream:
-    """Pass a stream on and tell how far it has come."""
-    n_done = 0
-    for mixture, vocals in stream:
-        n_done += mixture.shape[1]
-        if progress is not None:
-            progress(n_done / sample_rate, total_s)
-        yield mixture, vocals
 
 
 def _stoppable(stream: Stream, cancelled: Cancelled | None) -> Stream:

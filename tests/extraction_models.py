@@ -7,15 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from checkpoints import LoadedModel
-from model import MaskInference
+from model import NETWORKS, MaskInference
 from settings import ACCOMPANIMENT, SignalSettings
 from spectrogram import istft, stft
+from stereo import in_groups, infer_masks, masked, n_channels_together, views_of
 
 SIGNAL = SignalSettings()
 
 
 class Masking(nn.Module):
-    """One of this project's networks, called as a checkpoint's is."""
+    """One of this project's networks, in a shell that hides what it is, so that it hears pieces with context."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -23,6 +24,17 @@ class Masking(nn.Module):
 
     def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
         return self.network(data["mix_magnitude"])
+
+
+class Layered(nn.Module):
+    """One of this project's networks, as it comes out of a checkpoint: it is taken through the whole song."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict({"model": network})
+
+    def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.layers["model"](data["mix_magnitude"])
 
 
 class ConstantMask(nn.Module):
@@ -95,12 +107,31 @@ def tiny_model(n_channels: int = 1, num_sources: int = 1) -> LoadedModel:
     return loaded(Masking(network), n_channels=n_channels, source_names=names)
 
 
+def remembering_model(
+    kind: str, *, n_channels: int = 1, stereo: str = "each", bidirectional: bool = True
+) -> LoadedModel:
+    """Return an untrained network of a kind that ships, whose open forget gates let it remember all of a song."""
+    torch.manual_seed(0)
+    signal = SignalSettings(stereo=stereo)
+    network = NETWORKS[kind](SIGNAL.n_bins, n_channels, 6, 2, bidirectional, 0.0, 1)
+    with torch.no_grad():
+        for name, weights in network.named_parameters():
+            if "bias_ih" in name:
+                weights[6:12] = 6.0  # the forget gates
+    return loaded(Layered(network), n_channels=n_channels, signal=signal)
+
+
 def whole_song(mixture: np.ndarray, model: LoadedModel) -> np.ndarray:
     """Estimate the vocals of a song at the model's rate, all at once."""
+    stereo = model.signal.stereo
+    n_together = n_channels_together(stereo, n_network_channels=model.n_channels, n_song_channels=len(mixture))
+    items = in_groups(torch.from_numpy(mixture).unsqueeze(0), n_together)  # (n_items, n_channels, n_samples)
     with torch.inference_mode():
-        spectrum = stft(torch.from_numpy(mixture), signal=model.signal)  # (n_channels, n_frames, n_bins)
-        mask = model.network({"mix_magnitude": spectrum.abs().unsqueeze(-1)})["mask"][..., 0, model.vocals_index]
-        return istft(spectrum * mask, n_samples=mixture.shape[1], signal=model.signal).numpy()
+        spectrum = stft(items, signal=model.signal)
+        mask = infer_masks(model.network, views_of(spectrum, stereo).abs(), n_network_channels=model.n_channels)
+        mask = mask[..., model.vocals_index]
+        estimate = istft(masked(spectrum, mask, stereo), n_samples=mixture.shape[1], signal=model.signal)
+        return estimate.flatten(0, 1)[: len(mixture)].numpy()
 
 
 def music(duration_s: float, *, sample_rate: int = 44_100, n_channels: int = 2, seed: int = 0) -> np.ndarray:

@@ -1,0 +1,164 @@
+"""Extraction against nussl's separator and open-unmix, and against the arithmetic that nothing can save.
+
+Four minutes of stereo, two threads each, the specified network of 210,871 weights. Imports are done before any clock
+starts, except where a whole process is measured, as somebody at a prompt waits for it. Each time is the best of a few
+that alternate with the reference's.
+
+open-unmix is no dependency of this project; ``pip install --no-deps openunmix==1.3.0`` lets it take part. Its weights
+are random here, which costs as much time as any others; a module of torchaudio's name is all that it asks of that.
+"""
+
+import importlib
+import importlib.util
+import subprocess
+import sys
+import tempfile
+import time
+import types
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+
+from benchmarks import Row
+from checkpoints import LoadedModel, load_checkpoint, save_checkpoint, shipped_checkpoint, shipped_checkpoints
+from demo_songs import write_demo_songs
+from evaluation.deep_mask_reference import separate_with_nussl
+from extraction import separate
+from model import create_model
+from settings import PROJECT_FOLDER, SPECIFIED
+
+DURATION_S = 240.0
+N_THREADS = 2
+N_ALTERNATIONS = 2
+CHUNK_S = 16.0
+"""Length of the chunks that run as a batch through the LSTMs alone."""
+SAMPLE_RATE = SPECIFIED.signal.sample_rate
+
+NUSSL_PROGRAM = """
+import sys
+sys.path.insert(0, {project!r})
+import numpy as np
+from checkpoints import load_checkpoint
+from compatibility import nussl
+from evaluation.deep_mask_reference import separate_with_nussl
+song = nussl.AudioSignal({song!r})
+stems = separate_with_nussl(song.audio_data.astype(np.float32), song.sample_rate, model=load_checkpoint({checkpoint!r}))
+for name, stem in zip(("vocals", "accompaniment"), stems):
+    nussl.AudioSignal(audio_data_array=stem, sample_rate=song.sample_rate).write_audio_to_file({folder!r} + name + ".wav")
+"""  # noqa: E501
+"""What somebody writes who takes nussl as it is: read, estimate, write two wavs."""
+
+
+def rows() -> list[Row]:
+    """Measure arrays, then whole processes."""
+    warnings.simplefilter("ignore")
+    before = torch.get_num_threads()
+    torch.set_num_threads(N_THREADS)
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            checkpoint, song = _checkpoint(folder), _song(folder)
+            return [*_arrays(load_checkpoint(checkpoint), song), _processes(checkpoint, folder)]
+    finally:
+        torch.set_num_threads(before)
+
+
+def _checkpoint(folder: Path) -> Path:
+    if "classic" in shipped_checkpoints():
+        return shipped_checkpoint("classic")
+    return save_checkpoint(folder / "model.pth", create_model(SPECIFIED), preset=SPECIFIED, metadata={})
+
+
+def _song(folder: Path) -> np.ndarray:
+    """Return a synthesised song, repeated to its length, and write it to the folder, too: (2, n_samples)."""
+    write_demo_songs(folder / "dataset", n_train=0, n_valid=0, n_test=1, duration_s=15.0)
+    (path,) = (folder / "dataset" / "test" / "mixture").glob("*.wav")
+    samples = soundfile.read(path, dtype="float32", always_2d=True)[0]  # (n_samples, n_channels)
+    n_samples = round(DURATION_S * SAMPLE_RATE)
+    song = np.tile(samples[:, [0, -1]], (-(-n_samples // len(samples)), 1))[:n_samples]
+    soundfile.write(folder / "song.wav", song, SAMPLE_RATE)
+    return np.ascontiguousarray(song.T)
+
+
+def _arrays(model: LoadedModel, song: np.ndarray) -> list[Row]:
+    tasks: dict[str, Callable[[], object]] = {
+        "this": lambda: separate(song, SAMPLE_RATE, model=model),
+        "nussl": lambda: separate_with_nussl(song, SAMPLE_RATE, model=model),
+        "LSTMs alone": _lstm_alone(model),
+    }
+    notes = []
+    if importlib.util.find_spec("openunmix") is None:
+        notes.append("open-unmix is not installed, so it has no row: pip install --no-deps openunmix==1.3.0")
+    else:
+        tasks["open-unmix"] = _open_unmix(song)
+    best = dict.fromkeys(tasks, float("inf"))
+    for _ in range(N_ALTERNATIONS):
+        for name, task in tasks.items():
+            best[name] = min(best[name], _seconds(task))
+    notes += [f"{name} {seconds / DURATION_S:.4f} of real time" for name, seconds in best.items()]
+    what = "extract 4 min of stereo"
+    found = [
+        Row(f"{what}, against nussl's DeepMaskEstimation", best["this"], best["nussl"], tuple(notes)),
+        Row(f"{what}, against its LSTMs alone, chunks as a batch", best["this"], best["LSTMs alone"]),
+    ]
+    if "open-unmix" in best:
+        found.append(Row(f"{what}, against open-unmix, vocals without Wiener", best["this"], best["open-unmix"]))
+    return found
+
+
+def _seconds(task: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    task()
+    return time.perf_counter() - start
+
+
+def _lstm_alone(model: LoadedModel) -> Callable[[], object]:
+    """Return the LSTMs of the network at work on noise, in chunks that make up as much as the song."""
+    (lstm,) = (module for module in model.network.modules() if isinstance(module, torch.nn.LSTM))
+    n_frames = round(CHUNK_S * SAMPLE_RATE / model.signal.hop_length)
+    features = torch.randn(2 * round(DURATION_S / CHUNK_S), n_frames, lstm.input_size)
+
+    @torch.inference_mode()
+    def run() -> None:
+        lstm(features)
+
+    return run
+
+
+def _open_unmix(song: np.ndarray) -> Callable[[], object]:
+    if importlib.util.find_spec("torchaudio") is None:
+        sys.modules["torchaudio"] = types.ModuleType("torchaudio")
+    openunmix: Any = importlib.import_module("openunmix")
+    separator = openunmix.umxhq(targets=["vocals"], niter=0, pretrained=False).eval()
+    samples = torch.from_numpy(song).unsqueeze(0)
+
+    @torch.inference_mode()
+    def run() -> None:
+        separator(samples)
+
+    return run
+
+
+def _processes(checkpoint: Path, folder: Path) -> Row:
+    """Start to end: an mp3 in, two wavs out."""
+    song = folder / "song.mp3"
+    encode = ["ffmpeg", "-nostdin", "-v", "error", "-i", str(folder / "song.wav"), "-b:a", "192k", str(song)]
+    subprocess.run(encode, check=True)
+    program = NUSSL_PROGRAM.format(
+        project=str(PROJECT_FOLDER), song=str(song), checkpoint=str(checkpoint), folder=f"{folder}/nussl-"
+    )
+    nussl = [sys.executable, "-W", "ignore", "-c", program]
+    this = [sys.executable, str(PROJECT_FOLDER / "main.py"), "extract", str(song), "--overwrite"]
+    this += ["-o", str(folder / "out"), "--model", str(checkpoint), "--device", "cpu"]
+    best = {"this": float("inf"), "nussl": float("inf")}
+    for _ in range(N_ALTERNATIONS):
+        for name, command in (("this", this), ("nussl", nussl)):
+            seconds = _seconds(lambda command=command: subprocess.run(command, check=True, capture_output=True))  # type: ignore[misc]
+            best[name] = min(best[name], seconds)
+    note = f"{best['this'] / DURATION_S:.4f} against {best['nussl'] / DURATION_S:.4f} of real time"
+    return Row("a process, 4 min of mp3 in, two wavs out, against nussl's", best["this"], best["nussl"], (note,))
