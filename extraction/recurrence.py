@@ -43,8 +43,8 @@ class Direction:
     @torch.inference_mode()
     def hear(self, stretch: slice) -> None:
         """Go through the next stretch of frames, and tape what there is to tell."""
-        device = self._lstm.weight_ih_l0.device
-        features = torch.from_numpy(self._features.read(stretch.start, stretch.stop)).to(device)
+        features = torch.from_numpy(self._features.read(stretch.start, stretch.stop))
+        features = features.to(next(self._lstm.parameters()).device)
         if self._before is not None:
             features = self._before(features)
         if self._is_backward:

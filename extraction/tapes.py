@@ -52,7 +52,7 @@ class Tape:
 
     def write(self, start: int, rows: Rows) -> None:
         """Put rows in their place; all rows of a tape have one shape."""
-        data = memoryview(np.ascontiguousarray(rows)).cast("B")
+        data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
         with self._lock:
             self._row_shape = rows.shape[1:]
             self._file.seek(start * self._row_bytes)
@@ -63,7 +63,7 @@ class Tape:
     def read(self, start: int, stop: int) -> Rows:
         """Return the rows from `start` to before `stop`, which were written before."""
         rows = np.empty((stop - start, *self._row_shape), np.float32)
-        view = memoryview(rows).cast("B")
+        view = rows.reshape(-1).view(np.uint8).data
         with self._lock:
             self._file.seek(start * self._row_bytes)
             while view:
