@@ -58,11 +58,11 @@ class Outcome:
         >>> print(Outcome("song.mp3", FAILED, reason="It is empty."))
         song.mp3: failed. It is empty.
         >>> print(Outcome("song.mp3", DONE, 2.0, duration_s=60.0, vocals=Path("a.wav"), accompaniment=Path("b.wav")))
-        song.mp3: done in 2.0 s (30 times real time): a.wav, b.wav
+        song.mp3: done in 2.0 s (30.0 times real time): a.wav, b.wav
         """
         if self.outcome != DONE:
             return f"{self.file}: {self.outcome}. {self.reason}"
-        speed = f" ({self.duration_s / self.seconds:.0f} times real time)" if self.duration_s and self.seconds else ""
+        speed = f" ({self.duration_s / self.seconds:.1f} times real time)" if self.duration_s and self.seconds else ""
         places = ", ".join(str(place) for place in (self.vocals, self.accompaniment) if place is not None)
         notes = "".join(f"\n  {note}." for note in self.notes)
         return f"{self.file}: done in {self.seconds:.1f} s{speed}: {places or 'standard output'}{notes}"
