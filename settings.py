@@ -260,9 +260,9 @@ class ExtractionSettings:
     keep_partial: bool = False
     """Whether a truncated or damaged song is taken as far as it decodes."""
     chunk_s: float = 16.0
-    """Length of the pieces that go through the network, less their context. Memory grows with it."""
+    """Length of the pieces in which a song goes through the network, less their context. Memory grows with it."""
     context_s: float = 2.0
-    """What the network hears before and after a piece; computed and thrown away."""
+    """What is heard before and after a piece, and thrown away, by Griffin-Lim and by networks that hear pieces only."""
 
     def __post_init__(self) -> None:
         fields = _fields_of(self.output_template)

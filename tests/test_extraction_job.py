@@ -305,21 +305,21 @@ PROGRAM = """
 import sys
 sys.path[:0] = {paths!r}
 import torch
-from extraction_models import ConstantMask, loaded
+from extraction_models import ConstantMask, loaded, remembering_model
 from extraction import extract_songs
 from settings import ExtractionSettings
 torch.set_num_threads(1)
 {limits}
-outcomes = extract_songs({songs!r}, {out!r}, model=loaded(ConstantMask(0.25)), n_jobs={n_jobs}, show=False, {options})
+outcomes = extract_songs({songs!r}, {out!r}, model={model}, n_jobs={n_jobs}, show=False, {options})
 print(*outcomes, sep="\\n", file=sys.stderr)
 sys.exit(any(outcome.failed for outcome in outcomes))
 """
 
 
-def program(songs, out, *, n_jobs=1, limits="", options="") -> list[str]:
-    paths = [str(ROOT), str(ROOT / "tests")]
+def program(songs, out, *, n_jobs=1, limits="", options="", model="loaded(ConstantMask(0.25))") -> list[str]:
+    paths, songs = [str(ROOT), str(ROOT / "tests")], list(map(str, songs))
     code = PROGRAM.format(
-        paths=paths, songs=list(map(str, songs)), out=str(out), n_jobs=n_jobs, limits=limits, options=options
+        paths=paths, songs=songs, out=str(out), n_jobs=n_jobs, limits=limits, options=options, model=model
     )
     return [sys.executable, "-c", code]
 
@@ -359,14 +359,20 @@ def test_nothing_on_standard_input(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", ["", "settings=ExtractionSettings(format='float')", "settings=ExtractionSettings(format='flac')"]
+    "options, model",
+    [
+        ("", "loaded(ConstantMask(0.25))"),
+        ("settings=ExtractionSettings(format='float')", "loaded(ConstantMask(0.25))"),
+        ("settings=ExtractionSettings(format='flac')", "loaded(ConstantMask(0.25))"),
+        ("", "remembering_model('MaskInference')"),
+    ],
 )
-def test_a_full_disk_leaves_no_half_file(tmp_path, make_song, options):
+def test_a_full_disk_leaves_no_half_file(tmp_path, make_song, options, model):
     """A limit on the size of files meets this program and ffmpeg as a full disk does."""
     song = make_song("song.wav", duration_s=20.0)
     limits = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
     run = subprocess.run(
-        program([song], tmp_path / "out", limits=limits, options=options),
+        program([song], tmp_path / "out", limits=limits, options=options, model=model),
         capture_output=True,
         text=True,
         timeout=120,
