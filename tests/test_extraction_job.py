@@ -384,6 +384,27 @@ def test_a_full_disk_leaves_no_half_file(tmp_path, make_song, options, model):
     assert [record["outcome"] for record in records(tmp_path / "out")] == ["failed"]
 
 
+@pytest.mark.parametrize("model", ["loaded(ConstantMask(0.25))", "remembering_model('MaskInference')"])
+def test_memory_does_not_grow_with_the_song(tmp_path, model):
+    """What a network knows of eight more minutes is 170 MB, more than half of what the process takes."""
+    code = program([], tmp_path / "out", model=model)[-1]
+    code = (
+        code[: code.index("outcomes =")]
+        + f"""
+import resource
+for name in ("short", "long"):
+    extract_songs([f"{tmp_path}/{{name}}.wav"], {str(tmp_path / "out")!r}, model={model}, show=False)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    )
+    for name, duration_s in (("short", 80), ("long", 560)):
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(duration_s * RATE, np.int16), RATE)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    short, long = map(int, run.stdout.split())
+    assert len(files_in(tmp_path / "out")) == 5
+    assert long < 1.1 * short
+
+
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_ctrl_c_leaves_whole_files_and_the_next_run_does_the_rest(tmp_path, make_song, n_jobs):
     songs = [make_song("a.wav"), *(tmp_path / f"{name}.wav" for name in "bcd")]
