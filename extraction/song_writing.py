@@ -29,6 +29,11 @@ _VORBIS_KBPS = (45, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 500)
 """What libvorbis's qualities -1 to 10 come to for two channels at 44.1 kHz."""
 
 
+_QUEUE = ["-thread_queue_size", "512"]
+"""Packets that ffmpeg reads ahead. With tags as a second input it reads in a thread of its own, and naps for 10 ms
+whenever the few packets of its default are used up: ten times as long as the encoding takes."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Coding:
     """How the stems of one song are written."""
@@ -116,7 +121,18 @@ class StemWriter:
     def __init__(self, path: Path | None, coding: Coding, *, attachments: Attachments | None = None) -> None:
         self._dtype, raw, codec = _codec(coding)
         layout = ["-channel_layout", coding.channel_layout] if coding.channel_layout else []
-        arguments = ["-f", raw, "-ar", str(coding.sample_rate), "-ac", str(coding.n_channels), *layout, "-i", "pipe:0"]
+        arguments = [
+            *_QUEUE,
+            "-f",
+            raw,
+            "-ar",
+            str(coding.sample_rate),
+            "-ac",
+            str(coding.n_channels),
+            *layout,
+            "-i",
+            "pipe:0",
+        ]
         if attachments is not None:
             arguments += attachments.inputs()
         arguments += ["-map", "0:a:0", *(attachments.outputs() if attachments is not None else []), *codec]
