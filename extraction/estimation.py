@@ -32,6 +32,8 @@ _BINS_TOGETHER = 600
 """Bins of all items that go through the network in one batch: two items of 257, one of 1025."""
 _ON_AN_ACCELERATOR = 16
 """How many times as much an accelerator takes at once."""
+_CHUNK_WITHOUT_CONTEXT_S = 4.0
+"""Length of pieces, on a CPU, that no context makes costly: what runs over the bands takes 30 MB for each second."""
 _BLOCK_BYTES = 2**20
 """Size of the frames that a CPU transforms at once."""
 
@@ -51,18 +53,24 @@ class Estimator:
     @property
     def grid(self) -> Grid:
         """Where the pieces that this estimator wants lie; they need no context where the network heard the song."""
-        choose = sample_grid if self.model.output == "audio" else spectral_grid
-        needs_context = self.layered is None or self.settings.phase == "griffin-lim"
-        return choose(self.model.signal, self.settings if needs_context else self._without_context)
+        if self.model.output == "audio":
+            return sample_grid(self.model.signal, self.settings)
+        if self.layered is None:
+            return spectral_grid(self.model.signal, self.settings)
+        return self._layered_grid(self.settings.context_s if self.settings.phase == "griffin-lim" else 0.0)
 
     @property
     def listening_grid(self) -> Grid:
         """Where the pieces lie that the network takes in before it goes through the song."""
-        return spectral_grid(self.model.signal, self._without_context)
+        return self._layered_grid(0.0)
 
-    @property
-    def _without_context(self) -> ExtractionSettings:
-        return dataclasses.replace(self.settings, context_s=0.0)
+    def _layered_grid(self, context_s: float) -> Grid:
+        chunk_s = self.settings.chunk_s
+        if self.model.device.type == "cpu":
+            chunk_s = min(chunk_s, _CHUNK_WITHOUT_CONTEXT_S + 2 * context_s)
+        return spectral_grid(
+            self.model.signal, dataclasses.replace(self.settings, chunk_s=chunk_s, context_s=context_s)
+        )
 
     @property
     def items_together(self) -> int:
