@@ -65,6 +65,8 @@ __all__ = [
 
 _SAMPLE_FOLDER = "musdb18-7s"
 _RECORD = "sources.json"
+_UNDER_WAY = 0
+"""Stands in the record for the size of a song that is being decoded: after a crash it is decoded again."""
 _log = logging.getLogger(__name__)
 
 
@@ -154,18 +156,21 @@ def _decode_songs(songs: list[Song], dataset_folder: Path, *, n_workers: int, pr
             "MUSDB18's stem files are decoded by ffmpeg, which was not found on the PATH. Install it (apt-get install "
             "ffmpeg, or brew install ffmpeg), or give the folder of MUSDB18-HQ, whose wavs need no decoder."
         )
-    record = recorded | {_key(song): song.n_bytes for song in songs if song not in set(pending)}
+    before = recorded | {_key(song): song.n_bytes for song in songs if song not in set(pending)}
+    record = before | {_key(song): _UNDER_WAY for song in pending}
     try:
+        # Before the first song, so that a folder in which a crash left some is still known as one that is prepared.
+        _write_record(dataset_folder, record, instead_of=recorded)
         _decode_in_parallel(pending, dataset_folder, record, n_workers=n_workers, progress=progress)
     finally:
-        if record != recorded:
-            write_json(dataset_folder / _RECORD, dict(sorted(record.items())))
+        done = {key: n_bytes for key, n_bytes in record.items() if n_bytes != _UNDER_WAY}
+        _write_record(dataset_folder, before | done, instead_of=record)
 
 
 def _decode_in_parallel(
     songs: list[Song], dataset_folder: Path, record: dict[str, int], *, n_workers: int, progress: bool
 ) -> None:
-    """Decode `songs` and enter each into `record` when it is complete; raise all complaints at the end."""
+    """Decode `songs` and record each when it is complete; raise all complaints at the end."""
     complaints = []
     stop = threading.Event()
     with concurrent.futures.ThreadPoolExecutor(n_workers) as executor:
@@ -175,6 +180,7 @@ def _decode_in_parallel(
             for job in tqdm(finished, "decoding songs", len(jobs), disable=not progress or not songs):
                 try:
                     record[_key(jobs[job])] = job.result()
+                    _write_record(dataset_folder, record)
                 except PreparationError as error:
                     complaints.append(str(error))
         finally:
@@ -192,8 +198,8 @@ def _decode_song(song: Song, dataset_folder: Path, stop: threading.Event) -> int
     return n_bytes
 
 
-# A song whose files are all there is prepared, unless the record says that they came from a source of another size:
-# the 7 s sample and the full songs have the same names.
+# A song whose files are all there is prepared, unless the record says that they came from a source of another size
+# (the 7 s sample and the full songs have the same names), or were being written when everything ended.
 
 
 def _is_prepared(song: Song, dataset_folder: Path, record: dict[str, int]) -> bool:
@@ -208,6 +214,13 @@ def _key(song: Song) -> str:
 def _read_record(dataset_folder: Path) -> dict[str, int]:
     try:
         record = json.loads((dataset_folder / _RECORD).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
-    return record if isinstance(record, dict) else {}
+    if not isinstance(record, dict):
+        return {}
+    return {song: n_bytes for song, n_bytes in record.items() if type(n_bytes) is int}
+
+
+def _write_record(dataset_folder: Path, record: dict[str, int], *, instead_of: dict[str, int] | None = None) -> None:
+    if record != instead_of:
+        write_json(dataset_folder / _RECORD, dict(sorted(record.items())))

@@ -26,6 +26,7 @@ from musdb_forms import (
 )
 
 import musdb_preparation
+from command_line import commands
 from files import StorageError
 from musdb_preparation import (
     STREAMS,
@@ -223,6 +224,46 @@ def test_killed_preparation_goes_on_and_ends_as_if_undisturbed(many_songs, tmp_p
     assert_nothing_half_done(tmp_path / "killed")
     prepare(many_songs, tmp_path / "undisturbed")
     assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
+
+
+def test_killed_preparation_is_known_as_one_and_not_as_songs_of_ones_own(many_songs, tmp_path, monkeypatch):
+    """A folder given with --dataset is continued only if it says that a preparation made it."""
+    with start_preparation(many_songs, tmp_path) as process:
+        wait_for_songs(tmp_path, process, 1)
+        process.kill()
+    assert 0 < len(song_names("test", tmp_path)) < 12
+    monkeypatch.setenv("MUSDB_PATH", str(many_songs))
+    commands._prepare_if_needed(None, tmp_path)
+    assert len(song_names("test", tmp_path)) == 12
+
+
+def test_song_that_was_being_replaced_when_everything_ended_is_decoded_again(hq_folder, tmp_path, monkeypatch):
+    """Else its excerpt would pass for the full song, since both have the same name."""
+    excerpt = np.full((1_000, 2), 0.25)
+    excerpts = one_song(hq_folder, tmp_path / "7s", **dict.fromkeys(STREAMS, (excerpt, SAMPLE_RATE)))
+    prepare(excerpts, tmp_path / "dataset")
+    full = one_song(hq_folder, tmp_path / "full")
+    record = tmp_path / "dataset" / "sources.json"
+    with monkeypatch.context() as ended:
+        ended.setattr(musdb_preparation, "_decode_in_parallel", lambda *_, **__: None)
+        ended.setattr(musdb_preparation, "_write_record", keeping_the_first(musdb_preparation._write_record))
+        prepare(full, tmp_path / "dataset")
+    assert json.loads(record.read_text()) == {"train/Song": 0}
+    assert prepared_length(tmp_path / "dataset", "train", "Song") == 1_000
+    prepare(full, tmp_path / "dataset")
+    assert prepared_length(tmp_path / "dataset", "train", "Song") == round(1.7 * SAMPLE_RATE)
+
+
+def keeping_the_first(write):
+    """Return a function that writes once, as in a process that is killed after that."""
+    calls = []
+
+    def once(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 1:
+            write(*arguments, **options)
+
+    return once
 
 
 def test_interrupt_stops_at_once_and_leaves_whole_songs(many_songs, tmp_path):
