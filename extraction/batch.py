@@ -152,7 +152,8 @@ class _Batch:
 
     def _assign(self, folder: Path, manifest: Manifest) -> None:
         owners = dict(manifest.owners)
-        inputs = {place_key(Path(song)): song for song in self._songs if str(song) != STANDARD_INPUT}
+        named = [song for song in self._songs if identity(song) != STANDARD_INPUT]
+        inputs = {place_key(Path(song)): song for song in named}
         for song in self._songs:
             try:
                 places = choose_places(
@@ -200,21 +201,54 @@ class _Batch:
         places = self._places.get(identity(song))
         if isinstance(places, VocalExtractionError):
             raise places
-        if places is not None and not self._estimator.settings.overwrite:
-            if self._manifest is not None and self._manifest.is_done(song, places, self._options):
-                return self._skipped(song, places)
-            _refuse_overwriting(places)
+        if places is not None and self._is_done_or_free(song, places):
+            return self._skipped(song, places)
         try:
             outcome = extract_song(
-                song, places, estimator=self._estimator, pool=pool, progress=progress, cancelled=cancelled
+                song,
+                places,
+                estimator=self._estimator,
+                pool=pool,
+                progress=progress,
+                cancelled=cancelled,
+                announce=self._announce,
             )
+        except _DoneMeanwhileError as done:
+            return self._skipped(song, done.places)
         except BrokenPipeError:
             # Whoever read our standard output has gone; the program ends as others do then.
             raise
         except OSError as error:
             raise ExtractionError(f"{song} could not be extracted ({error}). Check the disk and try again.") from error
-        self._record(outcome)
         return outcome
+
+    def _is_done_or_free(self, song: str | Path, places: Places) -> bool:
+        """Tell whether a song is done already.
+
+        Raises
+        ------
+        ExtractionError
+            If it is not, and its places are taken by what may not be replaced.
+        """
+        manifest = self._manifest
+        if self._estimator.settings.overwrite:
+            return False
+        if manifest is not None:
+            manifest.read_on()
+        if manifest is not None and manifest.is_done(song, places, self._options):
+            return True
+        if manifest is None or not manifest.is_half_done(song, places, self._options):
+            _refuse_overwriting(places)
+        return False
+
+    def _announce(self, outcome: Outcome, stems: list[Path]) -> None:
+        """Record a song whose stems are whole and about to get their names, unless another run was quicker."""
+        places = self._places.get(identity(outcome.file))
+        if self._manifest is None or not isinstance(places, Places):
+            return
+        if self._is_done_or_free(outcome.file, places):
+            raise _DoneMeanwhileError(places)
+        self._manifest.announce(outcome, stems, options=self._options)
 
     def _failed(self, song: str | Path, seconds: float, reason: str) -> Outcome:
         """Record a failure; if not even that can be done, as on a full disk, say so, and let the others try."""
@@ -240,6 +274,14 @@ class _Batch:
     def _record(self, outcome: Outcome) -> None:
         if self._manifest is not None:
             self._manifest.add(outcome, options=self._options)
+
+
+class _DoneMeanwhileError(Exception):
+    """Another run has just done the same song with the same model and options."""
+
+    def __init__(self, places: Places) -> None:
+        super().__init__()
+        self.places = places
 
 
 def _refuse_overwriting(places: Places) -> None:

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
@@ -29,6 +29,8 @@ from settings import EXTRACTED_FORMATS
 
 Stream = Iterator[tuple[Samples, Samples]]
 """Mixture and vocals, block by block."""
+
+Announce = Callable[[Outcome, list[Path]], None]
 
 _SPOOLED_SAMPLES = 2**16
 
@@ -87,6 +89,7 @@ def extract_song(
     pool: ThreadPoolExecutor | None = None,
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
+    announce: Announce | None = None,
 ) -> Outcome:
     """Take one song apart and write its stems.
 
@@ -102,6 +105,9 @@ def extract_song(
         See `separation.separate_stream`.
     progress, cancelled
         See `separation.separate`.
+    announce
+        Called with the outcome and both stems' temporary paths when they are whole, before they get their names; what
+        it raises keeps them from getting them.
 
     Raises
     ------
@@ -125,27 +131,39 @@ def extract_song(
             watch=watch,
             tape_folder=Path(tempfile.gettempdir()) if places is None else places.vocals.parent,
         )
+
+        def outcome(levels: Levels, scale: float) -> Outcome:
+            return Outcome(
+                file=str(song),
+                outcome=DONE,
+                seconds=time.monotonic() - started,
+                duration_s=levels.n_samples / coding.sample_rate,
+                vocals=None if places is None else places.vocals,
+                accompaniment=None if places is None else places.accompaniment,
+                scale=scale,
+                notes=_notes(coding, reader, levels, scale),
+            )
+
         if places is None:
-            levels, scale = _write_to_standard_output(stream, coding), 1.0
-        else:
-            levels, scale = _write_files(stream, places, coding, facts, cancelled)
-        notes = list(coding.notes)
-        if reader.complaint is not None:
-            notes.append(f"taken as far as it decodes: {reader.complaint}")
+            return outcome(_write_to_standard_output(stream, coding), 1.0)
+
+        def are_whole(stems: list[Path], levels: Levels, scale: float) -> None:
+            if announce is not None:
+                announce(outcome(levels, scale), stems)
+
+        return outcome(*_write_files(stream, places, coding, facts, cancelled, are_whole))
+
+
+def _notes(coding: Coding, reader: SongReader, levels: Levels, scale: float) -> tuple[str, ...]:
+    """Say what else there is to say of a song."""
+    notes = list(coding.notes)
+    if reader.complaint is not None:
+        notes.append(f"taken as far as it decodes: {reader.complaint}")
     if levels.is_silent:
         notes.append("the song is silent, and so are its stems")
     if scale != 1.0:
-        notes.append(f"both stems are scaled by {scale:.6f}, so that {settings.format} does not clip")
-    return Outcome(
-        file=str(song),
-        outcome=DONE,
-        seconds=time.monotonic() - started,
-        duration_s=levels.n_samples / coding.sample_rate,
-        vocals=None if places is None else places.vocals,
-        accompaniment=None if places is None else places.accompaniment,
-        scale=scale,
-        notes=tuple(notes),
-    )
+        notes.append(f"both stems are scaled by {scale:.6f}, so that {coding.format} does not clip")
+    return tuple(notes)
 
 
 def _stoppable(stream: Stream, cancelled: Cancelled | None) -> Stream:
@@ -170,7 +188,12 @@ def _write_to_standard_output(stream: Stream, coding: Coding) -> Levels:
 
 
 def _write_files(
-    stream: Stream, places: Places, coding: Coding, facts: SongFacts | None, cancelled: Cancelled | None
+    stream: Stream,
+    places: Places,
+    coding: Coding,
+    facts: SongFacts | None,
+    cancelled: Cancelled | None,
+    are_whole: Callable[[list[Path], Levels, float], None],
 ) -> tuple[Levels, float]:
     levels, scale = Levels(SAMPLE_BITS.get(coding.format)), 1.0
     try:
@@ -194,6 +217,7 @@ def _write_files(
                     writer.write(stem)
             for writer in writers:
                 writer.finish()
+            are_whole(asides, levels, scale)
     finally:
         # Where nothing came of it, no empty folder remains; one that holds anything is not removed by this.
         with contextlib.suppress(OSError):

@@ -202,41 +202,6 @@ def test_one_bad_song_does_not_stop_the_rest(tmp_path, make_song, model, n_jobs,
     assert [outcome.outcome for outcome in again] == ["skipped", "failed", "skipped", "failed"]
 
 
-def test_a_torn_line_of_the_manifest_is_passed_over(tmp_path, make_song, model):
-    song, out = make_song("song.wav"), tmp_path / "out"
-    extract_songs([song], out, model=model, show=False)
-    with open(out / MANIFEST_NAME, "a", encoding="utf-8") as file:
-        file.write('[1]\n"x"\n{"outcome": "done"}\n{"file": "x", "outc')
-    (outcome,) = extract_songs([song], out, model=model, show=False)
-    assert outcome.outcome == "skipped"
-
-
-def test_a_manifest_that_cannot_be_read_or_written(tmp_path, make_song, model):
-    song, out = make_song("song.wav"), tmp_path / "out"
-    (out / MANIFEST_NAME).mkdir(parents=True)
-    with pytest.raises(ExtractionError, match=r"Cannot read .*manifest"):
-        extract_songs([song], out, model=model, show=False)
-
-
-def test_a_manifest_that_cannot_be_written(tmp_path, make_song, model, monkeypatch):
-    song, out = make_song("song.wav"), tmp_path / "out"
-    real_open = open
-
-    def full(path, mode="r", *arguments, **options):
-        if mode == "ab":
-            raise OSError(28, "No space left on device")
-        return real_open(path, mode, *arguments, **options)
-
-    monkeypatch.setattr("builtins.open", full)
-    with pytest.raises(ExtractionError, match=r"Cannot write the manifest .*No space"):
-        extract_vocals(song, out, model=model)
-    settings = ExtractionSettings(overwrite=True)
-    (outcome, missing) = extract_songs([song, tmp_path / "x"], out, model=model, settings=settings, show=False)
-    assert outcome.failed
-    assert "Cannot write the manifest" in str(outcome)
-    assert "There is no file" in str(missing)
-
-
 def test_a_folder_without_songs(tmp_path, model):
     (tmp_path / "in").mkdir()
     with pytest.raises(ExtractionError, match="holds no audio files"):
