@@ -7,13 +7,14 @@ module that writes a result goes through `whole_file`.
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import itertools
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from settings import VocalExtractionError
 
@@ -21,6 +22,8 @@ _ASIDE = ".partial-"
 _MOST_STEM_BYTES = 120
 _MOST_SUFFIX_BYTES = 20
 """A temporary name keeps this much of the final one, so that it stays within the 255 bytes of a file's name."""
+
+_LONGEST_SHOWN = 200
 
 _counter = itertools.count()
 _being_written: set[str] = set()
@@ -46,6 +49,18 @@ class StorageError(VocalExtractionError):
 def _explain(error: OSError, path: Path) -> StorageError:
     reason = _REMEDIES.get(error.errno or 0, f"{error.strerror or error}. Check the disk and try again")
     return StorageError(f"Cannot write {path}. {reason}.")
+
+
+def sentence_of(error: OSError) -> str:
+    """Say what the system refused that no room has put into words of its own, and what to do.
+
+    >>> sentence_of(FileNotFoundError(errno.ENOENT, "No such file or directory", "song.wav"))
+    'song.wav: No such file or directory. Look at the path, its permissions and the disk, and run it again.'
+    """
+    names = [ascii(name)[1:-1] for name in (error.filename, error.filename2) if isinstance(name, str)]
+    what = ", ".join(name if len(name) <= _LONGEST_SHOWN else name[:_LONGEST_SHOWN] + "..." for name in names)
+    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    return f"{what + ': ' if what else ''}{reason}. Look at the path, its permissions and the disk, and run it again."
 
 
 @contextlib.contextmanager
@@ -104,6 +119,52 @@ def _concerns(error: OSError, aside: Path, final: Path) -> bool:
     if not isinstance(error.filename, str | bytes):
         return True
     return Path(os.fsdecode(error.filename)) in (aside, final, *final.parents)
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path, *, doing: str) -> Iterator[None]:
+    """Keep other processes from doing the same in `folder`; the system ends that with this process, however it ends.
+
+    Raises
+    ------
+    StorageError
+        If another process is at it already, or the folder cannot be written.
+    """
+    path = folder / ".lock"
+    lock = _locked(path)
+    if lock is None:
+        raise StorageError(
+            f"Another process is {doing} in {folder}. Wait until it has ended, or choose another folder."
+        )
+    with lock:
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _locked(path: Path) -> IO[bytes] | None:
+    """Open and lock a file that is still there when it is locked; return None if another process has locked it."""
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = open(path, "ab")  # noqa: SIM115 - closed by the caller, or below
+        except OSError as error:
+            raise _explain(error, path) from error
+        try:
+            # Not flock: children that outlive a killed process would hold on to that.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and path.stat().st_ino == os.fstat(lock.fileno()).st_ino:
+                return lock
+        except (BlockingIOError, PermissionError):
+            lock.close()
+            return None
+        except OSError:
+            # Removed in this very moment by whoever had it; or a file system that has no locks, as some of networks.
+            if path.exists():
+                return lock
+        lock.close()
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes | memoryview) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from command_line.programs import put_programs_on_path
+from files import sentence_of
 from settings import VocalExtractionError
 
 _ROOMS = {
@@ -50,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read our output has gone; what is still buffered must not complain while Python shuts down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"Error: {sentence_of(error)}", file=sys.stderr)
         return 1
 
 

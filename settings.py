@@ -7,6 +7,7 @@ specification's tables "Augmentation Parameters" and "Model Parameters".
 
 import dataclasses
 import math
+import os
 import string
 from pathlib import Path
 
@@ -228,11 +229,14 @@ class TrainingSettings:
 
 
 def _fields_of(template: str) -> set[str]:
-    """Return the names in braces; a template that Python cannot read has one name that nobody knows."""
+    """Return the names in braces; a template that cannot be filled as it is has one name that nobody knows."""
     try:
-        return {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+        os.fsencode(template)
+        parts = [part[1:] for part in string.Formatter().parse(template) if part[1] is not None]
     except ValueError:
         return {"unreadable"}
+    is_plain = "\0" not in template and not any(form or conversion for _, form, conversion in parts)
+    return {str(field) for field, _, _ in parts} if is_plain else {"unreadable"}
 
 
 LOSSLESS_FORMATS = {"wav16": "wav", "wav24": "wav", "float": "wav", "flac": "flac"}

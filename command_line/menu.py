@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from command_line import commands
+from files import sentence_of
 from settings import PRETRAINED_FOLDER, VocalExtractionError
 
 PRETRAINED_MODEL = PRETRAINED_FOLDER / "best.model.pth"
@@ -79,6 +80,8 @@ def _perform(choice: Choice) -> None:
         choice.act()
     except VocalExtractionError as error:
         print(f"Error: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"Error: {sentence_of(error)}", file=sys.stderr)
     except KeyboardInterrupt:
         print("\nStopped. Back to the menu; Ctrl-C once more leaves.", file=sys.stderr)
 
@@ -98,7 +101,9 @@ def _existing(answer: str) -> Path | None:
     with contextlib.suppress(ValueError):  # an apostrophe in a name is no quotation
         spellings += shlex.split(answer)[:1]
     for spelling in spellings:
-        path = Path(spelling).expanduser()
-        if path.exists():
-            return path
+        # A name may be too long for any file, or begin with the ~ of a user that nobody knows.
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
+            path = Path(spelling).expanduser()
+            if path.exists():
+                return path
     return None

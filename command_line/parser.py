@@ -27,6 +27,7 @@ Without a command the menu opens. Exit status: 0 done, 1 something failed, 2 usa
 Results go to stdout, progress and messages to stderr. MUSDB_PATH names a local folder with MUSDB18; SOX_PATH and
 FFMPEG_PATH tell where those programs lie when they are not on the PATH."""
 
+_LARGEST = 2.0**62
 _SHIPPING = [name for name in PRESETS if name != SPECIFIED.name]
 _ONLY_FOR_MODELS = {"mask", "device", "save_estimates", "separator"}
 
@@ -115,16 +116,26 @@ _count = _number(int, 1)
 _count_or_none = _number(int, 0)
 
 
+def _scaled(factor: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        value = factor * _number(float, 0)(text)
+        if not value < _LARGEST:
+            raise argparse.ArgumentTypeError(f"is beyond what any machine has: {text[:40]}")
+        return value
+
+    return read
+
+
 def _gigabytes(text: str) -> int:
-    return round(_number(float, 0)(text) * 10**9)
+    return round(_scaled(10**9)(text))
 
 
 def _megabytes(text: str) -> int:
-    return round(_number(float, 0)(text) * 2**20)
+    return round(_scaled(2**20)(text))
 
 
 def _minutes(text: str) -> float:
-    return 60 * _number(float, 0)(text)
+    return _scaled(60)(text)
 
 
 def _preset(name: str) -> Preset:

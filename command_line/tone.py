@@ -54,8 +54,9 @@ def measure_tone(path: Path) -> tuple[float, float]:
                 raise ValueError(f"{path.name} is not a 16-bit mono wav")
             sample_rate, n_samples = file.getframerate(), file.getnframes()
             samples = array.array("h", file.readframes(n_samples))
-    except (wave.Error, EOFError, OSError) as error:
-        raise ValueError(f"{path.name} cannot be read ({error})") from error
+    except (wave.Error, EOFError, OSError, RuntimeError) as error:
+        # wave raises a RuntimeError without a text where a chunk ends beyond the file.
+        raise ValueError(f"{path.name} cannot be read ({str(error) or 'its parts do not fit'})") from error
     if sys.byteorder == "big":
         samples.byteswap()
     quarter = len(samples) // 4

@@ -96,11 +96,13 @@ def find_songs(inputs: Iterable[str | Path], *, output_folder: Path) -> list[str
             found[STANDARD_INPUT] = STANDARD_INPUT
             continue
         path = Path(given)
-        songs = _songs_below(path, os.path.realpath(output_folder)) if path.is_dir() else [path]
+        # Unlike Path's own, this takes a name that is too long for the disk as that of no folder.
+        is_folder = os.path.isdir(path)  # noqa: PTH112
+        songs = _songs_below(path, os.path.realpath(output_folder)) if is_folder else [path]
         if not songs:
             raise ExtractionError(f"{path} holds no audio files. Name a file, or another folder.")
         for song in songs:
-            found.setdefault(os.path.realpath(song), song)
+            found.setdefault(identity(song), song)
     return list(found.values())
 
 
@@ -169,8 +171,17 @@ def choose_places(
 
 
 def identity(song: str | Path) -> str:
-    """Return what tells one song from another: its real path, or '-'."""
-    return STANDARD_INPUT if str(song) == STANDARD_INPUT else os.path.realpath(song)
+    """Return what tells one song from another: its real path, or '-'.
+
+    Raises
+    ------
+    ExtractionError
+        If it is no path at all.
+    """
+    try:
+        return STANDARD_INPUT if str(song) == STANDARD_INPUT else os.path.realpath(song)
+    except ValueError as error:  # a zero byte, or half a surrogate pair
+        raise ExtractionError(f"{str(song)!a} can be the name of no file ({error}).") from error
 
 
 def _places(name: str, output_folder: Path, settings: ExtractionSettings) -> Places:

@@ -8,17 +8,20 @@ with what came, and the headers of wav and Ogg, where ffmpeg corrects the declar
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from extraction.ffmpeg import Ffmpeg, ProgramError, ask_ffprobe, input_arguments, last_line
 from extraction.outcome import ExtractionError
 from extraction.pieces import Samples
+
+_Kind = TypeVar("_Kind")
 
 _BLOCK_SAMPLES = 2**16
 _EXACT_CODECS = ("pcm", "flac", "alac", "wavpack", "ape", "tta")
@@ -75,27 +78,48 @@ def examine(path: Path) -> SongFacts:
     """
     _check_file(path)
     output, messages, status = ask_ffprobe(["-show_streams", "-show_format", "-of", "json", *input_arguments(path)])
-    content: dict[str, Any] = json.loads(output) if status == 0 and output.strip() else {}
-    streams = content.get("streams", [])
+    content = _parsed(output) if status == 0 else {}
+    container: dict[str, Any] = _entry(content, "format", dict)
+    streams: list[dict[str, Any]] = [stream for stream in _entry(content, "streams", list) if isinstance(stream, dict)]
     audio = [stream for stream in streams if stream.get("codec_type") == "audio"]
     if not audio:
         raise _no_audio(path, messages, streams)
-    complaint = _cut_short(path, content["format"].get("format_name", ""))
-    covers = [
-        Cover(stream["index"], str(stream.get("codec_name")), stream.get("width", 0), stream.get("height", 0))
-        for stream in streams
-        if stream.get("disposition", {}).get("attached_pic")
-    ]
+    complaint = _cut_short(path, _entry(container, "format_name", str))
+    covers = [_cover(stream) for stream in streams if "attached_pic" in _marks(stream)]
     is_alone = len(streams) == len(audio[:1]) + len(covers)
     return SongFacts(
         path=path,
-        duration_s=_declared_duration(audio[0], content["format"], messages, is_alone=is_alone),
-        is_exact=str(audio[0].get("codec_name", "")).startswith(_EXACT_CODECS),
-        tags=_tags(content["format"].get("tags", {}), audio[0].get("tags", {})),
-        channel_layout=audio[0].get("channel_layout"),
+        duration_s=_declared_duration(audio[0], container, messages, is_alone=is_alone),
+        is_exact=_entry(audio[0], "codec_name", str).startswith(_EXACT_CODECS),
+        tags=_tags(_entry(container, "tags", dict), _entry(audio[0], "tags", dict)),
+        channel_layout=_entry(audio[0], "channel_layout", str) or None,
         cover=covers[0] if covers else None,
         complaint=complaint,
     )
+
+
+def _marks(stream: dict[str, Any]) -> set[str]:
+    disposition: dict[str, Any] = _entry(stream, "disposition", dict)
+    return {name for name, is_set in disposition.items() if is_set}
+
+
+def _cover(stream: dict[str, Any]) -> Cover:
+    index, width, height = (_entry(stream, name, int) for name in ("index", "width", "height"))
+    return Cover(index, _entry(stream, "codec_name", str), width, height)
+
+
+def _parsed(output: str) -> Any:
+    """Return what ffprobe tells; a stranger's file may bring it to print what is no JSON."""
+    try:
+        return json.loads(output)
+    except (ValueError, RecursionError):
+        return {}
+
+
+def _entry(holder: Any, name: str, kind: type[_Kind]) -> _Kind:
+    """Return an entry of ffprobe's answer if it is of the kind that it should be, else an empty one."""
+    value = holder.get(name) if isinstance(holder, dict) else None
+    return value if isinstance(value, kind) else kind()
 
 
 def _check_file(path: Path) -> None:
@@ -129,11 +153,15 @@ def _declared_duration(
     if "Estimating duration from bitrate" in messages:
         return None
     told = audio.get("duration") or (container.get("duration") if is_alone else None)
-    return float(told) if told else None
+    try:
+        duration_s = float(told) if told else math.nan
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return duration_s if 0 <= duration_s < math.inf else None
 
 
-def _tags(*sources: dict[str, str]) -> dict[str, str]:
-    found = {name: value for tags in sources for name, value in tags.items()}
+def _tags(*sources: dict[str, Any]) -> dict[str, str]:
+    found = {name: value for tags in sources for name, value in tags.items() if isinstance(value, str)}
     return {
         name: value
         for name, value in found.items()
@@ -224,7 +252,11 @@ class SongReader:
         while True:
             kind, size = struct.unpack("<4sI", self._exactly(8))
             if kind == b"data":
-                n_channels, sample_rate = struct.unpack("<HI", form[2:8])
+                n_channels, sample_rate = struct.unpack("<HI", form[2:8].ljust(6, b"\0"))
+                if n_channels == 0 or sample_rate == 0:
+                    raise ExtractionError(
+                        f"{self._name} decodes to {n_channels} channels at {sample_rate} Hz: no sound."
+                    )
                 return n_channels, sample_rate
             content = self._exactly(size)
             form = content if kind == b"fmt " else form

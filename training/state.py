@@ -9,6 +9,7 @@ import io
 import json
 import math
 import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ STATE_NAME = "training_state.pth"
 WARM_UP_SHARE = 0.02
 """Share of a cosine schedule's steps in which the learning rate rises."""
 
-_DAMAGE = (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError)
+_DAMAGE = (
+    *(RuntimeError, pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError, AttributeError),
+    *(ArithmeticError, AssertionError, MemoryError, struct.error),
+)
 """What torch raises on a file that is cut short, altered, or holds something else."""
 
 

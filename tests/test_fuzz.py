@@ -1,0 +1,204 @@
+"""The short version of ``make fuzz``, and what the long one found, each fault by its name."""
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+
+from command_line import commands, menu
+from command_line.parser import parse
+from command_line.tone import measure_tone
+from extraction import ExtractionError, extract_songs, extract_vocals, song_reading
+from extraction.manifest import MANIFEST_NAME, Manifest
+from hardening import victims
+from hardening.edges import Target, refusing
+from hardening.fuzz import TARGETS, fuzz
+from musdb_preparation import prepare_musdb
+from settings import ExtractionSettings, SettingsError, VocalExtractionError
+from training.state import STATE_NAME, ResumeError, Run
+
+SHORT_RUN = 1 / 250
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_few_inputs_of_every_target(name):
+    n_inputs = max(4, round(SHORT_RUN * TARGETS[name].n_inputs))
+    assert fuzz(TARGETS[name], n_inputs=n_inputs) >= n_inputs
+
+
+def test_a_full_run_has_a_hundred_thousand_inputs():
+    assert sum(target.n_inputs for target in TARGETS.values()) >= 100_000
+
+
+def test_the_fuzzer_finds_what_is_there_to_be_found():
+    """An edge that breaks on one input of a few, and one that refuses without a word."""
+
+    def breaks(given, folder):
+        if 7 < given < 90:
+            raise ZeroDivisionError
+
+    def is_mute(given, folder):
+        with refusing():
+            raise VocalExtractionError("")
+
+    from hypothesis import strategies as st
+
+    with pytest.raises(ZeroDivisionError):
+        fuzz(Target("breaks", lambda: st.integers(0, 1_000), breaks, 100), n_inputs=100)
+    with pytest.raises(AssertionError, match="without a text"):
+        fuzz(Target("is mute", st.integers, is_mute, 10), n_inputs=10)
+
+
+# What was found
+
+
+def test_a_decoder_that_names_no_channels_is_an_error(tmp_path, monkeypatch):
+    """Its blocks could not be shaped: ValueError."""
+    header = b"RIFF\0\0\0\0WAVEfmt " + struct.pack("<IHHIIHH", 16, 3, 0, 8_000, 0, 0, 32) + b"data\0\0\0\0"
+
+    class Decoder:
+        def __init__(self, *_, **__):
+            self.pieces = [header]
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def read(self, *, patiently=False):
+            return self.pieces.pop() if self.pieces else b""
+
+    monkeypatch.setattr(song_reading, "Ffmpeg", Decoder)
+    with pytest.raises(ExtractionError, match="0 channels at 8000 Hz"), song_reading.SongReader(None):
+        pass
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "",
+        "null",
+        "[" * 100_000,
+        "\0",
+        '{"streams": null}',
+        '{"streams": [null]}',
+        '{"streams": [{"codec_type": "audio"}]}',
+        '{"streams": [{"codec_type": "audio", "duration": "N/A", "disposition": 1, "tags": [1]}], "format": null}',
+        '{"streams": [{"codec_type": "audio", "duration": "nan"}], "format": {"format_name": 3, "tags": {"a": 1}}}',
+    ],
+)
+def test_ffprobe_may_say_anything(tmp_path, monkeypatch, told):
+    """JSON that lacks what is always there was a KeyError, and no JSON a JSONDecodeError."""
+    song = tmp_path / "song.mp3"
+    song.write_bytes(b"x")
+    monkeypatch.setattr(song_reading, "ask_ffprobe", lambda _: (told, "", 0))
+    if '"audio"' in told:
+        facts = song_reading.examine(song)
+        assert (facts.duration_s, facts.tags, facts.cover) == (None, {}, None)
+    else:
+        with pytest.raises(ExtractionError, match="no audio that ffmpeg can read"):
+            song_reading.examine(song)
+
+
+def test_a_wav_with_a_part_of_odd_length_is_no_tone(tmp_path):
+    """Python's own reader raises a RuntimeError without a text."""
+    form = b"fmt \x10\0\0\0" + struct.pack("<HHIIHH", 1, 0, 8_000, 0, 0, 8)
+    whole = b"RIFF-\0\0\0WAVE" + b"LIST\1\0\0\0\0" + form + b"data\0\0\0\0"
+    (tmp_path / "tone.wav").write_bytes(whole)
+    with pytest.raises(ValueError, match="its parts do not fit"):
+        measure_tone(tmp_path / "tone.wav")
+
+
+@pytest.mark.parametrize("answer", ["~nobody-at-all/song.wav", "x" * 5_000])
+def test_the_menu_survives_names_that_no_file_has(answer, monkeypatch, capsys):
+    """A RuntimeError for the home of nobody, an OSError for a name that is too long."""
+    answers = iter(["e", answer, "", "4"])
+    monkeypatch.setattr("builtins.input", lambda _: next(answers))
+    assert menu.run_menu() == 0
+    assert "There is no" in capsys.readouterr().out
+
+
+def test_a_failure_of_the_system_leads_back_to_the_menu(monkeypatch, capsys):
+    def refuse():
+        raise OSError(36, "File name too long", "x" * 300)
+
+    answers = iter(["1", "4"])
+    monkeypatch.setattr("builtins.input", lambda _: next(answers))
+    monkeypatch.setattr(commands, "train", refuse)
+    assert menu.run_menu() == 0
+    assert "File name too long. Look at the path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a\0b.wav", "\ud800.wav"])
+def test_names_that_no_file_can_have_are_refused(tmp_path, name):
+    """They were a ValueError from the depths of the system's calls."""
+    with pytest.raises(ExtractionError, match="can be the name of no file"):
+        extract_vocals(name, tmp_path)
+
+
+def test_a_song_with_a_name_too_long_for_the_disk_is_one_failure_among_others(tmp_path, capsys):
+    (outcome,) = extract_songs(["x" * 5_000 + ".wav"], tmp_path / "out", show=False)
+    assert outcome.failed
+    assert "too long" in outcome.reason
+
+
+@pytest.mark.parametrize("part", ["{song:9999999999}", "{song:d}", "{song!x}", "{song}\0", "{song}\ud800"])
+def test_templates_that_cannot_be_filled_are_refused_before_the_first_song(part):
+    """They failed only when the first song had been decoded, and one asked for ten gigabytes of blanks."""
+    with pytest.raises(SettingsError, match="template"):
+        ExtractionSettings(output_template=part + "{stem}.{ext}")
+
+
+@pytest.mark.parametrize("option", ["--cache"])
+def test_numbers_that_no_disk_holds_are_a_usage_error(option, capsys):
+    """Infinitely many bytes were an OverflowError."""
+    with pytest.raises(SystemExit) as end:
+        parse(["train", option, "1e308"])
+    assert end.value.code == 2
+    assert option in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x80\x02}b.", b"\x80\x02t.", b"\x80\x02K\x03K\x04\x85R.", b"tK\x03\x04\0\0\x08\x08"]
+)
+def test_a_training_state_whose_pickle_ends_too_early_cannot_be_resumed_from(tmp_path, data):
+    """torch takes what is no archive for a file of before 1.6, and its machine ran out of stack: IndexError."""
+    run = Run(victims.PRESET, seed=0, device=torch.device("cpu"))
+    (tmp_path / STATE_NAME).write_bytes(data)
+    with pytest.raises(ResumeError, match="cannot be resumed from"):
+        run.load_state(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"outcome": "done", "source": "/a.wav", "vocals": "\0"},
+        {"outcome": "done", "source": "/a.wav", "vocals": "\ud800"},
+        {"outcome": "done", "source": 1, "vocals": [1]},
+        {"outcome": "done", "source": "/a.wav", "vocals": {}, "written": [[1, "x"], None]},
+    ],
+)
+def test_a_manifest_that_names_no_files_is_passed_over(tmp_path, line):
+    """Its places were a ValueError."""
+    (tmp_path / MANIFEST_NAME).write_text(json.dumps(line) + "\n" + "9" * 5_000 + "\n" + "[" * 100_000 + "\n")
+    assert Manifest(tmp_path).owners == {}
+
+
+@pytest.mark.parametrize("record", ['{"train/A": NaN}', '{"train/A": 1e999}', "[" * 100_000])
+def test_a_record_of_sources_that_json_does_not_hold_is_passed_over(tmp_path, record):
+    """What was read as not a number could not be written back: ValueError; depth was a RecursionError."""
+    from demo_songs import write_demo_songs
+    from musdb_preparation import song_paths
+
+    write_demo_songs(tmp_path / "dataset", n_train=0, n_valid=0, n_test=1, duration_s=1.0)
+    (name,) = (path.stem for path in (tmp_path / "dataset/test/mixture").glob("*.wav"))
+    source = tmp_path / "hq" / "test" / name
+    source.mkdir(parents=True)
+    for stream, path in song_paths(tmp_path / "dataset", "test", name).items():
+        (source / f"{stream}.wav").write_bytes(Path(path).read_bytes())
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "sources.json").write_text(record)
+    assert prepare_musdb(tmp_path / "hq", tmp_path / "new", progress=False)["test"] == 1
