@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from checkpoints import save_checkpoint
-from files import remove_leftovers
+from files import remove_leftovers, sole_writer
 from model import choose_device
 from settings import CHECKPOINT_FOLDER, DATASET_FOLDER, SPECIFIED, Preset, SettingsError
 from training.errors import DataError, TrainingError
@@ -99,6 +99,7 @@ def train_model(
         joined_processes(chosen, preset.training.batch_size) as processes,
         resources(chosen, n_workers) as n_workers_used,
         _own_random_numbers(chosen),
+        _alone_in(Path(checkpoint_folder), processes),
     ):
         session = Session(
             Run(preset, seed=seed, device=chosen, rank=processes.rank),
@@ -114,6 +115,11 @@ def train_model(
         if resume:
             session.run.load_state(session.folder)
         return session.train()
+
+
+def _alone_in(folder: Path, processes: Processes) -> contextlib.AbstractContextManager[None]:
+    """Refuse a folder in which another run is at work: the two would replace each other's checkpoints."""
+    return sole_writer(folder, doing="training") if processes.is_first else contextlib.nullcontext()
 
 
 def _own_random_numbers(device: torch.device) -> contextlib.AbstractContextManager[None]:

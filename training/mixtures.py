@@ -6,6 +6,7 @@ pair accompaniment and vocals (or all four stems); its mixture is their sum, mad
 
 import dataclasses
 import signal as signals
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -96,6 +97,9 @@ def loader_of(
         prefetch_factor=4 if n_workers else None,
         pin_memory=pin_memory,
         worker_init_fn=_calm_worker if n_workers else None,
+        # Forked, a worker notices when its parent is killed. Behind a server, as later Pythons have it by default, its
+        # parent would be that server, and it would live for ever.
+        multiprocessing_context="fork" if n_workers and sys.platform.startswith("linux") else None,
         # A generator of its own, since a loader draws a number whenever its workers start: neither their count nor a
         # stop and a resumption in between may move the random numbers of the network.
         generator=torch.Generator().manual_seed(seed),
