@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -24,6 +25,11 @@ PATIENCE_S = 60.0
 """How long a child may stand still before it is ended."""
 _PIPE_BYTES = 2**20
 _REMEMBERED_BYTES = 4_000
+_UNWRITTEN = re.compile(
+    "Error (writing|closing|muxing)|No space left|File too large|quota exceeded|Input/output error|Broken pipe",
+    re.IGNORECASE,
+)
+"""What ffmpeg says when what it wrote is not whole."""
 
 
 class ProgramError(ExtractionError):
@@ -95,6 +101,7 @@ class Ffmpeg:
     """
 
     def __init__(self, arguments: Sequence[str], *, reads: bool = False, writes: bool = False) -> None:
+        self._writes = writes
         self._messages: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
         try:
             self._child: subprocess.Popen[Any] = subprocess.Popen(
@@ -172,7 +179,8 @@ class Ffmpeg:
         messages = self._said()
         if status == -signal.SIGXFSZ:
             raise OSError(errno.EFBIG, "File too large")
-        if status != 0:
+        # On a full disk ffmpeg may write half a file, complain, and end with 0 all the same.
+        if status != 0 or (self._writes and _UNWRITTEN.search(messages)):
             if "No space left on device" in messages or "File too large" in messages:
                 raise OSError(errno.ENOSPC, "No space left on device")
             if "Broken pipe" in messages:
