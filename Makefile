@@ -4,12 +4,13 @@ SHELL := /bin/sh
 VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
+TOOLS := .venv-tools
 INSTALLED := $(VENV)/.installed
 DEVELOPMENT := $(INSTALLED)-dev $(addprefix $(INSTALLED)-,$(patsubst requirements-%.txt,%,$(wildcard requirements-web.txt)))
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: programs $(INSTALLED)  ## Synthesise songs, train on them, evaluate, and extract the vocals of one
 	$(RUN) main.py demo
@@ -25,6 +26,23 @@ lint: $(DEVELOPMENT)  ## Check style, format and types
 bench: programs $(INSTALLED)  ## Measure speed beside nussl and scaper as they come
 	$(RUN) -m benchmarks
 
+fuzz: programs $(DEVELOPMENT)  ## Feed 100,000 inputs and more to every edge of the program
+	-$(PIP) install -r requirements-fuzz.txt
+	$(RUN) -m hardening.fuzz
+	$(RUN) -m hardening.guided_fuzz
+
+kill-test: programs $(DEVELOPMENT)  ## Kill every job 60 times at random moments, and look at what is left
+	$(RUN) -m hardening.kills
+
+memory: programs $(INSTALLED)  ## Measure the peak memory of every command
+	$(RUN) -m hardening.memory
+
+lock: $(TOOLS)/.installed  ## Write the lock files: every requirement with the hashes of all its files
+	$(TOOLS)/bin/python hardening/lock.py
+
+audit: $(TOOLS)/.installed  ## Look up known vulnerabilities of every locked requirement
+	$(TOOLS)/bin/python hardening/audit.py
+
 serve: programs $(INSTALLED)-web  ## Open the local web page
 	$(RUN) main.py serve
 
@@ -32,7 +50,7 @@ setup: programs $(INSTALLED)  ## Only set up: programs, .venv and requirements
 	@echo "Ready. Start with: $(RUN) main.py"
 
 clean:  ## Remove .venv, caches and the demo; datasets, checkpoints and results stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis demo_output
+	rm -rf $(VENV) $(TOOLS) .pytest_cache .mypy_cache .ruff_cache .hypothesis demo_output
 	rm -rf vendor/soxbindings/build vendor/soxbindings/soxbindings.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -51,4 +69,9 @@ $(INSTALLED)-%: requirements-%.txt $(INSTALLED)
 	$(PIP) install -r $<
 	@touch $@
 
-.PHONY: help demo test lint bench serve setup clean programs
+$(TOOLS)/.installed: requirements-tools.txt
+	@PYTHON="$(PYTHON)" sh setup/python.sh $(TOOLS)
+	$(TOOLS)/bin/python -m pip --disable-pip-version-check install -q -r $<
+	@touch $@
+
+.PHONY: help demo test lint bench fuzz kill-test memory lock audit serve setup clean programs

@@ -49,7 +49,7 @@ def _files(*folders: str) -> list[Path]:
 
 ROOM_FILES = _files(".", *(room for room in ROOMS if (ROOT / room).is_dir()))
 TEST_FILES = _files("tests")
-ALL_FILES = sorted({*ROOM_FILES, *TEST_FILES, *_files("benchmarks")})
+ALL_FILES = sorted({*ROOM_FILES, *TEST_FILES, *_files("benchmarks", "hardening")})
 
 
 def _name(path: Path) -> str:
@@ -93,7 +93,7 @@ def test_imports_come_from_rooms_above(path):
         room = module.split(".")[0]
         if room in ROOMS:
             assert ROOMS.index(room) <= own, f"{_name(path)} imports {module} from a room below"
-        assert room not in ("tests", "benchmarks", "conftest"), f"{_name(path)} imports {module}"
+        assert room not in ("tests", "benchmarks", "hardening", "conftest"), f"{_name(path)} imports {module}"
 
 
 @pytest.mark.parametrize("path", [*ROOM_FILES, *TEST_FILES], ids=_name)
@@ -128,6 +128,12 @@ def test_nothing_dangerous_is_written(path):
         keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
         assert keywords.get("shell", "False") == "False", f"line {call.lineno}: a shell"
         assert function not in ("os.system", "os.popen", "eval", "exec"), f"line {call.lineno}: {function}"
+        assert not re.search(r"get(status)?output$|create_subprocess_shell|os\.(spawn|exec)[lv]", function), function
+        if re.fullmatch(r"(subprocess\.)?(run|call|check_\w+|Popen)", function) and call.args:
+            command = ast.unparse(call.args[0])
+            assert not re.match(r"f?['\"]", command), (
+                f"line {call.lineno}: a command in one text, not a list: {command}"
+            )
         assert not re.fullmatch(r"c?[pP]ickle\.(load|loads|Unpickler)", function), f"line {call.lineno}: {function}"
         assert keywords.get("allow_pickle", "False") == "False", f"line {call.lineno}: pickled arrays"
         if function == "torch.load":

@@ -1,0 +1,75 @@
+"""What is installed: exact versions, hashes that agree with them, a word on each, and an honest audit."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hardening import audit
+
+ROOT = Path(__file__).resolve().parent.parent
+REQUIREMENTS = sorted(ROOT.glob("requirements*.txt"))
+
+
+def plain(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pinned(path):
+    """Return the versions of a requirements file or a lock by name."""
+    found = re.findall(r"^([A-Za-z0-9_.-]+)==([^\s;\\\\]+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {plain(name): version for name, version in found}
+
+
+@pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: path.name)
+def test_the_lock_has_the_same_versions_with_hashes(path):
+    lock = path.with_suffix(".lock")
+    assert pinned(path).items() <= pinned(lock).items(), "make lock"
+    blocks = re.split(r"\n(?=\S)", lock.read_text(encoding="utf-8"))
+    packages = [block for block in blocks if not block.startswith("#")]
+    assert packages
+    assert [block.splitlines()[0] for block in packages if "--hash=sha256:" not in block] == []
+
+
+def test_what_is_locked_is_pinned_but_for_other_systems():
+    """CUDA's packages are pinned by torch, and some are for Windows."""
+    unpinned = pinned(ROOT / "requirements.lock").keys() - pinned(ROOT / "requirements.txt").keys()
+    assert {name for name in unpinned if not re.match(r"nvidia-|cuda-|triton$|colorama$", name)} == set()
+
+
+def test_the_documents_say_what_every_package_is_for():
+    text = plain((ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8"))
+    told = set(re.findall(r"[a-z0-9]+(?:-[a-z0-9]+)*", text))
+    missing = {name for path in REQUIREMENTS for name in pinned(path)} - told
+    assert missing == set()
+
+
+CHECKED = {"name": "a", "version": "1", "vulns": []}
+KNOWN = {"name": "b", "version": "2", "vulns": [{"id": "CVE-1"}]}
+SKIPPED = {"name": "c", "skip_reason": "not found"}
+
+
+@pytest.mark.parametrize(
+    "answer, status, sentence",
+    [
+        ([CHECKED], 0, "1 of 1 packages checked, 0 known"),
+        ([CHECKED, KNOWN], 1, "b 2: CVE-1"),
+        ([CHECKED, SKIPPED], 2, "1 could not be checked"),
+        ([KNOWN, SKIPPED], 2, "b 2: CVE-1"),
+        ([], 2, "0 could not be checked"),
+        ("ConnectionError: no route", 2, "was not reached (ConnectionError: no route)"),
+    ],
+)
+def test_an_audit_is_good_news_only_if_all_was_checked(answer, status, sentence):
+    lines, found = audit.judge({"requirements.lock": answer})
+    assert found == status
+    assert sentence in "\n".join(lines)
+
+
+def test_an_audit_without_its_tool_is_no_good_news(monkeypatch, tmp_path):
+    """As in this environment, which has no pip-audit."""
+    lock = tmp_path / "requirements.lock"
+    lock.write_text("a==1 --hash=sha256:" + "0" * 64)
+    answer = audit.ask(lock)
+    assert isinstance(answer, str)
+    assert audit.judge({"requirements.lock": answer})[1] == 2
