@@ -35,6 +35,8 @@ SEED = 8
 _MOST_IN_A_ROW = 4
 """Kills after which a job may run to its end, so that many ends are compared, too."""
 _PATIENCE_S = 300.0
+_TIMED = ("mixtures_per_s", "data_wait_share", "duration_s")
+"""What the clock says of an epoch."""
 
 _server = multiprocessing.get_context("forkserver")
 _ROOMS = ["musdb_preparation", "training", "evaluation", "extraction", "checkpoints", "model", "reports.page"]
@@ -150,6 +152,9 @@ def _fingerprint(path: Path) -> str:
         # libsndfile writes the time of day into the headers of floats.
         samples, sample_rate = soundfile.read(path, always_2d=True)
         return hashlib.sha256(samples.tobytes()).hexdigest() + f" {sample_rate} {samples.shape}"
+    if path.name == "history.jsonl":
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return str([{name: value for name, value in row.items() if name not in _TIMED} for row in rows])
     if path.suffix != ".pth":
         return sha256_of(path)
     from checkpoint_format import read_checkpoint
@@ -171,11 +176,12 @@ def _lost_or_doubled(job: Job, folder: Path) -> list[str]:
     return failed + [f"{song} has several places: {found}" for song, found in places.items() if len(found) != 1]
 
 
-def kill_job(job: Job, *, n_kills: int, seed: int, folder: Path) -> Tally:
-    """Kill a job so many times; return what came of it."""
+def kill_job(job: Job, *, n_kills: int, seed: int, folder: Path, inputs: Path | None = None) -> Tally:
+    """Kill a job so many times; return what came of it. Its inputs are made, unless there are some."""
     draw, tally = random.Random(f"{seed} {job.name}"), Tally()
-    inputs = folder / "inputs"
-    job.make_inputs(inputs)
+    if inputs is None:
+        inputs = folder / "inputs"
+        job.make_inputs(inputs)
     process = _start(job, inputs, folder / "undisturbed")
     started = time.monotonic()
     if _finish(process) != 0:

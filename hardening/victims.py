@@ -174,7 +174,7 @@ JOBS = {
     job.name: job
     for job in (
         Job("prepare", _make_stem_files, _prepare, ("**/*.wav", "sources.json")),
-        Job("train", _make_training_songs, _train, ("run/*.model.pth", "**/rendered/**/*.npy")),
+        Job("train", _make_training_songs, _train, ("run/*.model.pth", "run/history.jsonl", "**/rendered/**/*.npy")),
         Job(
             "evaluate",
             _make_evaluated_songs,

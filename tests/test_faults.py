@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from job_inputs import inputs_of
 from small_disks import small_disk  # noqa: F401 - a fixture
 
 import extraction.song
@@ -71,22 +72,15 @@ def _calm(monkeypatch):
     monkeypatch.delenv("MUSDB_PATH", raising=False)
 
 
-_worlds: dict[str, World] = {}
-
-
 @pytest.fixture
 def world(request, tmp_path_factory, capsys):
     """The world of a job, made once."""
-    name = request.param
-    if name not in _worlds:
-        folder = tmp_path_factory.mktemp(name)
-        JOBS[name].make_inputs(folder / "inputs")
-        made = World(name, folder / "inputs", folder / "undisturbed")
+    name, inputs = request.param, inputs_of(request.param, tmp_path_factory)
+    made = World(name, inputs, inputs.with_name("undisturbed"))
+    if not made.undisturbed.exists():
         look_at_songs(made, made.undisturbed)
         assert main.main(made.arguments(made.undisturbed)) == 0, capsys.readouterr().err
-        _worlds[name] = made
-        capsys.readouterr()
-    return _worlds[name]
+    return made
 
 
 def look_at_songs(world, results, inputs=None):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import soundfile
+from job_inputs import inputs_of
 
 from hardening import kills
 from hardening.victims import JOBS, Job
@@ -16,8 +17,9 @@ def _server():
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_a_job_that_is_killed_loses_nothing(name, tmp_path):
-    tally = kills.kill_job(JOBS[name], n_kills=2, seed=1, folder=tmp_path)
+def test_a_job_that_is_killed_loses_nothing(name, tmp_path, tmp_path_factory):
+    inputs = inputs_of(name, tmp_path_factory)
+    tally = kills.kill_job(JOBS[name], n_kills=2, seed=1, folder=tmp_path, inputs=inputs)
     assert tally.n_kills == 2
     assert tally.n_ends >= 1
     assert tally.faults == []

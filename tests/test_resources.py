@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import soundfile
+from extraction_models import music
+from job_inputs import inputs_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,7 +27,7 @@ training.resources._n_cores = lambda: 1
 torch.set_num_threads(1)
 from extraction import extract_vocals
 from extraction_models import ConstantMask, loaded
-from hardening.victims import JOBS, PRESET, link_songs
+from hardening.victims import PRESET, link_songs
 from settings import ExtractionSettings
 from training import train_model
 
@@ -68,13 +71,8 @@ N_SONGS, N_TRAININGS = 100, 3
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="what a process holds is read from /proc")
-def test_nothing_piles_up(tmp_path):
-    import soundfile
-    from extraction_models import music
-
-    from hardening.victims import JOBS
-
-    JOBS["train"].make_inputs(tmp_path / "inputs")
+def test_nothing_piles_up(tmp_path, tmp_path_factory):
+    (tmp_path / "inputs").symlink_to(inputs_of("train", tmp_path_factory))
     soundfile.write(tmp_path / "song.wav", music(0.1, sample_rate=8_000, n_channels=1).T, 8_000)
     code = PROGRAM.format(root=str(ROOT), tests=str(ROOT / "tests"), n_songs=N_SONGS, n_trainings=N_TRAININGS)
     done = subprocess.run(
