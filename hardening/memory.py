@@ -1,7 +1,7 @@
 """``python -m hardening.memory [COMMAND ...]``: run every command, and print the most memory that it took.
 
 Counted is what a command and its children held together at any time.
-Memory that processes share is counted once (Linux's proportional set size), fifty times a second. Songs are made for it;
+Memory that processes share counts once (Linux's proportional set size), fifty times a second. Songs are made for it;
 the extracted one is four minutes of stereo.
 """
 
