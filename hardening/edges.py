@@ -43,7 +43,7 @@ def refusing() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def workplace() -> Iterator[Path]:
+def scratch_folder() -> Iterator[Path]:
     """Yield an empty folder, in memory where that is possible, with a few levels above it that are empty, too."""
     shared = Path("/dev/shm")  # noqa: S108 - a parent for a temporary folder, if it is there
     with tempfile.TemporaryDirectory(prefix="fuzz-", dir=shared if os.access(shared, os.W_OK) else None) as folder:

@@ -18,7 +18,7 @@ import hypothesis
 from benchmarks.__main__ import machine
 from hardening.audio_targets import AUDIO_TARGETS
 from hardening.checkpoint_targets import CHECKPOINT_TARGETS
-from hardening.edges import Target, workplace
+from hardening.edges import Target, scratch_folder
 from hardening.record_targets import RECORD_TARGETS
 from hardening.typed_targets import TYPED_TARGETS
 
@@ -49,7 +49,7 @@ def trial(target: Target, folder: Path, *, n_inputs: int, seed: int = SEED) -> t
 
 def fuzz(target: Target, *, n_inputs: int, seed: int = SEED) -> int:
     """Feed a target so many inputs; return how many it took. What it cannot take is raised."""
-    with workplace() as folder:
+    with scratch_folder() as folder:
         test, count = trial(target, folder, n_inputs=n_inputs, seed=seed)
         test()
     return count[0]

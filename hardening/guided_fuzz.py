@@ -28,9 +28,9 @@ def _guide(name: str, n_runs: int, counter: Path) -> None:
     with atheris.instrument_imports(include=_ROOMS):
         import main  # noqa: F401 - and with it the rooms that it imports
 
-    from hardening.edges import workplace
+    from hardening.edges import scratch_folder
 
-    with workplace() as folder:
+    with scratch_folder() as folder:
         test, count = trial(TARGETS[name], folder, n_inputs=1)
         feed = test.hypothesis.fuzz_one_input  # type: ignore[attr-defined]
 

@@ -69,3 +69,29 @@ def chromium() -> str:
     if found is None:
         pytest.skip("Chromium is not installed, so no page was looked at: apt-get install chromium")
     return found
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Small batches are slower on two threads, above all on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def make_song(tmp_path):
+    """Write a short song under tmp_path and return its path."""
+    import soundfile
+    from extraction_models import music
+
+    def write(name, *, seed=0, duration_s=0.2):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, music(duration_s, sample_rate=44_100, n_channels=1, seed=seed).T, 44_100, format="WAV")
+        return path
+
+    return write

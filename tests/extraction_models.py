@@ -1,5 +1,6 @@
 """Small networks for the tests of the extraction, without nussl, which takes seconds to import."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from checkpoints import LoadedModel
+from extraction.manifest import MANIFEST_NAME
 from model import NETWORKS, MaskInference
 from settings import ACCOMPANIMENT, SignalSettings
 from spectrogram import istft, stft
@@ -144,3 +146,18 @@ def music(duration_s: float, *, sample_rate: int = 44_100, n_channels: int = 2, 
             swell = 0.5 + 0.5 * np.sin(2 * np.pi * rng.uniform(0.1, 1.0) * t + rng.uniform(0, 6))
             signal[channel] += 0.08 * swell * np.sin(2 * np.pi * pitch * t)
     return signal.astype(np.float32)
+
+
+def records(folder: Path) -> list[dict]:
+    """Read a folder's manifest."""
+    return [json.loads(line) for line in (folder / MANIFEST_NAME).read_text(encoding="utf-8").splitlines()]
+
+
+def files_in(folder: Path) -> set[str]:
+    """Name all files below a folder."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def stems_of(*songs: str) -> set[str]:
+    """Name what a batch of these songs leaves."""
+    return {f"{song}/{stem}.wav" for song in songs for stem in ("vocals", "accompaniment")} | {MANIFEST_NAME}

@@ -37,13 +37,7 @@ from spectrogram import analyze, griffin_lim, istft, stft, synthesis_weight, syn
 RATES = (8_000, 11_025, 16_000, 22_050, 32_000, 37_800, 44_100, 48_000, 96_000)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small batches are slower on two threads, above all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,10 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 
 import pytest
-import soundfile
-import torch
-from extraction_models import ConstantMask, loaded, music
+from extraction_models import ConstantMask, files_in, loaded, records, stems_of
 
 import extraction.batch
 from extraction import ExtractionError, extract_songs, extract_vocals
@@ -18,43 +15,12 @@ from settings import ExtractionSettings
 RATE = 44_100
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small batches are slower on two threads, above all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def model():
     return loaded(ConstantMask(0.25))
-
-
-@pytest.fixture
-def make_song(tmp_path):
-    """Write a short song under tmp_path and return its path."""
-
-    def write(name, *, seed=0, duration_s=0.2):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, music(duration_s, sample_rate=RATE, n_channels=1, seed=seed).T, RATE, format="WAV")
-        return path
-
-    return write
-
-
-def records(folder) -> list[dict]:
-    return [json.loads(line) for line in (folder / MANIFEST_NAME).read_text(encoding="utf-8").splitlines()]
-
-
-def files_in(folder) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-
-
-def stems_of(*songs) -> set[str]:
-    return {f"{song}/{stem}.wav" for song in songs for stem in ("vocals", "accompaniment")} | {MANIFEST_NAME}
 
 
 def test_a_torn_line_of_the_manifest_is_passed_over(tmp_path, make_song, model):
