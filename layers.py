@@ -1,8 +1,12 @@
 """The building blocks of the networks.
 
 The first four are nussl's, by name and by arithmetic (a test compares them), written on torch alone, since nussl's
-import takes longer than the extraction of a song. The others belong to the band-split network.
+import takes longer than the extraction of a song. The others belong to the band-split network, but for the last, by
+which a network tells how it hears a song layer by layer.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -176,3 +180,21 @@ class ResidualLSTM(nn.Module):
         """Add what the LSTM heard to what came in."""
         projected: Tensor = self.projection(self.dropout(heard))
         return data + projected
+
+
+class OverTime(NamedTuple):
+    """One recurrent layer over the frames of a song, and what happens to each frame before and behind it."""
+
+    lstm: nn.LSTM
+    layer: int
+    """Which of its layers."""
+    before: Callable[[Tensor], Tensor] | None = None
+    """From features to what the LSTM hears, of the same shape; None: the features."""
+    after: Callable[[Tensor, Tensor], Tensor] | None = None
+    """From features, and what all directions of the LSTM say, to the next layer's features; None: what they say."""
+
+    @property
+    def n_features(self) -> int:
+        """Features of each frame before the layer."""
+        weight: Tensor = getattr(self.lstm, f"weight_ih_l{self.layer}")
+        return weight.shape[1]

@@ -4,7 +4,7 @@
 Seetharaman and Salamon, 2020), with the tutorial's names for its parts, so that checkpoints of either load here.
 `BandSplitMaskInference` follows Luo and Yu, "Music source separation with band-split RNN", 2022, with masks on
 magnitudes: the spectrum is cut into bands that are narrow where voices have their harmonics, and a recurrent network
-runs over time, then another over the bands.
+runs over time, then another over the bands. `EnsembleMaskInference` is several of either, trained apart.
 
 Only `build` imports nussl: reading a model and using it need not wait for that.
 
@@ -13,9 +13,9 @@ Axes: magnitudes are ``(n_batch, n_frames, n_bins, n_channels)``, masks ``(..., 
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,29 +25,16 @@ from layers import (
     BandLinear,
     BatchNorm,
     Embedding,
+    OverTime,
     RecurrentStack,
     ResidualLSTM,
     activate,
     band_edges,
     known_activation,
 )
-from settings import SPECIFIED, Preset, VocalExtractionError
+from settings import SPECIFIED, Preset, SettingsError
 
-
-class DeviceError(VocalExtractionError):
-    """The device asked for is not there."""
-
-
-class OverTime(NamedTuple):
-    """One recurrent layer over the frames of a song, and what happens to each frame before and behind it."""
-
-    lstm: nn.LSTM
-    layer: int
-    """Which of its layers."""
-    before: Callable[[Tensor], Tensor] | None = None
-    """From features to what the LSTM hears, both (n_sequences, n_frames, ...); None: the features."""
-    after: Callable[[Tensor, Tensor], Tensor] | None = None
-    """From features, and what all directions of the LSTM say, to the next layer's features; None: what they say."""
+_MOST_MEMBERS = 16
 
 
 class MaskInference(nn.Module):
@@ -266,10 +253,87 @@ class BandSplitMaskInference(MaskInference):
         return activate(logits.unflatten(0, (n_batch, n_frames)), self.activation)
 
 
+class EnsembleMaskInference(MaskInference):
+    """Several networks of one kind, trained apart, whose masks are averaged.
+
+    Where the songs of a training leave a mask open, each training guesses in its own way, and the mean errs less than
+    they do one by one (Dietterich, "Ensemble methods in machine learning", MCS 2000). `ensemble` joins checkpoints.
+
+    Parameters
+    ----------
+    member
+        Name of their class, one of `NETWORKS`.
+    n_members
+        How many, 1 to 16.
+    **arguments
+        What each of them is made with.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such class, or another number of them.
+    """
+
+    def __init__(self, member: str, n_members: int, **arguments: Any) -> None:
+        nn.Module.__init__(self)
+        if member not in NETWORKS or not 1 <= n_members <= _MOST_MEMBERS:
+            raise SettingsError(f"No ensemble of {n_members} x {member!r}; expected 1 to {_MOST_MEMBERS} networks.")
+        self.members = nn.ModuleList(NETWORKS[member](**arguments) for _ in range(n_members))
+
+    @property
+    def _each(self) -> list[MaskInference]:
+        return cast(list[MaskInference], list(self.members))
+
+    def forward(self, data: Tensor) -> dict[str, Tensor]:
+        """Infer masks from magnitudes; shapes as for `MaskInference.forward`."""
+        mask = _mean([member(data)["mask"] for member in self._each])
+        return {"mask": mask, "estimates": data.unsqueeze(-1) * mask}
+
+    def encode(self, data: Tensor) -> Tensor:
+        """Tell of each frame what needs no other: the features of all members, side by side."""
+        return torch.cat([member.encode(data) for member in self._each], dim=-1)
+
+    def layers_over_time(self) -> list[OverTime]:
+        """Return the layers of one member after the other; the features of the one at work stand in front."""
+        return [
+            _among_others(layer, is_last=layer is layers[-1])
+            for layers in (member.layers_over_time() for member in self._each)
+            for layer in layers
+        ]
+
+    def decode(self, features: Tensor) -> Tensor:
+        """Infer the masks of each frame: each member's turn moved its features to the end, so all are in order."""
+        chunks = features.chunk(len(self.members), dim=-1)
+        return _mean([member.decode(own) for member, own in zip(self._each, chunks, strict=True)])
+
+
+def _among_others(layer: OverTime, *, is_last: bool) -> OverTime:
+    """Let a layer of one network see the first features only, and keep or, behind its last layer, pass the others."""
+    n_own = layer.n_features
+
+    def before(features: Tensor) -> Tensor:
+        own = features[..., :n_own]
+        return own if layer.before is None else layer.before(own)
+
+    def after(features: Tensor, heard: Tensor) -> Tensor:
+        own, others = features[..., :n_own], features[..., n_own:]
+        own = heard if layer.after is None else layer.after(own, heard)
+        return torch.cat([others, own] if is_last else [own, others], dim=-1)
+
+    return OverTime(layer.lstm, layer.layer, before, after)
+
+
+def _mean(masks: list[Tensor]) -> Tensor:
+    return torch.stack(masks).mean(dim=0)
+
+
 NETWORKS: dict[str, type[MaskInference]] = {
     network.__name__: network for network in (MaskInference, BandSplitMaskInference)
 }
-"""The networks that `NetworkSettings.kind` may name."""
+"""The networks that are trained; `NetworkSettings.kind` names one."""
+
+READABLE_NETWORKS = {**NETWORKS, EnsembleMaskInference.__name__: EnsembleMaskInference}
+"""The networks that a checkpoint may hold."""
 
 
 def create_model(preset: Preset = SPECIFIED) -> nn.Module:
@@ -295,28 +359,3 @@ def create_model(preset: Preset = SPECIFIED) -> nn.Module:
     if kind == BandSplitMaskInference.__name__:
         arguments["sample_rate"] = preset.signal.sample_rate
     return NETWORKS[kind].build(num_features=preset.signal.n_bins, **arguments)
-
-
-def choose_device(name: str = "auto") -> torch.device:
-    """Return the device to compute on.
-
-    Parameters
-    ----------
-    name
-        'auto' (CUDA when there is one, then Apple's MPS, else the CPU) or a name that torch knows, as 'cuda:1'.
-
-    Raises
-    ------
-    DeviceError
-        If the name means nothing, or the device is not there.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
-        # torch lists all that it was built with, and repeats the name as it was given.
-        reason = "".join(filter(str.isprintable, " ".join(str(error).split())))[:160]
-        raise DeviceError(f"Device {name!r} cannot be used ({reason}). Try --device auto or --device cpu.") from error
-    return device

@@ -7,13 +7,14 @@ freely. Data comes out, or a `CheckpointError`; no code runs. docs/checkpoints.m
 
 from checkpoint_format.archive import LARGEST_BYTES, CheckpointError, contents_of, reason_of
 from checkpoint_format.reading import STFTParams, allowed_classes, parse_checkpoint, read_checkpoint
-from checkpoint_format.rebuilding import rebuild
-from checkpoint_format.saving import FORMAT_VERSION, save_checkpoint, source_names
+from checkpoint_format.rebuilding import MaskNetwork, rebuild
+from checkpoint_format.saving import FORMAT_VERSION, save_checkpoint, save_network, source_names
 
 __all__ = [
     "FORMAT_VERSION",
     "LARGEST_BYTES",
     "CheckpointError",
+    "MaskNetwork",
     "STFTParams",
     "allowed_classes",
     "contents_of",
@@ -22,5 +23,6 @@ __all__ = [
     "reason_of",
     "rebuild",
     "save_checkpoint",
+    "save_network",
     "source_names",
 ]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model import NETWORKS
+from model import READABLE_NETWORKS
 from settings import SignalSettings
 
 _NUSSL_CLASSES = (
@@ -31,12 +31,21 @@ _LARGEST_RESULT = 2**26
 _N_FRAMES = 5
 
 
-class _MaskNetwork(nn.Module):
-    """One of this project's networks under the calling convention of nussl's SeparationModel."""
+class MaskNetwork(nn.Module):
+    """One of this project's networks under the calling convention of nussl's SeparationModel.
 
-    def __init__(self, model: nn.Module) -> None:
+    Parameters
+    ----------
+    kind
+        Its class, by name.
+    arguments
+        What it is made with.
+    """
+
+    def __init__(self, kind: str, arguments: dict[str, Any]) -> None:
         super().__init__()
-        self.layers = nn.ModuleDict({"model": model})
+        self.kind, self.arguments = kind, arguments
+        self.layers = nn.ModuleDict({"model": READABLE_NETWORKS[kind](**arguments)})
 
     def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
         """Take ``{'mix_magnitude'}``, give ``{'mask', 'estimates'}``."""
@@ -71,7 +80,7 @@ def rebuild(content: dict[str, Any], *, signal: SignalSettings, n_channels: int)
     config, state = _config_of(content), content["state_dict"]
     _check_config(config)
     modules = {key: module for key, module in config["modules"].items() if module}
-    ours = [key for key, module in modules.items() if module.get("class") in NETWORKS]
+    ours = [key for key, module in modules.items() if module.get("class") in READABLE_NETWORKS]
     if len(ours) == 1 and all(module.get("class") == "Alias" for key, module in modules.items() if key not in ours):
         network = _project_network(modules[ours[0]], state, prefix=f"layers.{ours[0]}.")
     else:
@@ -91,7 +100,7 @@ def _check_config(value: Any, name: str = "config") -> None:
     """Bound every number and list of a config; allow the classes that are known, and none else."""
     if isinstance(value, dict):
         kind = value.get("class")
-        if kind is not None and kind not in (*NETWORKS, *_NUSSL_CLASSES, *_TORCH_CLASSES):
+        if kind is not None and kind not in (*READABLE_NETWORKS, *_NUSSL_CLASSES, *_TORCH_CLASSES):
             raise ValueError(f"{name[:40]!a} is a {str(kind)[:40]!a}, which neither nussl nor this project knows")
         for key, item in value.items():
             _check_config(item, str(key))
@@ -112,9 +121,9 @@ def _project_network(module: dict[str, Any], state: dict[str, Tensor], *, prefix
     # The weights that a new network draws are replaced; nobody's random numbers shall change by it.
     with torch.random.fork_rng(devices=[]):
         with torch.device("meta"):
-            blueprint = _MaskNetwork(NETWORKS[module["class"]](**module["args"]))
+            blueprint = MaskNetwork(module["class"], module["args"])
         _compare(blueprint.state_dict(), state)
-        network = _MaskNetwork(NETWORKS[module["class"]](**module["args"]))
+        network = MaskNetwork(module["class"], module["args"])
     network.load_state_dict(state, strict=True)
     return network.eval()
 
@@ -125,7 +134,7 @@ def _nussl_network(
     """Build a network of nussl's modules, try it without memory, and only then give it some."""
     from compatibility import nussl
 
-    for project_network in NETWORKS.values():
+    for project_network in READABLE_NETWORKS.values():
         nussl.ml.register_module(project_network)
     with torch.device("meta"):
         network: nn.Module = nussl.ml.SeparationModel({**config}).eval()

@@ -44,9 +44,14 @@ def save_checkpoint(
     files.StorageError
         If it cannot be written; an older file at `path` is untouched then.
     """
+    return save_network(path, network, metadata={**_nussl_metadata(preset, dataset_folder), **metadata})
+
+
+def save_network(path: str | Path, network: nn.Module, *, metadata: dict[str, Any]) -> Path:
+    """Save a network with metadata that is complete already; otherwise as `save_checkpoint`."""
     # Not to the path itself: torch would put that name into the file, and report a full disk as an error of its own.
     buffer = io.BytesIO()
-    network.save(buffer, metadata={**_nussl_metadata(preset, dataset_folder), **metadata})  # type: ignore[operator]
+    network.save(buffer, metadata=metadata)  # type: ignore[operator]
     write_bytes(path, buffer.getbuffer())
     return Path(path)
 

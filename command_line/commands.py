@@ -89,6 +89,15 @@ def evaluate(
     return 0
 
 
+def ensemble(*, as_json: bool = False, **options: Any) -> int:
+    """Join trained networks to one."""
+    from ensemble import join_checkpoints
+
+    checkpoint = join_checkpoints(**options)
+    print(json.dumps({"checkpoint": str(checkpoint)}) if as_json else f"Joined: {checkpoint}")
+    return 0
+
+
 def extract(
     *,
     songs: Sequence[str | Path] = (),
@@ -178,6 +187,6 @@ def _holds_other_things(dataset_folder: Path) -> bool:
 
 
 COMMANDS: dict[str, Callable[..., int]] = {
-    command.__name__: command for command in (prepare, train, evaluate, extract, demo, serve, doctor)
+    command.__name__: command for command in (prepare, train, evaluate, ensemble, extract, demo, serve, doctor)
 }
 """Commands by the name that is typed."""

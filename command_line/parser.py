@@ -92,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_prepare(add("prepare", "Decode MUSDB18 into the dataset folder (train and evaluate do it by themselves)."))
     _add_train(add("train", "Train a network."))
     _add_evaluate(add("evaluate", "Score a network on the test songs."))
+    _add_ensemble(add("ensemble", "Join trained networks of one kind to one whose masks are the mean of theirs."))
     _add_extract(add("extract", "Extract the vocals of songs of yours."))
     _add_json(add("demo", "Synthesise songs, train on them for a short while, evaluate, extract: no network needed."))
     _add_serve(add("serve", "Open a local web page that extracts vocals."))
@@ -223,6 +224,13 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", dest="n_jobs", type=_count, metavar="N", help="songs scored at the same time")
     parser.add_argument("--overwrite", action="store_true", help="move another model's results in the folder aside")
     _add_device(parser)
+    _add_json(parser)
+
+
+def _add_ensemble(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="+", type=Path, metavar="CHECKPOINT", help="two or more, trained apart")
+    parser.add_argument("-o", "--output", dest="output_path", type=Path, required=True, metavar="PATH", help="where to")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     _add_json(parser)
 
 

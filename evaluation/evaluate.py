@@ -152,7 +152,7 @@ def evaluate_model(
         If the checkpoint is.
     """
     from checkpoints import load_checkpoint
-    from model import choose_device
+    from device import choose_device
 
     _check("mask", mask, ("soft", "binary"))
     _check("separator", separator, ("extraction", "nussl"))

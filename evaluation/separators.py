@@ -147,7 +147,7 @@ def nussl_primitive(excerpt: Excerpt, *, kind: str) -> Audio:
 @functools.lru_cache(maxsize=2)
 def _load(path: Path, sha256: str, device: str) -> "LoadedModel":
     from checkpoints import load_checkpoint
-    from model import choose_device
+    from device import choose_device
 
     model = load_checkpoint(path, device=choose_device(device))
     if model.sha256 != sha256:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from checkpoints import LoadedModel, default_checkpoint, load_checkpoint, shipped_checkpoint
+from device import choose_device
 from extraction.bars import Bars
 from extraction.estimation import Estimator
 from extraction.manifest import Manifest, options_of
@@ -20,7 +21,6 @@ from extraction.outcome import FAILED, SKIPPED, ExtractionError, Outcome
 from extraction.separation import Cancelled, Progress, worker_pool
 from extraction.song import extract_song
 from files import remove_leftovers
-from model import choose_device
 from settings import EXTRACTION_FOLDER, ExtractionSettings, VocalExtractionError
 
 STANDARD_OUTPUT = "-"

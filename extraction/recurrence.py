@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from extraction.tapes import Tape, Tapes
-from model import MaskInference, OverTime
+from layers import OverTime
+from model import MaskInference
 
 Tick = Callable[[float], None]
 """Called now and then from the thread that waits, with the share of a pass that is done; may raise to stop it."""

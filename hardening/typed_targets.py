@@ -148,7 +148,7 @@ def _take_names(drawn: tuple[list[str], str, str], folder: Path) -> None:
 
 
 def _take_device(name: str, folder: Path) -> None:
-    from model import choose_device
+    from device import choose_device
 
     with refusing():
         assert choose_device(name).type in ("cpu", "cuda", "mps")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from checkpoints import LoadedModel
 from extraction.manifest import MANIFEST_NAME
-from model import NETWORKS, MaskInference
+from model import NETWORKS, EnsembleMaskInference, MaskInference
 from settings import ACCOMPANIMENT, SignalSettings
 from spectrogram import istft, stft
 from stereo import in_groups, infer_masks, masked, n_channels_together, views_of
@@ -112,10 +112,19 @@ def tiny_model(n_channels: int = 1, num_sources: int = 1) -> LoadedModel:
 def remembering_model(
     kind: str, *, n_channels: int = 1, stereo: str = "each", bidirectional: bool = True
 ) -> LoadedModel:
-    """Return an untrained network of a kind that ships, whose open forget gates let it remember all of a song."""
+    """Return an untrained network of a kind that ships, whose open forget gates let it remember all of a song.
+
+    Parameters
+    ----------
+    kind
+        A class of model.py, or 'Ensemble of' one.
+    """
     torch.manual_seed(0)
     signal = SignalSettings(stereo=stereo)
-    network = NETWORKS[kind](SIGNAL.n_bins, n_channels, 6, 2, bidirectional, 0.0, 1)
+    member = kind.removeprefix("Ensemble of ")
+    arguments = {"num_audio_channels": n_channels, "hidden_size": 6, "num_layers": 2, "bidirectional": bidirectional}
+    arguments |= {"num_features": SIGNAL.n_bins, "dropout": 0.0, "num_sources": 1}
+    network = NETWORKS[member](**arguments) if kind == member else EnsembleMaskInference(member, 3, **arguments)
     with torch.no_grad():
         for name, weights in network.named_parameters():
             if "bias_ih" in name:

@@ -59,6 +59,7 @@ def test_every_command_of_the_parser_is_a_function():
         ),
         ("extract --preset studio -- -a.wav", {"songs": ["-a.wav"], "preset_name": "studio"}),
         ("extract --list-models --json", {"list_models": True, "as_json": True}),
+        ("ensemble a.pth b.pth -o c.pth", {"paths": [Path("a.pth"), Path("b.pth")], "output_path": Path("c.pth")}),
         ("prepare --no-download --jobs 2", {"download": False, "n_workers": 2}),
         ("doctor --json", {"as_json": True}),
         ("demo", {}),
@@ -88,6 +89,8 @@ def test_only_what_was_typed_is_handed_on(line, options):
         "evaluate --metrics loudness",
         "extract",
         "extract song.wav --format mp7",
+        "ensemble -o c.pth",
+        "ensemble a.pth b.pth",
         "doctor --loud",
     ],
 )
@@ -108,6 +111,7 @@ def test_help_names_every_command(capsys):
 
 def room_functions(command):
     """The functions of the rooms that take a command's options."""
+    import ensemble
     import evaluation
     import extraction
     import musdb_preparation
@@ -117,11 +121,12 @@ def room_functions(command):
         "prepare": [musdb_preparation.prepare_musdb],
         "train": [training.train_model],
         "evaluate": [evaluation.evaluate_model],
+        "ensemble": [ensemble.join_checkpoints],
         "extract": [extraction.extract_songs],
     }[command]
 
 
-@pytest.mark.parametrize("command", ["prepare", "train", "evaluate", "extract"])
+@pytest.mark.parametrize("command", ["prepare", "train", "evaluate", "ensemble", "extract"])
 def test_every_option_is_an_argument_of_the_function_behind_it(command):
     (subparsers,) = [action for action in build_parser()._actions if action.dest == "command"]
     typed = {action.dest for action in subparsers.choices[command]._actions} - {"help"}

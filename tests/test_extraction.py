@@ -67,7 +67,7 @@ def assert_same(pieces, whole):
         assert decibels((pieces - whole)[:, span], whole[:, span]) < -60, f"frame {number}"
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", [*NETWORKS, *(f"Ensemble of {kind}" for kind in NETWORKS)])
 @pytest.mark.parametrize("stereo, n_together", [("each", 1), ("each", 2), ("mid-side", 1), ("mid-side", 2)])
 @pytest.mark.parametrize("duration_s, n_channels", [(0.01, 2), (5.3, 3)])
 def test_a_network_that_remembers_all_hears_the_whole_song(kind, stereo, n_together, duration_s, n_channels):

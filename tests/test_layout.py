@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 ROOMS = (
     "settings",
+    "device",
     "compatibility",
     "files",
     "musdb_preparation",
@@ -24,6 +25,7 @@ ROOMS = (
     "model",
     "checkpoint_format",
     "checkpoints",
+    "ensemble",
     "reports",
     "training",
     "extraction",

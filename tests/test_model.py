@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from layers import band_edges
-from model import NETWORKS, BandSplitMaskInference, DeviceError, MaskInference, choose_device, create_model
-from settings import CLASSIC, PRESETS, SPECIFIED, STUDIO, NetworkSettings, SettingsError, VocalExtractionError
+from model import NETWORKS, BandSplitMaskInference, EnsembleMaskInference, MaskInference, create_model
+from settings import CLASSIC, PRESETS, SPECIFIED, STUDIO, NetworkSettings, SettingsError
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {"num_features": 33, "num_audio_channels": 1, "hidden_size": 6, "num_layers": 2, "bidirectional": True}
@@ -242,31 +242,25 @@ def test_importing_the_networks_does_not_import_nussl():
     assert found.stdout.strip() == "set()"
 
 
-def test_auto_is_the_best_there_is(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert choose_device() == torch.device("cpu")
-    assert choose_device("cpu").type == "cpu"
-
-
-@pytest.mark.parametrize("missing", ["cuda", "mps"])
-def test_a_device_that_is_claimed_but_not_there_is_an_error(monkeypatch, missing):
-    if missing == "cuda" and torch.cuda.is_available():
-        pytest.skip("this machine has CUDA, so it cannot be missing")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: missing == "cuda")
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: missing == "mps")
-    with pytest.raises(DeviceError, match=f"'{missing}' cannot be used"):
-        choose_device()
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n_sources, activation", [(1, "sigmoid"), (2, "softmax")])
+def test_an_ensemble_gives_the_mean_of_its_members_masks(kind, n_sources, activation):
+    shape = {**SMALL, "dropout": 0.0, "num_sources": n_sources, "activation": activation}
+    torch.manual_seed(0)
+    ensemble = EnsembleMaskInference(kind.__name__, 3, **shape).eval()
+    data = magnitudes(2, 7, 33, 1)
+    with torch.no_grad():
+        output = ensemble(data)
+        masks = [member(data)["mask"] for member in ensemble.members]
+    assert not torch.equal(masks[0], masks[1])
+    torch.testing.assert_close(output["mask"], (masks[0] + masks[1] + masks[2]) / 3)
+    torch.testing.assert_close(output["estimates"], data.unsqueeze(-1) * output["mask"])
 
 
 @pytest.mark.parametrize(
-    "name", ["", "gpu", "cuda:99", "meta", "hpu", "vulkan", "mkldnn", "cpu:x", None, 1.5, "\x1b[2J"]
+    "member, n_members",
+    [("MaskInference", 0), ("MaskInference", 17), ("MaskInference", 10**9), ("EnsembleMaskInference", 2), ("Mask", 2)],
 )
-def test_devices_that_are_not_there_are_named_with_the_remedy(name):
-    with pytest.raises(DeviceError, match="Try --device auto or --device cpu") as caught:
-        choose_device(name)
-    assert isinstance(caught.value, VocalExtractionError)
-    message = str(caught.value)
-    assert repr(name) in message
-    assert len(message) < 300
-    assert message.isprintable()
+def test_an_ensemble_of_nothing_of_too_many_or_of_ensembles_is_refused(member, n_members):
+    with pytest.raises(SettingsError, match="expected 1 to 16 networks"):
+        EnsembleMaskInference(member, n_members, **SMALL, dropout=0.0, num_sources=1)

@@ -15,8 +15,8 @@ import training.loop
 import training.material
 import training.resources
 from checkpoints import load_checkpoint
+from device import DeviceError
 from files import StorageError
-from model import DeviceError
 from rendering import RenderingError
 from settings import PRESETS, SPECIFIED, SettingsError
 from training import DataError, ResumeError, TrainingError, train_model

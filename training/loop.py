@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from checkpoints import save_checkpoint
+from device import choose_device
 from files import remove_leftovers, sole_writer
-from model import choose_device
 from settings import CHECKPOINT_FOLDER, DATASET_FOLDER, SPECIFIED, Preset, SettingsError
 from training.errors import DataError, TrainingError
 from training.journal import BEST_NAME, Row, write_epoch

@@ -15,8 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from checkpoints import LoadedModel, load_checkpoint
+from device import choose_device
 from extraction import ExtractionCancelledError, Outcome, extract_vocals
-from model import choose_device
 from settings import ExtractionSettings
 from web_page.intake import Admission, RefusedError, admit
 from web_page.limits import Limits

@@ -63,7 +63,7 @@ def serve_page(
     model
         A checkpoint that is offered before those that ship.
     device
-        Where the networks run, as in `model.choose_device`.
+        Where the networks run, as in `device.choose_device`.
     limits
         Bounds for visitors.
     reports_folder
