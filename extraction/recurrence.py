@@ -125,16 +125,18 @@ class Listener:
         ]
 
     def _turn(self, stretches: list[slice], mapped: Mapper) -> None:
-        """Turn what the last layer told into features for the next."""
-        following = self._tapes.new()
+        """Turn what the last layer told into features for the next: in the place of its own, if they are as large."""
+        other = self._tapes.new()
 
         def turn(stretch: slice) -> None:
-            features = self._after_last_layer(stretch)
-            following.write(stretch.start, features.transpose(0, 1).cpu().numpy())
+            rows = self._after_last_layer(stretch).transpose(0, 1).cpu().numpy()
+            tape = self._features if rows.shape[1:] == self._features.row_shape else other
+            tape.write(stretch.start, rows)
 
         for _ in mapped(turn, stretches):
             pass
-        for tape in (self._features, *self._told):
+        following, empty = (other, self._features) if other.n_rows else (self._features, other)
+        for tape in (empty, *self._told):
             tape.close()
         self._features = following
 

@@ -35,11 +35,11 @@ class Tape:
 
     def __init__(self, folder: Path | None) -> None:
         self.n_rows = 0
+        self.row_shape: tuple[int, ...] = ()
         self._file: Any = io.BytesIO()
         if folder is not None:
             self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - `close` closes it
         self._lock = threading.Lock()
-        self._row_shape: tuple[int, ...] = ()
 
     def close(self) -> None:
         """Let go of the rows."""
@@ -48,13 +48,13 @@ class Tape:
 
     @property
     def _row_bytes(self) -> int:
-        return 4 * int(np.prod(self._row_shape))
+        return 4 * int(np.prod(self.row_shape))
 
     def write(self, start: int, rows: Rows) -> None:
         """Put rows in their place; all rows of a tape have one shape."""
         data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
         with self._lock:
-            self._row_shape = rows.shape[1:]
+            self.row_shape = rows.shape[1:]
             self._file.seek(start * self._row_bytes)
             while data:
                 data = data[self._file.write(data) :]
@@ -62,7 +62,7 @@ class Tape:
 
     def read(self, start: int, stop: int) -> Rows:
         """Return the rows from `start` to before `stop`, which were written before."""
-        rows = np.empty((stop - start, *self._row_shape), np.float32)
+        rows = np.empty((stop - start, *self.row_shape), np.float32)
         view = rows.reshape(-1).view(np.uint8).data
         with self._lock:
             self._file.seek(start * self._row_bytes)
