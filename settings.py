@@ -22,6 +22,7 @@ ACCOMPANIMENT = "bass+drums+other"
 
 DATASET_FOLDER = Path("dataset")
 CHECKPOINT_FOLDER = Path("checkpoints")
+TRAINED_MODEL = CHECKPOINT_FOLDER / "best.model.pth"
 EVALUATION_FOLDER = Path("evaluation_results")
 EXTRACTION_FOLDER = Path("extracted")
 PRETRAINED_FOLDER = PROJECT_FOLDER / "pretrained_model"

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from settings import CHECKPOINT_FOLDER, DATASET_FOLDER, VocalExtractionError
+from settings import CHECKPOINT_FOLDER, DATASET_FOLDER, TRAINED_MODEL, VocalExtractionError
 
 
 class MissingPartError(VocalExtractionError):
-    """A command needs packages that are not installed."""
+    """A command needs packages that are not installed, or a folder that is not there."""
 
 
 def prepare(*, as_json: bool = False, **options: Any) -> int:
@@ -69,15 +69,17 @@ def evaluate(
     **options: Any,
 ) -> int:
     """Score a checkpoint, compare several, or score estimates that another separator made."""
-    if musdb_path is not None or not _holds_other_things(dataset_folder):
-        _prepare_if_needed(musdb_path, dataset_folder)
-    from evaluation import compare_models, evaluate_estimates, evaluate_model
-
-    options |= {"dataset_folder": dataset_folder, "show": not as_json}
     if preset_name is not None:
         from checkpoints import shipped_checkpoint
 
         models = [shipped_checkpoint(preset_name)]
+    from evaluation import compare_models, evaluate_estimates, evaluate_model
+
+    _look_at_what_is_scored([*models] or [TRAINED_MODEL], estimates_folder)
+    if musdb_path is not None or not _holds_other_things(dataset_folder):
+        _prepare_if_needed(musdb_path, dataset_folder)
+
+    options |= {"dataset_folder": dataset_folder, "show": not as_json}
     if estimates_folder is not None:
         summary = evaluate_estimates(estimates_folder, **options).summary
     elif len(models) > 1:
@@ -169,6 +171,18 @@ def _prepare_if_needed(musdb_path: Path | None, dataset_folder: Path) -> None:
     if musdb_path is None and named and holds_songs and not came_from_musdb:
         return
     prepare_musdb(musdb_path, dataset_folder)
+
+
+def _look_at_what_is_scored(models: Sequence[Path], estimates_folder: Path | None) -> None:
+    """Say what is wrong with it now, and not after songs were downloaded and decoded."""
+    if estimates_folder is not None:
+        if not estimates_folder.is_dir():
+            raise MissingPartError(f"No folder {estimates_folder} with estimates. Name one that holds SONG/vocals.wav.")
+        return
+    from checkpoints import load_checkpoint
+
+    for path in models:
+        load_checkpoint(path)
 
 
 def _holds_other_things(dataset_folder: Path) -> bool:

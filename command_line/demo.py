@@ -7,6 +7,7 @@ a training shows that all parts work together, not how well they can separate.
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 from settings import SPECIFIED, ExtractionSettings, Preset
@@ -34,11 +35,10 @@ def run_demo(*, as_json: bool = False) -> int:
     from musdb_preparation import mixture_path, song_names
     from training import train_model
 
-    dataset = DEMO_FOLDER / "dataset"
+    dataset, checkpoints = DEMO_FOLDER / "dataset", DEMO_FOLDER / "checkpoints"
     write_demo_songs(dataset, **N_SONGS, duration_s=SONG_S, progress=True)
-    checkpoint = train_model(
-        N_MIXTURES, preset=DEMO, dataset_folder=dataset, checkpoint_folder=DEMO_FOLDER / "checkpoints"
-    )
+    shutil.rmtree(checkpoints, ignore_errors=True)  # else each demo would keep the one before
+    checkpoint = train_model(N_MIXTURES, preset=DEMO, dataset_folder=dataset, checkpoint_folder=checkpoints)
     evaluation = evaluate_model(
         checkpoint,
         dataset_folder=dataset,

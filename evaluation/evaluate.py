@@ -37,11 +37,11 @@ from files import remove_leftovers, write_json, write_text
 from reports.page import report_page
 from reports.tables import report_card
 from settings import (
-    CHECKPOINT_FOLDER,
     DATASET_FOLDER,
     EVALUATION_FOLDER,
     PRETRAINED_FOLDER,
     SPECIFIED,
+    TRAINED_MODEL,
     SignalSettings,
 )
 
@@ -84,7 +84,7 @@ class _Options:
 
 
 def evaluate_model(
-    path_to_trained_model: PathLike = CHECKPOINT_FOLDER / "best.model.pth",
+    path_to_trained_model: PathLike = TRAINED_MODEL,
     *,
     dataset_folder: PathLike = DATASET_FOLDER,
     subset: str = "test",

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import pytest
 
+from checkpoints import shipped_checkpoint
 from command_line import commands, menu
 from command_line.parser import build_parser, parse
 from settings import PRESETS, ExtractionSettings, VocalExtractionError
@@ -180,7 +181,8 @@ def test_songs_of_ones_own_are_joined_when_asked(prepared, demo_dataset):
 def test_songs_that_no_preparation_made_are_scored_without_adding_to_them(prepared, monkeypatch, tmp_path, file):
     import evaluation
 
-    monkeypatch.setattr(evaluation, "evaluate_model", lambda **options: SimpleNamespace(summary={}))
+    monkeypatch.setattr(evaluation, "evaluate_model", lambda *model, **options: SimpleNamespace(summary={}))
+    monkeypatch.setattr(commands, "TRAINED_MODEL", shipped_checkpoint("classic"))
     commands.evaluate(dataset_folder=tmp_path)
     assert prepared == [(None, tmp_path)], "an empty folder is prepared"
     (tmp_path / file).parent.mkdir(parents=True)
@@ -189,6 +191,22 @@ def test_songs_that_no_preparation_made_are_scored_without_adding_to_them(prepar
     assert len(prepared) == 1
     commands.evaluate(dataset_folder=tmp_path, musdb_path=Path("musdb"))
     assert prepared[1:] == [(Path("musdb"), tmp_path)]
+
+
+@pytest.mark.parametrize(
+    "options, complaint",
+    [
+        ({}, "No checkpoint at checkpoints.best.model.pth"),
+        ({"models": [Path("typo.pth")]}, "No checkpoint at typo.pth"),
+        ({"models": [shipped_checkpoint("classic"), Path("typo.pth")]}, "No checkpoint at typo.pth"),
+        ({"estimates_folder": Path("typo")}, "No folder typo with estimates"),
+    ],
+)
+def test_what_is_scored_is_looked_for_before_songs_are_prepared(prepared, monkeypatch, tmp_path, options, complaint):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(VocalExtractionError, match=complaint):
+        commands.evaluate(**options)
+    assert prepared == []
 
 
 def test_an_interrupted_preparation_is_continued(prepared, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_presets import history_of, tiny_preset, weights_of
+from training_presets import assert_same_weights, history_of, tiny_preset, weights_of
 
 import training.resources
 from checkpoints import load_checkpoint
@@ -18,7 +18,7 @@ from settings import SettingsError
 from training import TrainingError, train_model
 from training.loop import Session
 from training.processes import Processes, device_of_rank, joined_processes
-from training.state import Run
+from training.state import STATE_NAME, Run
 
 TESTS = Path(__file__).resolve().parent
 
@@ -44,7 +44,7 @@ from training_presets import tiny_preset
 from training import train_model
 from training.loop import Session
 from training.processes import joined_processes
-from training.state import Run
+from training.state import STATE_NAME, Run
 import test_training_stops
 
 dataset, folder = Path(sys.argv[1]), Path(sys.argv[2])
@@ -262,3 +262,39 @@ def test_ranks_draw_dropout_of_their_own():
 
     assert drawn(1, 1) == drawn(1, 1)
     assert len({tuple(drawn(rank, epoch)) for rank, epoch in ((0, 1), (1, 1), (2, 1), (1, 2))}) == 4
+
+
+def run_of_one_epoch(dataset, folder, **options):
+    options = {"n_epochs": 1, "n_workers": 0, "device": "cpu", "progress": False, **options}
+    return train_model(8, preset=tiny_preset(), dataset_folder=dataset, checkpoint_folder=folder, **options)
+
+
+def test_another_run_keeps_what_the_first_left(dataset, tmp_path, capfd):
+    run = tmp_path / "run"
+    run_of_one_epoch(dataset, run)
+    weights, left = weights_of(run), {path.name for path in run.iterdir()}
+    run_of_one_epoch(dataset, run, seed=1, progress=True)
+    assert f"what an earlier run left in {run} is now in {run / 'earlier-1'}" in capfd.readouterr().err
+    assert {path.name for path in run.iterdir()} == {*left, "earlier-1"}
+    assert {path.name for path in (run / "earlier-1").iterdir()} == left - {".lock"}
+    assert_same_weights(weights_of(run / "earlier-1"), weights)
+    run_of_one_epoch(dataset, run / "earlier-1", resume=True)
+    run_of_one_epoch(dataset, run, seed=2)
+    assert load_checkpoint(run / "earlier-2" / "best.model.pth").metadata["seed"] == 1
+    assert [path.name for path in run.iterdir() if path.name.startswith("earlier")] == ["earlier-1", "earlier-2"]
+
+
+def test_a_run_that_was_killed_in_its_first_epoch_left_nothing_to_keep(dataset, tmp_path):
+    run = tmp_path / "run"
+    run_of_one_epoch(dataset, run)
+    (run / STATE_NAME).unlink()
+    run_of_one_epoch(dataset, run)
+    assert not list(run.glob("earlier*"))
+
+
+def test_a_checkpoint_that_somebody_put_there_is_kept(dataset, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "best.model.pth").write_bytes(b"mine")
+    run_of_one_epoch(dataset, run)
+    assert (run / "earlier-1" / "best.model.pth").read_bytes() == b"mine"

@@ -3,6 +3,7 @@
 ``latest.model.pth`` and ``best.model.pth``, the history as JSON lines and for TensorBoard, and a plot of it.
 """
 
+import itertools
 import json
 import os
 import platform
@@ -14,11 +15,13 @@ import torch
 from checkpoints import save_checkpoint
 from files import write_text
 from reports.training_plots import write_loss_plot
+from settings import TRAINED_MODEL
 from training.resources import git_commit
-from training.state import Run
+from training.state import STATE_NAME, Run
 
-BEST_NAME = "best.model.pth"
+BEST_NAME = TRAINED_MODEL.name
 LATEST_NAME = "latest.model.pth"
+_HISTORY_NAME, _PLOT_NAME, _TENSORBOARD_NAME = "history.jsonl", "loss.png", "tensorboard"
 
 Row = dict[str, Any]
 """One epoch's figures: 'epoch', 'train_loss', 'validation_loss', 'learning_rate', 'mixtures_per_s',
@@ -36,10 +39,28 @@ def write_epoch(run: Run, folder: Path) -> None:
     save_checkpoint(folder / LATEST_NAME, run.result, preset=run.preset, metadata=metadata)
     if row["is_best"]:
         save_checkpoint(folder / BEST_NAME, run.result, preset=run.preset, metadata=metadata)
-    write_text(folder / "history.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in run.history))
-    write_loss_plot(run.history, folder / "loss.png")
-    _write_tensorboard(row, folder / "tensorboard")
+    write_text(folder / _HISTORY_NAME, "".join(json.dumps(row, allow_nan=False) + "\n" for row in run.history))
+    write_loss_plot(run.history, folder / _PLOT_NAME)
+    _write_tensorboard(row, folder / _TENSORBOARD_NAME)
     run.save_state(folder)
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Move what an earlier run left in `folder` into a folder of its own; return that, None if there was nothing.
+
+    A run that was killed while it wrote its first epoch left nothing that would not be written again.
+    """
+    was_killed_in_its_first_epoch = (folder / LATEST_NAME).exists() and not (folder / STATE_NAME).exists()
+    # The state goes last, so that what was interrupted here can still be resumed.
+    names = (BEST_NAME, LATEST_NAME, _HISTORY_NAME, _PLOT_NAME, _TENSORBOARD_NAME, STATE_NAME)
+    found = [folder / name for name in names if (folder / name).exists()]
+    if was_killed_in_its_first_epoch or not found:
+        return None
+    aside = next(path for path in (folder / f"earlier-{n}" for n in itertools.count(1)) if not path.exists())
+    aside.mkdir()
+    for path in found:
+        path.rename(aside / path.name)
+    return aside
 
 
 def _metadata(run: Run) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from device import choose_device
 from files import remove_leftovers, sole_writer
 from settings import CHECKPOINT_FOLDER, DATASET_FOLDER, SPECIFIED, Preset, SettingsError
 from training.errors import DataError, TrainingError
-from training.journal import BEST_NAME, Row, write_epoch
+from training.journal import BEST_NAME, Row, set_aside, write_epoch
 from training.losses import item_losses, negative_si_sdr
 from training.material import gather_material
 from training.mixtures import Batch, KeptBatch, ValidationSong, batches_of
@@ -59,7 +59,7 @@ def train_model(
         Where ``train`` and ``valid`` were prepared.
     checkpoint_folder
         Gets ``best.model.pth`` and ``latest.model.pth``, ``training_state.pth``, ``history.jsonl``, ``loss.png`` and
-        TensorBoard's events.
+        TensorBoard's events. What an earlier run left there is moved into ``earlier-1`` (2, ...) after the first epoch.
     seed
         The same seed on the same machine gives the same weights.
     device
@@ -180,9 +180,17 @@ class Session:
             row["duration_s"] = round(time.monotonic() - started, 3)
             run.history.append(row)
             if self.processes.is_first:
+                if run.n_epochs_done == 1:
+                    self._set_aside()
                 write_epoch(run, self.folder)
             self._tell(row)
         return self.folder / BEST_NAME
+
+    def _set_aside(self) -> None:
+        """Keep what an earlier run left, now that there is something to put in its place."""
+        aside = set_aside(self.folder)
+        if aside is not None:
+            self._say(f"what an earlier run left in {self.folder} is now in {aside}")
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train on the batches of one epoch; return its figures."""
