@@ -71,9 +71,9 @@ def test_usage_has_status_2(arguments, tmp_path):
     assert b"usage: main.py" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "prepare"])
+@pytest.mark.parametrize("command", ["train", "evaluate --preset classic", "prepare"])
 def test_failure_is_one_sentence_and_status_1(command, tmp_path):
-    done = program(command, folder=tmp_path)
+    done = program(*command.split(), folder=tmp_path)
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr.startswith(b"Error: ")
     assert b"no songs here" in done.stderr
