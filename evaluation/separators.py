@@ -1,8 +1,8 @@
 """Everything that is scored: the model, and beside it what costs nothing (floors) and what knows the answer (ceilings).
 
-A separator takes an `Excerpt` and returns estimates of all sources. Ideal masks follow NUMBERS: with V the vocals, B
-the rest and X the mixture, the masks |V|/(|V|+|B|), |V|>|B| and Re(V/X) held within 0 and 1 (Erdogan et al., ICASSP
-2015) are applied to X; the accompaniment is the mixture less the vocals.
+A separator takes an `Excerpt` and returns estimates of all sources. Ideal masks are those of docs/evaluation.md: with V
+the vocals, B the rest and X the mixture, the masks |V|/(|V|+|B|), |V|>|B| and Re(V/X) held within 0 and 1 (Erdogan et
+al., ICASSP 2015) are applied to X; the accompaniment is the mixture less the vocals.
 """
 
 import dataclasses

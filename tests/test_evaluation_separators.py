@@ -30,7 +30,7 @@ def excerpt_of_noise(*, n_samples=20_000, start=0):
 
 
 def by_formula(excerpt, formula):
-    """Apply a mask, given as a function of V, B and X, in the way NUMBERS has it."""
+    """Apply a mask, given as a function of V, B and X, as docs/evaluation.md has it."""
     vocals, rest = (torch.from_numpy(x).double() for x in excerpt.references)
     spectra = [stft(x, signal=SIGNAL) for x in (vocals, rest, vocals + rest)]
     return istft(formula(*spectra) * spectra[2], n_samples=vocals.shape[1], signal=SIGNAL).numpy()

@@ -182,3 +182,21 @@ def test_a_fault_of_the_program_shows_its_traceback(monkeypatch):
     monkeypatch.setattr(main, "_run", break_down)
     with pytest.raises(ZeroDivisionError):
         main.main([])
+
+
+@pytest.mark.parametrize("told", [None, "/told"])
+@pytest.mark.parametrize("beside", [[], ["a song folder"], ["a", "b"]])
+def test_the_gate_of_a_change_finds_real_songs_beside_the_project(tmp_path, told, beside):
+    """Whatever the folder is called that holds them; where MUSDB_PATH is set, it stays."""
+    run = tmp_path / "project" / ".ci" / "run"
+    run.parent.mkdir(parents=True)
+    run.write_bytes((ROOT / ".ci" / "run").read_bytes())
+    for name, body in (("make", 'echo "$1 ${MUSDB_PATH:-none}"'), ("chromium", "")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    for name in beside:
+        (tmp_path / name / "musdb18-7s").mkdir(parents=True)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"} | ({"MUSDB_PATH": told} if told else {})
+    done = subprocess.run(["bash", str(run)], env=environment, capture_output=True, text=True, timeout=60, check=True)
+    expected = told or (str(tmp_path / beside[0] / "musdb18-7s") if beside else "none")
+    assert done.stdout == f"lint {expected}\ntest {expected}\n"
