@@ -3,7 +3,6 @@
 Drawn anew after each epoch, so it is quick, keeps no state between calls (no pyplot) and replaces the file whole.
 """
 
-import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -51,13 +50,6 @@ def plot_training(history: Sequence[Epoch]) -> "Figure":
     if losses.get_legend_handles_labels()[0]:
         losses.legend(frameon=False, labelcolor=LIGHT.ink)
     return figure
-
-
-def training_plot_png(history: Sequence[Epoch]) -> bytes:
-    """Return `plot_training` as the bytes of a PNG file."""
-    written = io.BytesIO()
-    plot_training(history).savefig(written, format="png")
-    return written.getvalue()
 
 
 def write_loss_plot(history: Sequence[Epoch], path: str | os.PathLike[str]) -> None:
