@@ -29,6 +29,7 @@ _TEMPO = 0.8
 _FREQUENCY_TOLERANCE_SEMITONES = 0.1
 _LENGTH_TOLERANCE_S = 0.05  # AAC pads to whole frames of 1,024 samples, 23 ms, at either end
 _TIME_LIMIT_S = 20.0
+_NEEDED_FOR = {"sox": ". Only scaper's own rendering, nussl's effects and two benchmarks call it; extract does without"}
 _MINIMUM_FREE_BYTES = 100 * 2**20
 _COMFORTABLE_FREE_BYTES = 3 * 2**30  # the prepared 7 s sample takes 1.7 GB, a training its checkpoints and mixtures
 
@@ -168,6 +169,7 @@ def _expect_tone(path: Path, *, frequency_hz: float, length_s: float) -> str:
 
 
 def _use_sox(folder: Path) -> str:
+    """Ask for what scaper's own rendering and nussl's effects ask for; of the commands, this one alone calls sox."""
     tone, shifted = folder / "tone.wav", folder / "shifted.wav"
     write_tone(tone)
     _run("sox", str(tone), str(shifted), "pitch", str(100 * _PITCH_SHIFT_SEMITONES), "tempo", str(_TEMPO))
@@ -205,7 +207,8 @@ def _program_remedy(name: str) -> str:
     install = f"brew install {name}" if platform.system() == "Darwin" else f"sudo apt-get install {name}"
     variable = PROGRAM_VARIABLES[name]
     told = os.environ.get(variable)
-    return f"{install}; or let {variable} name the folder that holds it" + (f" (it says {told!r})" if told else "")
+    remedy = f"{install}; or let {variable} name the folder that holds it" + (f" (it says {told!r})" if told else "")
+    return remedy + _NEEDED_FOR.get(name, "")
 
 
 def _examine_disk() -> Finding:

@@ -1,7 +1,7 @@
 """Where sox and ffmpeg are found: on the PATH, or where SOX_PATH and FFMPEG_PATH point.
 
-pysox, stempeg and scaper call both programs by name, so the one place that they all look at is the PATH. Each variable
-may name a folder or the program itself.
+ffmpeg is called by name, here and by stempeg; so is sox, by pysox, with which scaper renders and nussl applies effects.
+The one place that they all look at is the PATH. Each variable may name a folder or the program itself.
 """
 
 import os

@@ -86,6 +86,7 @@ def test_missing_program_comes_with_its_remedy(only, name):
     assert f"{name} was not found on the PATH" in found.found
     assert f"install {name}" in found.remedy
     assert f"{name.upper()}_PATH" in found.remedy
+    assert ("extract does without" in found.remedy) == (name == "sox")
 
 
 @pytest.mark.parametrize("name", ["sox", "ffmpeg"])

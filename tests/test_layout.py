@@ -186,6 +186,33 @@ def test_readme_names_every_file():
     assert missing == [], f"the list of files in README.md has one line for each; missing: {' '.join(missing)}"
 
 
+def test_documents_that_the_code_cites_are_there():
+    cited = {
+        (_name(path), document)
+        for path in ALL_FILES
+        for document in re.findall(r"\bdocs/\w+\.md\b", path.read_text(encoding="utf-8"))
+    }
+    assert ("evaluation/separators.py", "docs/evaluation.md") in cited, "where the ideal masks are written out"
+    assert [(name, document) for name, document in cited if not (ROOT / document).is_file()] == []
+
+
+def test_sox_is_called_by_the_doctor_alone():
+    """As docs/dependencies.md and the doctor's remedy say; scaper and nussl would call it, but are not asked to."""
+    naming = {
+        _name(path)
+        for path in ROOM_FILES
+        for node in ast.walk(_tree(path))
+        if (isinstance(node, ast.Constant) and node.value == "sox")
+        or (isinstance(node, ast.Import) and any(alias.name == "sox" for alias in node.names))
+    }
+    assert naming == {"command_line/doctor.py", "command_line/programs.py"}
+    rendering = [
+        ast.unparse(call) for path in ROOM_FILES for name, call in _calls(_tree(path)) if name.endswith(".generate")
+    ]
+    assert rendering
+    assert all("no_audio=True" in call for call in rendering)
+
+
 def test_every_requirement_is_exact():
     for file in sorted(ROOT.glob("requirements*.txt")):
         lines = file.read_text(encoding="utf-8").splitlines()
