@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -122,8 +123,8 @@ def remembering_model(
     torch.manual_seed(0)
     signal = SignalSettings(stereo=stereo)
     member = kind.removeprefix("Ensemble of ")
-    arguments = {"num_audio_channels": n_channels, "hidden_size": 6, "num_layers": 2, "bidirectional": bidirectional}
-    arguments |= {"num_features": SIGNAL.n_bins, "dropout": 0.0, "num_sources": 1}
+    arguments: dict[str, Any] = {"num_audio_channels": n_channels, "hidden_size": 6, "num_layers": 2}
+    arguments |= {"num_features": SIGNAL.n_bins, "bidirectional": bidirectional, "dropout": 0.0, "num_sources": 1}
     network = NETWORKS[member](**arguments) if kind == member else EnsembleMaskInference(member, 3, **arguments)
     with torch.no_grad():
         for name, weights in network.named_parameters():
