@@ -9,7 +9,15 @@ programs.
 """
 
 from extraction.batch import extract_songs, extract_vocals
-from extraction.outcome import ExtractionCancelledError, ExtractionError, Outcome
+from extraction.outcome import ExtractionCancelledError, ExtractionError, Outcome, SongTooLongError
 from extraction.separation import separate
 
-__all__ = ["ExtractionCancelledError", "ExtractionError", "Outcome", "extract_songs", "extract_vocals", "separate"]
+__all__ = [
+    "ExtractionCancelledError",
+    "ExtractionError",
+    "Outcome",
+    "SongTooLongError",
+    "extract_songs",
+    "extract_vocals",
+    "separate",
+]

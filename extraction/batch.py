@@ -34,6 +34,7 @@ def extract_vocals(
     model: str | Path | LoadedModel | None = None,
     preset_name: str | None = None,
     device: str = "auto",
+    longest_s: float | None = None,
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
 ) -> Outcome:
@@ -52,6 +53,8 @@ def extract_vocals(
         the best that ships.
     device
         'auto', or a name that torch knows.
+    longest_s
+        How much may be decoded, in seconds, whatever the file says of its length; None is all of it.
     progress
         Called as ``progress(done_s, total_s)``; `total_s` is None where nobody knows.
     cancelled
@@ -70,7 +73,7 @@ def extract_vocals(
     folder = Path(EXTRACTION_FOLDER if output_folder is None else output_folder)
     estimator = Estimator(_loaded(model, preset_name, device), settings)
     batch = _Batch([song], folder, estimator)
-    return batch.extract(song, progress=progress, cancelled=cancelled)
+    return batch.extract(song, longest_s=longest_s, progress=progress, cancelled=cancelled)
 
 
 def extract_songs(
@@ -194,6 +197,7 @@ class _Batch:
         song: str | Path,
         *,
         pool: ThreadPoolExecutor | None = None,
+        longest_s: float | None = None,
         progress: Progress | None = None,
         cancelled: Cancelled | None = None,
     ) -> Outcome:
@@ -209,6 +213,7 @@ class _Batch:
                 places,
                 estimator=self._estimator,
                 pool=pool,
+                longest_s=longest_s,
                 progress=progress,
                 cancelled=cancelled,
                 announce=self._announce,

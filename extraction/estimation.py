@@ -80,10 +80,11 @@ class Estimator:
 
     def pieces_together(self, n_channels: int) -> int:
         """Return how many pieces of a song with `n_channels` channels make up one batch."""
-        n_items = -(-n_channels // self._channels_together(n_channels))
+        n_items = -(-n_channels // self.channels_together(n_channels))
         return max(1, self.items_together // n_items)
 
-    def _channels_together(self, n_channels: int) -> int:
+    def channels_together(self, n_channels: int) -> int:
+        """Return how many channels of a song with `n_channels` make up one item."""
         return n_channels_together(
             self.model.signal.stereo, n_network_channels=self.model.n_channels, n_song_channels=n_channels
         )
@@ -99,7 +100,7 @@ class Estimator:
         """
         n_channels = pieces[0].samples.shape[0]
         samples = torch.from_numpy(np.stack([piece.samples for piece in pieces]))  # (n_pieces, n_channels, n_samples)
-        items = in_groups(samples, self._channels_together(n_channels))
+        items = in_groups(samples, self.channels_together(n_channels))
         n_items = len(items) // len(pieces)
         estimates: list[Tensor] = []
         for start in range(0, len(items), self.items_together):
@@ -141,7 +142,7 @@ class Estimator:
     def _items(self, piece: Piece) -> Tensor:
         """Return the channels of a piece in groups: (n_items, n_channels, n_samples)."""
         samples = torch.from_numpy(piece.samples)
-        return in_groups(samples.unsqueeze(0), self._channels_together(len(samples)))
+        return in_groups(samples.unsqueeze(0), self.channels_together(len(samples)))
 
     def _from_audio(self, items: Tensor, owners: Sequence[Piece]) -> list[Tensor]:
         audio = self.model.network({"mix_audio": items})["audio"][..., self.model.vocals_index]

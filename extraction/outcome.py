@@ -21,6 +21,13 @@ class ExtractionCancelledError(ExtractionError):
         super().__init__("Stopped before the end, as asked. Run it again to do what is missing.")
 
 
+class SongTooLongError(ExtractionError):
+    """More of a song came in than the caller's `longest_s` allows; nothing half-written remains."""
+
+    def __init__(self, longest_s: float) -> None:
+        super().__init__(f"The song is longer than {longest_s:g} s, the most that may be taken. Choose a shorter one.")
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """What came of one song; ``str`` gives the sentence to print."""

@@ -136,8 +136,7 @@ class Listener:
         for _ in mapped(turn, stretches):
             pass
         following, empty = (other, self._features) if other.n_rows else (self._features, other)
-        for tape in (empty, *self._told):
-            tape.close()
+        self._tapes.end(empty, *self._told)
         self._features = following
 
     @torch.inference_mode()

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from checkpoints import LoadedModel
 from extraction.estimation import Estimator
-from extraction.outcome import ExtractionCancelledError, ExtractionError
+from extraction.outcome import ExtractionCancelledError, ExtractionError, SongTooLongError
 from extraction.pieces import Samples, Shelf, cut, grouped, joined
 from extraction.tapes import Tapes
 from settings import ExtractionSettings
@@ -42,6 +42,7 @@ _BLOCK_S = 2.0
 _WORKERS_OF_A_SONG = 4
 _ENCODING, _LISTENING = 0.2, 0.4
 """Shares of the time that pass before a network that hears the whole song gives its first mask; for the progress."""
+_TRIED_S = 0.2
 _LARGEST_SAMPLE = 1e15
 """Squares of larger samples leave the range of 32-bit floats."""
 
@@ -105,21 +106,40 @@ def separate(
 
 
 class Watch:
-    """Tells a caller how far a song is, and asks whether to stop.
+    """Tells a caller how far a song is, asks whether to stop, and holds the song to its limit.
 
     Parameters
     ----------
     total_s
         Length of the song, None where nobody knows.
+    longest_s
+        How much of it may come in, None for all.
     progress, cancelled
         See `separate`.
     """
 
     def __init__(
-        self, total_s: float | None = None, *, progress: Progress | None = None, cancelled: Cancelled | None = None
+        self,
+        total_s: float | None = None,
+        *,
+        longest_s: float | None = None,
+        progress: Progress | None = None,
+        cancelled: Cancelled | None = None,
     ) -> None:
         self.total_s = total_s
+        self._longest_s = longest_s
         self._progress, self._cancelled = progress, cancelled
+
+    def come_in(self, decoded_s: float) -> None:
+        """Take note that `decoded_s` seconds of the song have come in, before any of the last of them is heard.
+
+        Raises
+        ------
+        SongTooLongError
+            If that is more than may come in.
+        """
+        if self._longest_s is not None and decoded_s > self._longest_s:
+            raise SongTooLongError(self._longest_s)
 
     def at(self, done_s: float) -> None:
         """Take note that the work of `done_s` seconds of the song is done.
@@ -157,7 +177,7 @@ def separate_stream(
     pool
         Threads that estimate; several songs may share them. None makes some.
     watch
-        Is told how far it is, from the thread that asks for the blocks.
+        Is told how much came in and how far it is, from the thread that asks for the blocks.
     tape_folder
         Where songs wait that their network has to hear as a whole; None holds them in memory.
 
@@ -170,14 +190,14 @@ def separate_stream(
     ------
     ExtractionError
         If a sample is NaN, infinite or absurdly large.
-    ExtractionCancelledError
+    SongTooLongError, ExtractionCancelledError
         If the watch said so.
     """
     watch = watch or Watch()
     with contextlib.ExitStack() as stack:
         if pool is None:
             pool = stack.enter_context(worker_pool(estimator.model))
-        song = _checked(blocks, sample_rate)
+        song = _checked(blocks, sample_rate, watch)
         if estimator.layered is None:
             yield from _by_pieces(song, sample_rate, estimator, pool, watch)
         else:
@@ -250,6 +270,27 @@ def _by_layers(
         watch.at(duration_s)
 
 
+def taped_bytes(estimator: Estimator, *, sample_rate: int, n_channels: int) -> float:
+    """Return how much tape a second of a song takes at most, while its network hears it.
+
+    The network itself is asked: some channels that it hears together are taken through it, a short silence.
+    """
+    if estimator.layered is None:
+        return 0.0
+    signal, n_together = estimator.model.signal, estimator.channels_together(n_channels)
+    silence = np.zeros((n_together, round(_TRIED_S * signal.sample_rate)), np.float32)
+    with worker_pool(estimator.model) as pool, Tapes(None) as tapes:
+        listener, mapped = estimator.listener(tapes), functools.partial(_in_order, pool)
+        encode = functools.partial(estimator.encode, listener=listener)
+        for _ in mapped(encode, cut([silence], estimator.listening_grid)):
+            pass
+        listener.listen(mapped, lambda share: None)
+        frame_bytes = tapes.most_bytes / estimator.listening_grid.frames_of(silence.shape[1])
+    samples = sample_rate + (signal.sample_rate if signal.sample_rate != sample_rate else 0)
+    n_groups = -(-n_channels // n_together)
+    return n_groups * frame_bytes * signal.sample_rate / signal.hop_length + n_channels * samples * silence.itemsize
+
+
 def worker_pool(model: LoadedModel, *, n_songs: int = 1) -> ThreadPoolExecutor:
     """Return threads that estimate, each on one core.
 
@@ -267,10 +308,11 @@ def _n_cores() -> int:
     return torch.get_num_threads()
 
 
-def _checked(blocks: Iterable[Samples], sample_rate: int) -> Iterator[Samples]:
-    """Pass blocks on, and stop at the first sample that is no number."""
+def _checked(blocks: Iterable[Samples], sample_rate: int, watch: Watch) -> Iterator[Samples]:
+    """Pass blocks on, and stop at the first sample that is no number, or where the song becomes too long."""
     n_before = 0
     for block in blocks:
+        watch.come_in((n_before + block.shape[1]) / sample_rate)
         # The comparison is false for NaN, too.
         if block.size and not np.abs(block).max() < _LARGEST_SAMPLE:
             at = int(np.argmax(~(np.abs(block) < _LARGEST_SAMPLE).all(axis=0)))

@@ -87,6 +87,7 @@ def extract_song(
     *,
     estimator: Estimator,
     pool: ThreadPoolExecutor | None = None,
+    longest_s: float | None = None,
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
     announce: Announce | None = None,
@@ -103,6 +104,8 @@ def extract_song(
         Model and settings.
     pool
         See `separation.separate_stream`.
+    longest_s
+        See `batch.extract_vocals`.
     progress, cancelled
         See `separation.separate`.
     announce
@@ -122,7 +125,8 @@ def extract_song(
         coding = choose_coding(
             settings, sample_rate=reader.sample_rate, n_channels=reader.n_channels, channel_layout=layout
         )
-        watch = Watch(None if facts is None else facts.duration_s, progress=progress, cancelled=cancelled)
+        duration_s = None if facts is None else facts.duration_s
+        watch = Watch(duration_s, longest_s=longest_s, progress=progress, cancelled=cancelled)
         stream = separate_stream(
             reader.blocks(),
             reader.sample_rate,

@@ -61,6 +61,10 @@ class SongFacts:
     """Declared duration, None where it is a guess."""
     is_exact: bool
     """Whether the declaration counts samples."""
+    sample_rate: int
+    """Declared, 0 where it is not."""
+    n_channels: int
+    """Declared, 0 where they are not."""
     tags: dict[str, str]
     channel_layout: str | None
     cover: Cover | None
@@ -68,8 +72,15 @@ class SongFacts:
     """What the header alone shows to be wrong."""
 
 
-def examine(path: Path) -> SongFacts:
+def examine(path: Path, *, containers: str | None = None) -> SongFacts:
     """Ask what `path` holds.
+
+    Parameters
+    ----------
+    path
+        The song.
+    containers
+        ffmpeg's names of the formats that it may have, with commas between; None is any.
 
     Raises
     ------
@@ -77,7 +88,10 @@ def examine(path: Path) -> SongFacts:
         If there is no such file, it cannot be read, is empty, or holds no audio.
     """
     _check_file(path)
-    output, messages, status = ask_ffprobe(["-show_streams", "-show_format", "-of", "json", *input_arguments(path)])
+    asked = ["-show_streams", "-show_format", "-of", "json"]
+    if containers is not None:
+        asked += ["-format_whitelist", containers]
+    output, messages, status = ask_ffprobe([*asked, *input_arguments(path)])
     content = _parsed(output) if status == 0 else {}
     container: dict[str, Any] = _entry(content, "format", dict)
     streams: list[dict[str, Any]] = [stream for stream in _entry(content, "streams", list) if isinstance(stream, dict)]
@@ -91,6 +105,8 @@ def examine(path: Path) -> SongFacts:
         path=path,
         duration_s=_declared_duration(audio[0], container, messages, is_alone=is_alone),
         is_exact=_entry(audio[0], "codec_name", str).startswith(_EXACT_CODECS),
+        sample_rate=_count(audio[0].get("sample_rate")),
+        n_channels=_count(audio[0].get("channels")),
         tags=_tags(_entry(container, "tags", dict), _entry(audio[0], "tags", dict)),
         channel_layout=_entry(audio[0], "channel_layout", str) or None,
         cover=covers[0] if covers else None,
@@ -120,6 +136,15 @@ def _entry(holder: Any, name: str, kind: type[_Kind]) -> _Kind:
     """Return an entry of ffprobe's answer if it is of the kind that it should be, else an empty one."""
     value = holder.get(name) if isinstance(holder, dict) else None
     return value if isinstance(value, kind) else kind()
+
+
+def _count(told: Any) -> int:
+    """Return a number of ffprobe's answer, written out or not, if it is one that ffmpeg can count to, else 0."""
+    try:
+        number = int(told)
+    except (TypeError, ValueError, OverflowError):
+        return 0
+    return number if 0 < number < 2**31 else 0
 
 
 def _check_file(path: Path) -> None:

@@ -50,6 +50,11 @@ class Tape:
     def _row_bytes(self) -> int:
         return 4 * int(np.prod(self.row_shape))
 
+    @property
+    def n_bytes(self) -> int:
+        """What it holds."""
+        return self.n_rows * self._row_bytes
+
     def write(self, start: int, rows: Rows) -> None:
         """Put rows in their place; all rows of a tape have one shape."""
         data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
@@ -102,9 +107,24 @@ class Tapes(contextlib.ExitStack):
     def __init__(self, folder: Path | None) -> None:
         super().__init__()
         self._folder = folder
+        self._running: list[Tape] = []
+        self._most_bytes = 0
 
     def new(self) -> Tape:
         """Return an empty tape."""
         tape = Tape(self._folder)
         self.callback(tape.close)
+        self._running.append(tape)
         return tape
+
+    def end(self, *tapes: Tape) -> None:
+        """Let go of tapes that are not needed any more."""
+        self._most_bytes = self.most_bytes
+        for tape in tapes:
+            tape.close()
+            self._running.remove(tape)
+
+    @property
+    def most_bytes(self) -> int:
+        """The most that its tapes have held together: they only grow, until they end."""
+        return max(self._most_bytes, sum(tape.n_bytes for tape in self._running))

@@ -87,6 +87,8 @@ _PROBED = {
             "codec_type": "audio",
             "codec_name": "mp3",
             "duration": "1.5",
+            "sample_rate": "44100",
+            "channels": 2,
             "channel_layout": "stereo",
             "tags": {"title": "Song", "encoder": "x"},
             "disposition": {"attached_pic": 0},
@@ -127,6 +129,7 @@ def _take_probed(drawn: tuple[bytes, bytes, str, int], folder: Path) -> None:
         facts = song_reading.examine(path)
         gather(dataclasses.replace(facts, cover=None), extension="flac", folder=folder)
         assert facts.duration_s is None or facts.duration_s >= 0
+        assert all(0 <= number < 2**31 for number in (facts.sample_rate, facts.n_channels))
 
 
 @functools.cache

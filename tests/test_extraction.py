@@ -1,6 +1,7 @@
 """Arrays in, arrays out: the estimate of a stream is the estimate of the whole, and the stems add up."""
 
 import itertools
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,11 +26,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from checkpoints import load_checkpoint, shipped_checkpoint, shipped_checkpoints
-from extraction import ExtractionCancelledError, ExtractionError, separate
+from extraction import ExtractionCancelledError, ExtractionError, SongTooLongError, separate
 from extraction.estimation import Estimator
 from extraction.pieces import Shelf, cut, grouped, joined, sample_grid, spectral_grid
-from extraction.separation import resampled, separate_stream
-from extraction.tapes import Tape
+from extraction.separation import Watch, resampled, separate_stream, taped_bytes
+from extraction.tapes import Tape, Tapes
 from model import NETWORKS
 from settings import ExtractionSettings
 from spectrogram import analyze, griffin_lim, istft, stft, synthesis_weight, synthesize
@@ -97,6 +98,56 @@ def test_models_that_ship_hear_the_whole_song(preset_name, demo_dataset):
     ]
     mixture = np.concatenate(songs, axis=1)
     assert_same(estimate(mixture, model, chunk_s=2.0), whole_song(mixture, model))
+
+
+@pytest.mark.parametrize("model", [remembering_model("MaskInference"), tiny_model()], ids=["by layers", "by pieces"])
+def test_no_more_of_a_song_comes_in_than_its_limit(model):
+    """Progress is a share of the work: a network that hears the whole song first took in five times the limit."""
+    block, n_blocks = music(0.5), []
+
+    def song(n_most):
+        for number in range(n_most):
+            n_blocks.append(number)
+            yield block
+
+    def separated(n_most):
+        n_blocks.clear()
+        watch = Watch(longest_s=2.0)
+        return list(
+            separate_stream(song(n_most), 44_100, estimator=Estimator(model, ExtractionSettings()), watch=watch)
+        )
+
+    assert sum(vocals.shape[1] for _, vocals in separated(4)) == 2 * 44_100
+    with pytest.raises(SongTooLongError, match="longer than 2 s"):
+        separated(100)
+    assert len(n_blocks) == 5, "the block that is too much is the last that is asked for"
+
+
+@pytest.mark.parametrize("kind", [*NETWORKS, *(f"Ensemble of {kind}" for kind in NETWORKS)])
+@pytest.mark.parametrize("stereo, sample_rate, n_channels", [("mid-side", 44_100, 2), ("each", 8_000, 3)])
+def test_tapes_take_what_is_counted_for_them(kind, stereo, sample_rate, n_channels, tmp_path, monkeypatch):
+    running, sizes, new, write = [], [], Tapes.new, Tape.write
+
+    def noted(tapes):
+        running.append(new(tapes))
+        return running[-1]
+
+    def measured(tape, *rows):
+        write(tape, *rows)
+        sizes.append(sum(os.fstat(each._file.fileno()).st_size for each in running if not each._file.closed))
+
+    monkeypatch.setattr(Tapes, "new", noted)
+    monkeypatch.setattr(Tape, "write", measured)
+    estimator = Estimator(remembering_model(kind, stereo=stereo), ExtractionSettings())
+    song = music(4.0, sample_rate=sample_rate, n_channels=n_channels)
+    list(separate_stream([song], sample_rate, estimator=estimator, tape_folder=tmp_path))
+    monkeypatch.undo()
+    counted = taped_bytes(estimator, sample_rate=sample_rate, n_channels=n_channels)
+    assert max(sizes) == pytest.approx(4.0 * counted, rel=0.02)  # a song has a frame more than its length
+
+
+def test_a_network_that_hears_pieces_needs_no_tape(model):
+    assert taped_bytes(Estimator(model, ExtractionSettings()), sample_rate=44_100, n_channels=2) == 0
 
 
 @pytest.mark.parametrize("phase", ["mixture", "griffin-lim"])

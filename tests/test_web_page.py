@@ -12,10 +12,12 @@ import soundfile
 
 pytest.importorskip("gradio", reason="Gradio is not installed, so the web page was not tested: make serve installs it")
 
-
-from checkpoints import CheckpointError, save_checkpoint
+from checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from demo_songs import synthesize_song
-from extraction import ExtractionCancelledError, extract_vocals
+from extraction import ExtractionCancelledError, extract_vocals, song_reading
+from extraction.estimation import Estimator
+from extraction.separation import taped_bytes
+from extraction.song_reading import SongReader
 from model import create_model
 from settings import SPECIFIED, ExtractionSettings, SettingsError
 from web_page import jobs, markup
@@ -239,6 +241,13 @@ def test_a_playlist_reads_no_other_file(visitors, tmp_path, name):
             admit(uploaded(visitors, ONE, name, text.encode()), USUAL_LIMITS)
 
 
+@pytest.mark.parametrize("stream", ["null", "[]", '{"codec_type": "audio", "sample_rate": "N/A", "channels": null}'])
+def test_the_page_survives_what_ffprobe_may_say(visitors, monkeypatch, stream):
+    monkeypatch.setattr(song_reading, "ask_ffprobe", lambda _: (f'{{"streams": [{stream}]}}', "", 0))
+    with pytest.raises(RefusedError, match=r"holds no audio|does not say how many channels"):
+        admit(uploaded(visitors, ONE, "a.mp3", b"x"), USUAL_LIMITS)
+
+
 def test_a_song_that_says_it_is_too_long_is_refused(visitors):
     song = uploaded(visitors, ONE, "a.wav", duration_s=3.0)
     with pytest.raises(RefusedError, match=r"too long.*At most 0.0333 minutes"):
@@ -369,21 +378,29 @@ def test_steps_tell_the_progress_of_the_extraction(visitors, monkeypatch, untrai
         assert step.remaining_s > 0
 
 
-def test_a_song_that_is_longer_than_it_says_is_stopped(visitors, monkeypatch, untrained_model):
-    def endless(song, folder, *, progress, cancelled, **_):
-        for second in range(10_000):
-            progress(float(second), None)
-            if cancelled():
-                raise ExtractionCancelledError
-        raise AssertionError("nobody stopped it")
+@pytest.mark.parametrize("declared_s", [0, 1], ids=["says nothing", "says a second"])
+def test_a_song_that_is_longer_than_it_says_is_stopped(visitors, monkeypatch, untrained_model, declared_s):
+    """Extracted in earnest: the network hears the whole song first, and its progress is a share of the work."""
+    decoded_s, blocks = [], SongReader.blocks
 
-    monkeypatch.setattr(jobs, "extract_vocals", endless)
-    song = uploaded(visitors, ONE, "a.wav", duration_s=1.0)
+    def counted(reader):
+        for block in blocks(reader):
+            decoded_s.append(block.shape[1] / reader.sample_rate)
+            yield block
+
+    monkeypatch.setattr(SongReader, "blocks", counted)
+    song = uploaded(visitors, ONE, "a.flac")
+    soundfile.write(song, np.random.default_rng(0).uniform(-0.1, 0.1, (30 * RATE, 2)), RATE)
+    head = bytearray(song.read_bytes())
+    head[21:26] = ((head[21] & 0xF0) << 32 | declared_s * RATE).to_bytes(5, "big")  # 36 bits count the samples
+    song.write_bytes(head)
     with (
-        Workshop(visitors, Limits(longest_s=120.0), "cpu") as workshop,
-        pytest.raises(RefusedError, match=r"too long.*At most 2 minutes"),
+        Workshop(visitors, Limits(longest_s=3.0), "cpu") as workshop,
+        pytest.raises(RefusedError, match=r"^a.flac is too long. At most 0.05 minutes are taken"),
     ):
         done(workshop, ordered(visitors, song, untrained_model))
+    assert 3.0 < sum(decoded_s) < 3.0 + 2 * max(decoded_s)
+    assert list((visitors.folder(ONE) / "working").iterdir()) == []
 
 
 class Gated:
@@ -472,8 +489,12 @@ def test_a_model_that_went_away_is_said(workshop, visitors, tmp_path):
         done(workshop, ordered(visitors, song, tmp_path / "gone.pth"))
 
 
-def test_a_full_disk_is_said_before_the_work(visitors, monkeypatch, workshop, untrained_model):
-    monkeypatch.setattr(visitors, "has_room_for", lambda n_bytes: False)
-    song = uploaded(visitors, ONE, "a.wav", duration_s=1.0)
+def test_a_full_disk_is_said_before_the_work_and_tapes_are_counted(visitors, monkeypatch, workshop, untrained_model):
+    asked = []
+    monkeypatch.setattr(visitors, "has_room_for", asked.append)
     with pytest.raises(RefusedError, match="disk is full"):
-        done(workshop, ordered(visitors, song, untrained_model))
+        done(workshop, ordered(visitors, uploaded(visitors, ONE, "a.wav", duration_s=2.0), untrained_model))
+    estimator = Estimator(load_checkpoint(untrained_model), ExtractionSettings())
+    decoded, taped = 2 * 4 * RATE, taped_bytes(estimator, sample_rate=RATE, n_channels=2)
+    assert taped > decoded
+    assert asked == [round(2.0 * (5 * decoded + taped))]

@@ -5,10 +5,10 @@ is a number of seconds that holds to the end, however long the file claims to be
 """
 
 import dataclasses
-import json
 from pathlib import Path
 
-from extraction.ffmpeg import ask_ffprobe, input_arguments
+from extraction import ExtractionError
+from extraction.ffmpeg import ProgramError
 from extraction.song_reading import examine
 from settings import VocalExtractionError
 from web_page.limits import Limits
@@ -22,7 +22,8 @@ is called: it may name any song on this machine."""
 
 _FLOAT_BYTES = 4
 _STORED_PER_DECODED = 5
-"""Most bytes that are written for a decoded one: mixture and vocals as floats, two stems, what is listened to."""
+"""Most bytes that are written for a decoded one, beside the tapes: mixture and vocals as floats, two stems, what is
+listened to."""
 
 
 class RefusedError(VocalExtractionError):
@@ -39,8 +40,13 @@ class Admission:
     """How much of it may be decoded, in seconds."""
     why: str
     """What to say if it is longer."""
-    stored_bytes: float
-    """About what its results will take, at most."""
+    expected_s: float
+    """How long it says it is; where it does not say, the longest that it may be."""
+
+    def stored_bytes(self, *, taped_bytes: float) -> float:
+        """Return about what it will take of the disk, at most, if a second of it takes so much tape."""
+        decoded_bytes = self.sample_rate * self.n_channels * _FLOAT_BYTES
+        return self.expected_s * (_STORED_PER_DECODED * decoded_bytes + taped_bytes)
 
 
 def admit(song: Path, limits: Limits) -> Admission:
@@ -55,19 +61,17 @@ def admit(song: Path, limits: Limits) -> Admission:
     """
     if song.stat().st_size == 0:
         raise RefusedError(f"{song.name} is empty (0 bytes). Copy or download it again.")
-    asked = ["-format_whitelist", _CONTAINERS, "-select_streams", "a:0", "-show_streams", "-of", "json"]
-    output, _, status = ask_ffprobe([*asked, *input_arguments(song)])
-    content = json.loads(output) if status == 0 and output.strip() else {}
-    if not content.get("streams"):
-        raise RefusedError(f"{song.name} holds no audio that can be read. Choose an audio or video file.")
-    stream = content["streams"][0]
-    admission = _measured(int(stream.get("sample_rate", 0)), int(stream.get("channels", 0)), limits)
-    declared_s = examine(song).duration_s or 0.0
+    try:
+        facts = examine(song, containers=_CONTAINERS)
+    except ProgramError:
+        raise
+    except ExtractionError as error:
+        raise RefusedError(f"{song.name} holds no audio that can be read. Choose an audio or video file.") from error
+    admission = _measured(facts.sample_rate, facts.n_channels, limits)
+    declared_s = facts.duration_s or admission.longest_s
     if declared_s > admission.longest_s:
         raise RefusedError(f"{song.name} is too long: {declared_s / 60:.1f} minutes. {admission.why}")
-    return dataclasses.replace(
-        admission, stored_bytes=admission.stored_bytes * (declared_s or admission.longest_s) / admission.longest_s
-    )
+    return dataclasses.replace(admission, expected_s=declared_s)
 
 
 def _measured(sample_rate: int, n_channels: int, limits: Limits) -> Admission:
@@ -77,4 +81,4 @@ def _measured(sample_rate: int, n_channels: int, limits: Limits) -> Admission:
     longest_s = min(limits.longest_s, limits.decoded_bytes / bytes_per_s)
     why = f"At most {longest_s / 60:.3g} minutes are taken"
     why += "." if longest_s == limits.longest_s else f" of {n_channels} channels at {sample_rate} Hz."
-    return Admission(sample_rate, n_channels, longest_s, why, _STORED_PER_DECODED * longest_s * bytes_per_s)
+    return Admission(sample_rate, n_channels, longest_s, why, expected_s=longest_s)

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from checkpoints import LoadedModel, load_checkpoint
 from device import choose_device
-from extraction import ExtractionCancelledError, Outcome, extract_vocals
+from extraction import ExtractionCancelledError, Outcome, SongTooLongError, extract_vocals
+from extraction.estimation import Estimator
+from extraction.separation import taped_bytes
 from settings import ExtractionSettings
 from web_page.intake import Admission, RefusedError, admit
 from web_page.limits import Limits
@@ -149,10 +151,9 @@ class Workshop:
             raise RefusedError("The song is not here any more: its time is over. Please upload it again.")
         os.utime(order.song.parent)  # it shall not go away while it is used
         admission = admit(order.song, self._limits)
-        if not self._visitors.has_room_for(round(admission.stored_bytes)):
-            raise RefusedError("The server's disk is full. Please try again in an hour.")
         changed_ns = order.model.stat().st_mtime_ns if order.model.is_file() else 0
         model = _loaded(order.model, changed_ns, self._device)
+        self._check_room(admission, Estimator(model, order.settings))
         with self._visitors.working_folder(order.visitor) as folder:
             outcome = _extract(job, admission, model, folder / "extracted")
             job.tell(Step("Drawing the spectrograms"))
@@ -166,6 +167,11 @@ class Workshop:
             address = f"/results/{self._visitors.keep(order.visitor, folder)}"
         return Result(address, order.name, sizes, listening, self._limits.lifetime_s, outcome.notes)
 
+    def _check_room(self, admission: Admission, estimator: Estimator) -> None:
+        tape = taped_bytes(estimator, sample_rate=admission.sample_rate, n_channels=admission.n_channels)
+        if not self._visitors.has_room_for(round(admission.stored_bytes(taped_bytes=tape))):
+            raise RefusedError("The server's disk is full. Please try again in an hour.")
+
 
 @functools.lru_cache(maxsize=4)
 def _loaded(path: Path, changed_ns: int, device: str) -> LoadedModel:
@@ -176,11 +182,8 @@ def _loaded(path: Path, changed_ns: int, device: str) -> LoadedModel:
 def _extract(job: Job, admission: Admission, model: LoadedModel, folder: Path) -> Outcome:
     """Extract, tell how far it is, and stop when asked or when the song turns out too long."""
     began_s = time.monotonic()
-    is_too_long = threading.Event()
 
     def progress(done_s: float, total_s: float | None) -> None:
-        if done_s > admission.longest_s:
-            is_too_long.set()
         stage = "Writing the files" if total_s and done_s >= total_s else "Separating"
         job.tell(Step(stage, done_s, total_s, time.monotonic() - began_s))
 
@@ -190,13 +193,12 @@ def _extract(job: Job, admission: Admission, model: LoadedModel, folder: Path) -
             folder,
             settings=job.order.settings,
             model=model,
+            longest_s=admission.longest_s,
             progress=progress,
-            cancelled=lambda: is_too_long.is_set() or job.is_stopped(),
+            cancelled=job.is_stopped,
         )
-    except ExtractionCancelledError:
-        if is_too_long.is_set():
-            raise RefusedError(f"{job.order.song.name} is too long. {admission.why}") from None
-        raise
+    except SongTooLongError:
+        raise RefusedError(f"{job.order.song.name} is too long. {admission.why}") from None
 
 
 def _laid_out(outcome: Outcome, folder: Path) -> dict[str, Path]:
