@@ -31,7 +31,7 @@ fuzz: programs $(DEVELOPMENT)  ## Feed 100,000 inputs and more to every edge of 
 	$(RUN) -m hardening.fuzz
 	$(RUN) -m hardening.guided_fuzz
 
-kill-test: programs $(DEVELOPMENT)  ## Kill every job 60 times at random moments, and look at what is left
+kill-test: programs $(DEVELOPMENT)  ## Kill jobs 60 times at random moments, 15 times each of four, and look at what is left
 	$(RUN) -m hardening.kills
 
 memory: programs $(INSTALLED)  ## Measure the peak memory of every command

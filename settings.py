@@ -11,6 +11,16 @@ import os
 import string
 from pathlib import Path
 
+LARGEST_SEED = 2**64 - 1
+"""What torch's generators take; NumPy's take more."""
+MOST_EPOCHS = 10**6
+MOST_MIXTURES = 10**6
+"""Most mixtures of a fixed set, and of an epoch: their order is drawn anew in every epoch, in memory."""
+
+MOST_WORKERS = 1_024
+"""Processes or threads that one command may start."""
+LARGEST_PORT = 2**16 - 1
+
 PROJECT_FOLDER = Path(__file__).resolve().parent
 """Where the code lies: shipped models are found here, whatever the working directory."""
 
@@ -207,12 +217,13 @@ class TrainingSettings:
 
         _require(
             self,
-            n_epochs_must_be_at_least_1=self.n_epochs >= 1,
+            n_epochs_must_be_1_to_a_million=1 <= self.n_epochs <= MOST_EPOCHS,
             batches_per_epoch_must_be_at_least_1=self.batches_per_epoch >= 1,
             batch_size_must_be_at_least_1=self.batch_size >= 1,
-            n_mixtures_must_be_none_or_at_least_1=self.n_mixtures is None or self.n_mixtures >= 1,
-            n_validation_mixtures_must_be_none_or_at_least_1=(
-                self.n_validation_mixtures is None or self.n_validation_mixtures >= 1
+            an_epoch_must_have_at_most_a_million_mixtures=self.batches_per_epoch * self.batch_size <= MOST_MIXTURES,
+            n_mixtures_must_be_none_or_1_to_a_million=self.n_mixtures is None or 1 <= self.n_mixtures <= MOST_MIXTURES,
+            n_validation_mixtures_must_be_none_or_1_to_a_million=(
+                self.n_validation_mixtures is None or 1 <= self.n_validation_mixtures <= MOST_MIXTURES
             ),
             loss_must_be_magnitude_l1_or_waveform=self.loss in ("magnitude_l1", "waveform"),
             learning_rate_must_be_positive=is_positive(self.learning_rate),

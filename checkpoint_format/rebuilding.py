@@ -1,11 +1,12 @@
 """From a checkpoint's config and weights to a network that was seen to work.
 
 The config is a stranger's. Names of classes are looked up in two short lists, numbers are bounded, shapes are compared
-on torch's ``meta`` device, where tensors take no memory, and the finished network must turn a few quiet frames
-into masks, or a short waveform into waveforms, of the right shape.
+on torch's ``meta`` device, where tensors take no memory, what a network would make of a few frames is bounded, and the
+finished network must turn a few quiet frames into masks, or a short waveform into waveforms, of the right shape.
 """
 
 import json
+import math
 from typing import Any
 
 import torch
@@ -26,9 +27,13 @@ _TORCH_CLASSES = ("Linear", "PReLU", "ReLU", "Sigmoid", "Tanh")
 _LARGEST_NUMBER = 2**20
 _MOST_LAYERS = 64
 """Bound of ``num_layers``, and of the length of any list."""
+_MOST_SOURCES = 16
+"""Bound of ``num_sources``, and of what a network of nussl's modules may give."""
+_BOUNDS = {"num_layers": _MOST_LAYERS, "num_sources": _MOST_SOURCES}
 _LARGEST_RESULT = 2**26
 """Most elements that a layer may make of the few frames of a rehearsal."""
 _N_FRAMES = 5
+_N_ITEMS = 2
 
 
 class MaskNetwork(nn.Module):
@@ -82,6 +87,7 @@ def rebuild(content: dict[str, Any], *, signal: SignalSettings, n_channels: int)
     modules = {key: module for key, module in config["modules"].items() if module}
     ours = [key for key, module in modules.items() if module.get("class") in READABLE_NETWORKS]
     if len(ours) == 1 and all(module.get("class") == "Alias" for key, module in modules.items() if key not in ours):
+        _bound(modules[ours[0]]["args"], state, signal, n_channels)
         network = _project_network(modules[ours[0]], state, prefix=f"layers.{ours[0]}.")
     else:
         network = _nussl_network(config, state, signal, n_channels)
@@ -110,21 +116,37 @@ def _check_config(value: Any, name: str = "config") -> None:
         for item in value:
             _check_config(item, name)
     elif isinstance(value, int | float):
-        largest = _MOST_LAYERS if name == "num_layers" else _LARGEST_NUMBER
+        largest = _BOUNDS.get(name, _LARGEST_NUMBER)
         if not abs(value) <= largest:
             raise ValueError(f"{name[:40]!a} is {str(value)[:40]}, at most {largest} is accepted")
 
 
+def _bound(arguments: dict[str, Any], state: dict[str, Tensor], signal: SignalSettings, n_channels: int) -> None:
+    """Refuse one of this project's networks that takes more than its weights do, by the numbers it is made with.
+
+    A rehearsal on the ``meta`` device, as nussl's modules get, would import torch's whole compiler.
+    """
+    n_members, n_layers, n_sources = (
+        number if type(number := arguments.get(name, 1)) is int else 1
+        for name in ("n_members", "num_layers", "num_sources")
+    )
+    if n_members * n_layers > len(state):
+        raise ValueError(
+            f"its weights and its architecture differ ({len(state)} weights, {n_members * n_layers} layers)"
+        )
+    # The masks of all members lie side by side before their mean is taken. No other tensor is much larger than weights.
+    n_values = math.prod((_N_ITEMS, _N_FRAMES, signal.n_bins, n_channels, n_sources, n_members))
+    if n_values > _LARGEST_RESULT:
+        raise ValueError(f"it makes {n_values} values of {_N_FRAMES} frames")
+
+
 def _project_network(module: dict[str, Any], state: dict[str, Tensor], *, prefix: str) -> nn.Module:
-    """Build one of this project's networks: first without memory, to compare shapes, then in earnest."""
+    """Build one of this project's networks without memory, compare shapes, and only then give it some."""
     state = {name.replace(prefix, "layers.model.", 1): value for name, value in state.items()}
-    # The weights that a new network draws are replaced; nobody's random numbers shall change by it.
-    with torch.random.fork_rng(devices=[]):
-        with torch.device("meta"):
-            blueprint = MaskNetwork(module["class"], module["args"])
-        _compare(blueprint.state_dict(), state)
+    with torch.device("meta"):
         network = MaskNetwork(module["class"], module["args"])
-    network.load_state_dict(state, strict=True)
+    _compare(network.state_dict(), state)
+    network.to_empty(device="cpu").load_state_dict(state, strict=True)
     return network.eval()
 
 
@@ -176,9 +198,9 @@ def _rehearse(network: nn.Module, signal: SignalSettings, n_channels: int, *, de
     shape: tuple[int, ...]
     wanted = set(getattr(network, "input", {"mix_magnitude"}))
     if wanted == {"mix_magnitude"}:
-        output, shape = "mask", (2, _N_FRAMES, signal.n_bins, n_channels)
+        output, shape = "mask", (_N_ITEMS, _N_FRAMES, signal.n_bins, n_channels)
     elif wanted == {"mix_audio"}:
-        output, shape = "audio", (2, n_channels, signal.window_length + _N_FRAMES * signal.hop_length)
+        output, shape = "audio", (_N_ITEMS, n_channels, signal.window_length + _N_FRAMES * signal.hop_length)
     else:
         raise ValueError(f"its network wants {sorted(wanted)!a}, expected mix_magnitude or mix_audio")
     given = network({min(wanted): torch.full(shape, 0.01, device=device)})
@@ -187,6 +209,8 @@ def _rehearse(network: nn.Module, signal: SignalSettings, n_channels: int, *, de
     result = given[output]
     if result.ndim != len(shape) + 1 or result.shape[:-1] != shape:
         raise ValueError(f"its network makes {tuple(result.shape)} of {shape}, expected one more axis, for sources")
+    if result.shape[-1] > _MOST_SOURCES:
+        raise ValueError(f"it makes {result.shape[-1]} sources, at most {_MOST_SOURCES} are accepted")
     if not (result.is_meta or bool(torch.isfinite(result).all())):
         raise ValueError("its network gives NaN or infinity")
     return output, result.shape[-1]

@@ -2,7 +2,8 @@
 
 A pickle is a program for a small machine with a stack. `survey` follows it opcode by opcode, in the subset that
 ``torch.save`` writes, and keeps for each value only what it would be. Whatever is not on the list below is refused; so
-are tensors that reach beyond the elements in the file, for torch would grant them memory, and calls that it allows
+are tensors that reach beyond the elements in the file, for torch would grant them memory, tensors that have more
+elements than the file by taking some of them twice, for a network would grant them memory, and calls that torch allows
 although three hundred bytes of them ask for gigabytes (``bytearray(10**12)``, hexadecimal of hexadecimal and so on).
 
 Source: the opcodes as Python's module pickletools documents them.
@@ -12,7 +13,7 @@ import dataclasses
 import pickletools
 from typing import Any
 
-from checkpoint_format.archive import LARGEST_BYTES, PICKLE
+from checkpoint_format.archive import PICKLE
 
 TRANSFORMS_MODULE = "nussl.datasets.transforms"
 TRANSFORMS = (
@@ -74,6 +75,7 @@ class _Global:
 class _Storage:
     """Where the elements of tensors lie."""
 
+    key: str
     kind: str
     n_elements: int
 
@@ -122,7 +124,7 @@ class _Machine:
         self.stacks_below: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, _Storage] = {}
-        self.n_bytes = 0
+        self.n_elements_taken: dict[str, int] = {}
 
     def step(self, opcode: str, argument: Any) -> None:
         stack = self.stack
@@ -190,7 +192,7 @@ class _Machine:
         """Return the storage that a persistent identity names; its record must have just that many bytes."""
         match identity:
             case ("storage", _Global(kind), str(key), str(), int(n_elements)) if kind in _ELEMENT_BYTES:
-                storage = _Storage(kind, n_elements)
+                storage = _Storage(key, kind, n_elements)
             case _:
                 raise RefusedError("it refers to something outside that is no storage")
         if self.storages.setdefault(key, storage) != storage:
@@ -200,18 +202,18 @@ class _Machine:
         return storage
 
     def _check_tensor(self, storage: _Storage, offset: Any, size: tuple[Any, ...], stride: tuple[Any, ...]) -> None:
-        """Refuse a tensor that reaches beyond its storage, or larger than a checkpoint may be (by strides of 0)."""
+        """Refuse a tensor beyond its storage, and tensors that have more elements than it (as by strides of 0)."""
         numbers = (offset, *size, *stride)
         if len(size) != len(stride) or len(size) > _MOST_AXES or any(type(n) is not int or n < 0 for n in numbers):
             raise ValueError("one of its tensors has no shape")
         n_elements, last = 1, offset
         for n, step in zip(size, stride, strict=True):
             n_elements, last = n_elements * n, last + (n - 1) * step
-        self.n_bytes += n_elements * _ELEMENT_BYTES[storage.kind]
-        if self.n_bytes > LARGEST_BYTES:
-            raise ValueError(f"its tensors would take more than {LARGEST_BYTES} bytes")
+        n_taken = self.n_elements_taken[storage.key] = self.n_elements_taken.get(storage.key, 0) + n_elements
         if n_elements and last >= storage.n_elements:
             raise ValueError("one of its tensors is larger than its elements")
+        if n_taken > storage.n_elements:
+            raise ValueError(f"its tensors take {n_taken} elements of {storage.n_elements}")
 
 
 def _known(name: str) -> _Global:

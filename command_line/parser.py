@@ -16,6 +16,11 @@ from settings import (
     EVALUATION_FOLDER,
     EXTRACTED_FORMATS,
     EXTRACTION_FOLDER,
+    LARGEST_PORT,
+    LARGEST_SEED,
+    MOST_EPOCHS,
+    MOST_MIXTURES,
+    MOST_WORKERS,
     PRESETS,
     SPECIFIED,
     ExtractionSettings,
@@ -100,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _number(kind: Callable[[str], float], minimum: float) -> Callable[[str], float]:
+def _number(kind: Callable[[str], float], minimum: float, maximum: float | None = None) -> Callable[[str], float]:
     def read(text: str) -> float:
         try:
             value = kind(text)
@@ -108,13 +113,20 @@ def _number(kind: Callable[[str], float], minimum: float) -> Callable[[str], flo
             raise argparse.ArgumentTypeError(f"{text!r} is not a number of the kind that is meant here") from None
         if not minimum <= value < float("inf"):
             raise argparse.ArgumentTypeError(f"must be {minimum} or more, got {text}")
+        if maximum is not None and value > maximum:
+            raise argparse.ArgumentTypeError(f"must be {maximum} or less, got {text[:40]}")
         return value
 
     return read
 
 
 _count = _number(int, 1)
-_count_or_none = _number(int, 0)
+_mixtures = _number(int, 1, MOST_MIXTURES)
+_epochs = _number(int, 1, MOST_EPOCHS)
+_seed = _number(int, 0, LARGEST_SEED)
+_workers = _number(int, 1, MOST_WORKERS)
+_workers_or_none = _number(int, 0, MOST_WORKERS)
+_port = _number(int, 1, LARGEST_PORT)
 
 
 def _scaled(factor: float) -> Callable[[str], float]:
@@ -163,27 +175,27 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 def _add_prepare(parser: argparse.ArgumentParser) -> None:
     _add_data(parser)
     parser.add_argument("--no-download", dest="download", action="store_false", help="fail rather than download")
-    parser.add_argument("--jobs", dest="n_workers", type=_count, metavar="N", help="songs decoded at the same time")
+    parser.add_argument("--jobs", dest="n_workers", type=_workers, metavar="N", help="songs decoded at the same time")
     _add_json(parser)
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     _add_data(parser)
     parser.add_argument(
-        "--mixtures", dest="maximum_number_of_mixtures", type=_count, metavar="N", help="mixtures to draw from"
+        "--mixtures", dest="maximum_number_of_mixtures", type=_mixtures, metavar="N", help="mixtures to draw from"
     )
-    parser.add_argument("--epochs", dest="n_epochs", type=_count, metavar="N", help="instead of the preset's")
+    parser.add_argument("--epochs", dest="n_epochs", type=_epochs, metavar="N", help="instead of the preset's")
     parser.add_argument("--preset", type=_preset, metavar="NAME", help=f"recipe: {', '.join(PRESETS)}")
     parser.add_argument(
         "--checkpoints", dest="checkpoint_folder", type=Path, metavar="DIR", help=f"default: {CHECKPOINT_FOLDER}"
     )
-    parser.add_argument("--seed", type=_count_or_none, metavar="N", help="the same seed gives the same run")
+    parser.add_argument("--seed", type=_seed, metavar="N", help="the same seed gives the same run")
     parser.add_argument("--start-from", type=Path, metavar="CHECKPOINT", help="weights to begin with")
     parser.add_argument("--resume", action="store_true", help="continue from the last completed epoch")
     parser.add_argument(
         "--cache", dest="cache_bytes", type=_gigabytes, metavar="GB", help="keep mixtures, up to so many GB"
     )
-    parser.add_argument("--workers", dest="n_workers", type=_count_or_none, metavar="N", help="processes that mix")
+    parser.add_argument("--workers", dest="n_workers", type=_workers_or_none, metavar="N", help="processes that mix")
     _add_device(parser)
     _add_json(parser)
 
@@ -221,7 +233,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", dest="output_folder", type=Path, metavar="DIR", help=f"default: {EVALUATION_FOLDER}"
     )
-    parser.add_argument("--jobs", dest="n_jobs", type=_count, metavar="N", help="songs scored at the same time")
+    parser.add_argument("--jobs", dest="n_jobs", type=_workers, metavar="N", help="songs scored at the same time")
     parser.add_argument("--overwrite", action="store_true", help="move another model's results in the folder aside")
     _add_device(parser)
     _add_json(parser)
@@ -250,7 +262,7 @@ def _add_extract(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--phase", choices=("mixture", "griffin-lim"), help="default: the mixture's")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument("--keep-partial", action="store_true", help="keep what decodes of a damaged file")
-    parser.add_argument("--jobs", dest="n_jobs", type=_count, metavar="N", help="songs at the same time")
+    parser.add_argument("--jobs", dest="n_jobs", type=_workers, metavar="N", help="songs at the same time")
     parser.add_argument("--list-models", action="store_true", help="list the models that ship, and stop")
     _add_device(parser)
     _add_json(parser)
@@ -258,7 +270,7 @@ def _add_extract(parser: argparse.ArgumentParser) -> None:
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", metavar="ADDRESS", help="default: 127.0.0.1, this machine only")
-    parser.add_argument("--port", type=_count, metavar="N", help="default: 7860, or a free one")
+    parser.add_argument("--port", type=_port, metavar="N", help="default: 7860, or a free one")
     parser.add_argument("--model", type=Path, metavar="PATH", help="offer this checkpoint before those that ship")
     parser.add_argument("--no-browser", dest="open_browser", action="store_false", help="do not start a browser")
     parser.add_argument("--upload-mb", dest="upload_bytes", type=_megabytes, metavar="MB", help="largest song file")

@@ -12,6 +12,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+import settings
 from hardening import inputs
 from hardening.edges import Target, refusing
 
@@ -26,6 +27,7 @@ def _commands_that_do_nothing() -> Iterator[None]:
 
         def nothing(**options: Any) -> int:
             takes.bind(**options)
+            _assert_in_bounds(options)
             return 0
 
         return nothing
@@ -39,6 +41,16 @@ def _commands_that_do_nothing() -> Iterator[None]:
             silent = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace")
             stack.enter_context(unittest.mock.patch.object(sys, stream, silent))
         yield
+
+
+def _assert_in_bounds(options: dict[str, Any]) -> None:
+    """What a command is given, torch, NumPy and the system must be able to take."""
+    settings.TrainingSettings(
+        n_epochs=options.get("n_epochs", 1), n_mixtures=options.get("maximum_number_of_mixtures", 1)
+    )
+    assert 0 <= options.get("seed", 0) < 2**64
+    assert 1 <= options.get("port", 1) < 2**16
+    assert all(options.get(name, 1) <= settings.MOST_WORKERS for name in ("n_workers", "n_jobs"))
 
 
 def _menu_inputs() -> st.SearchStrategy[bytes]:
@@ -92,6 +104,13 @@ _VALUES = (
         "nan",
         "inf",
         "9" * 5_000,
+        "1025",
+        "65536",
+        "70000",
+        "1000001",
+        "10000000000000",
+        str(2**63),
+        str(2**64),
         "1_0",
         "\u0663",
         "soft",

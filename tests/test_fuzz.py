@@ -17,6 +17,7 @@ from hardening.edges import Target, refusing
 from hardening.fuzz import TARGETS, fuzz
 from musdb_preparation import prepare_musdb
 from settings import ExtractionSettings, SettingsError, VocalExtractionError
+from training import train_model
 from training.state import STATE_NAME, ResumeError, Run
 
 SHORT_RUN = 1 / 250
@@ -159,6 +160,44 @@ def test_numbers_that_no_disk_holds_are_a_usage_error(option, capsys):
         parse(["train", option, "1e308"])
     assert end.value.code == 2
     assert option in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"train --seed {2**64}",
+        "train --mixtures 10000000000000",
+        "train --epochs 1000001",
+        "train --workers 1025",
+        "prepare --jobs 1025",
+        "evaluate --jobs 1025",
+        "extract song.wav --jobs 1025",
+        "serve --port 70000",
+    ],
+)
+def test_numbers_that_torch_numpy_or_the_system_do_not_take_are_a_usage_error(line, capsys):
+    """They were a ValueError of torch's, a MemoryError of NumPy's and an OverflowError of the socket."""
+    with pytest.raises(SystemExit) as end:
+        parse(line.split())
+    assert end.value.code == 2
+    assert "or less, got" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options", [{"seed": 2**64}, {"seed": -1}, {"maximum_number_of_mixtures": 10**13}, {"n_epochs": 10**400}]
+)
+def test_the_same_numbers_from_python_are_a_settings_error(tmp_path, options):
+    with pytest.raises(SettingsError, match=r"expected 0 to|to a million"):
+        train_model(dataset_folder=tmp_path, checkpoint_folder=tmp_path / "out", device="cpu", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_songs_go_through_the_layers_of_a_network():
+    """A stand-in without layers left out the way that both shipped networks take."""
+    from extraction.recurrence import layered
+    from hardening.audio_targets import _model
+
+    assert layered(_model().network) is not None
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import torch
 from forged_checkpoints import Call, content, global_, not_loaded, refused
 
 import checkpoint_format.reading
+import checkpoint_format.rebuilding
 from checkpoints import load_checkpoint
 from training.state import STATE_NAME, ResumeError, Run
 
@@ -223,6 +224,27 @@ def tensor(size, stride, *, offset=0, **storage_options):
     return called + place + b"\x89" + global_("collections.OrderedDict") + b")RtR"
 
 
+def of_many_sources(*, n_members, n_sources=500, **metadata):
+    """Return a network of the longest window, or an ensemble (0: none), of which all weights are one element."""
+    from compatibility import nussl
+    from model import MaskInference
+
+    arguments = {**forged.ARGUMENTS, "num_features": 8_193, "hidden_size": 1, "num_sources": n_sources}
+    with torch.device("meta"):
+        shapes = {name: values.shape for name, values in MaskInference(**arguments).state_dict().items()}
+    zeros = {name: torch.zeros(1).expand(shape) if shape else torch.tensor(0) for name, shape in shapes.items()}
+    config = forged.tutorial_config(**arguments)
+    prefixes = [f"members.{number}." for number in range(n_members)] or [""]
+    if n_members:
+        arguments |= {"member": "MaskInference", "n_members": n_members}
+        config["modules"]["model"].update({"class": "EnsembleMaskInference", "args": arguments})
+    return content(
+        config=json.dumps(config),
+        metadata=forged.old_metadata(stft_params=nussl.STFTParams(16_384, 4_096, "sqrt_hann"), **metadata),
+        state_dict={f"layers.model.{prefix}{name}": zeros[name] for prefix in prefixes for name in zeros},
+    )
+
+
 def bombs(folder):
     """Write files that ask for gigabytes, by many ways."""
     encode, text = global_("_codecs.encode"), b"X\x04\x00\x00\x00abcd"
@@ -242,7 +264,6 @@ def bombs(folder):
     }
     for name, pickled in pickles.items():
         forged.with_pickle(folder / f"{name}.pth", pickled, **{"data/0": bytes(16)})
-    zeros = {name: torch.zeros(()).expand(values.shape) for name, values in forged.weights().items()}
     for name, arguments in {
         "hidden": {"hidden_size": 10**9},
         "bins": {"num_features": 10**9},
@@ -251,7 +272,9 @@ def bombs(folder):
         "some layers": {"num_layers": 40, "hidden_size": 2**20},
     }.items():
         config = json.dumps(forged.tutorial_config(**arguments))
-        forged.old_checkpoint(folder / f"{name}.pth", content(config=config, state_dict=zeros))
+        forged.old_checkpoint(folder / f"{name}.pth", content(config=config))
+    for n_members in (0, 1, 16):
+        forged.old_checkpoint(folder / f"expanded {n_members}.pth", of_many_sources(n_members=n_members))
     shared: list = [0] * 1_000
     for _ in range(8):
         shared = [shared] * 1_000
@@ -262,8 +285,8 @@ def bombs(folder):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak of memory is read from /proc")
 def test_no_bomb_goes_off(tmp_path):
     bombs(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 17
-    # What the largest of the files hold takes it; each of them asks for a gigabyte at least.
+    assert len(list(tmp_path.iterdir())) == 20
+    # What the largest of the files hold takes it; each of them asks for half a gigabyte at least.
     assert grown(tmp_path) < 64
 
 
@@ -273,13 +296,53 @@ def test_a_network_of_a_billion_units_is_refused_by_its_number(tmp_path):
     not_loaded(path, "'hidden_size' is 1000000000, at most 1048576 is accepted")
 
 
+@pytest.fixture
+def nothing_built(monkeypatch):
+    """Whoever is refused by a number must not have been given memory by then."""
+
+    def build(*_):
+        raise AssertionError("it was built")
+
+    monkeypatch.setattr(checkpoint_format.rebuilding, "MaskNetwork", build)
+    monkeypatch.setattr(checkpoint_format.rebuilding, "_compare", build)
+
+
+@pytest.mark.usefixtures("nothing_built")
+def test_sources_are_counted_before_a_network_is_built(tmp_path):
+    """Five hundred took half a gigabyte, and were refused for their names."""
+    config = json.dumps(forged.tutorial_config(num_sources=17))
+    path = forged.old_checkpoint(tmp_path / "a.pth", content(config=config, state_dict=forged.weights(num_sources=17)))
+    not_loaded(path, "'num_sources' is 17, at most 16 is accepted")
+
+
+@pytest.mark.usefixtures("nothing_built")
+def test_layers_are_counted_before_a_network_is_built(tmp_path):
+    """A thousand layers without memory took twelve seconds to build."""
+    arguments = {**forged.ARGUMENTS, "member": "BandSplitMaskInference", "n_members": 16, "num_layers": 64}
+    config = forged.tutorial_config()
+    config["modules"]["model"].update({"class": "EnsembleMaskInference", "args": arguments})
+    path = forged.old_checkpoint(tmp_path / "a.pth", content(config=json.dumps(config)))
+    not_loaded(path, "weights, 1024 layers")
+
+
+@pytest.mark.usefixtures("nothing_built")
+def test_masks_of_a_whole_ensemble_are_bounded(tmp_path, monkeypatch):
+    """Masks of 16 members, 8 channels and 16 sources side by side would take 640 MiB, and be averaged."""
+    monkeypatch.setattr(checkpoint_format.reading, "survey", lambda records: None)
+    contents = of_many_sources(n_members=16, n_sources=16, num_channels=8)
+    not_loaded(forged.old_checkpoint(tmp_path / "a.pth", contents), "it makes 167792640 values of 5 frames")
+
+
 @pytest.mark.parametrize(
     "opcodes, reason",
     [
         (tensor((5,), (1,)), "larger than its elements"),
         (tensor((4,), (1,), offset=1), "larger than its elements"),
         (tensor((2, 2), (3, 1)), "larger than its elements"),
-        (tensor((2**40,), (0,)), "more than"),
+        (tensor((2**40,), (0,)), "its tensors take 1099511627776 elements of 4"),
+        (tensor((5,), (0,)), "its tensors take 5 elements of 4"),
+        (tensor((3, 2), (1, 1)), "its tensors take 6 elements of 4"),
+        (tensor((4,), (1,)) + tensor((2,), (1,)) + b"\x86", "its tensors take 6 elements of 4"),
         (tensor((-1,), (1,)), "no shape"),
         (tensor((2,), (1, 1)), "no shape"),
         (tensor((1,) * 9, (1,) * 9), "no shape"),

@@ -1,9 +1,11 @@
 """What is installed: exact versions, hashes that agree with them, a word on each, and an honest audit."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
+from test_layout import ROOM_FILES, ROOMS, _imports, _name, _room, _tree
 
 from hardening import audit
 
@@ -42,6 +44,31 @@ def test_the_documents_say_what_every_package_is_for():
     told = set(re.findall(r"[a-z0-9]+(?:-[a-z0-9]+)*", text))
     missing = {name for path in REQUIREMENTS for name in pinned(path)} - told
     assert missing == set()
+
+
+NAMES_OF_PACKAGES = {"PIL": "pillow"}
+
+
+def direct(path):
+    """Return what stands in a requirements file before that which the others bring along."""
+    own = path.read_text(encoding="utf-8").partition("# What those bring along")[0]
+    return {plain(name) for name in re.findall(r"^([A-Za-z0-9_.-]+)==", own, flags=re.MULTILINE)}
+
+
+def test_everything_imported_is_a_direct_requirement():
+    """numba and five more stood among what others bring along, which the doctor does not look at."""
+    direct_here = direct(ROOT / "requirements.txt")
+    missing = set()
+    n_found = 0
+    for path in ROOM_FILES:
+        allowed = direct_here | (direct(ROOT / "requirements-web.txt") if _room(path) == "web_page" else set())
+        for module, _ in _imports(_tree(path)):
+            name = module.split(".")[0]
+            if name not in (*ROOMS, *sys.stdlib_module_names):
+                n_found += 1
+                missing |= {(name, _name(path))} if plain(NAMES_OF_PACKAGES.get(name, name)) not in allowed else set()
+    assert missing == set()
+    assert n_found > 100
 
 
 CHECKED = {"name": "a", "version": "1", "vulns": []}

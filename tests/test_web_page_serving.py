@@ -223,3 +223,13 @@ def test_models_are_offered_best_first(monkeypatch, tmp_path):
     Path("checkpoints").mkdir()
     Path("checkpoints/best.model.pth").touch()
     assert list(server._models(None)) == ["studio", "classic", "checkpoints/best.model.pth"]
+
+
+@pytest.mark.parametrize(
+    "host, port, reason",
+    [("x" * 70, None, "no address"), ("a..b", None, "no address"), ("127.0.0.1", 70_000, "no port 70000")],
+)
+def test_addresses_that_cannot_be_are_one_sentence(host, port, reason):
+    """A name with 70 letters between its dots was a UnicodeError, a port beyond 65535 an OverflowError."""
+    with pytest.raises(ServingError, match=reason):
+        server._listen(host, port)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from checkpoints import save_checkpoint
 from device import choose_device
 from files import remove_leftovers, sole_writer
-from settings import CHECKPOINT_FOLDER, DATASET_FOLDER, SPECIFIED, Preset, SettingsError
+from settings import CHECKPOINT_FOLDER, DATASET_FOLDER, LARGEST_SEED, SPECIFIED, Preset, SettingsError
 from training.errors import DataError, TrainingError
 from training.journal import BEST_NAME, Row, set_aside, write_epoch
 from training.losses import item_losses, negative_si_sdr
@@ -61,7 +61,7 @@ def train_model(
         Gets ``best.model.pth`` and ``latest.model.pth``, ``training_state.pth``, ``history.jsonl``, ``loss.png`` and
         TensorBoard's events. What an earlier run left there is moved into ``earlier-1`` (2, ...) after the first epoch.
     seed
-        The same seed on the same machine gives the same weights.
+        The same seed on the same machine gives the same weights. From 0 to 2**64 - 1.
     device
         'auto', 'cpu', 'cuda', 'mps'.
     start_from
@@ -93,6 +93,8 @@ def train_model(
     DeviceError, SettingsError, RenderingError, StorageError
         If the device, a setting, the training data or the folder cannot be used.
     """
+    if not 0 <= seed <= LARGEST_SEED:
+        raise SettingsError(f"The seed is {seed}; expected 0 to {LARGEST_SEED}.")
     preset = _with_length(preset, maximum_number_of_mixtures, n_epochs)
     chosen = device_of_rank(choose_device(device))
     with (

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from checkpoints import load_checkpoint, shipped_checkpoints
 from reports.style import DARK, LIGHT, css_variables
-from settings import CHECKPOINT_FOLDER, EVALUATION_FOLDER, VocalExtractionError
+from settings import CHECKPOINT_FOLDER, EVALUATION_FOLDER, LARGEST_PORT, VocalExtractionError
 from web_page.gate import Gate
 from web_page.jobs import Workshop
 from web_page.layout import Service, build_page, theme
@@ -102,9 +102,11 @@ def _models(model: str | Path | None) -> dict[str, Path]:
 
 def _listen(host: str, port: int | None) -> socket.socket:
     """Listen on `port`; without one on the usual port, or where that is taken on any."""
+    if port is not None and not 0 <= port <= LARGEST_PORT:
+        raise ServingError(f"There is no port {port}. Try another --port, 1 to {LARGEST_PORT}.")
     try:
         family = socket.getaddrinfo(host, port or USUAL_PORT, type=socket.SOCK_STREAM)[0][0]
-    except socket.gaierror as error:
+    except (socket.gaierror, UnicodeError) as error:  # UnicodeError: no name of the net has such a part
         raise ServingError(f"There is no address {host!r} ({error}). Try --host 127.0.0.1.") from error
     try:
         return socket.create_server((host, port or USUAL_PORT), family=family)
