@@ -198,7 +198,9 @@ class Estimator:
             part = synthesize(spectrum, signal=signal)
             start = (frames.start - kept.start) * signal.hop_length
             estimate[:, start : start + part.shape[1]] += part
-        return estimate / _weight(kept.stop - kept.start, piece.is_first, piece.is_last, signal, samples.device)
+        n_before = min(self.grid.n_beside, piece.first_frame + kept.start)
+        n_after = 0 if piece.is_last else self.grid.n_beside
+        return estimate / _weight(n_before, kept.stop - kept.start, n_after, signal, samples.device)
 
     def _with_new_phase(self, samples: Tensor, mask: Tensor) -> Tensor:
         """Return the spectrum of the waveform that fits the masked magnitudes: (n_channels, n_frames, n_bins)."""
@@ -216,10 +218,8 @@ def _span(samples: Tensor, frames: slice, signal: SignalSettings) -> Tensor:
 
 
 @functools.lru_cache(maxsize=16)
-def _weight(n_frames: int, is_first: bool, is_last: bool, signal: SignalSettings, device: torch.device) -> Tensor:
+def _weight(n_before: int, n_frames: int, n_after: int, signal: SignalSettings, device: torch.device) -> Tensor:
     """Return the sum of squared windows where `n_frames` frames lie, those of the neighbours included."""
-    n_beside = signal.window_length // signal.hop_length - 1
-    before, after = (0 if is_first else n_beside), (0 if is_last else n_beside)
-    weight = synthesis_weight(before + n_frames + after, signal=signal, device=device)
-    start = before * signal.hop_length
+    weight = synthesis_weight(n_before + n_frames + n_after, signal=signal, device=device)
+    start = n_before * signal.hop_length
     return weight[start : start + (n_frames - 1) * signal.hop_length + signal.window_length]

@@ -41,6 +41,11 @@ class Grid:
         """Samples that the last frame of a piece shares with the frames after it."""
         return self.frame_length - self.hop_length
 
+    @property
+    def n_beside(self) -> int:
+        """Frames on either side that share samples with a frame."""
+        return self.frame_length // self.hop_length - 1
+
     def samples_of(self, n_frames: int) -> int:
         """Return how many samples `n_frames` frames cover."""
         return (n_frames - 1) * self.hop_length + self.frame_length
@@ -82,13 +87,15 @@ class Piece:
 def cut(blocks: Iterable[Samples], grid: Grid) -> Iterator[Piece]:
     """Cut a song that comes in blocks of any length into pieces.
 
-    Full pieces are all alike; the last has between twice the context and a full piece, a short song less.
+    Full pieces are all alike. The last begins with twice the context and holds what is left: a piece is held back until
+    all frames that share samples with its kept ones are there, so that none of them is missed where the song ends.
     """
     held: Samples | None = None
     fresh: list[Samples] = []
     n_held = n_song = first_frame = 0
     length = grid.samples_of(grid.piece_frames)
     step = grid.piece_frames - 2 * grid.context_frames
+    n_needed = grid.piece_frames - grid.context_frames + grid.n_beside
     for block in blocks:
         if held is None:
             held = np.zeros((block.shape[0], grid.n_before), np.float32)
@@ -96,7 +103,7 @@ def cut(blocks: Iterable[Samples], grid: Grid) -> Iterator[Piece]:
         fresh.append(block)
         n_held += block.shape[1]
         n_song += block.shape[1]
-        while n_held >= length:
+        while n_held >= length and grid.frames_of(n_held - grid.n_before) >= n_needed:
             held = np.concatenate([held, *fresh], axis=1)
             fresh.clear()
             start = grid.context_frames if first_frame else 0

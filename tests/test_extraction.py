@@ -32,7 +32,7 @@ from extraction.pieces import Shelf, cut, grouped, joined, sample_grid, spectral
 from extraction.separation import Watch, resampled, separate_stream, taped_bytes
 from extraction.tapes import Tape, Tapes
 from model import NETWORKS
-from settings import ExtractionSettings
+from settings import ExtractionSettings, SignalSettings
 from spectrogram import analyze, griffin_lim, istft, stft, synthesis_weight, synthesize
 
 RATES = (8_000, 11_025, 16_000, 22_050, 32_000, 37_800, 44_100, 48_000, 96_000)
@@ -203,6 +203,19 @@ def test_a_constant_mask_scales_the_song_without_joints(duration_s):
     vocals = estimate(mixture, loaded(ConstantMask(0.25)), chunk_s=1.0, context_s=0.1)
     # 32-bit transforms there and back: a few units in the last place of 0.5.
     np.testing.assert_allclose(vocals, 0.25 * mixture, atol=5e-7)
+
+
+@pytest.mark.parametrize("window_length, hop_length", [(512, 256), (512, 128), (512, 64), (16_384, 1_024)])
+@pytest.mark.parametrize("context_s", [0.0, 0.016])
+def test_no_joint_is_heard_wherever_the_song_ends(window_length, hop_length, context_s):
+    """The last piece may have fewer frames than share samples with the one before; the longest windows outlast both."""
+    signal = SignalSettings(sample_rate=8_000, window_length=window_length, hop_length=hop_length)
+    model = loaded(ConstantMask(1.0), signal=signal)
+    song = music(2 + 2 * window_length / 8_000, sample_rate=8_000, n_channels=1)
+    for n_samples in range(16_000 - hop_length, song.shape[1] + 1, hop_length // 2):
+        mixture = song[:, :n_samples]
+        vocals = estimate(mixture, model, block=1_009, sample_rate=8_000, chunk_s=1.0, context_s=context_s)
+        np.testing.assert_allclose(vocals, mixture, atol=1e-6, err_msg=f"{n_samples} samples")
 
 
 @pytest.mark.parametrize("sample_rate", [8_000, 48_000, 96_000])
