@@ -276,7 +276,8 @@ class ExtractionSettings:
     keep_partial: bool = False
     """Whether a truncated or damaged song is taken as far as it decodes."""
     chunk_s: float = 16.0
-    """Length of the pieces in which a song goes through the network, less their context. Memory grows with it."""
+    """Length of the pieces in which a song goes through the network, less their context. Memory grows with it. Networks
+    that hear the whole song take shorter ones on a CPU: 4 s, and twice `context_s` more for Griffin-Lim."""
     context_s: float = 2.0
     """What is heard before and after a piece, and thrown away, by Griffin-Lim and by networks that hear pieces only."""
 

@@ -111,7 +111,8 @@ def extract_songs(
         If nothing can be begun: no model, no device, no song, a folder that cannot be read.
     """
     folder = Path(output_folder)
-    found = find_songs(songs, output_folder=folder)
+    owned = () if str(folder) == STANDARD_OUTPUT else Manifest(folder).owners.keys()
+    found = find_songs(songs, output_folder=folder, owned=owned)
     estimator = Estimator(_loaded(model, preset_name, device), settings)
     with Bars(len(found), show=show) as bars:
         batch = _Batch(found, folder, estimator, n_jobs=n_jobs, bars=bars)

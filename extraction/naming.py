@@ -7,7 +7,7 @@ that asked for it first in this batch, so that a song finds its own place again 
 import dataclasses
 import os
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from extraction.outcome import ExtractionError
@@ -79,11 +79,20 @@ def place_key(path: Path) -> str:
     return unicodedata.normalize("NFC", os.path.realpath(path)).casefold()
 
 
-def find_songs(inputs: Iterable[str | Path], *, output_folder: Path) -> list[str | Path]:
+def find_songs(inputs: Iterable[str | Path], *, output_folder: Path, owned: Collection[str] = ()) -> list[str | Path]:
     """List the songs that files and folders stand for, each once; what is missing stays in the list, to fail by name.
 
-    Folders are searched to the bottom, in alphabetical order; hidden files and what lies in the output folder are left
-    out, so that a second run does not take stems for songs.
+    Folders are searched to the bottom, in alphabetical order; hidden files are left out, and so that a second run does
+    not take stems for songs, what lies in an output folder below, and the stems of earlier runs wherever they lie.
+
+    Parameters
+    ----------
+    inputs
+        Files, folders, or '-' for standard input. A file that is named is a song, whatever it is.
+    output_folder
+        Where stems go.
+    owned
+        Stems of earlier runs, by `place_key`.
 
     Raises
     ------
@@ -98,7 +107,7 @@ def find_songs(inputs: Iterable[str | Path], *, output_folder: Path) -> list[str
         path = Path(given)
         # Unlike Path's own, this takes a name that is too long for the disk as that of no folder.
         is_folder = os.path.isdir(path)  # noqa: PTH112
-        songs = _songs_below(path, os.path.realpath(output_folder)) if is_folder else [path]
+        songs = _songs_below(path, os.path.realpath(output_folder), owned) if is_folder else [path]
         if not songs:
             raise ExtractionError(f"{path} holds no audio files. Name a file, or another folder.")
         for song in songs:
@@ -106,15 +115,15 @@ def find_songs(inputs: Iterable[str | Path], *, output_folder: Path) -> list[str
     return list(found.values())
 
 
-def _songs_below(folder: Path, output_folder: str) -> list[Path]:
-    songs = []
+def _songs_below(folder: Path, output_folder: str, owned: Collection[str]) -> list[Path]:
+    songs: list[Path] = []
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(
             name for name in folders if name[0] != "." and os.path.realpath(Path(parent, name)) != output_folder
         )
         endings = ((name, name.rpartition(".")[2].lower()) for name in sorted(files) if name[0] != ".")
         songs += [Path(parent, name) for name, ending in endings if ending in _SONG_ENDINGS]
-    return songs
+    return [song for song in songs if place_key(song) not in owned]
 
 
 def song_name(song: str | Path) -> str:

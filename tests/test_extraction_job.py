@@ -170,6 +170,23 @@ def test_one_bad_song_does_not_stop_the_rest(tmp_path, make_song, model, n_jobs,
     assert [outcome.outcome for outcome in again] == ["skipped", "failed", "skipped", "failed"]
 
 
+@pytest.mark.parametrize("template", ["{folder}/{song}/{stem}.{ext}", "{folder}/{song} ({stem}).{ext}"])
+def test_stems_beside_their_songs_are_no_songs(tmp_path, make_song, model, template):
+    make_song("Albums/first/a.wav")
+    settings = ExtractionSettings(output_template=template)
+
+    def run(song):
+        outcomes = extract_songs([song], tmp_path / "Albums", model=model, settings=settings, show=False)
+        return [(Path(outcome.file).name, outcome.outcome) for outcome in outcomes]
+
+    assert run(tmp_path / "Albums") == [("a.wav", "done")]
+    make_song("Albums/b.wav", seed=1)
+    assert run(tmp_path / "Albums") == [("b.wav", "done"), ("a.wav", "skipped")]
+    assert run(tmp_path / "Albums") == [("b.wav", "skipped"), ("a.wav", "skipped")]
+    vocals = next((tmp_path / "Albums").glob("a*/vocals.wav" if "/{stem}" in template else "a (vocals).wav"))
+    assert run(vocals) == [(vocals.name, "done")], "what is named is a song"
+
+
 def test_a_folder_without_songs(tmp_path, model):
     (tmp_path / "in").mkdir()
     with pytest.raises(ExtractionError, match="holds no audio files"):
