@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from checkpoints import LoadedModel, read_checkpoint
 from evaluation.songs import EvaluationError
-from stereo import channels_of, in_groups, views_of
+from stereo import channels_of, in_groups, n_channels_together, views_of
 
 
 def separate_with_nussl(
@@ -57,16 +57,26 @@ def separate_with_nussl(
         )
     stereo = model.signal.stereo
     samples = torch.from_numpy(np.asarray(mixture, dtype=np.float64))
-    samples = in_groups(samples.unsqueeze(0), model.n_channels)[0] if len(samples) == 1 else samples
-    heard = views_of(samples.unsqueeze(1), stereo).squeeze(1).numpy()  # (n_channels, n_samples)
-    separator = _separator(nussl, nussl.AudioSignal(audio_data_array=heard, sample_rate=sample_rate), model)
+    n_together = n_channels_together(stereo, n_network_channels=model.n_channels, n_song_channels=len(samples))
+    items = in_groups(samples.unsqueeze(0), n_together)  # (n_items, n_together, n_samples)
+    heard = views_of(items.unsqueeze(2), stereo).squeeze(2)
+    # nussl takes channels one by one, however many there are, for a network of one channel; else just the network's.
+    signals = heard.reshape(1, -1, heard.shape[-1]) if model.n_channels == 1 else heard
+    estimates = torch.cat([_estimate(nussl, signal.numpy(), model=model, mask=mask) for signal in signals])
+    channels = channels_of(estimates.reshape(len(items), n_together, 1, -1), stereo).flatten(0, 2)
+    vocals = channels.numpy()[: len(mixture), : mixture.shape[1]].astype(np.float32)
+    return vocals, mixture - vocals
+
+
+def _estimate(nussl: Any, heard: NDArray[np.float64], *, model: LoadedModel, mask: str) -> torch.Tensor:
+    """Let nussl's separator estimate the vocals in what the network hears: (n_channels, n_samples)."""
+    signal = nussl.AudioSignal(audio_data_array=heard, sample_rate=model.signal.sample_rate)
+    separator = _separator(nussl, signal, model)
     masks = separator.forward()  # (n_bins, n_frames, n_channels, n_sources)
     if mask == "binary":
         masks = (masks > 0.5 if masks.shape[-1] == 1 else masks == masks.max(axis=-1, keepdims=True)).astype(float)
     separator.run(masks=masks)
-    estimate = torch.from_numpy(separator.make_audio_signals()[model.vocals_index].audio_data).unsqueeze(1)
-    vocals = channels_of(estimate, stereo).squeeze(1).numpy()[: len(mixture), : mixture.shape[1]].astype(np.float32)
-    return vocals, mixture - vocals
+    return torch.from_numpy(separator.make_audio_signals()[model.vocals_index].audio_data)
 
 
 def _separator(nussl: Any, signal: Any, model: LoadedModel) -> Any:
