@@ -24,7 +24,7 @@ from evaluation.deep_mask_reference import separate_with_nussl
 from evaluation.jobs import Job, run_jobs
 from evaluation.jobs import Row as JobRow
 from evaluation.scale_metrics import GramMatrix, scale_metrics
-from evaluation.separators import ModelSettings, model_estimate
+from evaluation.separators import ModelSeparator, ModelSettings
 from evaluation.songs import Recording, find_songs
 from files import sha256_of
 from model import create_model
@@ -83,7 +83,7 @@ def _score(songs: list[Recording], checkpoint: Path, folder: Path) -> None:
     sha256 = sha256_of(checkpoint)
     use = {"mask": "soft", "separator": "extraction"}
     settings = ModelSettings(path=checkpoint, sha256=sha256, device="cpu", **use)
-    row = JobRow("model", {"sha256": sha256, **use}, functools.partial(model_estimate, settings=settings))
+    row = JobRow("model", {"sha256": sha256, **use}, ModelSeparator(settings))
     evaluated = {"kind": "model", "name": checkpoint.name, "path": str(checkpoint), "sha256": sha256, "settings": use}
     data = {"folder": "dataset", "subset": "test"}
     jobs = [Job(song, (row,), ("scale",), folder, evaluated, data, save_estimates=False) for song in songs]

@@ -24,10 +24,10 @@ from evaluation.scoring import FAMILIES
 from evaluation.separators import (
     BASELINES,
     ORACLES,
+    ModelSeparator,
     ModelSettings,
     ideal_mask,
     mixture_as_estimate,
-    model_estimate,
     nussl_primitive,
     random_mask,
     read_estimate,
@@ -161,7 +161,7 @@ def evaluate_model(
     model = load_checkpoint(path)
     use = {"mask": mask, "separator": separator}
     settings = ModelSettings(path=path, sha256=model.sha256, device=device, **use)
-    row = Row("model", {"sha256": model.sha256, **use}, functools.partial(model_estimate, settings=settings))
+    row = Row("model", {"sha256": model.sha256, **use}, ModelSeparator(settings))
     options = _Options(
         dataset_folder=dataset_folder,
         subset=subset,

@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 
 from evaluation.bsseval_v4 import BSSEVAL_METRICS, BssEvalV4
 from evaluation.scale_metrics import LIMIT_DB, SCALE_METRICS, GramMatrix, at_limit, scale_metrics
-from evaluation.separators import BASELINES, BLOCK_SAMPLES, CONTEXT_SAMPLES, GRID_SAMPLES, Audio, Excerpt, Separator
+from evaluation.separators import (
+    BASELINES,
+    BLOCK_SAMPLES,
+    CONTEXT_SAMPLES,
+    GRID_SAMPLES,
+    Audio,
+    Excerpt,
+    ModelSeparator,
+    Separator,
+)
 from evaluation.songs import SOURCES, EvaluationError, Recording
 from files import whole_file
 
@@ -79,6 +88,13 @@ def score_song(
     """
     gram, bsseval, failures = GramMatrix(), BssEvalV4(song.sample_rate), dict[str, str]()
     with contextlib.ExitStack() as stack:
+        if song.n_samples > BLOCK_SAMPLES:
+            separators = {
+                row: stack.enter_context(separator.hearing(song))
+                if isinstance(separator, ModelSeparator)
+                else separator
+                for row, separator in separators.items()
+            }
         write = _writer(stack, song, save_first_to)
         for excerpt, kept in excerpts(song):
             references = excerpt.references[..., kept]

@@ -1,14 +1,19 @@
 """Everything that is scored: the model, and beside it what costs nothing (floors) and what knows the answer (ceilings).
 
-A separator takes an `Excerpt` and returns estimates of all sources. Ideal masks are those of docs/evaluation.md: with V
-the vocals, B the rest and X the mixture, the masks |V|/(|V|+|B|), |V|>|B| and Re(V/X) held within 0 and 1 (Erdogan et
-al., ICASSP 2015) are applied to X; the accompaniment is the mixture less the vocals.
+A separator takes an `Excerpt` and returns estimates of all sources. A network that can be taken through a whole song
+hears a long one as `extract` lets it, and its excerpts are read from that (`ModelSeparator.hearing`).
+
+Ideal masks are those of docs/evaluation.md: with V the vocals, B the rest and X the mixture, the masks |V|/(|V|+|B|),
+|V|>|B| and Re(V/X) held within 0 and 1 (Erdogan et al., ICASSP 2015) are applied to X; the accompaniment is the mixture
+less the vocals.
 """
 
+import contextlib
 import dataclasses
 import functools
+import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +25,8 @@ from settings import SignalSettings
 
 if TYPE_CHECKING:
     from checkpoints import LoadedModel
+    from extraction.estimation import Estimator
+    from extraction.tapes import Tape
 
 Audio = NDArray[np.float32]
 
@@ -163,6 +170,74 @@ def model_estimate(excerpt: Excerpt, *, settings: ModelSettings) -> Audio:
     model = _load(settings.path, settings.sha256, settings.device)
     run = separate_with_nussl if settings.separator == "nussl" else separate
     return np.stack(run(excerpt.mixture, excerpt.sample_rate, model=model, mask=settings.mask))
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSeparator:
+    """`model_estimate` of any excerpt."""
+
+    settings: ModelSettings
+
+    def __call__(self, excerpt: Excerpt) -> Audio:
+        """Separate an excerpt by itself."""
+        return model_estimate(excerpt, settings=self.settings)
+
+    @contextlib.contextmanager
+    def hearing(self, song: Recording) -> Iterator[Separator]:
+        """Give a separator for the excerpts of one song, which the network has heard as a whole if it can.
+
+        Raises
+        ------
+        EvaluationError
+            See `_taped_vocals`.
+        """
+        from extraction.estimation import Estimator
+        from settings import ExtractionSettings
+
+        model = _load(self.settings.path, self.settings.sha256, self.settings.device)
+        estimator = Estimator(model, ExtractionSettings(mask=self.settings.mask))
+        if self.settings.separator == "nussl" or estimator.layered is None:
+            yield self
+            return
+        with contextlib.closing(_taped_vocals(song, estimator)) as tape:
+
+            def read(excerpt: Excerpt) -> Audio:
+                vocals = tape.samples(excerpt.start, excerpt.start + excerpt.references.shape[-1])
+                return and_the_rest(vocals, excerpt.mixture)
+
+            yield read
+
+
+def _taped_vocals(song: Recording, estimator: "Estimator") -> "Tape":
+    """Estimate the vocals of a whole song, in constant memory.
+
+    Raises
+    ------
+    EvaluationError
+        If there is no room for them among the temporary files.
+    """
+    from extraction.separation import separate_stream
+    from extraction.tapes import Tape
+
+    folder = Path(tempfile.gettempdir())
+    try:
+        tape = Tape(folder)
+        stream = separate_stream(_mixture_of(song), song.sample_rate, estimator=estimator, tape_folder=folder)
+        for _ in tape.recording(vocals for _, vocals in stream):
+            pass
+    except OSError as error:
+        raise EvaluationError(
+            f"{song.name!r} finds no room in {folder} while it is scored ({error.strerror}). Free some space there, or "
+            "let TMPDIR name another folder."
+        ) from error
+    return tape
+
+
+def _mixture_of(song: Recording) -> Iterator[Audio]:
+    """Read the mixture in turn, in blocks (n_channels, n_samples)."""
+    step = 4 * GRID_SAMPLES
+    for start in range(0, song.n_samples, step):
+        yield song.read(start, min(start + step, song.n_samples)).sum(axis=0)
 
 
 def read_estimate(excerpt: Excerpt, *, estimates: Recording) -> Audio:

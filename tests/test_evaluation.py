@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+import tempfile
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +16,22 @@ import torch
 
 from checkpoints import load_checkpoint, save_checkpoint
 from demo_songs import write_demo_songs
-from evaluation import Evaluation, EvaluationError, compare_models, evaluate_estimates, evaluate_model, jobs, results
+from evaluation import (
+    Evaluation,
+    EvaluationError,
+    compare_models,
+    evaluate_estimates,
+    evaluate_model,
+    jobs,
+    results,
+    scoring,
+)
 from evaluation.aggregate import COLUMNS
 from evaluation.results import song_file, validator
 from evaluation.scale_metrics import SCALE_METRICS
 from evaluation.separators import Excerpt, ModelSettings, model_estimate
 from evaluation.songs import SOURCES, find_songs
+from extraction import separate
 from model import create_model
 from settings import SPECIFIED, NetworkSettings, Preset, SignalSettings
 
@@ -198,6 +209,23 @@ def test_extraction_agrees_with_nussl_fed_by_hand(short_songs, tmp_path, stereo,
         assert error_db < -60, mask
 
 
+@pytest.mark.parametrize("stereo, n_together", [("each", 2), ("mid-side", 1), ("mid-side", 2)])
+@pytest.mark.parametrize("n_channels", [3, 4])
+def test_nussl_hears_channels_in_the_same_groups(tmp_path, stereo, n_together, n_channels):
+    preset = Preset(
+        "small", SignalSettings(stereo=stereo), network=NetworkSettings(hidden_size=8, num_audio_channels=n_together)
+    )
+    torch.manual_seed(0)
+    checkpoint = save_checkpoint(tmp_path / "a.pth", create_model(preset).eval(), preset=preset, metadata={})
+    stems = 0.1 * np.random.default_rng(0).standard_normal((2, n_channels, 20_000)).astype(np.float32)
+    use = {"path": checkpoint, "sha256": load_checkpoint(checkpoint).sha256, "mask": "soft", "device": "cpu"}
+    fast, reference = (
+        model_estimate(Excerpt("noise", 0, 44_100, stems), settings=ModelSettings(separator=separator, **use))
+        for separator in ("extraction", "nussl")
+    )
+    assert 10 * np.log10(np.square(fast - reference).sum() / np.square(reference).sum()) < -60
+
+
 def test_scores_through_nussl_are_the_same(evaluated, checkpoint, short_songs, tmp_path):
     through_nussl = evaluate_model(
         checkpoint, dataset_folder=short_songs, output_folder=tmp_path / "nussl", separator="nussl", limit=1, **QUIET
@@ -207,6 +235,45 @@ def test_scores_through_nussl_are_the_same(evaluated, checkpoint, short_songs, t
             one.songs[0]["rows"]["model"]["scores"][source]["SI-SDR"]["value"] for one in (evaluated, through_nussl)
         )
         assert found == pytest.approx(expected, abs=0.01)  # dB
+
+
+@pytest.fixture
+def long_song(demo_dataset, monkeypatch):
+    """Three blocks; what an excerpt tells a network is less than what the song does."""
+    monkeypatch.setattr(scoring, "BLOCK_SAMPLES", 8 * scoring.GRID_SAMPLES)
+    monkeypatch.setattr(scoring, "CONTEXT_SAMPLES", scoring.GRID_SAMPLES)
+    song = find_songs(demo_dataset, subset="test", limit=1)[0]
+    assert len(list(scoring.excerpts(song))) == 3
+    return song
+
+
+@pytest.mark.parametrize("separator", ["extraction", "nussl"])
+def test_a_long_song_is_estimated_as_extract_does(long_song, demo_dataset, tmp_path, separator):
+    """nussl hears excerpts, which is not the same for a network that remembers: so this can fail."""
+    preset = Preset("small", network=NetworkSettings(hidden_size=8))
+    torch.manual_seed(0)
+    network = create_model(preset).eval()
+    with torch.no_grad():
+        for name, weights in network.named_parameters():
+            if "bias_ih" in name:
+                weights[len(weights) // 4 : len(weights) // 2] = 6.0  # the forget gates
+    checkpoint = save_checkpoint(tmp_path / "a.pth", network, preset=preset, metadata={})
+    options = {**QUIET, "save_estimates": True, "separator": separator}
+    evaluate_model(checkpoint, dataset_folder=demo_dataset, output_folder=tmp_path / "out", limit=1, **options)
+    mixture = long_song.read(0, long_song.n_samples).sum(axis=0)
+    expected = separate(mixture, long_song.sample_rate, model=load_checkpoint(checkpoint))
+    found = [
+        soundfile.read(tmp_path / "out/estimates" / long_song.name / f"{stem}.wav", dtype="float32")[0].T
+        for stem in ("vocals", "accompaniment")
+    ]
+    error_db = 10 * np.log10(np.square(np.subtract(found, expected)).sum() / np.square(expected).sum())
+    assert error_db < -120 if separator == "extraction" else error_db > -60
+
+
+def test_a_long_song_without_room_is_refused(long_song, demo_dataset, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(EvaluationError, match="TMPDIR"):
+        evaluate_model(checkpoint, dataset_folder=demo_dataset, output_folder=tmp_path / "out", limit=1, **QUIET)
 
 
 def test_a_second_run_scores_nothing(results_folder, checkpoint, short_songs, monkeypatch, capsys):
