@@ -440,7 +440,7 @@ def test_apples_gpu_is_taken_where_there_is_no_cuda(tmp_path, monkeypatch):
 
 
 def test_no_epochs_are_refused(dataset, tmp_path):
-    with pytest.raises(SettingsError, match="n epochs must be at least 1"):
+    with pytest.raises(SettingsError, match="n epochs must be 1 to a million"):
         train(dataset, tmp_path / "run", n_epochs=0)
 
 
