@@ -31,7 +31,7 @@ _MOST_SOURCES = 16
 """Bound of ``num_sources``, and of what a network of nussl's modules may give."""
 _BOUNDS = {"num_layers": _MOST_LAYERS, "num_sources": _MOST_SOURCES}
 _LARGEST_RESULT = 2**26
-"""Most elements that a layer may make of the few frames of a rehearsal."""
+"""Most elements that the layers of a network may make of the few frames of a rehearsal."""
 _N_FRAMES = 5
 _N_ITEMS = 2
 
@@ -168,13 +168,18 @@ def _nussl_network(
 
 
 class _Bounded(TorchDispatchMode):
-    """Stops a network whose layers make ever larger tensors of each other's."""
+    """Stops a network whose layers make ever larger tensors of each other's, or ever more: nussl keeps them all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._n_values = 0
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = operation(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(tensor, Tensor) and tensor.numel() > _LARGEST_RESULT:
-                raise ValueError(f"it makes {tensor.numel()} values of {_N_FRAMES} frames")
+            self._n_values += tensor.numel() if isinstance(tensor, Tensor) else 0
+        if self._n_values > _LARGEST_RESULT:
+            raise ValueError(f"it makes {self._n_values} values of {_N_FRAMES} frames")
         return result
 
 

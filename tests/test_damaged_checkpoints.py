@@ -350,6 +350,27 @@ def test_a_network_that_grows_without_end_is_stopped(tmp_path):
     not_loaded(nussl_network(tmp_path / "a.pth", config), "it makes [0-9]+ values of 5 frames")
 
 
+def test_a_network_whose_layers_take_much_together_is_stopped(tmp_path):
+    """Forty layers, each of which stays below the bound, would hold 850 MB: nussl keeps what each has made."""
+    wide = [str(i) for i in range(40)]
+    config = {
+        "name": "wide",
+        "modules": {
+            "mix_magnitude": {},
+            **{name: {"class": "Concatenate"} for name in ("long", "longer", *wide)},
+            "end": {"class": "ShiftAndScale"},
+        },
+        "connections": [
+            ["long", ["mix_magnitude"] * 64],
+            ["longer", ["long"] * 64],
+            *([name, ["longer"] * 4] for name in wide),
+            ["end", ["0"]],
+        ],
+        "output": ["end"],
+    }
+    not_loaded(nussl_network(tmp_path / "a.pth", config), "it makes [0-9]+ values of 5 frames")
+
+
 @pytest.mark.parametrize(
     "changes, reason",
     [
