@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.__main__ import machine
+from checkpoints import shipped_checkpoint
 from reports.tables import text_table
 from settings import PROJECT_FOLDER
 
@@ -89,6 +90,7 @@ def main() -> int:
         folder = Path(name)
         _make_songs(folder)
         songs = ["--dataset", "songs"]
+        member = str(shipped_checkpoint("classic"))
         commands: list[tuple[str, list[str], str, float]] = [
             ("the menu, left at once", [], "4\n", 600),
             ("doctor", ["doctor"], "", 600),
@@ -96,6 +98,7 @@ def main() -> int:
             ("extract, studio", ["extract", "song.wav"], "", 600),
             ("extract, classic", ["extract", "song.wav", "--preset", "classic", "-o", "other"], "", 600),
             ("evaluate, studio", ["evaluate", "--preset", "studio", *songs], "", 600),
+            ("ensemble, two of classic", ["ensemble", member, member, "-o", "joined.pth"], "", 600),
             ("train, specified", ["train", "--epochs", "1", *songs], "", 3_600),
             (
                 "train, studio",
