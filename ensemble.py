@@ -1,7 +1,7 @@
 """Several trained networks as one: their checkpoints joined to one whose masks are the mean of theirs.
 
-Networks that were trained apart, from other seeds, are wrong in other places. Their mean gains what twice the songs
-would, at the price of the time that each of them takes.
+Networks that were trained apart, from other seeds, are wrong in other places, so that their mean errs less, at the
+price of the time that each of them takes. docs/models.md has figures.
 """
 
 from collections.abc import Sequence
@@ -40,6 +40,8 @@ def join_checkpoints(paths: Sequence[str | Path], output_path: str | Path, *, ov
     ------
     CheckpointError
         If a file cannot be read, there is only one, or they are not of one kind.
+    SettingsError
+        If there are more than an `EnsembleMaskInference` may have.
     StorageError
         If the file cannot be written, or is there already.
 
