@@ -2,6 +2,7 @@
 
 SHELL := /bin/sh
 VENV := .venv
+export PYTHONPATH := tests
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 TOOLS := .venv-tools
@@ -28,20 +29,20 @@ bench: programs $(INSTALLED)  ## Measure speed beside nussl and scaper as they c
 
 fuzz: programs $(DEVELOPMENT)  ## Feed 100,000 inputs and more to every edge of the program
 	-$(PIP) install -r requirements-fuzz.txt
-	$(RUN) -m hardening.fuzz
-	$(RUN) -m hardening.guided_fuzz
+	$(RUN) -m stress.fuzz
+	$(RUN) -m stress.guided_fuzz
 
 kill-test: programs $(DEVELOPMENT)  ## Kill jobs 60 times at random moments, 15 times each of four, and look at what is left
-	$(RUN) -m hardening.kills
+	$(RUN) -m stress.kills
 
 memory: programs $(INSTALLED)  ## Measure the peak memory of every command
-	$(RUN) -m hardening.memory
+	$(RUN) -m stress.memory
 
 lock: $(TOOLS)/.installed  ## Write the lock files: every requirement with the hashes of all its files
-	$(TOOLS)/bin/python hardening/lock.py
+	$(TOOLS)/bin/python tests/stress/lock.py
 
 audit: $(TOOLS)/.installed  ## Look up known vulnerabilities of every locked requirement
-	$(TOOLS)/bin/python hardening/audit.py
+	$(TOOLS)/bin/python tests/stress/audit.py
 
 serve: programs $(INSTALLED)-web  ## Open the local web page
 	$(RUN) main.py serve

@@ -1,72 +1,26 @@
-"""Vocal extraction: the menu and the command line.
+"""The specification's entrance: ``python main.py`` opens the menu, ``python main.py --help`` lists the commands.
 
-``python main.py`` opens the menu, ``python main.py --help`` lists the commands. From Python::
-
-    from main import train_model, evaluate_model, create_model, extract_vocals
-
-Those four are imported when they are asked for, so that the menu need not wait for torch and nussl.
-Exit status: 0 done, 1 something failed (the message on stderr says what to do), 2 usage, 130 stopped by Ctrl-C.
+From Python: ``from main import train_model, evaluate_model, create_model, extract_vocals``.
 """
 
-import importlib
-import os
 import sys
-from collections.abc import Sequence
 from typing import Any
 
-from command_line.programs import put_programs_on_path
-from files import sentence_of
-from settings import VocalExtractionError
+import vocal_extraction
+from vocal_extraction.__main__ import main
 
-_ROOMS = {
-    "train_model": "training",
-    "evaluate_model": "evaluation",
-    "create_model": "model",
-    "extract_vocals": "extraction",
-}
+__all__ = ["create_model", "evaluate_model", "extract_vocals", "main", "train_model"]  # noqa: F822 - by __getattr__
 
 
 def __getattr__(name: str) -> Any:
-    """Fetch one of the four functions from its room."""
-    if name not in _ROOMS:
+    """Import a function when it is asked for, so that the menu does not wait for torch and nussl."""
+    if name not in __all__:
         raise AttributeError(f"module 'main' has no attribute {name!r}")
-    put_programs_on_path()
-    return getattr(importlib.import_module(_ROOMS[name]), name)
+    return getattr(vocal_extraction, name)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that `arguments` (default: the program's own) name, or the menu; return the exit status."""
-    put_programs_on_path()
-    try:
-        try:
-            return _run(sys.argv[1:] if arguments is None else arguments)
-        finally:
-            sys.stdout.flush()
-    except VocalExtractionError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nStopped by Ctrl-C.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # Whoever read our output has gone; what is still buffered must not complain while Python shuts down.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        print(f"Error: {sentence_of(error)}", file=sys.stderr)
-        return 1
-
-
-def _run(arguments: Sequence[str]) -> int:
-    if not arguments:
-        from command_line.menu import run_menu
-
-        return run_menu()
-    from command_line.commands import COMMANDS
-    from command_line.parser import parse
-
-    command, options = parse(arguments)
-    return COMMANDS[command](**options)
+def __dir__() -> list[str]:
+    return __all__
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import platform
 from pathlib import Path
 
 import benchmarks
-from reports.tables import text_table
+from vocal_extraction.reports.tables import text_table
 
 NAMES = sorted(module.name for module in pkgutil.iter_modules(benchmarks.__path__) if not module.name.startswith("_"))
 

@@ -15,20 +15,20 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import Row
-from checkpoints import load_checkpoint, save_checkpoint
-from compatibility import museval, nussl
-from demo_songs import write_demo_songs
-from evaluation import evaluate_model
-from evaluation.bsseval_v4 import BssEvalV4
-from evaluation.deep_mask_reference import separate_with_nussl
-from evaluation.jobs import Job, run_jobs
-from evaluation.jobs import Row as JobRow
-from evaluation.scale_metrics import GramMatrix, scale_metrics
-from evaluation.separators import ModelSeparator, ModelSettings
-from evaluation.songs import Recording, find_songs
-from files import sha256_of
-from model import create_model
-from settings import DATASET_FOLDER, PRETRAINED_FOLDER, SPECIFIED
+from vocal_extraction.atomic_files import sha256_of
+from vocal_extraction.checkpointing import load_checkpoint, save_checkpoint
+from vocal_extraction.compatibility import museval, nussl
+from vocal_extraction.demo_songs import write_demo_songs
+from vocal_extraction.evaluation import evaluate_model
+from vocal_extraction.evaluation.bsseval_v4 import BssEvalV4
+from vocal_extraction.evaluation.deep_mask_reference import separate_with_nussl
+from vocal_extraction.evaluation.jobs import Job, run_jobs
+from vocal_extraction.evaluation.jobs import Row as JobRow
+from vocal_extraction.evaluation.scale_metrics import GramMatrix, scale_metrics
+from vocal_extraction.evaluation.separators import ModelSeparator, ModelSettings
+from vocal_extraction.evaluation.songs import Recording, find_songs
+from vocal_extraction.networks import create_model
+from vocal_extraction.settings import DATASET_FOLDER, PRETRAINED_FOLDER, SPECIFIED
 
 N_SONGS = 24
 """As many as the benchmark table of the specification stands on."""

@@ -25,12 +25,18 @@ import soundfile
 import torch
 
 from benchmarks import Row
-from checkpoints import LoadedModel, load_checkpoint, save_checkpoint, shipped_checkpoint, shipped_checkpoints
-from demo_songs import write_demo_songs
-from evaluation.deep_mask_reference import separate_with_nussl
-from extraction import separate
-from model import create_model
-from settings import PROJECT_FOLDER, SPECIFIED
+from vocal_extraction.checkpointing import (
+    LoadedModel,
+    load_checkpoint,
+    save_checkpoint,
+    shipped_checkpoint,
+    shipped_checkpoints,
+)
+from vocal_extraction.demo_songs import write_demo_songs
+from vocal_extraction.evaluation.deep_mask_reference import separate_with_nussl
+from vocal_extraction.extraction import separate
+from vocal_extraction.networks import create_model
+from vocal_extraction.settings import PROJECT_FOLDER, SPECIFIED
 
 DURATION_S = 240.0
 N_THREADS = 2
@@ -43,9 +49,9 @@ NUSSL_PROGRAM = """
 import sys
 sys.path.insert(0, {project!r})
 import numpy as np
-from checkpoints import load_checkpoint
-from compatibility import nussl
-from evaluation.deep_mask_reference import separate_with_nussl
+from vocal_extraction.checkpointing import load_checkpoint
+from vocal_extraction.compatibility import nussl
+from vocal_extraction.evaluation.deep_mask_reference import separate_with_nussl
 song = nussl.AudioSignal({song!r})
 stems = separate_with_nussl(song.audio_data.astype(np.float32), song.sample_rate, model=load_checkpoint({checkpoint!r}))
 for name, stem in zip(("vocals", "accompaniment"), stems):

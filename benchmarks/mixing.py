@@ -15,17 +15,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import data_augmentation
-import rendering.events
-import rendering.stretching
 from benchmarks import Row
-from compatibility import scaper
-from data_augmentation import create_mix_closure, event_template
-from demo_songs import write_demo_songs
-from musdb_preparation import song_names, stem_path
-from reports.tables import text_table
-from settings import DATASET_FOLDER, STEMS, MixingSettings, SignalSettings
-from training.resources import keep_freed_memory
+from vocal_extraction import data_augmentation
+from vocal_extraction.compatibility import scaper
+from vocal_extraction.data_augmentation import create_mix_closure, event_template
+from vocal_extraction.demo_songs import write_demo_songs
+from vocal_extraction.musdb_preparation import song_names, stem_path
+from vocal_extraction.rendering import events, stretching
+from vocal_extraction.reports.tables import text_table
+from vocal_extraction.settings import DATASET_FOLDER, STEMS, MixingSettings, SignalSettings
+from vocal_extraction.training.resources import keep_freed_memory
 
 N_ALTERNATIONS = 11
 
@@ -36,10 +35,10 @@ _PARTS = {
         (scaper.Scaper, "add_event"),
         (data_augmentation, "_draw"),
     ),
-    "excerpts are read": ((rendering.events, "read_excerpt"),),
-    "pitch: resampling": ((rendering.stretching, "_resample"),),
-    "tempo: where to splice": ((rendering.stretching, "_splice_points"),),
-    "tempo: splicing": ((rendering.stretching, "_overlap_add"),),
+    "excerpts are read": ((events, "read_excerpt"),),
+    "pitch: resampling": ((stretching, "_resample"),),
+    "tempo: where to splice": ((stretching, "_splice_points"),),
+    "tempo: splicing": ((stretching, "_overlap_add"),),
     "loudness": ((data_augmentation, "loudness_lufs"),),
     "gains, places, sums": ((data_augmentation, "_place"), (data_augmentation, "_overall_scale")),
 }

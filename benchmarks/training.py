@@ -19,16 +19,16 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks import Row
-from compatibility import nussl, scaper
-from data_augmentation import event_template
-from demo_songs import write_demo_songs
-from musdb_preparation import song_names
-from settings import DATASET_FOLDER, SPECIFIED, STEMS, MixingSettings
-from training.journal import write_epoch
-from training.loop import Session
-from training.processes import Processes
-from training.resources import resources
-from training.state import Run
+from vocal_extraction.compatibility import nussl, scaper
+from vocal_extraction.data_augmentation import event_template
+from vocal_extraction.demo_songs import write_demo_songs
+from vocal_extraction.musdb_preparation import song_names
+from vocal_extraction.settings import DATASET_FOLDER, SPECIFIED, STEMS, MixingSettings
+from vocal_extraction.training.journal import write_epoch
+from vocal_extraction.training.loop import Session
+from vocal_extraction.training.processes import Processes
+from vocal_extraction.training.resources import resources
+from vocal_extraction.training.state import Run
 
 N_ROUNDS = 3
 N_VALIDATED = 200

@@ -46,7 +46,7 @@ def _no_network(monkeypatch):
 @pytest.fixture(scope="session")
 def demo_dataset(tmp_path_factory) -> Path:
     """Synthesised songs in the prepared layout: 3 train, 2 valid, 2 test, 7 s each. Read only; never write into it."""
-    from demo_songs import write_demo_songs
+    from vocal_extraction.demo_songs import write_demo_songs
 
     folder = tmp_path_factory.mktemp("demo") / "dataset"
     write_demo_songs(folder, n_train=3, n_valid=2, n_test=2, duration_s=7.0)

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from checkpoints import LoadedModel
-from extraction.manifest import MANIFEST_NAME
-from model import NETWORKS, EnsembleMaskInference, MaskInference
-from settings import ACCOMPANIMENT, SignalSettings
-from spectrogram import istft, stft
-from stereo import in_groups, infer_masks, masked, n_channels_together, views_of
+from vocal_extraction.checkpointing import LoadedModel
+from vocal_extraction.extraction.manifest import MANIFEST_NAME
+from vocal_extraction.networks import NETWORKS, EnsembleMaskInference, MaskInference
+from vocal_extraction.settings import ACCOMPANIMENT, SignalSettings
+from vocal_extraction.spectrogram import istft, stft
+from vocal_extraction.stereo import in_groups, infer_masks, masked, n_channels_together, views_of
 
 SIGNAL = SignalSettings()
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from checkpoints import CheckpointError, load_checkpoint, read_checkpoint
+from vocal_extraction.checkpointing import CheckpointError, load_checkpoint, read_checkpoint
 
 N_BINS = 33
 STFT = (64, 16, "sqrt_hann")
@@ -58,7 +58,7 @@ def tutorial_config(**changes: Any) -> dict[str, Any]:
 
 def weights(seed: int = 0, **changes: Any) -> dict[str, torch.Tensor]:
     """Return a state dictionary as the tutorial's network of `ARGUMENTS` has it."""
-    from model import MaskInference
+    from vocal_extraction.networks import MaskInference
 
     torch.manual_seed(seed)
     network = MaskInference(**{**ARGUMENTS, **changes})  # type: ignore[arg-type]
@@ -73,7 +73,7 @@ def weights(seed: int = 0, **changes: Any) -> dict[str, torch.Tensor]:
 
 def old_metadata(**changes: Any) -> dict[str, Any]:
     """Return the metadata of nussl 1.1.9's own training, with the NumPy floats that its history holds."""
-    from compatibility import nussl
+    from vocal_extraction.compatibility import nussl
 
     tfm = nussl.datasets.transforms
     transforms = tfm.Compose(

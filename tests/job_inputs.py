@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hardening.victims import JOBS
+from stress.victims import JOBS
 
 _made: dict[str, Path] = {}
 

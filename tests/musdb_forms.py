@@ -5,8 +5,8 @@ import subprocess
 import numpy as np
 import soundfile
 
-from demo_songs import synthesize_song
-from musdb_preparation import STREAMS, SUBSETS, prepared_length, song_names, song_paths
+from vocal_extraction.demo_songs import synthesize_song
+from vocal_extraction.musdb_preparation import STREAMS, SUBSETS, prepared_length, song_names, song_paths
 
 SAMPLE_RATE = 44_100
 VALID_SONG = "Actions - One Minute Smile"  # one of those that musdb validates on

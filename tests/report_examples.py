@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from reports.page import Exhibit, report_page
+from vocal_extraction.reports.page import Exhibit, report_page
 
 HOSTILE = "<script>alert('x')</script> \"quoted\" & | \n 'song' \u202e"
 SONGS = [HOSTILE, "A - B", "C - D"]

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import scipy.signal
 
-import compatibility
-from compatibility import nussl, scaper
+from vocal_extraction import compatibility
+from vocal_extraction.compatibility import nussl, scaper
 
 ROOT = Path(__file__).resolve().parent.parent
 RATE = 44_100
 
 
 def test_importing_compatibility_imports_nothing_slow():
-    code = "import sys, compatibility; print({'nussl', 'scaper', 'museval', 'torch', 'numpy'} & set(sys.modules))"
+    code = "import sys; from vocal_extraction import compatibility; print({'nussl', 'scaper', 'museval', 'torch', 'numpy'} & set(sys.modules))"
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )

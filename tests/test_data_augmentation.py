@@ -7,16 +7,16 @@ import pyloudnorm
 import pytest
 import soundfile
 
-from compatibility import nussl, scaper
-from data_augmentation import (
+from vocal_extraction.compatibility import nussl, scaper
+from vocal_extraction.data_augmentation import (
     MixClosure,
     create_mix_closure,
     event_template,
     generate_coherent_mixture,
     generate_incoherent_mixture,
 )
-from rendering import RenderingError
-from settings import PRESETS, STEMS, MixingSettings, SignalSettings
+from vocal_extraction.rendering import RenderingError
+from vocal_extraction.settings import PRESETS, STEMS, MixingSettings, SignalSettings
 
 RATE = 44_100
 HOP_SAMPLES = SignalSettings().hop_length

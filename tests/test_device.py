@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from device import DeviceError, choose_device
-from settings import VocalExtractionError
+from vocal_extraction.device import DeviceError, choose_device
+from vocal_extraction.errors import VocalExtractionError
 
 
 def test_auto_is_the_best_there_is(monkeypatch):

@@ -19,19 +19,17 @@ import numpy as np
 import pytest
 from job_inputs import inputs_of
 from small_disks import small_disk  # noqa: F401 - a fixture
+from stress import kills, victims
+from stress.victims import JOBS
 
-import extraction.song
 import main
-import musdb_preparation
-import settings
-import training.resources
-from evaluation import jobs
-from extraction.song_writing import StemWriter, choose_coding
-from hardening import kills, victims
-from hardening.victims import JOBS
-from settings import ExtractionSettings
-from training.loop import Session
-from training.state import STATE_NAME
+from vocal_extraction import musdb_preparation, settings
+from vocal_extraction.audio_files.encoding import StemWriter, choose_coding
+from vocal_extraction.evaluation import jobs
+from vocal_extraction.extraction import song
+from vocal_extraction.settings import ExtractionSettings
+from vocal_extraction.training.loop import Session
+from vocal_extraction.training.state import STATE_NAME
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -66,7 +64,7 @@ class World:
 @pytest.fixture(autouse=True)
 def _calm(monkeypatch):
     """Small networks on one thread; the jobs may not move this process to one core."""
-    monkeypatch.setattr(training.resources, "_n_cores", lambda: 1)
+    monkeypatch.setattr("vocal_extraction.training.resources._n_cores", lambda: 1)
     monkeypatch.setattr(victims, "_on_one_core", lambda: None)
     monkeypatch.setitem(settings.PRESETS, "victim", victims.PRESET)
     monkeypatch.delenv("MUSDB_PATH", raising=False)
@@ -181,7 +179,7 @@ def test_a_file_that_vanishes_meanwhile(world, tmp_path, monkeypatch, capsys):
         "prepare": (musdb_preparation, "song_blocks"),
         "train": (Session, "_tell"),
         "evaluate": (jobs, "score_song"),
-        "extract": (extraction.song, "examine"),
+        "extract": (song, "examine"),
     }[world.name]
     real = getattr(room, function)
 
@@ -203,14 +201,14 @@ def test_a_song_that_vanishes_when_it_has_been_read(world, tmp_path, monkeypatch
     """Its checksum can no longer be told, so its stems would be nobody's."""
     inputs, results = tmp_path / "inputs", tmp_path / "results"
     shutil.copytree(world.inputs, inputs)
-    real_finish = extraction.song.StemWriter.finish
+    real_finish = song.StemWriter.finish
     (first, *_) = sorted((inputs / "songs").rglob("*.flac"))
 
     def finish(self):
         first.unlink(missing_ok=True)
         real_finish(self)
 
-    monkeypatch.setattr(extraction.song.StemWriter, "finish", finish)
+    monkeypatch.setattr(song.StemWriter, "finish", finish)
     assert_fails(world.arguments(results, inputs), capsys, "could not be extracted")
     assert kills.half_written(results) == []
 
@@ -238,7 +236,7 @@ def test_two_processes_on_one_folder(world, tmp_path, capsys):
     look_at_songs(world, results)
     if world.name == "train":
         holding = (
-            "import sys, time; from pathlib import Path; from files import sole_writer\n"
+            "import sys, time; from pathlib import Path; from vocal_extraction.atomic_files import sole_writer\n"
             "with sole_writer(Path(sys.argv[1]), doing='training'): print(flush=True); time.sleep(600)"
         )
         command = [sys.executable, "-c", holding, str(results / "run")]
@@ -291,8 +289,8 @@ def programs(tmp_path, monkeypatch):
 def test_programs_that_are_missing_fail_or_hang(
     world, program, script, sentence, tmp_path, monkeypatch, capsys, programs
 ):
-    monkeypatch.setattr("extraction.ffmpeg.PATIENCE_S", 0.5)
-    monkeypatch.setattr("musdb_preparation.decoding.DECODING_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("vocal_extraction.audio_files.ffmpeg.PATIENCE_S", 0.5)
+    monkeypatch.setattr("vocal_extraction.musdb_preparation.decoding.DECODING_TIMEOUT_S", 0.5)
     results = tmp_path / "results"
     programs(program, script)
     assert_fails(world.arguments(results), capsys, sentence)

@@ -6,19 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from stress import victims
+from stress.edges import Target, refusing
+from stress.fuzz import TARGETS, fuzz
 
-from command_line import commands, menu
-from command_line.parser import parse
-from command_line.tone import measure_tone
-from extraction import ExtractionError, extract_songs, extract_vocals, song_reading
-from extraction.manifest import MANIFEST_NAME, Manifest
-from hardening import victims
-from hardening.edges import Target, refusing
-from hardening.fuzz import TARGETS, fuzz
-from musdb_preparation import prepare_musdb
-from settings import ExtractionSettings, SettingsError, VocalExtractionError
-from training import train_model
-from training.state import STATE_NAME, ResumeError, Run
+from vocal_extraction.audio_files import decoding
+from vocal_extraction.command_line import commands, menu
+from vocal_extraction.command_line.parser import parse
+from vocal_extraction.command_line.tone import measure_tone
+from vocal_extraction.errors import ExtractionError, SettingsError, VocalExtractionError
+from vocal_extraction.extraction import extract_songs, extract_vocals
+from vocal_extraction.extraction.manifest import MANIFEST_NAME, Manifest
+from vocal_extraction.musdb_preparation import prepare_musdb
+from vocal_extraction.settings import ExtractionSettings
+from vocal_extraction.training import train_model
+from vocal_extraction.training.state import STATE_NAME, ResumeError, Run
 
 SHORT_RUN = 1 / 250
 
@@ -72,8 +74,8 @@ def test_a_decoder_that_names_no_channels_is_an_error(tmp_path, monkeypatch):
         def read(self, *, patiently=False):
             return self.pieces.pop() if self.pieces else b""
 
-    monkeypatch.setattr(song_reading, "Ffmpeg", Decoder)
-    with pytest.raises(ExtractionError, match="0 channels at 8000 Hz"), song_reading.SongReader(None):
+    monkeypatch.setattr(decoding, "Ffmpeg", Decoder)
+    with pytest.raises(ExtractionError, match="0 channels at 8000 Hz"), decoding.SongReader(None):
         pass
 
 
@@ -95,13 +97,13 @@ def test_ffprobe_may_say_anything(tmp_path, monkeypatch, told):
     """JSON that lacks what is always there was a KeyError, and no JSON a JSONDecodeError."""
     song = tmp_path / "song.mp3"
     song.write_bytes(b"x")
-    monkeypatch.setattr(song_reading, "ask_ffprobe", lambda _: (told, "", 0))
+    monkeypatch.setattr(decoding, "ask_ffprobe", lambda _: (told, "", 0))
     if '"audio"' in told:
-        facts = song_reading.examine(song)
+        facts = decoding.examine(song)
         assert (facts.duration_s, facts.tags, facts.cover) == (None, {}, None)
     else:
         with pytest.raises(ExtractionError, match="no audio that ffmpeg can read"):
-            song_reading.examine(song)
+            decoding.examine(song)
 
 
 def test_a_wav_with_a_part_of_odd_length_is_no_tone(tmp_path):
@@ -194,8 +196,9 @@ def test_the_same_numbers_from_python_are_a_settings_error(tmp_path, options):
 
 def test_the_songs_go_through_the_layers_of_a_network():
     """A stand-in without layers left out the way that both shipped networks take."""
-    from extraction.recurrence import layered
-    from hardening.audio_targets import _model
+    from stress.audio_targets import _model
+
+    from vocal_extraction.separation.recurrence import layered
 
     assert layered(_model().network) is not None
 
@@ -229,8 +232,8 @@ def test_a_manifest_that_names_no_files_is_passed_over(tmp_path, line):
 @pytest.mark.parametrize("record", ['{"train/A": NaN}', '{"train/A": 1e999}', "[" * 100_000])
 def test_a_record_of_sources_that_json_does_not_hold_is_passed_over(tmp_path, record):
     """What was read as not a number could not be written back: ValueError; depth was a RecursionError."""
-    from demo_songs import write_demo_songs
-    from musdb_preparation import song_paths
+    from vocal_extraction.demo_songs import write_demo_songs
+    from vocal_extraction.musdb_preparation import song_paths
 
     write_demo_songs(tmp_path / "dataset", n_train=0, n_valid=0, n_test=1, duration_s=1.0)
     (name,) = (path.stem for path in (tmp_path / "dataset/test/mixture").glob("*.wav"))

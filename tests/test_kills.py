@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 from job_inputs import inputs_of
-
-from hardening import kills
-from hardening.victims import JOBS, Job
+from stress import kills
+from stress.victims import JOBS, Job
 
 
 @pytest.fixture(scope="module", autouse=True)

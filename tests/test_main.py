@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import main
-from settings import VocalExtractionError
+from vocal_extraction import __main__ as entrance
+from vocal_extraction.errors import VocalExtractionError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,9 +36,9 @@ def program(*arguments, folder, answers=b"", **environment):
     "statement",
     [
         "import main",
-        "import command_line.menu, command_line.parser, command_line.commands",
-        "import command_line.doctor, command_line.demo",
-        "from command_line.parser import build_parser; build_parser().format_help()",
+        "from vocal_extraction.command_line import commands, menu, parser",
+        "from vocal_extraction.command_line import demo, doctor",
+        "from vocal_extraction.command_line.parser import build_parser; build_parser().format_help()",
     ],
 )
 def test_nothing_slow_is_imported(statement):
@@ -61,14 +62,14 @@ def test_main_has_nothing_else():
 def test_help_is_no_failure(arguments, tmp_path):
     done = program(*arguments, folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.startswith(b"usage: main.py")
+    assert done.stdout.startswith(b"usage: vocal-extraction")
 
 
 @pytest.mark.parametrize("arguments", [["sing"], ["train", "--epochs", "none"], ["--loud"]])
 def test_usage_has_status_2(arguments, tmp_path):
     done = program(*arguments, folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, b"")
-    assert b"usage: main.py" in done.stderr
+    assert b"usage: vocal-extraction" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate --preset classic", "prepare"])
@@ -171,7 +172,7 @@ def test_errors_become_status_1(monkeypatch, capsys):
     def fail(arguments):
         raise VocalExtractionError("It is not there. Bring it.")
 
-    monkeypatch.setattr(main, "_run", fail)
+    monkeypatch.setattr(entrance, "_run", fail)
     assert main.main([]) == 1
     assert capsys.readouterr().err == "Error: It is not there. Bring it.\n"
 
@@ -180,7 +181,7 @@ def test_a_fault_of_the_program_shows_its_traceback(monkeypatch):
     def break_down(arguments):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(main, "_run", break_down)
+    monkeypatch.setattr(entrance, "_run", break_down)
     with pytest.raises(ZeroDivisionError):
         main.main([])
 

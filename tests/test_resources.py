@@ -22,14 +22,14 @@ tempfile.tempdir = str(folder / "temporary")
 Path(tempfile.tempdir).mkdir()
 
 import torch
-import training.resources
-training.resources._n_cores = lambda: 1
+from vocal_extraction.training import resources
+resources._n_cores = lambda: 1
 torch.set_num_threads(1)
-from extraction import extract_vocals
+from vocal_extraction.extraction import extract_vocals
 from extraction_models import ConstantMask, loaded
-from hardening.victims import PRESET, link_songs
-from settings import ExtractionSettings
-from training import train_model
+from stress.victims import PRESET, link_songs
+from vocal_extraction.settings import ExtractionSettings
+from vocal_extraction.training import train_model
 
 
 def held():

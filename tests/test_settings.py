@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-import settings
-from settings import (
+from vocal_extraction import settings
+from vocal_extraction.errors import SettingsError, VocalExtractionError
+from vocal_extraction.settings import (
     CLASSIC,
     PRESETS,
     SPECIFIED,
@@ -17,10 +18,8 @@ from settings import (
     MixingSettings,
     NetworkSettings,
     Preset,
-    SettingsError,
     SignalSettings,
     TrainingSettings,
-    VocalExtractionError,
 )
 
 CLASSES = (SignalSettings, MixingSettings, NetworkSettings, TrainingSettings, ExtractionSettings)

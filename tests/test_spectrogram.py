@@ -4,8 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from settings import SettingsError, SignalSettings
-from spectrogram import analyze, griffin_lim, istft, magnitude, n_frames_of, stft, synthesis_weight, synthesize
+from vocal_extraction.errors import SettingsError
+from vocal_extraction.settings import SignalSettings
+from vocal_extraction.spectrogram import (
+    analyze,
+    griffin_lim,
+    istft,
+    magnitude,
+    n_frames_of,
+    stft,
+    synthesis_weight,
+    synthesize,
+)
 
 WINDOWS = [(512, 128), (2_048, 512), (4_096, 1_024), (16, 8), (512, 256)]
 SIGNALS = [SignalSettings(window_length=window, hop_length=hop) for window, hop in WINDOWS]
@@ -28,7 +38,7 @@ def tone(n_samples, frequency_hz=1_000.0):
 @pytest.mark.parametrize("signal", SIGNALS, ids=name_of)
 @pytest.mark.parametrize("n_samples", [4_096, 44_100, 44_101, 33_333])
 def test_stft_is_nussls(signal, n_samples):
-    from compatibility import nussl
+    from vocal_extraction.compatibility import nussl
 
     waveform = noise(2, n_samples)
     reference = nussl.AudioSignal(audio_data_array=waveform.double().numpy(), sample_rate=signal.sample_rate)
@@ -50,7 +60,7 @@ def test_istft_is_the_inverse(signal, n_samples):
 
 
 def test_istft_is_nussls():
-    from compatibility import nussl
+    from vocal_extraction.compatibility import nussl
 
     n_samples = 20_001
     spectrum = stft(noise(1, n_samples), signal=CLASSIC) * noise(n_frames_of(n_samples, CLASSIC), CLASSIC.n_bins).abs()

@@ -5,9 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_layout import ROOM_FILES, ROOMS, _imports, _name, _room, _tree
-
-from hardening import audit
+from stress import audit
+from test_layout import PACKAGE, PRODUCT_FILES, _imports, _layer, _name, _tree
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = sorted(ROOT.glob("requirements*.txt"))
@@ -60,11 +59,11 @@ def test_everything_imported_is_a_direct_requirement():
     direct_here = direct(ROOT / "requirements.txt")
     missing = set()
     n_found = 0
-    for path in ROOM_FILES:
-        allowed = direct_here | (direct(ROOT / "requirements-web.txt") if _room(path) == "web_page" else set())
+    for path in PRODUCT_FILES:
+        allowed = direct_here | (direct(ROOT / "requirements-web.txt") if _layer(path) == "web_page" else set())
         for module, _ in _imports(_tree(path)):
             name = module.split(".")[0]
-            if name not in (*ROOMS, *sys.stdlib_module_names):
+            if name not in (PACKAGE, *sys.stdlib_module_names):
                 n_found += 1
                 missing |= {(name, _name(path))} if plain(NAMES_OF_PACKAGES.get(name, name)) not in allowed else set()
     assert missing == set()

@@ -5,7 +5,7 @@ import json
 
 import torch
 
-from settings import MixingSettings, NetworkSettings, Preset, SignalSettings, TrainingSettings
+from vocal_extraction.settings import MixingSettings, NetworkSettings, Preset, SignalSettings, TrainingSettings
 
 
 def tiny_preset(**changes) -> Preset:
@@ -37,7 +37,7 @@ def history_of(folder):
 
 def weights_of(folder, name="latest.model.pth"):
     """Read the weights of a checkpoint."""
-    from checkpoint_format import read_checkpoint
+    from vocal_extraction.checkpointing import read_checkpoint
 
     return read_checkpoint(folder / name)["state_dict"]
 

@@ -1,0 +1,212 @@
+"""Checkpoints are saved whole and rebuild the model and its input; those that ship are the published ones."""
+
+import errno
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from forged_checkpoints import STFT
+
+from vocal_extraction.atomic_files import StorageError
+from vocal_extraction.checkpointing import (
+    CheckpointError,
+    STFTParams,
+    default_checkpoint,
+    load_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+    shipped_checkpoint,
+    shipped_checkpoints,
+    source_names,
+)
+from vocal_extraction.networks import create_model
+from vocal_extraction.settings import PRESETS, NetworkSettings, Preset, SignalSettings
+
+SMALL = Preset(
+    "small",
+    signal=SignalSettings(window_length=STFT[0], hop_length=STFT[1]),
+    network=NetworkSettings(hidden_size=5, num_layers=1),
+)
+
+
+def small(**network):
+    """Return a preset with a small network."""
+    return Preset(
+        "small", signal=SMALL.signal, network=NetworkSettings(**{"hidden_size": 5, "num_layers": 1, **network})
+    )
+
+
+def magnitudes(*shape):
+    return torch.from_numpy(np.random.default_rng(0).uniform(0, 1, shape)).float()
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A small network and the checkpoint it was saved to."""
+    torch.manual_seed(0)
+    network = create_model(SMALL).eval()
+    history = {"epochs": [{"loss": 0.5}], "seed": 0}
+    return network, save_checkpoint(tmp_path / "small.model.pth", network, preset=SMALL, metadata=history)
+
+
+@pytest.mark.parametrize(
+    "preset",
+    [
+        *PRESETS.values(),
+        small(num_sources=2, activation="softmax"),
+        small(num_sources=4, activation="softmax"),
+        small(num_audio_channels=2),
+        small(kind="BandSplitMaskInference", num_audio_channels=2, num_sources=4),
+    ],
+    ids=lambda preset: f"{preset.name}-{preset.network.num_sources}-{preset.network.num_audio_channels}",
+)
+def test_what_was_saved_is_loaded(tmp_path, preset):
+    network = create_model(preset).eval()
+    model = load_checkpoint(save_checkpoint(tmp_path / "a.pth", network, preset=preset, metadata={}))
+    n_channels, n_sources = preset.network.num_audio_channels, preset.network.num_sources
+    data = magnitudes(2, 4, preset.signal.n_bins, n_channels)
+    with torch.no_grad():
+        found, expected = model.network({"mix_magnitude": data}), network({"mix_magnitude": data})
+    assert torch.equal(found["mask"], expected["mask"])
+    assert found["mask"].shape == (*data.shape, n_sources)
+    assert (model.signal, model.n_channels, model.output) == (preset.signal, n_channels, "mask")
+    assert model.source_names == source_names(n_sources)
+    assert model.source_names[model.vocals_index] == "vocals"
+    assert not model.network.training
+    assert model.device == torch.device("cpu")
+    assert model.metadata["preset"] == preset.name
+    assert json.loads(model.metadata["settings"])["network"]["hidden_size"] == preset.network.hidden_size
+
+
+def test_the_specifications_custom_example_is_saved_and_reloaded(tmp_path):
+    custom = NetworkSettings(hidden_size=100, num_layers=3, dropout=0.2)
+    network = create_model(Preset("custom", network=custom))
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    data = magnitudes(2, 10, 257, 1)
+    network(mix_magnitude=data)["mask"].mean().backward()
+    optimizer.step()
+    path = save_checkpoint(tmp_path / "a.pth", network, preset=Preset("custom", network=custom), metadata={})
+    with torch.no_grad():
+        expected = network.eval()({"mix_magnitude": data})["mask"]
+        assert torch.equal(load_checkpoint(path).network({"mix_magnitude": data})["mask"], expected)
+
+
+def test_the_metadata_is_kept_and_plain(saved):
+    network, path = saved
+    content = read_checkpoint(path)
+    assert set(content) == {"state_dict", "config", "metadata"}
+    metadata = content["metadata"]
+    assert metadata["epochs"] == [{"loss": 0.5}]
+    assert metadata["stft_params"] == STFTParams(*STFT) == metadata["train_dataset"]["stft_params"]
+    assert metadata["source_names"] == ["vocals"]
+    assert metadata["nussl_version"] == "1.1.9"
+    assert json.loads(content["config"]) == metadata["config"]
+    for name, values in network.state_dict().items():
+        assert torch.equal(content["state_dict"][name], values)
+
+
+def test_the_same_network_gives_the_same_file(saved, tmp_path):
+    network, path = saved
+    again = save_checkpoint(
+        tmp_path / "elsewhere.pth", network, preset=SMALL, metadata={"epochs": [{"loss": 0.5}], "seed": 0}
+    )
+    assert path.read_bytes() == again.read_bytes()
+
+
+def test_a_full_disk_keeps_the_older_checkpoint(saved, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    network, path = saved
+    before = path.read_bytes()
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StorageError, match="The disk is full"):
+        save_checkpoint(path, network, preset=SMALL, metadata={})
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_loading_leaves_the_random_numbers_alone(saved):
+    before = torch.get_rng_state()
+    load_checkpoint(saved[1])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_sha256_is_of_the_bytes_that_were_loaded(saved):
+    model = load_checkpoint(str(saved[1]))
+    assert model.sha256 == hashlib.sha256(saved[1].read_bytes()).hexdigest()
+    assert model.path == saved[1]
+
+
+# Models that ship
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch, saved):
+    """A folder of shipped models, with `best.model.pth` and its checksum."""
+    folder = tmp_path / "pretrained_model"
+    folder.mkdir()
+    monkeypatch.setattr("vocal_extraction.checkpointing.loading.PRETRAINED_FOLDER", folder)
+    best = folder / "best.model.pth"
+    best.write_bytes(saved[1].read_bytes())
+    (folder / "SHA256SUMS").write_text(f"{hashlib.sha256(best.read_bytes()).hexdigest()}  best.model.pth\n")
+    return folder
+
+
+def test_shipped_models_are_found_by_preset(shipped):
+    assert shipped_checkpoints() == {"classic": shipped / "best.model.pth"}
+    assert shipped_checkpoint("classic") == default_checkpoint() == shipped / "best.model.pth"
+    (shipped / "studio.model.pth").write_bytes(b"")
+    assert default_checkpoint() == shipped / "studio.model.pth"
+
+
+def test_a_preset_that_does_not_ship_is_refused_with_those_that_do(shipped):
+    with pytest.raises(CheckpointError, match=r"'studio'. Those that ship: classic\."):
+        shipped_checkpoint("studio")
+    (shipped / "best.model.pth").unlink()
+    with pytest.raises(CheckpointError, match=r"'classic'. Those that ship: none\."):
+        default_checkpoint()
+
+
+@pytest.mark.parametrize("sums", ["{sum}  best.model.pth", "{sum} *best.model.pth\n", "one\n\n{sum}  best.model.pth"])
+def test_a_shipped_model_with_its_published_checksum_loads(shipped, sums):
+    checksum = hashlib.sha256((shipped / "best.model.pth").read_bytes()).hexdigest()
+    (shipped / "SHA256SUMS").write_text(sums.format(sum=checksum))
+    assert load_checkpoint(shipped / "best.model.pth").sha256 == checksum
+
+
+@pytest.mark.parametrize("sums", [None, b"", b"0  best.model.pth", b"\xff\xfe", b"0" * 64 + b"  studio.model.pth"])
+def test_a_shipped_model_without_its_published_checksum_is_refused(shipped, sums):
+    (shipped / "SHA256SUMS").unlink()
+    if sums is not None:
+        (shipped / "SHA256SUMS").write_bytes(sums)
+    with pytest.raises(CheckpointError, match="not the file that was published"):
+        load_checkpoint(shipped / "best.model.pth")
+
+
+def test_a_shipped_model_is_checked_by_whatever_name_it_is_reached(shipped, tmp_path, monkeypatch):
+    (shipped / "SHA256SUMS").write_text("")
+    (tmp_path / "link.pth").symlink_to(shipped / "best.model.pth")
+    monkeypatch.chdir(shipped)
+    for path in (tmp_path / "link.pth", Path("best.model.pth"), shipped / ".." / shipped.name / "best.model.pth"):
+        with pytest.raises(CheckpointError, match="git checkout -- pretrained_model"):
+            load_checkpoint(path)
+
+
+def test_a_copy_elsewhere_is_anybodys(shipped, tmp_path):
+    (shipped / "SHA256SUMS").write_text("")
+    copy = tmp_path / "best.model.pth"
+    copy.write_bytes((shipped / "best.model.pth").read_bytes())
+    assert load_checkpoint(copy).source_names == ("vocals",)
+
+
+def test_what_ships_in_this_repository_loads():
+    """Each model that lies in pretrained_model/ is the published one and separates vocals."""
+    for path in shipped_checkpoints().values():
+        model = load_checkpoint(path)
+        assert model.source_names[model.vocals_index] == "vocals"
+    assert set(shipped_checkpoints()) <= set(PRESETS)

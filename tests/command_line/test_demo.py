@@ -1,0 +1,46 @@
+"""``python main.py demo``, made as small as it can be."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+import main
+from vocal_extraction.command_line import demo
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """Two songs to train on, one step, one song to extract; in a folder of its own."""
+    training = dataclasses.replace(
+        demo.DEMO.training, n_epochs=1, batches_per_epoch=1, batch_size=2, n_validation_mixtures=2
+    )
+    monkeypatch.setattr(demo, "DEMO", dataclasses.replace(demo.DEMO, training=training))
+    monkeypatch.setattr(demo, "N_SONGS", {"n_train": 2, "n_valid": 1, "n_test": 1})
+    monkeypatch.setattr(demo, "N_MIXTURES", 2)
+    monkeypatch.setattr(demo, "SONG_S", 3.0)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("small")
+def test_demo_makes_all_that_it_names_and_can_be_repeated(capsys):
+    assert main.main(["demo", "--json"]) == 0
+    places = json.loads(capsys.readouterr().out)
+    assert set(places) == {"songs", "checkpoint", "scores", "mixture", "vocals", "accompaniment"}
+    assert all(Path(place).exists() for place in places.values())
+    assert all(Path(place).is_relative_to("demo_output") for place in places.values())
+
+    assert main.main(["demo"]) == 0
+    text = capsys.readouterr().out
+    assert all(place in text for place in places.values())
+
+
+def test_demo_is_the_specified_network_and_recipe_only_shorter():
+    from vocal_extraction.settings import SPECIFIED
+
+    assert demo.DEMO.signal == SPECIFIED.signal
+    assert demo.DEMO.network == SPECIFIED.network
+    assert demo.DEMO.mixing == SPECIFIED.mixing
+    assert demo.DEMO.training.loss == SPECIFIED.training.loss
+    assert demo.DEMO.training.n_epochs < SPECIFIED.training.n_epochs

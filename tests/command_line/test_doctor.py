@@ -1,0 +1,227 @@
+"""The doctor beside programs that work, are missing, fail, hang or give the wrong answer."""
+
+import json
+import shutil
+import stat
+import sys
+import wave
+
+import pytest
+
+from vocal_extraction.command_line import doctor
+from vocal_extraction.command_line.programs import put_programs_on_path
+from vocal_extraction.command_line.tone import measure_tone, write_tone
+
+REAL_SOX = shutil.which("sox")
+REAL_FFMPEG = shutil.which("ffmpeg")
+
+
+def write_program(folder, name, body):
+    """Write an executable Python script that stands in for a program."""
+    folder.mkdir(exist_ok=True)
+    script = folder / name
+    script.write_text(f"#!{sys.executable}\nimport os, sys, time\n{body}\n")
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    return script
+
+
+def finding(name):
+    (found,) = [one for one in doctor.examine() if one.name == name]
+    return found
+
+
+@pytest.fixture
+def only(tmp_path, monkeypatch):
+    """A PATH that holds what the test puts into it, and nothing else."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.delenv("SOX_PATH", raising=False)
+    monkeypatch.delenv("FFMPEG_PATH", raising=False)
+    return folder
+
+
+def test_tone_is_measured_within_a_hundredth_of_a_semitone(tmp_path):
+    write_tone(tmp_path / "tone.wav")
+    frequency_hz, length_s = measure_tone(tmp_path / "tone.wav")
+    # A crossing is off by one sample at most, in half a second: 44,100 Hz / 22,050 samples / 220 periods.
+    assert frequency_hz == pytest.approx(440, rel=6e-4)
+    assert length_s == 1.0
+
+
+@pytest.mark.parametrize("content", [b"", b"RIFF", b"not a wav at all, but long enough to have a header of its own"])
+def test_what_is_no_wav_is_no_tone(tmp_path, content):
+    (tmp_path / "broken.wav").write_bytes(content)
+    with pytest.raises(ValueError, match=r"broken\.wav cannot be read"):
+        measure_tone(tmp_path / "broken.wav")
+
+
+def test_silence_has_frequency_zero(tmp_path):
+    with wave.open(str(tmp_path / "silence.wav"), "wb") as file:
+        file.setparams((1, 2, 44_100, 0, "NONE", ""))
+        file.writeframes(bytes(44_100))
+    assert measure_tone(tmp_path / "silence.wav") == (0.0, 0.5)
+
+
+def test_stereo_is_refused(tmp_path):
+    with wave.open(str(tmp_path / "stereo.wav"), "wb") as file:
+        file.setparams((2, 2, 44_100, 0, "NONE", ""))
+        file.writeframes(bytes(400))
+    with pytest.raises(ValueError, match="16-bit mono"):
+        measure_tone(tmp_path / "stereo.wav")
+
+
+def test_everything_needed_is_here():
+    """The machine that runs the tests has what `make` sets up."""
+    findings = doctor.examine()
+    assert [found for found in findings if found.state == "failed"] == []
+    names = [found.name for found in findings]
+    assert names == sorted(names, key=["python", "libraries", "device", "sox", "ffmpeg", "disk", "models"].index)
+
+
+@pytest.mark.parametrize("name", ["sox", "ffmpeg"])
+def test_missing_program_comes_with_its_remedy(only, name):
+    found = finding(name)
+    assert found.state == "failed"
+    assert f"{name} was not found on the PATH" in found.found
+    assert f"install {name}" in found.remedy
+    assert f"{name.upper()}_PATH" in found.remedy
+    assert ("extract does without" in found.remedy) == (name == "sox")
+
+
+@pytest.mark.parametrize("name", ["sox", "ffmpeg"])
+def test_failing_program_is_quoted(only, name):
+    write_program(only, name, "sys.exit('libcodec.so.7: no such file')")
+    found = finding(name)
+    assert found.state == "failed"
+    assert f"{name} ended with status 1 (libcodec.so.7: no such file)" in found.found
+    assert str(only / name) in found.found
+
+
+@pytest.mark.parametrize("name", ["sox", "ffmpeg"])
+def test_hanging_program_is_given_up(only, name, monkeypatch):
+    monkeypatch.setattr(doctor, "_TIME_LIMIT_S", 0.2)
+    write_program(only, name, "time.sleep(60)")
+    found = finding(name)
+    assert found.state == "failed"
+    assert "did not end within 0.2 s" in found.found
+
+
+def test_program_that_is_no_program_is_told_apart(only):
+    (only / "sox").write_bytes(b"\x7fELF, but not really")
+    (only / "sox").chmod(0o755)
+    found = finding("sox")
+    assert found.state == "failed"
+    assert "cannot be started" in found.found
+
+
+def test_sox_that_ignores_its_effects_is_caught(only):
+    write_program(only, "sox", "open(sys.argv[2], 'wb').write(open(sys.argv[1], 'rb').read())")
+    found = finding("sox")
+    assert found.state == "failed"
+    assert "a tone came out at 440.0 Hz, 1.00 s instead of 493.9 Hz, 1.25 s" in found.found
+
+
+def test_sox_that_writes_nothing_is_caught(only):
+    write_program(only, "sox", "")
+    found = finding("sox")
+    assert found.state == "failed"
+    assert "what came out is no tone" in found.found
+
+
+def test_ffmpeg_without_ffprobe_is_caught(only):
+    (only / "ffmpeg").symlink_to(REAL_FFMPEG)
+    found = finding("ffmpeg")
+    assert found.state == "failed"
+    assert "ffprobe was not found" in found.found
+
+
+def test_ffmpeg_without_the_codec_is_caught(only):
+    write_program(only, "ffmpeg", "open(sys.argv[-1], 'wb').close()")
+    write_program(only, "ffprobe", "print('mp3')")
+    found = finding("ffmpeg")
+    assert found.state == "failed"
+    assert "ffprobe took an AAC file for 'mp3'" in found.found
+
+
+@pytest.mark.parametrize("names_the_program", [True, False])
+def test_sox_path_is_honoured(only, tmp_path, monkeypatch, names_the_program):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "sox").symlink_to(REAL_SOX)
+    monkeypatch.setenv("SOX_PATH", str(elsewhere / "sox" if names_the_program else elsewhere))
+    found = finding("sox")
+    assert found.state == "ok"
+    assert str(elsewhere / "sox") in found.found
+
+
+def test_sox_path_that_leads_nowhere_is_named(only, monkeypatch):
+    monkeypatch.setenv("SOX_PATH", "/nowhere/at/all")
+    found = finding("sox")
+    assert found.state == "failed"
+    assert "/nowhere/at/all" in found.remedy
+
+
+def test_path_is_changed_once():
+    environment = {"PATH": "/usr/bin", "SOX_PATH": "/opt/sox/bin", "FFMPEG_PATH": "  "}
+    put_programs_on_path(environment)
+    put_programs_on_path(environment)
+    assert environment["PATH"] == "/opt/sox/bin:/usr/bin"
+
+
+def test_missing_and_strayed_libraries_are_named(monkeypatch):
+    pins = [("numpy", "0.0.1"), ("a-library-nobody-has", "1.0"), ("torch", doctor.importlib.metadata.version("torch"))]
+    monkeypatch.setattr(doctor, "_pinned_versions", lambda: pins)
+    missing, strayed = doctor._examine_libraries()[:2]
+    assert (missing.state, strayed.state) == ("failed", "warning")
+    assert "a-library-nobody-has" in missing.found
+    assert "instead of 0.0.1" in strayed.found
+    assert "pip install -r requirements.txt" in missing.remedy
+
+
+def test_pins_are_those_of_the_libraries_imported():
+    pinned = dict(doctor._pinned_versions())
+    assert {"torch", "nussl", "scaper", "numpy"} <= set(pinned)
+    assert "six" not in pinned
+
+
+@pytest.mark.parametrize(
+    "free_gib, state",
+    [(0.05, "failed"), (1, "warning"), (50, "ok")],
+)
+def test_disk_space_is_judged(monkeypatch, tmp_path, free_gib, state):
+    monkeypatch.chdir(tmp_path)
+    usage = shutil.disk_usage(tmp_path)._replace(free=int(free_gib * 2**30))
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: usage)
+    assert doctor._examine_disk().state == state
+
+
+def test_shipped_models_are_checked_against_their_sum(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "PRETRAINED_FOLDER", tmp_path)
+    (nothing,) = doctor._examine_models()
+    assert nothing.state == "warning"
+
+    model = tmp_path / "best.model.pth"
+    model.write_bytes(b"weights")
+    (unknown,) = doctor._examine_models()
+    assert unknown.state == "failed"
+    assert "best.model.pth" in unknown.remedy
+
+    (tmp_path / "SHA256SUMS").write_text(f"{doctor.sha256_of(model)}  best.model.pth\n")
+    (known,) = doctor._examine_models()
+    assert known.state == "ok"
+
+    model.write_bytes(b"other weights")
+    (changed,) = doctor._examine_models()
+    assert changed.state == "failed"
+
+
+def test_findings_print_as_text_and_as_json(capsys):
+    findings = [doctor.Finding("sox", "failed", "not there", "install it"), doctor.Finding("disk", "ok", "plenty")]
+    assert doctor.print_findings(findings) == 1
+    text = capsys.readouterr().out
+    assert "-> install it" in text
+    assert doctor.print_findings(findings[1:], as_json=True) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["fit"] is True
+    assert report["findings"] == [{"name": "disk", "state": "ok", "found": "plenty", "remedy": ""}]

@@ -1,0 +1,498 @@
+"""The entrances: what they write, what they do not do twice, what they refuse, and what they agree with."""
+
+import csv
+import json
+import re
+import shutil
+import tempfile
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from vocal_extraction.checkpointing import load_checkpoint, save_checkpoint
+from vocal_extraction.demo_songs import write_demo_songs
+from vocal_extraction.evaluation import (
+    Evaluation,
+    EvaluationError,
+    compare_models,
+    evaluate_estimates,
+    evaluate_model,
+    jobs,
+    results,
+    scoring,
+)
+from vocal_extraction.evaluation.aggregate import COLUMNS
+from vocal_extraction.evaluation.results import song_file, validator
+from vocal_extraction.evaluation.scale_metrics import SCALE_METRICS
+from vocal_extraction.evaluation.separators import Excerpt, ModelSettings, model_estimate
+from vocal_extraction.evaluation.songs import SOURCES, find_songs
+from vocal_extraction.extraction import separate
+from vocal_extraction.networks import create_model
+from vocal_extraction.settings import SPECIFIED, NetworkSettings, Preset, SignalSettings
+
+QUIET: dict[str, Any] = {"metrics": "scale", "progress": False, "show": False, "n_jobs": 1}
+EVERYTHING: dict[str, Any] = {
+    **QUIET,
+    "metrics": ("scale", "bsseval_v4"),
+    "oracles": True,
+    "baselines": True,
+    "save_estimates": True,
+}
+
+
+def save_model(path, *, seed=0):
+    """An untrained network of the specified kind: its masks are near a half, and its scores reproducible."""
+    torch.manual_seed(seed)
+    return save_checkpoint(path, create_model(SPECIFIED), preset=SPECIFIED, metadata={"seed": seed})
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("model") / "best.model.pth")
+
+
+@pytest.fixture(scope="module")
+def short_songs(tmp_path_factory):
+    """Synthesised songs of 3 s, one valid and two test: what is tested here does not depend on their length."""
+    folder = tmp_path_factory.mktemp("songs") / "dataset"
+    write_demo_songs(folder, n_train=1, n_valid=1, n_test=2, duration_s=3.0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluated(checkpoint, short_songs, tmp_path_factory) -> Evaluation:
+    """One evaluation with everything on; tests read its folder and never write there."""
+    folder = tmp_path_factory.mktemp("evaluated") / "results"
+    return evaluate_model(
+        checkpoint,
+        dataset_folder=short_songs,
+        output_folder=folder,
+        **EVERYTHING,
+    )
+
+
+@pytest.fixture
+def results_folder(evaluated, tmp_path):
+    """A copy to be written to."""
+    return shutil.copytree(evaluated.output_folder, tmp_path / "results")
+
+
+def contents_of(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def count_scored(monkeypatch):
+    """Record (song, rows) of every call that scores something."""
+    calls = []
+    score = jobs.score_song
+    monkeypatch.setattr(
+        jobs, "score_song", lambda song, rows, **kw: calls.append((song.name, [*rows])) or score(song, rows, **kw)
+    )
+    return calls
+
+
+def test_every_file_is_written(evaluated, short_songs):
+    songs = [song.name for song in find_songs(short_songs, subset="test")]
+    names = {path.name for path in evaluated.output_folder.iterdir()}
+    assert names >= {"summary.json", "scores.csv", "report_card.txt", "report.html", "museval", "estimates"}
+    assert names >= {f"{song}.json" for song in songs}
+    assert not [name for name in names if name.startswith(".")]
+
+
+def test_json_keeps_to_its_schemas(evaluated):
+    for song in evaluated.songs:
+        content = json.loads(song_file(evaluated.output_folder, song["song"]).read_text(encoding="utf-8"))
+        validator("song_scores").validate(content)
+        assert content == song
+    summary = json.loads((evaluated.output_folder / "summary.json").read_text(encoding="utf-8"))
+    validator("summary").validate(summary)
+    assert summary == evaluated.summary
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lambda song: song.pop("rows"),
+        lambda song: song.update(schema_version=2),
+        lambda song: song["rows"]["model"]["scores"]["vocals"]["SNR"].update(value=None),
+        lambda song: song["rows"]["model"]["scores"]["vocals"]["SNR"].update(value="3 dB"),
+        lambda song: song["data"].update(sha256="short"),
+    ],
+    ids=["no-rows", "version", "null-without-reason", "text", "hash"],
+)
+def test_schema_refuses_other_content(evaluated, break_it):
+    content = json.loads(json.dumps(evaluated.songs[0]))
+    break_it(content)
+    assert not validator("song_scores").is_valid(content)
+
+
+def test_summary_is_the_mean_over_songs_of_the_median_over_channels(evaluated):
+    values = []
+    for song in evaluated.songs:
+        entry = song["rows"]["model"]["scores"]["vocals"]["SI-SDR"]
+        assert entry["value"] == pytest.approx(np.median(entry["channels"]), abs=2e-6)
+        values.append(entry["value"])
+    found = evaluated.summary["rows"]["model"]["scores"]["SI-SDR"]["vocals"]
+    assert found["mean"] == pytest.approx(np.mean(values), abs=1e-6)
+    assert found["std"] == pytest.approx(np.std(values, ddof=1), abs=1e-6)
+    assert found["n"] == len(values) == 2
+    overall = evaluated.summary["rows"]["model"]["scores"]["SI-SDR"]["overall"]
+    assert overall["n"] == 4
+
+
+def test_rows_stand_between_floor_and_ceiling(evaluated):
+    """An ideal mask beats an untrained network, which does not beat the mixture by much."""
+    vocals = {row: found["scores"]["SI-SDR"]["vocals"]["mean"] for row, found in evaluated.summary["rows"].items()}
+    assert list(vocals) == [
+        "model", "mixture", "random_mask", "repet_sim", "ft2d", "hpss",
+        "ideal_binary_mask", "ideal_ratio_mask", "phase_sensitive_mask",
+    ]  # fmt: skip
+    assert vocals["phase_sensitive_mask"] > vocals["ideal_binary_mask"] > vocals["model"] + 3
+    assert vocals["random_mask"] < vocals["ideal_ratio_mask"]
+    mixture = evaluated.summary["rows"]["mixture"]["scores"]["SI-SDRi"]["vocals"]
+    assert mixture["mean"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_report_card_has_the_specifications_table(evaluated):
+    card = (evaluated.output_folder / "report_card.txt").read_text(encoding="utf-8")
+    assert card == evaluated.report_card
+    assert "| Metric  |" in card
+    assert "Overall | Bass+Drums+Other |" in card
+    for metric in (*SCALE_METRICS, "SDR", "ISR", "SIR", "SAR"):
+        assert f"| {metric} " in card
+    assert "(2)" in card, "every mean prints its count"
+
+
+def test_csv_has_a_line_for_every_score(evaluated):
+    with (evaluated.output_folder / "scores.csv").open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 2 * len(evaluated.summary["rows"]) * len(SOURCES) * len(evaluated.summary["metrics"])
+    one = next(x for x in lines if x["row"] == "model" and x["source"] == "vocals" and x["metric"] == "SNR")
+    song = next(song for song in evaluated.songs if song["song"] == one["song"])
+    assert float(one["value_db"]) == song["rows"]["model"]["scores"]["vocals"]["SNR"]["value"]
+
+
+def test_museval_reads_what_is_written_for_it(evaluated):
+    from vocal_extraction.compatibility import museval
+
+    store = museval.EvalStore()
+    store.add_eval_dir(evaluated.output_folder / "museval")
+    found = store.agg_frames_tracks_scores().unstack()
+    ours = evaluated.summary["rows"]["model"]["scores"]
+    for metric in ("SDR", "ISR", "SIR", "SAR"):
+        for target, source in zip(("vocals", "accompaniment"), SOURCES, strict=True):
+            assert found[metric][target] == pytest.approx(ours[metric][source]["median"], abs=1e-4)
+
+
+@pytest.mark.parametrize("stereo, n_channels", [("each", 1), ("mid-side", 1), ("mid-side", 2)])
+def test_extraction_agrees_with_nussl_fed_by_hand(short_songs, tmp_path, stereo, n_channels):
+    """The specification's workaround is the reference; 0.01 dB SI-SDR between the two means below -60 dB of error."""
+    preset = Preset(
+        "small", SignalSettings(stereo=stereo), network=NetworkSettings(hidden_size=8, num_audio_channels=n_channels)
+    )
+    torch.manual_seed(0)
+    checkpoint = save_checkpoint(tmp_path / "a.pth", create_model(preset).eval(), preset=preset, metadata={})
+    model = load_checkpoint(checkpoint)
+    assert model.signal.stereo == stereo
+    song = find_songs(short_songs, subset="test", limit=1)[0]
+    excerpt = Excerpt(song.name, 0, song.sample_rate, song.read(0, song.n_samples))
+    for mask in ("soft", "binary"):
+        settings = {"path": checkpoint, "sha256": model.sha256, "mask": mask, "device": "cpu"}
+        fast = model_estimate(excerpt, settings=ModelSettings(separator="extraction", **settings))
+        reference = model_estimate(excerpt, settings=ModelSettings(separator="nussl", **settings))
+        error_db = 10 * np.log10(np.square(fast - reference).sum() / np.square(reference).sum())
+        assert error_db < -60, mask
+
+
+@pytest.mark.parametrize("stereo, n_together", [("each", 2), ("mid-side", 1), ("mid-side", 2)])
+@pytest.mark.parametrize("n_channels", [3, 4])
+def test_nussl_hears_channels_in_the_same_groups(tmp_path, stereo, n_together, n_channels):
+    preset = Preset(
+        "small", SignalSettings(stereo=stereo), network=NetworkSettings(hidden_size=8, num_audio_channels=n_together)
+    )
+    torch.manual_seed(0)
+    checkpoint = save_checkpoint(tmp_path / "a.pth", create_model(preset).eval(), preset=preset, metadata={})
+    stems = 0.1 * np.random.default_rng(0).standard_normal((2, n_channels, 20_000)).astype(np.float32)
+    use = {"path": checkpoint, "sha256": load_checkpoint(checkpoint).sha256, "mask": "soft", "device": "cpu"}
+    fast, reference = (
+        model_estimate(Excerpt("noise", 0, 44_100, stems), settings=ModelSettings(separator=separator, **use))
+        for separator in ("extraction", "nussl")
+    )
+    assert 10 * np.log10(np.square(fast - reference).sum() / np.square(reference).sum()) < -60
+
+
+def test_scores_through_nussl_are_the_same(evaluated, checkpoint, short_songs, tmp_path):
+    through_nussl = evaluate_model(
+        checkpoint, dataset_folder=short_songs, output_folder=tmp_path / "nussl", separator="nussl", limit=1, **QUIET
+    )
+    for source in SOURCES:
+        found, expected = (
+            one.songs[0]["rows"]["model"]["scores"][source]["SI-SDR"]["value"] for one in (evaluated, through_nussl)
+        )
+        assert found == pytest.approx(expected, abs=0.01)  # dB
+
+
+@pytest.fixture
+def long_song(demo_dataset, monkeypatch):
+    """Three blocks; what an excerpt tells a network is less than what the song does."""
+    monkeypatch.setattr(scoring, "BLOCK_SAMPLES", 8 * scoring.GRID_SAMPLES)
+    monkeypatch.setattr(scoring, "CONTEXT_SAMPLES", scoring.GRID_SAMPLES)
+    song = find_songs(demo_dataset, subset="test", limit=1)[0]
+    assert len(list(scoring.excerpts(song))) == 3
+    return song
+
+
+@pytest.mark.parametrize("separator", ["extraction", "nussl"])
+def test_a_long_song_is_estimated_as_extract_does(long_song, demo_dataset, tmp_path, separator):
+    """nussl hears excerpts, which is not the same for a network that remembers: so this can fail."""
+    preset = Preset("small", network=NetworkSettings(hidden_size=8))
+    torch.manual_seed(0)
+    network = create_model(preset).eval()
+    with torch.no_grad():
+        for name, weights in network.named_parameters():
+            if "bias_ih" in name:
+                weights[len(weights) // 4 : len(weights) // 2] = 6.0  # the forget gates
+    checkpoint = save_checkpoint(tmp_path / "a.pth", network, preset=preset, metadata={})
+    options = {**QUIET, "save_estimates": True, "separator": separator}
+    evaluate_model(checkpoint, dataset_folder=demo_dataset, output_folder=tmp_path / "out", limit=1, **options)
+    mixture = long_song.read(0, long_song.n_samples).sum(axis=0)
+    expected = separate(mixture, long_song.sample_rate, model=load_checkpoint(checkpoint))
+    found = [
+        soundfile.read(tmp_path / "out/estimates" / long_song.name / f"{stem}.wav", dtype="float32")[0].T
+        for stem in ("vocals", "accompaniment")
+    ]
+    error_db = 10 * np.log10(np.square(np.subtract(found, expected)).sum() / np.square(expected).sum())
+    assert error_db < -120 if separator == "extraction" else error_db > -60
+
+
+def test_a_long_song_without_room_is_refused(long_song, demo_dataset, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(EvaluationError, match="TMPDIR"):
+        evaluate_model(checkpoint, dataset_folder=demo_dataset, output_folder=tmp_path / "out", limit=1, **QUIET)
+
+
+def test_a_second_run_scores_nothing(results_folder, checkpoint, short_songs, monkeypatch, capsys):
+    calls = count_scored(monkeypatch)
+    before = contents_of(results_folder)
+    options = {**EVERYTHING, "progress": True}
+    evaluate_model(checkpoint, dataset_folder=short_songs, output_folder=results_folder, **options)
+    assert calls == []
+    assert contents_of(results_folder) == before
+    assert re.search(r"evaluating: 100%.* 2/2 \[\d\d:\d\d<\d\d:\d\d", capsys.readouterr().err), "with the time left"
+
+
+def test_only_what_is_missing_is_scored(checkpoint, short_songs, tmp_path, monkeypatch):
+    calls = count_scored(monkeypatch)
+    options = {"dataset_folder": short_songs, "output_folder": tmp_path, "limit": 1, **QUIET}
+    evaluate_model(checkpoint, **options)
+    evaluate_model(checkpoint, oracles=True, **options)
+    evaluate_model(checkpoint, **{**options, "metrics": "bsseval_v4"})
+    del options["metrics"]
+    found = evaluate_model(checkpoint, oracles=False, **options)
+    oracles = ["ideal_binary_mask", "ideal_ratio_mask", "phase_sensitive_mask"]
+    assert [rows for _, rows in calls] == [["model", "mixture"], oracles, ["model", "mixture"]]
+    assert found.summary["metrics"] == [*SCALE_METRICS, "SDR", "ISR", "SIR", "SAR"]
+
+
+def test_changed_data_is_scored_again(checkpoint, short_songs, tmp_path, monkeypatch):
+    dataset = shutil.copytree(short_songs / "test", tmp_path / "dataset" / "test").parent
+    options = {"dataset_folder": dataset, "output_folder": tmp_path / "results", **QUIET}
+    before = evaluate_model(checkpoint, **options)
+    changed = before.summary["songs"][1]
+    path = dataset / "test" / "foreground" / "bass" / f"{changed}.wav"
+    samples, rate = soundfile.read(path, dtype="float32")
+    soundfile.write(path, 0.5 * samples, rate, subtype="FLOAT")
+    calls = count_scored(monkeypatch)
+    after = evaluate_model(checkpoint, **options)
+    assert [song for song, _ in calls] == [changed]
+    assert after.songs[0] == before.songs[0]
+    assert after.songs[1]["rows"] != before.songs[1]["rows"]
+
+
+def test_a_song_cut_short_is_scored_again(results_folder, checkpoint, short_songs, monkeypatch):
+    path = sorted(results_folder.glob("*.json"))[0]
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(whole[:1_000], encoding="utf-8")
+    calls = count_scored(monkeypatch)
+    evaluate_model(checkpoint, dataset_folder=short_songs, output_folder=results_folder, limit=1, **QUIET)
+    assert len(calls) == 1
+
+
+def test_results_of_another_model_are_refused_untouched(results_folder, short_songs, tmp_path):
+    other = save_model(tmp_path / "other.model.pth", seed=1)
+    before = contents_of(results_folder)
+    with pytest.raises(
+        EvaluationError, match=r"holds results of .*best\.model\.pth.*other\.model\.pth.*another output"
+    ):
+        evaluate_model(other, dataset_folder=short_songs, output_folder=results_folder, **QUIET)
+    assert contents_of(results_folder) == before
+
+
+@pytest.mark.parametrize("other", [{"mask": "binary"}, {"subset": "valid"}], ids=["mask", "subset"])
+def test_results_of_another_kind_are_refused(results_folder, checkpoint, short_songs, other):
+    with pytest.raises(EvaluationError, match="Name another output folder"):
+        evaluate_model(checkpoint, dataset_folder=short_songs, output_folder=results_folder, **other, **QUIET)
+
+
+def test_overwriting_moves_the_other_models_results_aside(results_folder, short_songs, tmp_path):
+    other = save_model(tmp_path / "other.model.pth", seed=1)
+    before = contents_of(results_folder)
+    found = evaluate_model(other, dataset_folder=short_songs, output_folder=results_folder, overwrite=True, **QUIET)
+    (aside,) = results_folder.glob("earlier-*")
+    assert contents_of(aside) == before
+    assert found.songs[0]["evaluated"]["name"] == "other.model.pth"
+
+
+def test_a_model_trained_further_is_scored_again_and_earlier_results_are_kept(short_songs, tmp_path, capsys):
+    path, folder = tmp_path / "best.model.pth", tmp_path / "results"
+    options = {"dataset_folder": short_songs, "output_folder": folder, "limit": 1, **QUIET}
+    first = evaluate_model(save_model(path, seed=1), **options)
+    before = contents_of(folder)
+    second = evaluate_model(save_model(path, seed=2), **options)
+    (aside,) = folder.glob("earlier-*")
+    assert contents_of(aside) == before
+    assert first.songs[0]["rows"]["model"] != second.songs[0]["rows"]["model"]
+    assert "moved to" in capsys.readouterr().err
+
+
+def test_a_copy_of_the_model_is_the_same_model(results_folder, checkpoint, short_songs, tmp_path, monkeypatch):
+    calls = count_scored(monkeypatch)
+    copy = shutil.copy(checkpoint, tmp_path / "copy.pth")
+    evaluate_model(copy, dataset_folder=short_songs, output_folder=results_folder, **QUIET)
+    assert calls == []
+
+
+def test_a_file_of_somebody_elses_is_not_overwritten(checkpoint, short_songs, tmp_path):
+    song = find_songs(short_songs, subset="test", limit=1)[0].name
+    (tmp_path / f"{song}.json").write_text('{"mine": true}')
+    with pytest.raises(EvaluationError, match="is in the way"):
+        evaluate_model(checkpoint, dataset_folder=short_songs, output_folder=tmp_path, limit=1, **QUIET)
+    assert (tmp_path / f"{song}.json").read_text() == '{"mine": true}'
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ({"mask": "hard"}, "Unknown mask: 'hard'"),
+        ({"metrics": ("pesq",)}, "Unknown metrics: 'pesq'"),
+        ({"metrics": ()}, "No metrics were asked for"),
+        ({"separator": "spleeter"}, "Unknown separator: 'spleeter'"),
+        ({"limit": -1}, "1 or more; got -1"),
+        ({"n_jobs": 0}, "1 or more; got 0"),
+    ],
+)
+def test_unknown_options_are_refused(checkpoint, short_songs, tmp_path, option, message):
+    with pytest.raises(EvaluationError, match=message):
+        evaluate_model(checkpoint, dataset_folder=short_songs, output_folder=tmp_path, **{**QUIET, **option})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_saved_estimates_score_the_same(evaluated, short_songs, tmp_path):
+    again = evaluate_estimates(
+        evaluated.output_folder / "estimates",
+        dataset_folder=short_songs,
+        output_folder=tmp_path,
+        **{**QUIET, "metrics": EVERYTHING["metrics"]},
+    )
+    for before, after in zip(evaluated.songs, again.songs, strict=True):
+        for source in SOURCES:
+            for metric, entry in before["rows"]["model"]["scores"][source].items():
+                found = after["rows"]["estimates"]["scores"][source][metric]["value"]
+                assert found == pytest.approx(entry["value"], abs=1e-4), (source, metric)
+
+
+def test_estimates_that_change_are_scored_again(short_songs, tmp_path, monkeypatch):
+    estimates = tmp_path / "estimates"
+    songs = find_songs(short_songs, subset="test")
+    for song in songs:
+        (estimates / song.name).mkdir(parents=True)
+        soundfile.write(estimates / song.name / "vocals.wav", song.read(0, song.n_samples)[0].T * 0.5, song.sample_rate)
+    options = {"dataset_folder": short_songs, "output_folder": tmp_path / "results", **QUIET}
+    first = evaluate_estimates(estimates, **options)
+    # Half the reference, in 16 bits: right but for its level.
+    vocals = first.songs[0]["rows"]["estimates"]["scores"]["vocals"]
+    assert vocals["SNR"]["value"] == pytest.approx(20 * np.log10(2), abs=0.01)
+    assert vocals["SI-SDR"]["value"] > 50
+    noise = np.random.default_rng(0).standard_normal((songs[0].n_samples, songs[0].n_channels))
+    soundfile.write(estimates / songs[0].name / "vocals.wav", 0.1 * noise, songs[0].sample_rate)
+    calls = count_scored(monkeypatch)
+    second = evaluate_estimates(estimates, **options)
+    assert calls == [(songs[0].name, ["estimates"])]
+    assert second.songs[0]["rows"]["estimates"]["scores"]["vocals"]["SI-SDR"]["value"] < -10
+
+
+def test_a_comparison_pairs_songs(short_songs, checkpoint, tmp_path, capsys):
+    other = save_model(tmp_path / "other.model.pth", seed=1)
+    found = compare_models(
+        [checkpoint, other],
+        dataset_folder=short_songs,
+        output_folder=tmp_path / "both",
+        metrics="scale",
+        progress=False,
+        n_jobs=1,
+    )
+    (pair,) = found["pairs"]
+    vocals = pair["sources"]["vocals"]["SI-SDR"]
+    first, second = (found["models"][label]["rows"]["model"]["scores"] for label in ("best", "other"))
+    difference = second["SI-SDR"]["vocals"]["mean"] - first["SI-SDR"]["vocals"]["mean"]
+    assert vocals["difference"] == pytest.approx(difference, abs=1e-5)
+    assert vocals["wins"] + vocals["losses"] + vocals["ties"] == vocals["n"] == 2
+    low, high = vocals["interval"]
+    assert low <= vocals["difference"] <= high
+    names = {path.name for path in (tmp_path / "both").iterdir()}
+    assert names == {"best", "other", "comparison.json", "comparison.txt", "comparison.html"}
+    assert "95% interval" in capsys.readouterr().out
+
+
+def test_a_comparison_takes_two(checkpoint):
+    with pytest.raises(EvaluationError, match="two models or more; got 1"):
+        compare_models([checkpoint])
+
+
+@pytest.mark.parametrize("baselines", [False, True], ids=["threads", "processes"])
+def test_workers_find_the_same(evaluated, checkpoint, short_songs, tmp_path, baselines):
+    options = {"dataset_folder": short_songs, "output_folder": tmp_path, "baselines": baselines}
+    options |= {**QUIET, "metrics": EVERYTHING["metrics"], "n_jobs": 2}
+    found = evaluate_model(checkpoint, **options)
+    for one, expected in zip(found.songs, evaluated.songs, strict=True):
+        assert one["data"] == expected["data"]
+        for source in SOURCES:
+            for metric, entry in expected["rows"]["model"]["scores"][source].items():
+                value = one["rows"]["model"]["scores"][source][metric]["value"]
+                assert value == pytest.approx(entry["value"], abs=1e-4), (source, metric)
+
+
+def test_workers_that_had_not_begun_are_ended_without_a_complaint(monkeypatch):
+    """As when Ctrl-C comes while they start: joining a thread that has not begun is an error of its own."""
+    monkeypatch.setattr(
+        "joblib.externals.loky.get_reusable_executor",
+        lambda: SimpleNamespace(shutdown=lambda **options: threading.Thread().join()),
+    )
+    assert jobs._end_workers() is None
+
+
+def test_the_default_folders_do_not_collide(monkeypatch, tmp_path):
+    from vocal_extraction.evaluation import evaluate
+    from vocal_extraction.settings import PRETRAINED_FOLDER
+
+    assert str(evaluate._default_folder(tmp_path / "best.model.pth")) == "evaluation_results"
+    shipped = evaluate._default_folder(PRETRAINED_FOLDER / "studio.model.pth")
+    assert shipped.as_posix() == "evaluation_results/pretrained-studio"
+
+
+def test_columns_are_the_specifications():
+    assert COLUMNS == ("overall", "bass+drums+other", "vocals")
+
+
+def test_names_that_do_not_fit_get_a_file_of_their_own(tmp_path):
+    long_a, long_b = "ä" * 120 + "a", "ä" * 120 + "b"
+    files = {song_file(tmp_path, name).name for name in ("summary", "comparison", "a - b", long_a, long_b)}
+    assert len(files) == 5
+    assert "summary.json" not in files
+    assert all(len(name.encode()) <= 220 for name in files)
+    assert results.read_song(tmp_path / "nothing.json") is None

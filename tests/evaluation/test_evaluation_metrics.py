@@ -1,0 +1,247 @@
+"""Metrics: held to nussl and museval on the same arrays, to fixed values, and to what the definitions say."""
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vocal_extraction.evaluation.bsseval_v4 import BSSEVAL_METRICS, BssEvalV4
+from vocal_extraction.evaluation.scale_metrics import LIMIT_DB, SCALE_METRICS, GramMatrix, at_limit, scale_metrics
+
+SAME_ARITHMETIC_DB = 1e-6
+"""nussl subtracts signals, we subtract energies: they differ by rounding only."""
+
+SAME_FITS_DB = 1e-3
+"""museval and we solve the same equations, whose condition is up to 1e13, by different eliminations."""
+
+
+def noise(seed, *, n_channels=2, n_samples=12_000):
+    """References (2, n_channels, n_samples) and estimates of them with leakage and noise of their own."""
+    rng = np.random.default_rng(seed)
+    references = rng.standard_normal((2, n_channels, n_samples)) * np.array([0.5, 1.0])[:, None, None] + 0.01
+    vocals = 0.8 * references[0] + 0.1 * references[1] + 0.2 * rng.standard_normal((n_channels, n_samples))
+    return references, np.stack([vocals, references.sum(axis=0) - vocals])
+
+
+def scale_values(references, estimates, *, block=5_000):
+    gram = GramMatrix()
+    signals = np.concatenate([references, references.sum(axis=0, keepdims=True), estimates])
+    for start in range(0, signals.shape[-1], block):
+        gram.add(signals[..., start : start + block])
+    return scale_metrics(gram.centred(), n_sources=2, mixture=2, estimates=[3, 4])
+
+
+def bsseval_values(references, estimates, sample_rate, *, block=3_000):
+    bsseval = BssEvalV4(sample_rate)
+    for start in range(0, references.shape[-1], block):
+        bsseval.add(references[..., start : start + block], estimates[None, ..., start : start + block])
+    return {name: values[0] for name, values in bsseval.ratios().items()}
+
+
+def museval_values(references, estimates, sample_rate):
+    from vocal_extraction.compatibility import museval
+
+    turned = (signals.transpose(0, 2, 1) for signals in (references, estimates))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        values = museval.metrics.bss_eval(*turned, window=sample_rate, hop=sample_rate)[:4]
+    return dict(zip(BSSEVAL_METRICS, values, strict=True))
+
+
+@pytest.mark.parametrize("n_channels", [1, 2])
+def test_scale_metrics_agree_with_nussl(n_channels):
+    from vocal_extraction.compatibility import nussl
+
+    references, estimates = noise(0, n_channels=n_channels)
+
+    def signals(stack):
+        return [nussl.AudioSignal(audio_data_array=one.copy(), sample_rate=44_100) for one in stack]
+
+    expected = nussl.evaluation.BSSEvalScale(
+        signals(references), signals(estimates), source_labels=["v", "b"]
+    ).evaluate()
+    found = scale_values(references, estimates)
+    for name in SCALE_METRICS:
+        np.testing.assert_allclose(
+            found[name].T, [expected["v"][name], expected["b"][name]], atol=SAME_ARITHMETIC_DB, err_msg=name
+        )
+
+
+def test_scale_metrics_of_seeded_noise_stay_what_they_were():
+    found = scale_values(*noise(1))
+    vocals = {name: round(float(np.median(values[:, 0])), 4) for name, values in found.items()}
+    assert vocals == {
+        "SI-SDR": 5.0077,
+        "SI-SIR": 12.1731,
+        "SI-SAR": 5.9343,
+        "SD-SDR": 4.1871,
+        "SNR": 6.1684,
+        "SRR": 11.8276,
+        "SI-SDRi": 11.2283,
+        "SD-SDRi": 10.4079,
+        "SNRi": 12.2493,
+    }
+
+
+def test_si_sdr_of_known_energies():
+    """A reference of energy 1 and an error of energy 1/100 at a right angle to it: 20 dB."""
+    n = 4_000
+    t = np.arange(n)
+    reference = np.sin(2 * np.pi * 40 * t / n)
+    error = 0.1 * np.sin(2 * np.pi * 70 * t / n)
+    rest = np.sin(2 * np.pi * 90 * t / n)
+    found = scale_values(np.stack([reference, rest])[:, None], np.stack([reference + error, rest - error])[:, None])
+    for name in ("SI-SDR", "SI-SAR", "SNR"):
+        assert found[name][0, 0] == pytest.approx(20.0, abs=1e-6)
+    assert found["SI-SIR"][0, 0] == LIMIT_DB  # none of the error is explained by the rest
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(0.01, 100.0), st.integers(1, 4_000), st.integers(0, 5))
+def test_scale_of_the_estimate_and_size_of_the_blocks_do_not_matter(factor, block, seed):
+    references, estimates = noise(seed, n_samples=4_000)
+    expected = scale_values(references, estimates, block=4_000)
+    found = scale_values(references, factor * estimates, block=block)
+    for name in ("SI-SDR", "SI-SIR", "SI-SAR"):
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-6)
+
+
+def test_a_mean_does_not_matter():
+    references, estimates = noise(2)
+    expected, found = scale_values(references, estimates), scale_values(references + 3.0, estimates - 2.0)
+    np.testing.assert_allclose(found["SI-SDR"], expected["SI-SDR"], atol=1e-6)
+
+
+def test_a_silent_reference_leaves_only_its_source_out():
+    references, estimates = noise(3)
+    found = scale_values(references * np.array([0.0, 1.0])[:, None, None], estimates)
+    for name in SCALE_METRICS:
+        assert np.isnan(found[name][:, 0]).all(), name
+    for name in ("SI-SDR", "SI-SAR", "SD-SDR", "SNR", "SRR"):
+        assert np.isfinite(found[name][:, 1]).all(), name
+    # With no other source there is no interference, and the mixture cannot be improved on.
+    for name in ("SI-SIR", "SI-SDRi", "SNRi"):
+        assert np.isnan(found[name][:, 1]).all(), name
+
+
+def test_dither_in_a_reference_counts_as_silence():
+    references, estimates = noise(3)
+    found = scale_values(references * np.array([1e-5, 1.0])[:, None, None], estimates)
+    assert np.isnan(found["SI-SDR"][:, 0]).all()
+
+
+def test_a_silent_estimate_gets_the_lowest_values_and_is_flagged():
+    references, estimates = noise(4)
+    found = scale_values(references, np.stack([0 * estimates[0], references.sum(axis=0)]))
+    for name in ("SI-SDR", "SI-SIR", "SI-SAR", "SD-SDR", "SRR"):
+        assert (found[name][:, 0] == -LIMIT_DB).all(), name
+        assert at_limit(found, name)[:, 0].all(), name
+    np.testing.assert_allclose(found["SNR"][:, 0], 0.0, atol=1e-9)
+
+
+def test_a_perfect_estimate_gets_the_highest_values_and_is_flagged():
+    references, _ = noise(5)
+    found = scale_values(references, references)
+    for name in ("SI-SDR", "SI-SIR", "SI-SAR", "SD-SDR", "SNR", "SRR"):
+        assert (found[name] == LIMIT_DB).all(), name
+        assert at_limit(found, name).all(), name
+    assert at_limit(found, "SI-SDRi").all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(["noise", "silence", "constant", "same", "tiny", "huge"]), min_size=4, max_size=4))
+def test_no_signals_give_infinite_scale_metrics(kinds):
+    rng = np.random.default_rng(0)
+    same = rng.standard_normal(500)
+    make = {
+        "noise": lambda: rng.standard_normal(500),
+        "silence": lambda: np.zeros(500),
+        "constant": lambda: np.ones(500),
+        "same": lambda: same,
+        "tiny": lambda: 1e-20 * rng.standard_normal(500),
+        "huge": lambda: 1e20 * rng.standard_normal(500),
+    }
+    signals = np.stack([make[kind]() for kind in kinds])[:, None]
+    for name, values in scale_values(signals[:2], signals[2:]).items():
+        assert not np.isinf(values).any(), name
+        assert (np.abs(values[np.isfinite(values)]) <= 2 * LIMIT_DB).all(), name
+
+
+@pytest.mark.parametrize("n_samples", [25_000, 3_000], ids=["frames-and-a-rest", "less-than-a-frame"])
+def test_bsseval_agrees_with_museval(n_samples):
+    references, estimates = noise(6, n_samples=n_samples)
+    expected, found = museval_values(references, estimates, 8_000), bsseval_values(references, estimates, 8_000)
+    for name in BSSEVAL_METRICS:
+        np.testing.assert_allclose(found[name], expected[name], atol=SAME_FITS_DB, err_msg=name)
+
+
+def test_bsseval_agrees_with_museval_on_music(demo_dataset):
+    """Songs are harder than noise: their spectra are steep, so the fits are ill-conditioned."""
+    from vocal_extraction.evaluation.songs import find_songs
+
+    song = find_songs(demo_dataset, subset="test", limit=1)[0]
+    references = song.read(0, 3 * song.sample_rate).astype(float)
+    rng = np.random.default_rng(0)
+    leak = 0.7 * references[0] + 0.2 * references[1] + 1e-3 * rng.standard_normal(references[0].shape)
+    estimates = np.stack([leak, references.sum(axis=0) - leak])
+    expected = museval_values(references, estimates, song.sample_rate)
+    found = bsseval_values(references, estimates, song.sample_rate, block=50_000)
+    for name in BSSEVAL_METRICS:
+        np.testing.assert_allclose(found[name], expected[name], atol=SAME_FITS_DB, err_msg=name)
+
+
+def test_bsseval_of_seeded_noise_stays_what_it_was():
+    found = bsseval_values(*noise(7, n_samples=16_000), 8_000)
+    vocals = {name: round(float(np.median(values[0])), 4) for name, values in found.items()}
+    assert vocals == {"SDR": 6.1852, "ISR": 12.8239, "SIR": 11.3603, "SAR": 6.9877}
+
+
+def test_bsseval_of_two_channels_that_are_one():
+    """The fit is singular; the projections are those of the one channel all the same."""
+    references, estimates = noise(8, n_channels=1, n_samples=8_000)
+    alone = bsseval_values(references, estimates, 4_000)
+    twice = bsseval_values(*(np.repeat(x, 2, axis=1) for x in (references, estimates)), 4_000)
+    for name in BSSEVAL_METRICS:
+        np.testing.assert_allclose(twice[name], alone[name], atol=SAME_FITS_DB, err_msg=name)
+
+
+def test_bsseval_of_a_source_on_one_side():
+    references, estimates = noise(8, n_samples=8_000)
+    references[0, 1] = 0.0
+    found = bsseval_values(references, estimates, 4_000)
+    assert all(np.isfinite(values).all() for values in found.values())
+
+
+def test_bsseval_skips_frames_as_museval_does():
+    """A silent reference or estimate in a frame costs all sources that frame."""
+    references, estimates = noise(9, n_samples=16_000)
+    references[1, :, :4_000] = 0.0
+    estimates[0, :, 8_000:12_000] = 0.0
+    expected, found = museval_values(references, estimates, 4_000), bsseval_values(references, estimates, 4_000)
+    for name in BSSEVAL_METRICS:
+        assert np.isnan(found[name]).tolist() == [[True, False, True, False]] * 2
+        np.testing.assert_allclose(found[name], expected[name], atol=SAME_FITS_DB, err_msg=name)
+
+
+def test_bsseval_of_a_silent_reference_leaves_only_its_source_out():
+    """museval refuses such a song."""
+    references, estimates = noise(10, n_samples=8_000)
+    references[0] = 0.0
+    found = bsseval_values(references, estimates, 4_000)
+    assert np.isnan(found["SDR"][0]).all()
+    assert np.isfinite(found["SDR"][1]).all()
+    assert np.isnan(found["SIR"][1]).all()  # no other source sounds
+
+
+def test_every_set_of_estimates_is_scored_for_itself():
+    references, estimates = noise(11, n_samples=8_000)
+    other = estimates * 0.5
+    bsseval = BssEvalV4(4_000)
+    bsseval.add(references, np.stack([estimates, other]))
+    together = bsseval.ratios()
+    for k, one in enumerate((estimates, other)):
+        alone = bsseval_values(references, one, 4_000)
+        for name in BSSEVAL_METRICS:
+            np.testing.assert_allclose(together[name][k], alone[name], atol=1e-9, err_msg=name)

@@ -1,0 +1,389 @@
+"""A batch as a job: places, manifest, skipping, failing, stopping, standard input and output."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from extraction_models import ConstantMask, files_in, loaded, records, stems_of
+
+from vocal_extraction.errors import ExtractionError, SettingsError
+from vocal_extraction.extraction import Outcome, extract_songs, extract_vocals
+from vocal_extraction.extraction.manifest import MANIFEST_NAME
+from vocal_extraction.extraction.naming import find_songs, song_name
+from vocal_extraction.settings import ExtractionSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+RATE = 44_100
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return loaded(ConstantMask(0.25))
+
+
+UGLY = (
+    "Gänge überall.wav",
+    "ночь & день.wav",
+    'it\'s "quoted" `x` $HOME;.wav',
+    "-rf --help.wav",
+    "a:b|c%03d.wav",
+    "new\nline.wav",
+    "  spaces .wav",
+    "{braces} {song}.wav",
+    "x" * 240 + ".wav",
+    "日" * 80 + ".wav",
+    "...wav",
+    "no ending",
+)
+
+
+def test_names_of_any_kind(tmp_path, make_song, model, monkeypatch):
+    songs = [make_song(f"in/{name}") for name in UGLY]
+    monkeypatch.chdir(tmp_path / "in")
+    outcomes = extract_songs([path.name for path in songs], tmp_path / "out", model=model, show=False)
+    assert [outcome.reason for outcome in outcomes] == [None] * len(UGLY)
+    assert len({outcome.vocals for outcome in outcomes}) == len(UGLY)
+    for song, outcome in zip(songs, outcomes, strict=True):
+        assert outcome.vocals.is_relative_to(tmp_path / "out")
+        assert ".." not in outcome.vocals.parts
+        np.testing.assert_allclose(soundfile.read(outcome.vocals)[0], 0.25 * soundfile.read(song)[0], atol=1e-3)
+    assert [record["file"] for record in records(tmp_path / "out")] == list(UGLY)
+
+
+def test_names_that_are_not_unicode(tmp_path, make_song, model):
+    song = make_song("song.wav").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav"))
+    (outcome,) = extract_songs([song], tmp_path / "out", model=model, show=False)
+    assert not outcome.failed
+    (again,) = extract_songs([song], tmp_path / "out", model=model, show=False)
+    assert again.outcome == "skipped"
+
+
+def test_long_names_differ_where_they_are_cut(tmp_path, make_song, model):
+    songs = [make_song("y" * 230 + f"{number}.wav", seed=number) for number in (1, 2)]
+    settings = ExtractionSettings(output_template="{folder}/{song}-{stem}.{ext}")
+    outcomes = extract_songs(songs, tmp_path / "out", model=model, settings=settings, n_jobs=2, show=False)
+    for song, outcome in zip(songs, outcomes, strict=True):
+        np.testing.assert_allclose(soundfile.read(outcome.vocals)[0], 0.25 * soundfile.read(song)[0], atol=1e-3)
+
+
+def test_two_songs_of_one_name_keep_apart(tmp_path, make_song, model):
+    one, other = make_song("one/Song.wav", seed=1), make_song("other/Song.wav", seed=2)
+    same = Path(shutil.copy(one, make_song("same/song.wav")))
+    out = tmp_path / "out"
+    assert [outcome.outcome for outcome in extract_songs([one], out, model=model, show=False)] == ["done"]
+    outcomes = extract_songs([other, same, one], out, model=model, show=False)
+    assert [outcome.outcome for outcome in outcomes] == ["done", "done", "skipped"]
+    assert files_in(out) == stems_of("Song", "Song (2)", "song (3)")
+    for song, outcome in zip((other, same, one), outcomes, strict=True):
+        np.testing.assert_allclose(soundfile.read(outcome.vocals)[0], 0.25 * soundfile.read(song)[0], atol=1e-3)
+    again = extract_songs([tmp_path / "other", tmp_path / "one"], out, model=model, show=False)
+    assert [(outcome.outcome, outcome.vocals.parent.name) for outcome in again] == [
+        ("skipped", "Song (2)"),
+        ("skipped", "Song"),
+    ]
+
+
+def test_what_is_done_is_skipped_until_something_differs(tmp_path, make_song, model):
+    song, out = make_song("song.wav"), tmp_path / "out"
+
+    def run(model=model, **options):
+        (outcome,) = extract_songs([song], out, model=model, settings=ExtractionSettings(**options), show=False)
+        return outcome.outcome, outcome.reason or ""
+
+    assert run()[0] == "done"
+    assert run()[0] == "skipped"
+    os.utime(song, (0, 0))
+    assert run()[0] == "skipped", "its content is the same"
+    another = loaded(ConstantMask(0.25), sha256="1" * 64)
+    for outcome, reason in (run(mask="binary"), run(format="wav24"), run(model=another)):
+        assert outcome == "failed"
+        assert "--overwrite" in reason
+    assert run(format="flac")[0] == "done", "another ending is another place"
+    assert run(mask="binary", overwrite=True)[0] == "done"
+    assert run(mask="binary")[0] == "skipped"
+    make_song("song.wav", seed=5)
+    outcome, reason = run(mask="binary")
+    assert outcome == "failed"
+    assert "--overwrite" in reason
+    (out / "song" / "vocals.wav").unlink()
+    assert run(mask="binary", overwrite=True)[0] == "done"
+
+
+def test_a_stem_that_was_lost_is_made_again(tmp_path, make_song, model):
+    song, out = make_song("song.wav"), tmp_path / "out"
+    extract_songs([song], out, model=model, show=False)
+    shutil.rmtree(out / "song")
+    (outcome,) = extract_songs([song], out, model=model, show=False)
+    assert outcome.outcome == "done"
+    assert files_in(out) == stems_of("song")
+
+
+def test_what_others_wrote_is_never_replaced_unasked(tmp_path, make_song, model):
+    song, mine = make_song("song.wav"), tmp_path / "out" / "song" / "vocals.wav"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    (outcome,) = extract_songs([song], tmp_path / "out", model=model, show=False)
+    assert outcome.failed
+    assert "exist" in str(outcome)
+    assert mine.read_text() == "mine"
+    with pytest.raises(ExtractionError, match="--overwrite"):
+        extract_vocals(song, tmp_path / "out", model=model)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 3])
+def test_one_bad_song_does_not_stop_the_rest(tmp_path, make_song, model, n_jobs, capsys):
+    make_song("in/a.wav")
+    (tmp_path / "in" / "b.mp3").write_text("no song")
+    make_song("in/deep/er/c.wav")
+    (tmp_path / "in" / "cover.jpg").write_bytes(b"ignored")
+    make_song("in/.hidden/d.wav")
+    out = tmp_path / "in" / "out"
+    inputs = [tmp_path / "in", tmp_path / "missing.wav", tmp_path / "in" / "a.wav"]
+    outcomes = extract_songs(inputs, out, model=model, n_jobs=n_jobs)
+    assert [(Path(outcome.file).name, outcome.outcome) for outcome in outcomes] == [
+        ("a.wav", "done"),
+        ("b.mp3", "failed"),
+        ("c.wav", "done"),
+        ("missing.wav", "failed"),
+    ]
+    assert files_in(out) == stems_of("a", "c")
+    told = {Path(record["file"]).name: record for record in records(out)}
+    assert told["a.wav"]["outcome"] == "done"
+    assert told["a.wav"]["seconds"] > 0
+    assert "no audio" in told["b.mp3"]["reason"]
+    assert "no file" in told["missing.wav"]["reason"]
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "b.mp3: failed" in printed.err
+    # Stems below the input folder are no songs of the second run.
+    again = extract_songs(inputs, out, model=model, n_jobs=n_jobs, show=False)
+    assert [outcome.outcome for outcome in again] == ["skipped", "failed", "skipped", "failed"]
+
+
+@pytest.mark.parametrize("template", ["{folder}/{song}/{stem}.{ext}", "{folder}/{song} ({stem}).{ext}"])
+def test_stems_beside_their_songs_are_no_songs(tmp_path, make_song, model, template):
+    make_song("Albums/first/a.wav")
+    settings = ExtractionSettings(output_template=template)
+
+    def run(song):
+        outcomes = extract_songs([song], tmp_path / "Albums", model=model, settings=settings, show=False)
+        return [(Path(outcome.file).name, outcome.outcome) for outcome in outcomes]
+
+    assert run(tmp_path / "Albums") == [("a.wav", "done")]
+    make_song("Albums/b.wav", seed=1)
+    assert run(tmp_path / "Albums") == [("b.wav", "done"), ("a.wav", "skipped")]
+    assert run(tmp_path / "Albums") == [("b.wav", "skipped"), ("a.wav", "skipped")]
+    vocals = next((tmp_path / "Albums").glob("a*/vocals.wav" if "/{stem}" in template else "a (vocals).wav"))
+    assert run(vocals) == [(vocals.name, "done")], "what is named is a song"
+
+
+def test_a_folder_without_songs(tmp_path, model):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(ExtractionError, match="holds no audio files"):
+        extract_songs([tmp_path / "in"], tmp_path / "out", model=model, show=False)
+
+
+def test_a_song_that_would_be_replaced_is_spared(tmp_path, make_song, model):
+    inner = make_song("out/song/vocals.wav")
+    song = make_song("song.wav", seed=3)
+    before = inner.read_bytes()
+    settings = ExtractionSettings(overwrite=True)
+    outcomes = extract_songs([song, inner], tmp_path / "out", model=model, settings=settings, show=False)
+    assert outcomes[0].failed
+    assert "would be replaced" in str(outcomes[0])
+    assert inner.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "template", ["{folder}/{song}.{ext}", "{stem}.{ext}", "{folder}/{song}/{stem}", "{x}{song}{stem}{ext}", "{"]
+)
+def test_templates_that_would_mix_things_up(template):
+    with pytest.raises(SettingsError, match="template"):
+        ExtractionSettings(output_template=template)
+
+
+def test_a_template_places_the_stems(tmp_path, make_song, model):
+    settings = ExtractionSettings(output_template="{folder}/{stem}/{song}.{ext}", format="flac")
+    (outcome,) = extract_songs([make_song("a.b.wav")], tmp_path / "out", model=model, settings=settings, show=False)
+    assert outcome.vocals == tmp_path / "out" / "vocals" / "a.b.flac"
+    assert outcome.accompaniment == tmp_path / "out" / "accompaniment" / "a.b.flac"
+
+
+def test_each_song_is_found_once(tmp_path, make_song):
+    song = make_song("in/b.WAV")
+    make_song("in/a.mp3")
+    link = tmp_path / "link.wav"
+    link.symlink_to(song)
+    found = find_songs([tmp_path / "in", song, link, "-"], output_folder=tmp_path / "out")
+    assert found == [tmp_path / "in" / "a.mp3", song, "-"]
+
+
+def test_song_names_leave_room():
+    assert len(song_name("a/" + "ü" * 150 + ".wav").encode()) <= 200
+
+
+def test_leftovers_of_a_killed_run_are_removed(tmp_path, make_song, model):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".partial-999999999-0-vocals.wav").write_text("half")
+    extract_songs([make_song("song.wav")], out, model=model, show=False)
+    assert files_in(out) == stems_of("song")
+
+
+def test_standard_output_takes_one_song(make_song, model):
+    with pytest.raises(ExtractionError, match="one song, got 2"):
+        extract_songs([make_song("a.wav"), make_song("b.wav")], "-", model=model, show=False)
+
+
+def test_an_outcome_is_plain_data(tmp_path):
+    outcome = Outcome("a.wav", "done", 1.23456, vocals=tmp_path / "v.wav", notes=("one", "two"), scale=0.5)
+    assert json.loads(json.dumps(outcome.as_record()))["vocals"] == str(tmp_path / "v.wav")
+    assert str(outcome).splitlines()[1:] == ["  one.", "  two."]
+
+
+PROGRAM = """
+import sys
+sys.path[:0] = {paths!r}
+import torch
+from extraction_models import ConstantMask, loaded, remembering_model
+from vocal_extraction.extraction import extract_songs
+from vocal_extraction.settings import ExtractionSettings
+torch.set_num_threads(1)
+{limits}
+outcomes = extract_songs({songs!r}, {out!r}, model={model}, n_jobs={n_jobs}, show=False, {options})
+print(*outcomes, sep="\\n", file=sys.stderr)
+sys.exit(any(outcome.failed for outcome in outcomes))
+"""
+
+
+def program(songs, out, *, n_jobs=1, limits="", options="", model="loaded(ConstantMask(0.25))") -> list[str]:
+    paths, songs = [str(ROOT), str(ROOT / "tests")], list(map(str, songs))
+    code = PROGRAM.format(
+        paths=paths, songs=songs, out=str(out), n_jobs=n_jobs, limits=limits, options=options, model=model
+    )
+    return [sys.executable, "-c", code]
+
+
+def test_from_standard_input_to_standard_output(make_song):
+    song = make_song("song.wav", duration_s=1.0)
+    with open(song, "rb") as source:
+        run = subprocess.run(program(["-"], "-"), stdin=source, capture_output=True, timeout=120, check=False)
+    assert run.returncode == 0, run.stderr.decode()
+    assert b"-: done" in run.stderr
+    assert run.stdout[:4] == b"RIFF"
+    vocals = np.frombuffer(run.stdout[run.stdout.index(b"data") + 8 :], np.float32)
+    np.testing.assert_allclose(vocals, 0.25 * soundfile.read(song)[0], atol=1e-6)
+
+
+def test_from_standard_input_to_files(tmp_path, make_song):
+    song = make_song("song.wav")
+    with open(song, "rb") as source:
+        run = subprocess.run(
+            program(["-"], tmp_path / "out"), stdin=source, capture_output=True, timeout=120, check=False
+        )
+    assert run.returncode == 0, run.stderr.decode()
+    assert files_in(tmp_path / "out") == stems_of("stdin")
+
+
+def test_nothing_on_standard_input(tmp_path):
+    run = subprocess.run(
+        program(["-"], tmp_path / "out"),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert "Standard input could not be decoded" in run.stderr
+
+
+@pytest.mark.parametrize(
+    "options, model",
+    [
+        ("", "loaded(ConstantMask(0.25))"),
+        ("settings=ExtractionSettings(format='float')", "loaded(ConstantMask(0.25))"),
+        ("settings=ExtractionSettings(format='flac')", "loaded(ConstantMask(0.25))"),
+        ("", "remembering_model('MaskInference')"),
+    ],
+)
+def test_a_full_disk_leaves_no_half_file(tmp_path, make_song, options, model):
+    """A limit on the size of files meets this program and ffmpeg as a full disk does."""
+    song = make_song("song.wav", duration_s=20.0)
+    limits = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
+    run = subprocess.run(
+        program([song], tmp_path / "out", limits=limits, options=options, model=model),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert "Cannot write" in run.stderr
+    assert files_in(tmp_path / "out") == {MANIFEST_NAME}
+    assert [record["outcome"] for record in records(tmp_path / "out")] == ["failed"]
+
+
+@pytest.mark.parametrize("model", ["loaded(ConstantMask(0.25))", "remembering_model('MaskInference')"])
+def test_memory_does_not_grow_with_the_song(tmp_path, model):
+    """What a network knows of six more minutes is 130 MB, a good part of what the process takes."""
+    code = program([], tmp_path / "out", model=model)[-1]
+    code = (
+        code[: code.index("outcomes =")]
+        + f"""
+import resource
+for name in ("short", "long"):
+    extract_songs([f"{tmp_path}/{{name}}.wav"], {str(tmp_path / "out")!r}, model={model}, show=False)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    )
+    for name, duration_s in (("short", 60), ("long", 420)):
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(duration_s * RATE, np.int16), RATE)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    short, long = map(int, run.stdout.split())
+    assert len(files_in(tmp_path / "out")) == 5
+    assert long < 1.1 * short
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_ctrl_c_leaves_whole_files_and_the_next_run_does_the_rest(tmp_path, make_song, n_jobs):
+    songs = [make_song("a.wav"), *(tmp_path / f"{name}.wav" for name in "bcd")]
+    soundfile.write(songs[1], np.zeros(1_200 * RATE, np.int16), RATE)
+    for song in songs[2:]:
+        os.link(songs[1], song)
+    out = tmp_path / "out"
+    running = subprocess.Popen(program(songs, out, n_jobs=n_jobs), stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 100
+        while not (out / "a" / "vocals.wav").exists() or not (out / "b").exists():
+            assert running.poll() is None, running.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        _, messages = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert "KeyboardInterrupt" in messages, "it is passed on"
+    done = {Path(record["file"]).stem for record in records(out) if record["outcome"] == "done"}
+    assert "a" in done
+    assert len(done) < 4
+    assert files_in(out) == stems_of(*done)
+    for song in songs[1:]:
+        song.unlink()
+        soundfile.write(song, np.zeros(RATE // 10), RATE)
+    rest = [song for song in songs if song.stem not in done]
+    outcomes = extract_songs(
+        songs, out, model=loaded(ConstantMask(0.25)), settings=ExtractionSettings(overwrite=False), show=False
+    )
+    assert [outcome.outcome for outcome in outcomes if Path(outcome.file) in rest] == ["done"] * len(rest)

@@ -1,0 +1,180 @@
+"""The edge to sound: wav headers for every reader of wavs, a decoder's stream, and what ffprobe says of a file."""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import shutil
+import subprocess
+import threading
+import unittest.mock
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+
+from stress import inputs
+from stress.edges import Target, refusing
+
+
+def _take_wav(data: bytes, folder: Path) -> None:
+    """Every reader of wavs gets the same file."""
+    from vocal_extraction.command_line.tone import measure_tone
+    from vocal_extraction.evaluation.songs import _header, _recording
+    from vocal_extraction.musdb_preparation.decoding import song_blocks
+    from vocal_extraction.musdb_preparation.sources import Song
+    from vocal_extraction.rendering.stems import duration_s_of, read_excerpt
+
+    path = folder / "song.wav"
+    path.write_bytes(data)
+    with refusing():
+        for block in song_blocks(Song("song", "train", (path,) * 5), threading.Event()):
+            assert block.shape[1:] == (5, 2)
+    with refusing():
+        n_samples = _header(path)["n_samples"]
+        if n_samples < 2**16:
+            _recording("song", {"vocals": (path,)}).read(0, n_samples)
+    with refusing():
+        duration_s_of(path)
+        read_excerpt(path, start_s=0.0, duration_s=0.001, sample_rate=44_100)
+    with contextlib.suppress(ValueError):  # what the doctor expects of its own tone
+        measure_tone(path)
+
+
+class _Decoder:
+    """Gives what a decoder would have written, in pieces."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = iter(pieces)
+
+    def __enter__(self) -> "_Decoder":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def read(self, *, patiently: bool = False) -> bytes:
+        return next((piece for piece in self._pieces if piece), b"")
+
+    def close(self) -> str:
+        return ""
+
+
+def _streams() -> st.SearchStrategy[list[bytes]]:
+    """A decoder's stream, cut anywhere."""
+
+    def cut(data: bytes, at: list[int]) -> list[bytes]:
+        places = [0, *sorted(place % (len(data) + 1) for place in at), len(data)]
+        return [data[start:stop] for start, stop in itertools.pairwise(places)]
+
+    return st.builds(cut, inputs.wav_files(), st.lists(st.integers(0, 200), max_size=4))
+
+
+def _take_stream(pieces: list[bytes], folder: Path) -> None:
+    from vocal_extraction.audio_files import decoding
+
+    decoded = unittest.mock.patch.object(decoding, "Ffmpeg", lambda *_, **__: _Decoder(pieces))
+    with decoded, refusing(), decoding.SongReader(None) as reader:
+        assert reader.n_channels > 0
+        assert reader.sample_rate > 0
+        for block in reader.blocks():
+            assert block.shape[0] == reader.n_channels
+
+
+_PROBED = {
+    "streams": [
+        {
+            "index": 0,
+            "codec_type": "audio",
+            "codec_name": "mp3",
+            "duration": "1.5",
+            "sample_rate": "44100",
+            "channels": 2,
+            "channel_layout": "stereo",
+            "tags": {"title": "Song", "encoder": "x"},
+            "disposition": {"attached_pic": 0},
+        },
+        {
+            "index": 1,
+            "codec_type": "video",
+            "codec_name": "png",
+            "width": 3,
+            "height": 3,
+            "disposition": {"attached_pic": 1},
+        },
+    ],
+    "format": {"format_name": "mp3", "duration": "1.5", "tags": {"artist": "a=b;c"}},
+}
+
+
+@st.composite
+def _probed_files(draw: st.DrawFn) -> tuple[bytes, bytes, str, int]:
+    """A file's bytes, and what ffprobe says of it: JSON, messages, status."""
+    content = draw(st.one_of(st.binary(max_size=60), inputs.mutated(b"OggS\0\4" + bytes(20)), inputs.wav_files()))
+    messages = draw(st.sampled_from(("", "Estimating duration from bitrate", "moov atom not found", "[x @ 1] odd\n")))
+    document: Any = _PROBED
+    kind = draw(st.sampled_from(("mp3", "wav", "ogg")))
+    document = {**document, "format": {**document["format"], "format_name": kind}}
+    return content, draw(inputs.json_bytes(document)), messages, draw(st.sampled_from((0, 0, 0, 1)))
+
+
+def _take_probed(drawn: tuple[bytes, bytes, str, int], folder: Path) -> None:
+    from vocal_extraction.audio_files import decoding
+    from vocal_extraction.audio_files.tags import gather
+
+    content, told, messages, status = drawn
+    path = folder / "song.any"
+    path.write_bytes(content)
+    answer = (told.decode(errors="replace"), messages, status)
+    with unittest.mock.patch.object(decoding, "ask_ffprobe", lambda _: answer), refusing():
+        facts = decoding.examine(path)
+        gather(dataclasses.replace(facts, cover=None), extension="flac", folder=folder)
+        assert facts.duration_s is None or facts.duration_s >= 0
+        assert all(0 <= number < 2**31 for number in (facts.sample_rate, facts.n_channels))
+
+
+@functools.cache
+def _songs() -> tuple[bytes, ...]:
+    """A tenth of a second of noise in several formats, as ffmpeg writes it."""
+    songs = []
+    noise = ["-f", "lavfi", "-i", "anoisesrc=d=0.1:r=8000:seed=1"]
+    for kind in ("wav", "flac", "mp3", "ogg", "aiff", "au", "adts", "matroska", "caf"):
+        command = ["ffmpeg", "-nostdin", "-v", "error", *noise, "-fflags", "+bitexact", "-f", kind, "pipe:1"]
+        songs.append(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
+    return tuple(songs)
+
+
+@functools.cache
+def _model() -> Any:
+    """A tiny network of the kind that ships, whose layers a song goes through one by one."""
+    import torch
+
+    from vocal_extraction.checkpointing import LoadedModel, MaskNetwork
+    from vocal_extraction.settings import NetworkSettings, SignalSettings
+
+    signal = SignalSettings()
+    arguments = dataclasses.asdict(NetworkSettings(hidden_size=2, num_layers=2))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = MaskNetwork(arguments.pop("kind"), {"num_features": signal.n_bins, **arguments}).eval()
+    return LoadedModel(network, signal, 1, ("vocals",), "mask", {}, Path("tiny.pth"), "0" * 64)
+
+
+def _take_song(data: bytes, folder: Path) -> None:
+    """The whole way: ffprobe, ffmpeg, the network, and the files of the stems."""
+    from vocal_extraction.extraction import extract_vocals
+
+    (folder / "song").write_bytes(data)
+    with refusing():
+        outcome = extract_vocals(folder / "song", folder / "out", model=_model())
+        assert outcome.outcome == "done"
+    left = {path.name for path in folder.rglob("*") if path.is_file()} - {"song", "manifest.jsonl"}
+    assert left in (set(), {"vocals.wav", "accompaniment.wav"}), left
+    shutil.rmtree(folder / "out", ignore_errors=True)
+
+
+AUDIO_TARGETS = (
+    Target("wav files", inputs.wav_files, _take_wav, 14_000),
+    Target("decoder's stream", _streams, _take_stream, 10_000),
+    Target("ffprobe's answers", _probed_files, _take_probed, 14_000, n_guided=6_000),
+    Target("whole songs", lambda: st.sampled_from(_songs()).flatmap(inputs.mutated), _take_song, 400),
+)

@@ -1,0 +1,133 @@
+"""The edge to strangers' networks: the file, its pickle, metadata and config, and the state of a training."""
+
+import contextlib
+import functools
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from stress import inputs
+from stress.edges import Target, refusing
+
+
+@functools.cache
+def _checkpoint() -> bytes:
+    """The bytes of a small checkpoint of this project's."""
+    from vocal_extraction.checkpointing import save_checkpoint
+    from vocal_extraction.networks import create_model
+
+    preset = _small_preset()
+    with tempfile.TemporaryDirectory() as folder:
+        path = save_checkpoint(Path(folder) / "a.pth", create_model(preset), preset=preset, metadata={"seed": 0})
+        return path.read_bytes()
+
+
+def _small_preset() -> Any:
+    from vocal_extraction.settings import NetworkSettings, Preset, SignalSettings
+
+    return Preset("small", SignalSettings(44_100, 32, 16), network=NetworkSettings(hidden_size=2, num_layers=1))
+
+
+def _take_checkpoint(data: bytes, folder: Path) -> None:
+    from vocal_extraction.checkpointing import load_checkpoint
+
+    path = folder / "a.pth"
+    path.write_bytes(data)
+    with refusing():
+        assert load_checkpoint(path).n_channels >= 1
+
+
+@functools.cache
+def _records() -> dict[str, bytes]:
+    from vocal_extraction.checkpointing.archive import records_of
+
+    return records_of(_checkpoint(), name="a.pth")
+
+
+def _take_pickle(data: bytes, folder: Path) -> None:
+    from vocal_extraction.checkpointing.archive import packed
+
+    _take_checkpoint(packed({**_records(), "data.pkl": data}).getvalue(), folder)
+
+
+@functools.cache
+def _content() -> dict[str, Any]:
+    from vocal_extraction.checkpointing import parse_checkpoint
+
+    return parse_checkpoint(_checkpoint(), name="a.pth")
+
+
+_METADATA = {
+    "sample_rate": 44_100,
+    "num_channels": 1,
+    "source_names": ["vocals"],
+    "stft_params": {"window_length": 32, "hop_length": 16, "window_type": "sqrt_hann"},
+    "train_dataset": {"sample_rate": 44_100, "num_channels": 1},
+    "config": None,
+}
+
+
+def _take_metadata(metadata: Any, folder: Path) -> None:
+    """Give a network's weights other metadata; what stands for the STFT is made one where its parts are named."""
+    import torch
+
+    from vocal_extraction.checkpointing import CheckpointError, STFTParams, rebuild
+    from vocal_extraction.checkpointing.loading import _MISFITS, _n_channels_of, _names_of, _signal_of
+
+    if not isinstance(metadata, dict):
+        return
+    told = metadata.get("stft_params")
+    if isinstance(told, dict) and told.keys() <= set(STFTParams._fields):
+        metadata = {**metadata, "stft_params": STFTParams(**told)}
+    with contextlib.suppress(CheckpointError, *_MISFITS), torch.random.fork_rng(devices=[]):
+        signal, n_channels = _signal_of(metadata), _n_channels_of(metadata)
+        names = _names_of(metadata, 1)
+        assert len(names) == 1
+        rebuild({**_content(), "metadata": metadata}, signal=signal, n_channels=n_channels)
+
+
+def _take_config(data: bytes, folder: Path) -> None:
+    from vocal_extraction.checkpointing.loading import _MISFITS, rebuild
+
+    content = {**_content(), "config": data.decode(errors="replace")}
+    with contextlib.suppress(*_MISFITS):
+        rebuild(content, signal=_small_preset().signal, n_channels=1)
+
+
+@functools.cache
+def _state() -> bytes:
+    run = _run()
+    with tempfile.TemporaryDirectory() as folder:
+        run.save_state(Path(folder))
+        (path,) = Path(folder).iterdir()
+        return path.read_bytes()
+
+
+@functools.cache
+def _run() -> Any:
+    import torch
+
+    from vocal_extraction.training.state import Run
+
+    with torch.random.fork_rng(devices=[]):
+        return Run(_small_preset(), seed=0, device=torch.device("cpu"))
+
+
+def _take_state(data: bytes, folder: Path) -> None:
+    import torch
+
+    from vocal_extraction.training.state import STATE_NAME
+
+    (folder / STATE_NAME).write_bytes(data)
+    with torch.random.fork_rng(devices=[]), refusing():
+        _run().load_state(folder)
+
+
+CHECKPOINT_TARGETS = (
+    Target("checkpoint files", lambda: inputs.mutated(_checkpoint()), _take_checkpoint, 3_000),
+    Target("checkpoint pickles", lambda: inputs.mutated(_records()["data.pkl"]), _take_pickle, 10_000),
+    Target("checkpoint metadata", lambda: inputs.changed(_METADATA), _take_metadata, 3_000),
+    Target("checkpoint configs", lambda: inputs.json_bytes(json.loads(_content()["config"])), _take_config, 3_000),
+    Target("training states", lambda: inputs.mutated(_state()), _take_state, 4_000),
+)

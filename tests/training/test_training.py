@@ -1,0 +1,475 @@
+"""The training loop: what it writes, that it repeats and resumes to the last bit, and how it stops on mistakes."""
+
+import math
+import types
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from training_presets import assert_same_weights, history_of, tiny_preset, weights_of
+
+from vocal_extraction.atomic_files import StorageError
+from vocal_extraction.checkpointing import load_checkpoint
+from vocal_extraction.device import DeviceError
+from vocal_extraction.errors import SettingsError
+from vocal_extraction.rendering import RenderingError
+from vocal_extraction.settings import PRESETS, SPECIFIED
+from vocal_extraction.training import DataError, ResumeError, TrainingError, journal, loop, train_model
+from vocal_extraction.training.loop import Session
+from vocal_extraction.training.processes import Processes
+from vocal_extraction.training.state import STATE_NAME, Run
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def dataset(tmp_path, demo_dataset):
+    """The demo songs in a folder of one's own: training keeps rendered mixtures beside them."""
+    for subset in ("train", "valid"):
+        (tmp_path / "dataset" / subset).mkdir(parents=True)
+        for part in ("foreground", "background", "mixture"):
+            (tmp_path / "dataset" / subset / part).symlink_to(demo_dataset / subset / part)
+    return tmp_path / "dataset"
+
+
+@pytest.fixture(autouse=True)
+def _one_core(monkeypatch):
+    """Threads that share a recurrent step crawl where another process holds a core; tests run beside others."""
+    monkeypatch.setattr("vocal_extraction.training.resources._n_cores", lambda: 1)
+
+
+def train(dataset, folder, *, preset=None, **options):
+    return train_model(
+        (preset or tiny_preset()).training.n_mixtures,
+        preset=preset or tiny_preset(),
+        dataset_folder=dataset,
+        checkpoint_folder=folder,
+        **{"device": "cpu", "n_workers": 0, "progress": False, **options},
+    )
+
+
+def session_of(preset, dataset, folder):
+    run = Run(preset, seed=0, device=CPU)
+    return Session(run, dataset, folder, Processes(), n_workers=0, cache_bytes=0, progress=False)
+
+
+def test_specified_is_the_specification_to_the_letter():
+    training, mixing, network, stft = SPECIFIED.training, SPECIFIED.mixing, SPECIFIED.network, SPECIFIED.signal
+    schedule = (training.n_epochs, training.batches_per_epoch, training.batch_size, training.n_mixtures)
+    assert schedule == (25, 32, 10, 1_000)
+    assert (training.learning_rate, training.loss) == (1e-3, "magnitude_l1")
+    extras = (training.gradient_clip_norm, training.weight_average_decay, training.early_stopping_epochs)
+    assert extras == (None, None, None)
+    assert training.learning_rate_schedule == "constant"
+    assert not training.mixed_precision
+    assert not training.compile_network
+    assert (mixing.duration_s, mixing.pitch_shift_semitones, mixing.time_stretch) == (5, (-2, 2), (0.8, 1.2))
+    assert (mixing.snr_db, mixing.offset_s, mixing.channels) == ((-5, 5), (0, 7), "mid")
+    assert (network.hidden_size, network.num_layers, network.bidirectional, network.dropout) == (50, 2, True, 0.3)
+    assert (stft.window_length, stft.hop_length, stft.window_type) == (512, 128, "sqrt_hann")
+    run = Run(SPECIFIED, seed=0, device=CPU)
+    assert type(run.optimizer) is torch.optim.Adam
+    assert run.average is None
+
+
+def test_a_run_leaves_everything_behind(dataset, tmp_path, monkeypatch):
+    plots = []
+    monkeypatch.setattr(Session, "_tell", lambda self, row: plots.append((self.folder / "loss.png").read_bytes()))
+    best = train(dataset, tmp_path / "run")
+    assert best == tmp_path / "run" / "best.model.pth"
+    assert len(set(plots)) == 2, "one after every epoch"
+    assert all(plot.startswith(b"\x89PNG") for plot in plots)
+    rows = history_of(tmp_path / "run")
+    assert [row["epoch"] for row in rows] == [1, 2]
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    for name in ("train_loss", "validation_loss", "learning_rate"):
+        points = [(event.step, event.value) for event in events.Scalars(name)]
+        assert points == [(row["epoch"], pytest.approx(row[name], rel=1e-6)) for row in rows]  # TensorBoard's float32
+    assert not list((tmp_path / "run").glob(".*")), "the rehearsal leaves nothing"
+    for name in ("best.model.pth", "latest.model.pth"):
+        loaded = load_checkpoint(tmp_path / "run" / name)
+        assert loaded.metadata["seed"] == 0
+        assert loaded.metadata["trainer.state_dict"]["epoch_length"] == 3
+    history = load_checkpoint(tmp_path / "run" / "latest.model.pth").metadata["trainer.state.epoch_history"]
+    assert history["validation/loss"] == [row["validation_loss"] for row in history_of(tmp_path / "run")]
+
+
+def test_best_is_the_epoch_with_the_lowest_validation_loss(dataset, tmp_path, monkeypatch):
+    losses = iter([3.0, 1.0, 2.0])
+    monkeypatch.setattr(Session, "validate", lambda self, network: next(losses))
+    train(dataset, tmp_path / "run", n_epochs=3)
+    assert [row["is_best"] for row in history_of(tmp_path / "run")] == [True, True, False]
+    assert load_checkpoint(tmp_path / "run" / "best.model.pth").metadata["trainer.state_dict"]["epoch"] == 2
+    assert load_checkpoint(tmp_path / "run" / "latest.model.pth").metadata["trainer.state_dict"]["epoch"] == 3
+
+
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_the_same_seed_gives_the_same_weights(dataset, tmp_path, n_workers):
+    """Twice in one process, with mixing here or in a worker: the random numbers do not know the difference."""
+    before = torch.get_rng_state()
+    train(dataset, tmp_path / "once")
+    train(dataset, tmp_path / "again", n_workers=n_workers)
+    assert_same_weights(weights_of(tmp_path / "once"), weights_of(tmp_path / "again"))
+    assert history_of(tmp_path / "once") == history_of(tmp_path / "again")
+    assert torch.equal(before, torch.get_rng_state()), "the caller's random numbers are its own"
+
+
+def test_another_seed_gives_other_weights(dataset, tmp_path):
+    train(dataset, tmp_path / "one", n_epochs=1)
+    train(dataset, tmp_path / "other", n_epochs=1, seed=1)
+    one, other = weights_of(tmp_path / "one"), weights_of(tmp_path / "other")
+    assert any(not torch.equal(value, other[name]) for name, value in one.items())
+
+
+RICH = {"learning_rate_schedule": "cosine", "gradient_clip_norm": 1.0, "weight_average_decay": 0.9, "n_mixtures": None}
+
+
+@pytest.mark.parametrize("changes", [{}, RICH], ids=["specified", "all options"])
+def test_four_epochs_are_two_and_two_more(dataset, tmp_path, monkeypatch, changes):
+    """To the last bit, dropout and all; the first two with a worker, which must not matter either."""
+    preset = tiny_preset(n_epochs=4, dropout=0.3, **changes)
+    train(dataset, tmp_path / "straight", preset=preset)
+
+    def write_and_stop(run, folder):
+        journal.write_epoch(run, folder)
+        if run.n_epochs_done == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vocal_extraction.training.loop.write_epoch", write_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(dataset, tmp_path / "resumed", preset=preset, n_workers=1)
+    train(dataset, tmp_path / "resumed", preset=preset, resume=True)
+    assert_same_weights(weights_of(tmp_path / "straight"), weights_of(tmp_path / "resumed"))
+    assert history_of(tmp_path / "straight") == history_of(tmp_path / "resumed")
+
+
+def test_an_epoch_whose_state_was_not_written_comes_again(dataset, tmp_path, monkeypatch):
+    """Stopped when checkpoints and history tell of the second epoch already, and the state does not yet."""
+    train(dataset, tmp_path / "straight")
+    save_state = Run.save_state
+
+    def stop_before_the_second(run, folder):
+        if run.n_epochs_done == 2:
+            raise KeyboardInterrupt
+        save_state(run, folder)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "save_state", stop_before_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            train(dataset, tmp_path / "resumed")
+    assert len(history_of(tmp_path / "resumed")) == 2
+    train(dataset, tmp_path / "resumed", resume=True)
+    assert_same_weights(weights_of(tmp_path / "straight"), weights_of(tmp_path / "resumed"))
+    assert history_of(tmp_path / "straight") == history_of(tmp_path / "resumed")
+
+
+def test_a_finished_run_can_be_prolonged(dataset, tmp_path):
+    train(dataset, tmp_path / "run", n_epochs=1)
+    train(dataset, tmp_path / "run", n_epochs=2, resume=True)
+    train(dataset, tmp_path / "straight", n_epochs=2)
+    assert_same_weights(weights_of(tmp_path / "run"), weights_of(tmp_path / "straight"))
+
+
+def test_what_cannot_be_resumed_says_why(dataset, tmp_path):
+    with pytest.raises(ResumeError, match="Nothing to resume"):
+        train(dataset, tmp_path / "run", resume=True)
+    train(dataset, tmp_path / "run", n_epochs=1)
+    with pytest.raises(ResumeError, match="other settings or another seed"):
+        train(dataset, tmp_path / "run", resume=True, seed=1)
+    state = tmp_path / "run" / STATE_NAME
+    state.write_bytes(state.read_bytes()[:1_000])
+    with pytest.raises(ResumeError, match="cannot be resumed from"):
+        train(dataset, tmp_path / "run", resume=True)
+
+
+def test_a_loss_that_is_not_finite_names_the_mixture_and_keeps_the_checkpoint(dataset, tmp_path, monkeypatch):
+    train(dataset, tmp_path / "run", n_epochs=1)
+    before = weights_of(tmp_path / "run")
+    original = loop.item_losses
+
+    def spoil_mixture_5(network, sources, *, preset):
+        losses = original(network, sources, preset=preset)
+        is_mixture_5 = sources[:, 0, 0, 1_000] == sources_of_5[0, 0, 1_000]
+        return losses + torch.where(is_mixture_5, math.nan, 0.0)
+
+    sources_of_5 = session_of(tiny_preset(), dataset, tmp_path / "run").material.training_mixtures[(0, 5)]["sources"]
+    monkeypatch.setattr("vocal_extraction.training.loop.item_losses", spoil_mixture_5)
+    with pytest.raises(TrainingError, match=r"not finite at mixture 5 of epoch 0 \(seed 0\)"):
+        train(dataset, tmp_path / "run", n_epochs=9, resume=True)
+    assert_same_weights(before, weights_of(tmp_path / "run"))
+
+
+def copy_with(dataset, subset, stem, change, *, folder="foreground"):
+    """Replace the songs of one stem by changed copies."""
+    part = dataset / subset / folder
+    original = part.resolve()
+    part.unlink()
+    for wav in original.rglob("*.wav"):
+        audio, rate = soundfile.read(wav, dtype="float32")
+        copy = part / wav.relative_to(original)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        audio, rate = change(audio, rate) if wav.parent.name == stem else (audio, rate)
+        soundfile.write(copy, audio, rate, subtype="FLOAT")
+
+
+def test_stems_with_nan_are_noticed_before_the_first_epoch(dataset, tmp_path):
+    copy_with(dataset, "train", "vocals", lambda audio, rate: (audio * np.float32(math.nan), rate))
+    with pytest.raises(TrainingError, match="not finite at mixture"):
+        train(dataset, tmp_path / "run")
+    assert not (tmp_path / "run" / "history.jsonl").exists()
+
+
+def test_a_broken_validation_folder_is_noticed_before_the_first_epoch(dataset, tmp_path, monkeypatch):
+    copy_with(dataset, "valid", "drums", lambda audio, rate: (audio, 22_050))
+    monkeypatch.setattr(Session, "train_epoch", lambda *_: pytest.fail("the first epoch began"))
+    with pytest.raises(RenderingError, match=r"drums.*22050 Hz, but 44100 Hz"):
+        train(dataset, tmp_path / "run")
+
+
+def test_a_checkpoint_folder_that_cannot_be_is_noticed_before_the_first_epoch(dataset, tmp_path, monkeypatch):
+    (tmp_path / "run").write_text("a file, no folder")
+    monkeypatch.setattr(Session, "train_epoch", lambda *_: pytest.fail("the first epoch began"))
+    with pytest.raises(StorageError, match="run"):
+        train(dataset, tmp_path / "run")
+
+
+def test_early_stopping_stops_after_that_many_epochs_without_a_better_one(dataset, tmp_path, monkeypatch):
+    losses = iter([3.0, 2.0, 2.5, 2.1, 1.0])
+    monkeypatch.setattr(Session, "validate", lambda self, network: next(losses))
+    preset = tiny_preset(early_stopping_epochs=2, n_epochs=5, batches_per_epoch=1)
+    train(dataset, tmp_path / "run", preset=preset)
+    assert [row["epoch"] for row in history_of(tmp_path / "run")] == [1, 2, 3, 4]
+    train(dataset, tmp_path / "run", preset=preset, resume=True)
+    assert len(history_of(tmp_path / "run")) == 4, "a stopped run stays stopped"
+
+
+def test_cosine_schedule_rises_and_falls_to_nothing():
+    preset = tiny_preset(learning_rate_schedule="cosine", learning_rate=0.5, n_epochs=10, batches_per_epoch=100)
+    run, rates = Run(preset, seed=0, device=CPU), []
+    for run.n_steps in range(1_000):
+        rates.append(run.set_learning_rate())
+    n_rise = 20  # 2% of 1,000
+    assert rates[:n_rise] == pytest.approx([0.5 * (i + 1) / n_rise for i in range(n_rise)])
+    assert rates[n_rise + 490] == pytest.approx(0.25, rel=1e-9)  # half-way down
+    assert rates[n_rise:] == sorted(rates[n_rise:], reverse=True)
+    assert rates[-1] < 1e-5
+    assert run.optimizer.param_groups[0]["lr"] == rates[-1]
+
+
+def test_constant_schedule_is_constant():
+    run = Run(tiny_preset(), seed=0, device=CPU)
+    assert {run.set_learning_rate() for run.n_steps in (0, 10, 10_000)} == {1e-3}
+
+
+@pytest.mark.parametrize("largest_norm", [1e-4, None])
+def test_gradient_is_clipped(dataset, tmp_path, largest_norm):
+    session = session_of(tiny_preset(gradient_clip_norm=largest_norm, loss="waveform"), dataset, tmp_path)
+    session.step(session.material.training_mixtures.batch([(0, 0), (0, 1)]))
+    gradients = [weights.grad for weights in session.run.network.parameters()]
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
+    assert (norm <= 1e-4 * (1 + 1e-5)) == (largest_norm is not None)
+
+
+def test_weights_are_averaged_with_a_decay_that_rises():
+    """By the recursion written out: after the first copy, share 1 - min(decay, (1 + n) / (10 + n)) of what is new."""
+    run = Run(tiny_preset(weight_average_decay=0.5), seed=0, device=CPU)
+    assert run.average is not None
+    weights = next(run.network.parameters())
+    expected = None
+    for n in range(12):
+        with torch.no_grad():
+            weights.fill_(float(n))
+        run.average.update_parameters(run.network)
+        share = 1 - min(0.5, (1 + n) / (10 + n))
+        expected = float(n) if expected is None else expected + share * (n - expected)
+    averaged = next(run.result.parameters())
+    assert averaged.flatten()[0].item() == pytest.approx(expected, rel=1e-5)
+    assert run.result is not run.network
+
+
+def test_mixed_precision_trains(dataset, tmp_path, monkeypatch):
+    """Where a CPU has no bfloat16 it is not chosen; here it is, so that the path is walked on every machine."""
+    plain = tiny_preset(n_epochs=1)
+    monkeypatch.setattr("vocal_extraction.training.loop.has_bfloat16", lambda device: True)
+    train(dataset, tmp_path / "mixed", preset=tiny_preset(n_epochs=1, mixed_precision=True))
+    train(dataset, tmp_path / "plain", preset=plain)
+    (mixed,), (full,) = history_of(tmp_path / "mixed"), history_of(tmp_path / "plain")
+    assert mixed["train_loss"] != full["train_loss"]
+    assert mixed["train_loss"] == pytest.approx(full["train_loss"], rel=0.02)  # bfloat16 has 8 bits
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+def test_network_is_compiled_where_that_is_chosen(dataset, tmp_path, monkeypatch, compiles):
+    """As above: the path of CUDA, with a stand-in for the compiler."""
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
+    monkeypatch.setattr("vocal_extraction.training.loop._COMPILING_DEVICES", ("cpu",))
+    session = session_of(tiny_preset(compile_network=compiles), dataset, tmp_path)
+    assert compiled == [session.run.network] * compiles
+    assert session.trained is session.run.network
+
+
+def test_share_of_waiting_is_the_time_between_steps(dataset, tmp_path, monkeypatch):
+    """By a clock that only the loader and the step move: 3 s for each batch, 1 s for each step."""
+    now_s = [0.0]
+
+    def pass_time(duration_s):
+        now_s[0] += duration_s
+        return 0.0
+
+    def slow_batches(loader):
+        for batch in loader:
+            pass_time(3.0)
+            yield batch
+
+    session = session_of(tiny_preset(batch_size=2), dataset, tmp_path)
+    monkeypatch.setattr("vocal_extraction.training.loop.time", types.SimpleNamespace(monotonic=lambda: now_s[0]))
+    monkeypatch.setattr("vocal_extraction.training.loop.batches_of", slow_batches)
+    monkeypatch.setattr(session, "step", lambda batch: pass_time(1.0))
+    row = session.train_epoch(1)
+    assert row["data_wait_share"] == 0.75
+    assert row["mixtures_per_s"] == 0.5
+
+
+def test_validation_mixtures_that_are_kept_are_read_where_they_are_needed(dataset, tmp_path, monkeypatch):
+    """The second validation asks no worker, and has the result of the first to the last bit."""
+    session = session_of(tiny_preset(n_validation_mixtures=5), dataset, tmp_path)
+    first = session.validate(session.run.result)
+    monkeypatch.setattr("vocal_extraction.training.material.batches_of", lambda _: pytest.fail("asked the loader"))
+    assert session.validate(session.run.result) == first
+
+
+def test_validation_on_songs_is_their_si_sdr(dataset, tmp_path):
+    preset = tiny_preset(n_validation_mixtures=None, loss="waveform", n_epochs=1)
+    train(dataset, tmp_path / "run", preset=preset)
+    (row,) = history_of(tmp_path / "run")
+    assert 0 < row["validation_loss"] < 60  # a network of one epoch loses more than it gains: SI-SDR below 0 dB
+
+
+def test_songs_without_vocals_cannot_be_validated_on(dataset, tmp_path):
+    copy_with(dataset, "valid", "vocals", lambda audio, rate: (0 * audio, rate))
+    with pytest.raises(DataError, match="No validation song has vocals"):
+        train(dataset, tmp_path / "run", preset=tiny_preset(n_validation_mixtures=None))
+
+
+def test_a_song_with_nan_is_named(dataset, tmp_path):
+    copy_with(dataset, "valid", "mixture", lambda audio, rate: (audio * np.float32(math.nan), rate), folder="mixture")
+    with pytest.raises(TrainingError, match="not finite at '"):
+        train(dataset, tmp_path / "run", preset=tiny_preset(n_validation_mixtures=None))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda audio, rate: (audio[:-1], rate), "differ in length or rate"),
+        (lambda audio, rate: (audio[:, :1], rate), "differ in length or rate"),
+        (lambda audio, rate: (audio, 48_000), "differ in length or rate"),
+    ],
+)
+def test_validation_songs_that_do_not_fit_are_named(dataset, tmp_path, change, message):
+    copy_with(dataset, "valid", "vocals", change)
+    with pytest.raises(DataError, match=message):
+        train(dataset, tmp_path / "run", preset=tiny_preset(n_validation_mixtures=None))
+
+
+def test_validation_songs_of_another_rate_are_named(dataset, tmp_path):
+    with pytest.raises(DataError, match="has 44100 Hz, expected 48000"):
+        session_of(tiny_preset(n_validation_mixtures=None, sample_rate=48_000), dataset, tmp_path)
+
+
+def test_missing_validation_songs_are_named(dataset, tmp_path):
+    (dataset / "valid" / "foreground").unlink()
+    (dataset / "valid" / "mixture").unlink()
+    with pytest.raises(DataError, match="No validation songs"):
+        train(dataset, tmp_path / "run", preset=tiny_preset(n_validation_mixtures=None))
+
+
+def test_a_network_of_two_channels_is_refused(dataset, tmp_path):
+    with pytest.raises(SettingsError, match="takes 2 channels together, but mixtures have 1"):
+        train(dataset, tmp_path / "run", preset=tiny_preset(num_audio_channels=2))
+
+
+def test_a_run_may_start_from_a_checkpoint(dataset, tmp_path):
+    """At a learning rate of almost nothing the weights stay what they were; another network is refused."""
+    train(dataset, tmp_path / "first", preset=tiny_preset(n_epochs=1))
+    started = {"start_from": tmp_path / "first" / "latest.model.pth"}
+    train(dataset, tmp_path / "second", preset=tiny_preset(n_epochs=1, learning_rate=1e-12), seed=1, **started)
+    before, after = weights_of(tmp_path / "first"), weights_of(tmp_path / "second")
+    learned = [name for name in before if "batch_norm.running" not in name and "batches" not in name]
+    assert all(torch.allclose(before[name], after[name], atol=1e-9) for name in learned)
+    with pytest.raises(TrainingError, match="another network"):
+        train(dataset, tmp_path / "third", preset=tiny_preset(n_epochs=1, hidden_size=9), **started)
+
+
+@pytest.mark.parametrize("stereo, n_channels", [("each", 2), ("mid-side", 1), ("mid-side", 2)])
+def test_a_network_trains_on_stereo(dataset, tmp_path, stereo, n_channels):
+    preset = tiny_preset(
+        stereo=stereo, num_audio_channels=n_channels, channels="stereo", n_validation_mixtures=None, n_epochs=1
+    )
+    train(dataset, tmp_path / "run", preset=preset)
+    assert load_checkpoint(tmp_path / "run" / "best.model.pth").signal.stereo == stereo
+    (row,) = history_of(tmp_path / "run")
+    assert 0 < row["validation_loss"] < 60
+
+
+@pytest.mark.parametrize("n_sources", [2, 4])
+@pytest.mark.parametrize("loss", ["magnitude_l1", "waveform"])
+def test_networks_of_several_sources_train(dataset, tmp_path, n_sources, loss):
+    preset = tiny_preset(num_sources=n_sources, activation="softmax", loss=loss)
+    session = session_of(preset, dataset, tmp_path)
+    batch = session.material.training_mixtures.batch([(0, 0), (0, 1)])
+    assert batch["sources"].shape[1] == max(n_sources, 2)
+    losses = [session.step(batch) for _ in range(8)]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has MPS, so it cannot be missing")
+def test_apples_gpu_is_taken_where_there_is_no_cuda(tmp_path, monkeypatch):
+    """One is claimed here, so that asking for it fails, by its name."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with pytest.raises(DeviceError, match="'mps' cannot be used"):
+        train(tmp_path, tmp_path / "run", device="auto")
+
+
+def test_no_epochs_are_refused(dataset, tmp_path):
+    with pytest.raises(SettingsError, match="n epochs must be 1 to a million"):
+        train(dataset, tmp_path / "run", n_epochs=0)
+
+
+def test_fixed_set_has_the_size_asked_for(dataset, tmp_path):
+    """The specification's call: `train_model(maximum_number_of_mixtures=...)`."""
+    preset = tiny_preset(batches_per_epoch=4)
+    train_model(
+        maximum_number_of_mixtures=3,
+        preset=preset,
+        dataset_folder=dataset,
+        checkpoint_folder=tmp_path / "run",
+        n_epochs=1,
+        n_workers=0,
+        cache_bytes=10**9,
+        progress=False,
+    )
+    assert len(list((dataset / "train" / "rendered").rglob("*.npy"))) == 3
+
+
+def test_progress_tells_losses_speed_waiting_and_the_time_left(dataset, tmp_path, capsys):
+    train(dataset, tmp_path / "run", progress=True)
+    told = capsys.readouterr().err
+    for part in ("epoch 1 of 2", "validation loss", "mixtures/s", "% of the time waiting for data", "min left"):
+        assert part in told
+
+
+def test_nothing_is_said_without_progress(dataset, tmp_path, capsys):
+    train(dataset, tmp_path / "run", n_epochs=1)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
+def test_presets_make_a_step(dataset, tmp_path, preset):
+    session = session_of(preset, dataset, tmp_path)
+    assert math.isfinite(session.step(session.material.training_mixtures.batch(list(session.material.order)[:2])))

@@ -1,0 +1,36 @@
+"""Music source separation: a song in, its stems out; the networks that do it, their training and their evaluation.
+
+The public functions are imported when they are asked for, so that ``import vocal_extraction`` does not wait for torch
+and nussl.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "2.0.0.dev0"
+
+_MODULES = {
+    "train_model": "training",
+    "evaluate_model": "evaluation",
+    "create_model": "networks",
+    "extract_vocals": "extraction",
+    "extract_songs": "extraction",
+    "separate": "separation",
+    "load_checkpoint": "checkpointing",
+}
+
+__all__ = ["__version__", *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    """Import one of the public functions from its module."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from vocal_extraction.command_line.programs import put_programs_on_path
+
+    put_programs_on_path()
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,222 @@
+"""Whole files only: what is written here appears under its final name complete, or not at all.
+
+A file is written beside its final place under a temporary name, flushed to the disk and renamed, which POSIX makes
+atomic; a crash leaves at most a temporary file, which `remove_leftovers` takes away on the next start. Every
+module that writes a result goes through `whole_file`.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from vocal_extraction.errors import VocalExtractionError
+
+_ASIDE = ".partial-"
+_MOST_STEM_BYTES = 120
+_MOST_SUFFIX_BYTES = 20
+"""A temporary name keeps this much of the final one, so that it stays within the 255 bytes of a file's name."""
+
+_LONGEST_SHOWN = 200
+
+_counter = itertools.count()
+_being_written: set[str] = set()
+"""Names of the temporary files of this process."""
+
+_REMEDIES = {
+    errno.ENOSPC: "The disk is full. Free some space and run the same command again",
+    errno.EDQUOT: "The disk quota is used up. Free some space and run the same command again",
+    errno.EROFS: "The folder is read-only. Choose another one",
+    errno.EACCES: "Permission was denied. Choose another folder or change its permissions",
+    errno.EPERM: "Permission was denied. Choose another folder or change its permissions",
+    errno.ENAMETOOLONG: "The name is too long. Choose a shorter one",
+    errno.ENOENT: "The folder vanished. Run the same command again",
+    errno.EEXIST: "A file stands where a folder is needed. Choose another folder",
+    errno.ENOTDIR: "A file stands where a folder is needed. Choose another folder",
+}
+
+
+class StorageError(VocalExtractionError):
+    """A file could not be written; the text names it and the remedy."""
+
+
+def _explain(error: OSError, path: Path) -> StorageError:
+    reason = _REMEDIES.get(error.errno or 0, f"{error.strerror or error}. Check the disk and try again")
+    return StorageError(f"Cannot write {path}. {reason}.")
+
+
+def sentence_of(error: OSError) -> str:
+    """Say what the system refused that no room has put into words of its own, and what to do.
+
+    >>> sentence_of(FileNotFoundError(errno.ENOENT, "No such file or directory", "song.wav"))
+    'song.wav: No such file or directory. Look at the path, its permissions and the disk, and run it again.'
+    """
+    names = [ascii(name)[1:-1] for name in (error.filename, error.filename2) if isinstance(name, str)]
+    what = ", ".join(name if len(name) <= _LONGEST_SHOWN else name[:_LONGEST_SHOWN] + "..." for name in names)
+    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    return f"{what + ': ' if what else ''}{reason}. Look at the path, its permissions and the disk, and run it again."
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on leaving without an error, sync it and rename it to `path`.
+
+    Parameters
+    ----------
+    path
+        Where the file shall stand. Missing parent folders are made.
+
+    Yields
+    ------
+    Path
+        A path with the same suffix in the same folder, to be written by the caller.
+
+    Raises
+    ------
+    StorageError
+        If the folder cannot be made, something other than an ordinary file stands at `path`, the disk is full or the
+        rename fails; nothing stands under `path` then that did not stand there before.
+    """
+    final = Path(path)
+    aside = _name_aside(final)
+    _being_written.add(aside.name)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        # To rename over a folder fails, but over a device, as /dev/null, it would not.
+        if final.exists() and not final.is_file():
+            raise StorageError(f"Cannot write {final}. It is no ordinary file. Choose another name.")
+        yield aside
+        with open(aside, "rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(aside, final)
+    except OSError as error:
+        if not _concerns(error, aside, final):
+            raise
+        raise _explain(error, final) from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        _being_written.discard(aside.name)
+
+
+def _name_aside(final: Path) -> Path:
+    """Return a temporary path beside `final` that no other process and no other call has."""
+    if not final.name or "\0" in str(final):
+        raise StorageError(f"Cannot write {str(final)!r}. It names no file. Choose another name.")
+    suffix = final.suffix if len(os.fsencode(final.suffix)) <= _MOST_SUFFIX_BYTES else ""
+    stem = os.fsencode(final.stem)[:_MOST_STEM_BYTES].decode(errors="ignore")
+    return final.with_name(f"{_ASIDE}{os.getpid()}-{next(_counter)}-{stem}{suffix}")
+
+
+def _concerns(error: OSError, aside: Path, final: Path) -> bool:
+    """Whether an error is about the file being written, and not about another one that the caller works with."""
+    if not isinstance(error.filename, str | bytes):
+        return True
+    return Path(os.fsdecode(error.filename)) in (aside, final, *final.parents)
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path, *, doing: str) -> Iterator[None]:
+    """Keep other processes from doing the same in `folder`; the system ends that with this process, however it ends.
+
+    Raises
+    ------
+    StorageError
+        If another process is at it already, or the folder cannot be written.
+    """
+    path = folder / ".lock"
+    lock = _locked(path)
+    if lock is None:
+        raise StorageError(
+            f"Another process is {doing} in {folder}. Wait until it has ended, or choose another folder."
+        )
+    with lock:
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _locked(path: Path) -> IO[bytes] | None:
+    """Open and lock a file that is still there when it is locked; return None if another process has locked it."""
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = open(path, "ab")  # noqa: SIM115 - closed by the caller, or below
+        except OSError as error:
+            raise _explain(error, path) from error
+        try:
+            # Not flock: children that outlive a killed process would hold on to that.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and path.stat().st_ino == os.fstat(lock.fileno()).st_ino:
+                return lock
+        except (BlockingIOError, PermissionError):
+            lock.close()
+            return None
+        except OSError:
+            # Removed in this very moment by whoever had it; or a file system that has no locks, as some of networks.
+            if path.exists():
+                return lock
+        lock.close()
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes | memoryview) -> None:
+    """Write `content` to `path`, whole."""
+    with whole_file(path) as aside:
+        aside.write_bytes(content)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    r"""Write `text` as UTF-8 to `path`, whole.
+
+    What is no character, as the bytes of a file's name that is not UTF-8, is written as ``\udcff``: in JSON that reads
+    back as it was.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"))
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Write `content` as indented JSON to `path`, whole; NaN and infinity are refused, since JSON has neither."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> int:
+    """Remove what processes that no longer live left half-written below `folder`; return how many files."""
+    n_removed = 0
+    # Another process may clean up, or take the folder away, at the same time.
+    with contextlib.suppress(FileNotFoundError):
+        for aside in Path(folder).rglob(f"{_ASIDE}*"):
+            if not _has_writer(aside):
+                with contextlib.suppress(OSError):
+                    aside.unlink()
+                    n_removed += 1
+    return n_removed
+
+
+def _has_writer(aside: Path) -> bool:
+    process_number = aside.name.removeprefix(_ASIDE).split("-")[0]
+    if not (process_number.isascii() and process_number.isdigit()):
+        return False
+    if int(process_number) == os.getpid():
+        # In a container, every start may have the number of the one that was killed.
+        return aside.name in _being_written
+    try:
+        os.kill(int(process_number), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of the file at `path` in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,40 @@
+"""The format of a checkpoint: what ``nussl.ml.SeparationModel.save`` writes, read as data.
+
+It is a zip archive of torch's with a pickled dictionary: ``state_dict``, ``config`` (the network's architecture as
+JSON) and ``metadata`` (STFT, sample rate, transforms, history). A file may come from anywhere, so it is never unpickled
+freely. Data comes out, or a `CheckpointError`; no code runs. docs/checkpoints.md lists the contents and the steps.
+"""
+
+from vocal_extraction.checkpointing.archive import LARGEST_BYTES, CheckpointError, contents_of, reason_of
+from vocal_extraction.checkpointing.loading import (
+    LoadedModel,
+    default_checkpoint,
+    load_checkpoint,
+    shipped_checkpoint,
+    shipped_checkpoints,
+)
+from vocal_extraction.checkpointing.reading import STFTParams, allowed_classes, parse_checkpoint, read_checkpoint
+from vocal_extraction.checkpointing.rebuilding import MaskNetwork, rebuild
+from vocal_extraction.checkpointing.saving import FORMAT_VERSION, save_checkpoint, save_network, source_names
+
+__all__ = [
+    "FORMAT_VERSION",
+    "LARGEST_BYTES",
+    "CheckpointError",
+    "LoadedModel",
+    "MaskNetwork",
+    "STFTParams",
+    "allowed_classes",
+    "contents_of",
+    "default_checkpoint",
+    "load_checkpoint",
+    "parse_checkpoint",
+    "read_checkpoint",
+    "reason_of",
+    "rebuild",
+    "save_checkpoint",
+    "save_network",
+    "shipped_checkpoint",
+    "shipped_checkpoints",
+    "source_names",
+]

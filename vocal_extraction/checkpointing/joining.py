@@ -1,0 +1,106 @@
+"""Several trained networks as one: their checkpoints joined to one whose masks are the mean of theirs.
+
+Networks that were trained apart, from other seeds, are wrong in other places, so that their mean errs less, at the
+price of the time that each of them takes. docs/models.md has figures.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vocal_extraction.atomic_files import StorageError
+from vocal_extraction.checkpointing import (
+    CheckpointError,
+    LoadedModel,
+    MaskNetwork,
+    load_checkpoint,
+    read_checkpoint,
+    save_network,
+)
+from vocal_extraction.networks import NETWORKS, EnsembleMaskInference
+
+_PREFIX = "layers.model."
+_TOLD_OF_MEMBERS = ("seed", "git_commit", "training_s", "n_steps", "machine")
+_NOT_OF_ALL = ("trainer.state_dict", "trainer.state.epoch_history", "optimizer", "loss_dictionary", "nussl_version")
+
+
+def join_checkpoints(paths: Sequence[str | Path], output_path: str | Path, *, overwrite: bool = False) -> Path:
+    """Join checkpoints of one kind to one checkpoint, which `evaluate` and `extract` take like any other.
+
+    Parameters
+    ----------
+    paths
+        Two or more checkpoints of the same network, trained for the same signal.
+    output_path
+        Where to.
+    overwrite
+        Whether a file that is there may be replaced.
+
+    Returns
+    -------
+    Path
+        `output_path`. Its metadata tells of each member, under ``members``, the SHA-256 of its file and what is known
+        of its training.
+
+    Raises
+    ------
+    CheckpointError
+        If a file cannot be read, there is only one, or they are not of one kind.
+    SettingsError
+        If there are more than an `EnsembleMaskInference` may have.
+    StorageError
+        If the file cannot be written, or is there already.
+
+    Examples
+    --------
+    >>> join_checkpoints(["a.pth"], "joined.pth")
+    Traceback (most recent call last):
+    ...
+    vocal_extraction.checkpointing.archive.CheckpointError: An ensemble takes two checkpoints or more, got 1.
+    """
+    output_path = Path(output_path)
+    if len(paths) < 2:
+        raise CheckpointError(f"An ensemble takes two checkpoints or more, got {len(paths)}.")
+    if output_path.exists() and not overwrite:
+        raise StorageError(f"{output_path} is there already. Name another file, or say --overwrite.")
+    models = [load_checkpoint(path) for path in paths]
+    kind, arguments = _common_kind(models)
+    network = EnsembleMaskInference.build(member=kind, n_members=len(models), **arguments)
+    network.load_state_dict(
+        {
+            f"{_PREFIX}members.{number}.{name.removeprefix(_PREFIX)}": values
+            for number, model in enumerate(models)
+            for name, values in model.network.state_dict().items()
+        }
+    )
+    # Its transforms shall be nussl's own objects, as nussl's separators want them.
+    metadata = read_checkpoint(paths[0], with_nussl=True)["metadata"]
+    for key in (*_TOLD_OF_MEMBERS, *_NOT_OF_ALL, "config"):
+        metadata.pop(key, None)
+    metadata["members"] = [
+        {"sha256": model.sha256, **{key: model.metadata[key] for key in _TOLD_OF_MEMBERS if key in model.metadata}}
+        for model in models
+    ]
+    return save_network(output_path, network, metadata=metadata)
+
+
+def _common_kind(models: Sequence[LoadedModel]) -> tuple[str, dict[str, Any]]:
+    """Return class and arguments of networks that hear and give the same.
+
+    Raises
+    ------
+    CheckpointError
+        If one differs from the first, or is none of this project's networks.
+    """
+    kinds = []
+    for model in models:
+        network = model.network
+        if not isinstance(network, MaskNetwork) or network.kind not in NETWORKS:
+            raise CheckpointError(f"{model.path} cannot be a member: expected one network of {' or '.join(NETWORKS)}.")
+        kinds.append((network.kind, network.arguments, model.signal, model.n_channels, model.source_names))
+        if kinds[-1] != kinds[0]:
+            raise CheckpointError(
+                f"{models[0].path} and {model.path} are of two kinds. Join networks of one architecture that were "
+                "trained for the same signal and sources."
+            )
+    return kinds[0][:2]

@@ -1,0 +1,178 @@
+"""From a checkpoint's file to plain values, through gates each of which would by itself keep code out.
+
+1. `archive` unpacks it, `survey` finds out what its pickle would make.
+2. `torch.load` with ``weights_only``, and no class allowed besides but nussl's plain ones, reads the records.
+3. `_plain` copies what came out into fresh dictionaries and lists, within bounds.
+"""
+
+import contextlib
+import pickle
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vocal_extraction.checkpointing.archive import CheckpointError, contents_of, packed, reason_of, records_of
+from vocal_extraction.checkpointing.survey import (
+    NUMPY_FORMATS,
+    NUMPY_SCALARS,
+    STFT_PARAMS,
+    TRANSFORMS,
+    TRANSFORMS_MODULE,
+    RefusedError,
+    survey,
+)
+
+_MOST_VALUES = 2**20
+"""Values and characters that a checkpoint may hold beside its weights."""
+_DEEPEST = 32
+"""How deep its dictionaries and lists may be nested."""
+
+_DAMAGE = (
+    *(RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError),
+    *(EOFError, OSError, MemoryError, struct.error),
+)
+"""What torch and Python raise on a file that is cut short or altered."""
+
+_loading = threading.Lock()
+"""torch keeps one list of allowed classes for all threads."""
+
+
+class STFTParams(NamedTuple):
+    """Stands in for ``nussl.STFTParams`` where nussl itself need not be imported."""
+
+    window_length: int | None = None
+    hop_length: int | None = None
+    window_type: str | None = None
+
+
+_STAND_INS: dict[str, Any] = {name: type(name, (), {"__module__": __name__}) for name in TRANSFORMS}
+"""Classes that only hold what nussl's transforms of these names held."""
+
+
+class _NumpyType:
+    """Stands in for ``numpy.dtype`` in what a NumPy scalar was pickled as."""
+
+    def __init__(self, code: str, _align: bool, _copy: bool) -> None:
+        self.format, self.order = NUMPY_FORMATS[code], "<"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = {"<": "<", ">": ">", "|": "<"}[state[1]]
+
+
+def _number(kind: _NumpyType, data: bytes) -> float:
+    """Return a NumPy scalar as the Python number that it stands for."""
+    value: float = struct.unpack(kind.order + kind.format, data)[0]
+    return value
+
+
+def read_checkpoint(path: str | Path, *, with_nussl: bool = False) -> dict[str, Any]:
+    """Read a checkpoint's dictionary without running any code that it may hold.
+
+    Parameters
+    ----------
+    path
+        The file.
+    with_nussl
+        True: the transforms in the metadata are nussl's own objects, as its separators want them. False: plain
+        stand-ins, and nussl is not imported.
+
+    Returns
+    -------
+    dict
+        ``state_dict``, ``metadata`` and, in all but the oldest files, ``config``. NumPy's numbers are Python's.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, damaged, of another format, or holds anything but weights and plain values.
+    """
+    return parse_checkpoint(contents_of(path), name=str(path), with_nussl=with_nussl)
+
+
+def parse_checkpoint(contents: bytes, *, name: str, with_nussl: bool = False) -> dict[str, Any]:
+    """Do what `read_checkpoint` does, on the contents of a file that messages call `name`."""
+    records = records_of(contents, name=name)
+    try:
+        survey(records)
+        with _loading, allowed_classes(with_nussl=with_nussl):
+            loaded = torch.load(packed(records), map_location="cpu", weights_only=True)
+        loaded = _plain(loaded)
+    except (RefusedError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"{name} was refused: it holds more than weights and plain values ({reason_of(error)})."
+        ) from error
+    except _DAMAGE as error:
+        raise CheckpointError(f"{name} is damaged ({reason_of(error)}). Train or download it again.") from error
+    state = loaded.get("state_dict") if isinstance(loaded, dict) else None
+    if not _is_state(state) or not isinstance(loaded.get("metadata"), dict):
+        raise CheckpointError(f"{name} is no checkpoint of nussl's: it lacks 'state_dict' or 'metadata'.")
+    return loaded
+
+
+def _is_state(state: Any) -> bool:
+    """Whether a value is a state dictionary: tensors by name."""
+    return isinstance(state, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    )
+
+
+@contextlib.contextmanager
+def allowed_classes(*, with_nussl: bool) -> Iterator[None]:
+    """Let `torch.load` make NumPy's scalars and nussl's plain metadata classes, or stand-ins of their names.
+
+    Parameters
+    ----------
+    with_nussl
+        Whether they are nussl's own; then nussl's own loader, too, reads a checkpoint of this project in here.
+    """
+    stft_params, transforms = STFTParams, _STAND_INS
+    if with_nussl:
+        from vocal_extraction.compatibility import nussl
+
+        stft_params = nussl.STFTParams
+        transforms = {name: getattr(nussl.datasets.transforms, name) for name in TRANSFORMS}
+    allowed: list[Any] = [
+        (_NumpyType, "numpy.dtype"),
+        *((_number, name) for name in NUMPY_SCALARS),
+        (stft_params, STFT_PARAMS),
+        *((transform, f"{TRANSFORMS_MODULE}.{name}") for name, transform in transforms.items()),
+    ]
+    with torch.serialization.safe_globals(allowed):
+        yield
+
+
+def _plain(content: Any) -> Any:
+    """Copy what was loaded, within bounds: no cycles, no endless repetition, no text that cannot be written."""
+    n_left = _MOST_VALUES
+
+    def copied(value: Any, depth: int) -> Any:
+        nonlocal n_left
+        n_left -= 1 + (len(value) if isinstance(value, str) else 0)
+        if n_left < 0 or depth > _DEEPEST:
+            raise ValueError("its metadata is too large or too deep")
+        if isinstance(value, dict):
+            # Called so because an OrderedDict may carry attributes that hide its methods.
+            return {copied(key, depth + 1): copied(item, depth + 1) for key, item in dict.items(value)}
+        if isinstance(value, list | tuple):
+            items = [copied(item, depth + 1) for item in value]
+            return items if isinstance(value, list) else _tuple_like(value, items)
+        if type(value).__name__ in TRANSFORMS:
+            transform = object.__new__(type(value))
+            vars(transform).update(copied(vars(value), depth + 1))
+            return transform
+        if isinstance(value, str):
+            value.encode()  # half a surrogate pair would fail later, in a report
+        elif not isinstance(value, bool | int | float | Tensor | None):
+            raise RefusedError(f"a {type(value).__name__}")
+        return value
+
+    return copied(content, 0)
+
+
+def _tuple_like(value: tuple[Any, ...], items: list[Any]) -> tuple[Any, ...]:
+    return tuple(items) if type(value) is tuple else type(value)(*items)

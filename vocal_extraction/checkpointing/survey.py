@@ -1,0 +1,233 @@
+"""The inner gate: what a pickle would make, found out without making anything.
+
+A pickle is a program for a small machine with a stack. `survey` follows it opcode by opcode, in the subset that
+``torch.save`` writes, and keeps for each value only what it would be. Whatever is not on the list below is refused; so
+are tensors that reach beyond the elements in the file, for torch would grant them memory, tensors that have more
+elements than the file by taking some of them twice, for a network would grant them memory, and calls that torch allows
+although three hundred bytes of them ask for gigabytes (``bytearray(10**12)``, hexadecimal of hexadecimal and so on).
+
+Source: the opcodes as Python's module pickletools documents them.
+"""
+
+import dataclasses
+import pickletools
+from typing import Any
+
+from vocal_extraction.checkpointing.archive import PICKLE
+
+TRANSFORMS_MODULE = "nussl.datasets.transforms"
+TRANSFORMS = (
+    "Compose",
+    "SumSources",
+    "MagnitudeSpectrumApproximation",
+    "PhaseSensitiveSpectrumApproximation",
+    "MagnitudeWeights",
+    "IndexSources",
+    "GetExcerpt",
+    "GetAudio",
+    "ToSeparationModel",
+    "LabelsToOneHot",
+)
+"""nussl's transforms that only hold settings; `Cache`, which opens files, is not among them."""
+
+STFT_PARAMS = "nussl.core.audio_signal.STFTParams"
+
+NUMPY_SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+"""What makes a NumPy scalar of its bytes: NumPy 1's name of it, and NumPy 2's."""
+
+NUMPY_FORMATS = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b", "u1": "B", "b1": "?"}
+"""NumPy's codes of the scalars that metadata may hold, and how `struct` spells them."""
+
+_ELEMENT_BYTES = {
+    "torch.DoubleStorage": 8,
+    "torch.LongStorage": 8,
+    "torch.FloatStorage": 4,
+    "torch.IntStorage": 4,
+    "torch.HalfStorage": 2,
+    "torch.BFloat16Storage": 2,
+    "torch.ShortStorage": 2,
+    "torch.CharStorage": 1,
+    "torch.ByteStorage": 1,
+    "torch.BoolStorage": 1,
+}
+_FUNCTIONS = ("collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "_codecs.encode", "numpy.dtype")
+_CLASSES = (STFT_PARAMS, *(f"{TRANSFORMS_MODULE}.{name}" for name in TRANSFORMS))
+_NAMES = {*_FUNCTIONS, *NUMPY_SCALARS, *_CLASSES, *_ELEMENT_BYTES}
+"""All that a pickle may refer to."""
+
+_MOST_AXES = 8
+_DEEPEST = 64
+"""How many dictionaries, lists and tuples may be open at once."""
+
+
+class RefusedError(ValueError):
+    """A pickle asks for something that no checkpoint needs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Global:
+    """A name that the pickle refers to."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Storage:
+    """Where the elements of tensors lie."""
+
+    key: str
+    kind: str
+    n_elements: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Made:
+    """What a container or an allowed call would be."""
+
+    kind: str
+
+
+_CONSTANTS: dict[str, Any] = {
+    "NONE": None,
+    "NEWTRUE": True,
+    "NEWFALSE": False,
+    "EMPTY_TUPLE": (),
+    "EMPTY_DICT": _Made("dictionary"),
+    "EMPTY_LIST": _Made("list"),
+}
+_LITERALS = ("BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT")
+_TUPLE_LENGTHS = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_WITH_STATE = (_Made("OrderedDict"), _Made("NumPy type"), _Made("transform"))
+
+
+def survey(records: dict[str, bytes]) -> None:
+    """Check the pickle of an archive's records.
+
+    Raises
+    ------
+    RefusedError
+        If it would make anything but weights and plain values.
+    ValueError, LookupError
+        If it is damaged, or its tensors are not what the file holds.
+    """
+    machine = _Machine(records)
+    for opcode, argument, _ in pickletools.genops(records[PICKLE]):
+        machine.step(opcode.name, argument)
+
+
+class _Machine:
+    """A pickle's machine that keeps of each value only what it would be."""
+
+    def __init__(self, records: dict[str, bytes]) -> None:
+        self.records = records
+        self.stack: list[Any] = []
+        self.stacks_below: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+        self.storages: dict[str, _Storage] = {}
+        self.n_elements_taken: dict[str, int] = {}
+
+    def step(self, opcode: str, argument: Any) -> None:
+        stack = self.stack
+        if opcode in _LITERALS:
+            stack.append(argument)
+        elif opcode in _CONSTANTS:
+            stack.append(_CONSTANTS[opcode])
+        elif opcode in ("BINPUT", "LONG_BINPUT"):
+            self.memo[argument] = stack[-1]
+        elif opcode in ("BINGET", "LONG_BINGET"):
+            stack.append(self.memo[argument])
+        elif opcode == "GLOBAL":
+            stack.append(_known(argument.replace(" ", ".")))
+        elif opcode == "MARK":
+            self.stacks_below.append(stack)
+            self.stack = []
+            if len(self.stacks_below) > _DEEPEST:
+                raise ValueError("its contents are nested too deep")
+        elif opcode in ("TUPLE", "APPENDS", "SETITEMS"):
+            self.stack = self.stacks_below.pop()
+            if opcode == "TUPLE":
+                self.stack.append(tuple(stack))
+        elif opcode in _TUPLE_LENGTHS:
+            stack.append(self._popped(_TUPLE_LENGTHS[opcode]))
+        elif opcode in ("APPEND", "SETITEM"):
+            self._popped(1 if opcode == "APPEND" else 2)
+        elif opcode == "REDUCE":
+            stack.append(self._called(*self._popped(2)))
+        elif opcode == "NEWOBJ":
+            stack.append(_instance(*self._popped(2)))
+        elif opcode == "BUILD":
+            self._popped(1)
+            if stack[-1] not in _WITH_STATE:
+                raise RefusedError("it sets the state of something that has none")
+        elif opcode == "BINPERSID":
+            stack.append(self._stored(*self._popped(1)))
+        elif opcode not in ("PROTO", "STOP"):
+            raise RefusedError(f"it uses the opcode {opcode}")
+
+    def _popped(self, n: int) -> tuple[Any, ...]:
+        if len(self.stack) < n:
+            raise ValueError("its pickle takes more than was put in")
+        items = tuple(self.stack[-n:])
+        del self.stack[-n:]
+        return items
+
+    def _called(self, function: Any, arguments: Any) -> _Made:
+        """Say what a call would make, if it is one of those that a checkpoint needs, with arguments that fit."""
+        name = function.name if isinstance(function, _Global) else ""
+        match name, arguments:
+            case "collections.OrderedDict", ():
+                return _Made("OrderedDict")
+            case "torch._utils._rebuild_tensor_v2", (_Storage() as storage, offset, tuple(size), tuple(stride), _, _):
+                self._check_tensor(storage, offset, size, stride)
+                return _Made("tensor")
+            case "_codecs.encode", (str(), "latin1"):
+                return _Made("bytes")
+            case "numpy.dtype", (str(code), _, _) if code in NUMPY_FORMATS:
+                return _Made("NumPy type")
+            case _, (_Made("NumPy type"), _Made("bytes")) if name in NUMPY_SCALARS:
+                return _Made("number")
+        raise RefusedError(f"it calls {name!a} with other arguments" if name else "it calls what is no function")
+
+    def _stored(self, identity: Any) -> _Storage:
+        """Return the storage that a persistent identity names; its record must have just that many bytes."""
+        match identity:
+            case ("storage", _Global(kind), str(key), str(), int(n_elements)) if kind in _ELEMENT_BYTES:
+                storage = _Storage(key, kind, n_elements)
+            case _:
+                raise RefusedError("it refers to something outside that is no storage")
+        if self.storages.setdefault(key, storage) != storage:
+            raise ValueError("it takes the same elements for two kinds")
+        if n_elements < 0 or len(self.records[f"data/{key}"]) != n_elements * _ELEMENT_BYTES[kind]:
+            raise ValueError(f"its elements {key[:80]!a} are not all there")
+        return storage
+
+    def _check_tensor(self, storage: _Storage, offset: Any, size: tuple[Any, ...], stride: tuple[Any, ...]) -> None:
+        """Refuse a tensor beyond its storage, and tensors that have more elements than it (as by strides of 0)."""
+        numbers = (offset, *size, *stride)
+        if len(size) != len(stride) or len(size) > _MOST_AXES or any(type(n) is not int or n < 0 for n in numbers):
+            raise ValueError("one of its tensors has no shape")
+        n_elements, last = 1, offset
+        for n, step in zip(size, stride, strict=True):
+            n_elements, last = n_elements * n, last + (n - 1) * step
+        n_taken = self.n_elements_taken[storage.key] = self.n_elements_taken.get(storage.key, 0) + n_elements
+        if n_elements and last >= storage.n_elements:
+            raise ValueError("one of its tensors is larger than its elements")
+        if n_taken > storage.n_elements:
+            raise ValueError(f"its tensors take {n_taken} elements of {storage.n_elements}")
+
+
+def _known(name: str) -> _Global:
+    """Refuse a name that no checkpoint needs."""
+    if name not in _NAMES:
+        raise RefusedError(f"it refers to {name[:80]!a}")
+    return _Global(name)
+
+
+def _instance(cls: Any, arguments: Any) -> _Made:
+    """Say what an instance made without its constructor would be, if it is one that a checkpoint needs."""
+    match cls, arguments:
+        case _Global(name), tuple() if name == STFT_PARAMS:
+            return _Made("STFTParams")
+        case _Global(name), () if name in _CLASSES:
+            return _Made("transform")
+    raise RefusedError("it makes an instance of what is no class of nussl's")

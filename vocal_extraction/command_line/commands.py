@@ -1,0 +1,207 @@
+"""One function a command: it fetches the room that does the work, calls it, and prints what came of it.
+
+Each takes the options that were typed as keyword arguments and returns the exit status. Results go to stdout; progress
+is the rooms' own business, on stderr.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vocal_extraction.errors import VocalExtractionError
+from vocal_extraction.settings import CHECKPOINT_FOLDER, DATASET_FOLDER, TRAINED_MODEL
+
+
+class MissingPartError(VocalExtractionError):
+    """A command needs packages that are not installed, or a folder that is not there."""
+
+
+def prepare(*, as_json: bool = False, **options: Any) -> int:
+    """Decode MUSDB18 into the dataset folder."""
+    from vocal_extraction.musdb_preparation import prepare_musdb
+
+    n_songs = prepare_musdb(**options)
+    if as_json:
+        print(json.dumps(n_songs))
+    else:
+        print("Prepared songs: " + ", ".join(f"{count} {subset}" for subset, count in n_songs.items()))
+    return 0
+
+
+def train(
+    *,
+    musdb_path: Path | None = None,
+    dataset_folder: Path = DATASET_FOLDER,
+    checkpoint_folder: Path = CHECKPOINT_FOLDER,
+    as_json: bool = False,
+    **options: Any,
+) -> int:
+    """Prepare the songs if that is still to be done, and train."""
+    # torchrun starts this once a process; the others wait inside train_model until the first has prepared.
+    is_first_process = os.environ.get("RANK", "0") == "0"
+    if is_first_process:
+        _prepare_if_needed(musdb_path, dataset_folder)
+    from vocal_extraction.training import train_model
+
+    try:
+        checkpoint = train_model(dataset_folder=dataset_folder, checkpoint_folder=checkpoint_folder, **options)
+    except KeyboardInterrupt:
+        if is_first_process and (checkpoint_folder / "latest.model.pth").exists():
+            print(f"\nThe last completed epoch is in {checkpoint_folder}; --resume continues it.", file=sys.stderr)
+        raise
+    if is_first_process:
+        print(json.dumps({"checkpoint": str(checkpoint)}) if as_json else f"Best checkpoint: {checkpoint}")
+    return 0
+
+
+def evaluate(
+    *,
+    musdb_path: Path | None = None,
+    dataset_folder: Path = DATASET_FOLDER,
+    models: Sequence[Path] = (),
+    preset_name: str | None = None,
+    estimates_folder: Path | None = None,
+    as_json: bool = False,
+    **options: Any,
+) -> int:
+    """Score a checkpoint, compare several, or score estimates that another separator made."""
+    if preset_name is not None:
+        from vocal_extraction.checkpointing import shipped_checkpoint
+
+        models = [shipped_checkpoint(preset_name)]
+    from vocal_extraction.evaluation import compare_models, evaluate_estimates, evaluate_model
+
+    _look_at_what_is_scored([*models] or [TRAINED_MODEL], estimates_folder)
+    if musdb_path is not None or not _holds_other_things(dataset_folder):
+        _prepare_if_needed(musdb_path, dataset_folder)
+
+    options |= {"dataset_folder": dataset_folder, "show": not as_json}
+    if estimates_folder is not None:
+        summary = evaluate_estimates(estimates_folder, **options).summary
+    elif len(models) > 1:
+        summary = compare_models(models, **options)
+    else:
+        summary = evaluate_model(*models, **options).summary
+    if as_json:
+        print(json.dumps(summary, ensure_ascii=False))
+    return 0
+
+
+def ensemble(*, as_json: bool = False, **options: Any) -> int:
+    """Join trained networks to one."""
+    from vocal_extraction.checkpointing.joining import join_checkpoints
+
+    checkpoint = join_checkpoints(**options)
+    print(json.dumps({"checkpoint": str(checkpoint)}) if as_json else f"Joined: {checkpoint}")
+    return 0
+
+
+def extract(
+    *,
+    songs: Sequence[str | Path] = (),
+    list_models: bool = False,
+    as_json: bool = False,
+    **options: Any,
+) -> int:
+    """Extract the vocals of songs; one that fails does not keep the others from being done."""
+    if list_models:
+        return _list_models(as_json=as_json)
+    from vocal_extraction.extraction import extract_songs
+
+    outcomes = extract_songs(songs, **options)
+    # With `-o -` the audio itself goes to stdout.
+    results = sys.stderr if str(options.get("output_folder")) == "-" else sys.stdout
+    if as_json:
+        print(json.dumps([outcome.as_record() for outcome in outcomes], ensure_ascii=False), file=results)
+    else:
+        # Failures went to stderr as they came.
+        print("\n".join(str(outcome) for outcome in outcomes if not outcome.failed), file=results)
+    return 1 if any(outcome.failed for outcome in outcomes) else 0
+
+
+def _list_models(*, as_json: bool) -> int:
+    from vocal_extraction.checkpointing import shipped_checkpoints
+
+    models = {name: str(path) for name, path in shipped_checkpoints().items()}
+    print(json.dumps(models) if as_json else "\n".join(f"{name:<10} {path}" for name, path in models.items()))
+    return 0
+
+
+def demo(**options: Any) -> int:
+    """Do the whole job on synthesised songs."""
+    from vocal_extraction.command_line.demo import run_demo
+
+    return run_demo(**options)
+
+
+def serve(**options: Any) -> int:
+    """Serve the web page until Ctrl-C."""
+    print("Starting the web page ...", file=sys.stderr)
+    try:
+        from vocal_extraction.web_page import Limits, serve_page
+    except ModuleNotFoundError as error:
+        raise MissingPartError(
+            f"The web page cannot start: the module {error.name!r} is missing. Install what the page needs: make serve"
+        ) from error
+    names = {field.name for field in dataclasses.fields(Limits)} & options.keys()
+    if names:
+        options["limits"] = Limits(**{name: options.pop(name) for name in names})
+    serve_page(**options)
+    return 0
+
+
+def doctor(*, as_json: bool = False) -> int:
+    """Say whether everything needed is here and works."""
+    from vocal_extraction.command_line.doctor import examine, print_findings
+
+    return print_findings(examine(), as_json=as_json)
+
+
+def _prepare_if_needed(musdb_path: Path | None, dataset_folder: Path) -> None:
+    """Prepare MUSDB18, unless `dataset_folder` was named and holds somebody's own songs."""
+    from vocal_extraction.musdb_preparation import SUBSETS, prepare_musdb, song_names
+
+    named = dataset_folder != DATASET_FOLDER
+    came_from_musdb = (dataset_folder / "sources.json").exists()
+    holds_songs = any(song_names(subset, dataset_folder) for subset in SUBSETS)
+    if musdb_path is None and named and holds_songs and not came_from_musdb:
+        return
+    prepare_musdb(musdb_path, dataset_folder)
+
+
+def _look_at_what_is_scored(models: Sequence[Path], estimates_folder: Path | None) -> None:
+    """Say what is wrong with it now, and not after songs were downloaded and decoded."""
+    if estimates_folder is not None:
+        if not estimates_folder.is_dir():
+            raise MissingPartError(f"No folder {estimates_folder} with estimates. Name one that holds SONG/vocals.wav.")
+        return
+    from vocal_extraction.checkpointing import load_checkpoint
+
+    for path in models:
+        load_checkpoint(path)
+
+
+def _holds_other_things(dataset_folder: Path) -> bool:
+    """Whether a named folder holds something that no preparation left: MUSDB18-HQ, stems of one's own, or a mistake.
+
+    It is scored as it is, or found wanting; MUSDB18 must not be put among it.
+    """
+    from vocal_extraction.musdb_preparation import has_begun
+
+    if dataset_folder == DATASET_FOLDER or not dataset_folder.is_dir():
+        return False
+    with contextlib.suppress(OSError):  # what cannot be read is for the preparation to name
+        anything = any(not path.name.startswith(".") for path in dataset_folder.iterdir())
+        return anything and not has_begun(dataset_folder)
+    return False
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    command.__name__: command for command in (prepare, train, evaluate, ensemble, extract, demo, serve, doctor)
+}
+"""Commands by the name that is typed."""

@@ -1,0 +1,251 @@
+"""``python main.py doctor``: is everything here that the program needs, and does it work?
+
+Programs are not looked at but used, on a tone whose pitch and length are known. What is missing comes with its remedy.
+nussl is not imported, since the answer should not take seconds.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from vocal_extraction.atomic_files import sha256_of
+from vocal_extraction.command_line.programs import PROGRAM_VARIABLES, put_programs_on_path
+from vocal_extraction.command_line.tone import TONE_HZ, TONE_S, measure_tone, write_tone
+from vocal_extraction.settings import PRETRAINED_FOLDER, PROJECT_FOLDER
+
+_PITCH_SHIFT_SEMITONES = 2.0
+_TEMPO = 0.8
+_FREQUENCY_TOLERANCE_SEMITONES = 0.1
+_LENGTH_TOLERANCE_S = 0.05  # AAC pads to whole frames of 1,024 samples, 23 ms, at either end
+_TIME_LIMIT_S = 20.0
+_NEEDED_FOR = {"sox": ". Only scaper's own rendering, nussl's effects and two benchmarks call it; extract does without"}
+_MINIMUM_FREE_BYTES = 100 * 2**20
+_COMFORTABLE_FREE_BYTES = 3 * 2**30  # the prepared 7 s sample takes 1.7 GB, a training its checkpoints and mixtures
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What one examination found."""
+
+    name: str
+    state: str
+    """'ok', 'warning' (works, but look at it) or 'failed' (something needed is missing or wrong)."""
+    found: str
+    """What is there, in one sentence or less."""
+    remedy: str = ""
+    """What to do about it; empty when nothing is to be done."""
+
+
+class _UnfitError(Exception):
+    """A program is missing, hangs, fails or gives the wrong answer; the text says which."""
+
+
+def examine() -> list[Finding]:
+    """Run every examination, in the order in which set-up would go wrong; none of them raises."""
+    put_programs_on_path()
+    findings = [_examine_python(), *_examine_libraries(), _examine_device()]
+    findings += [_examine_program(name, use) for name, use in (("sox", _use_sox), ("ffmpeg", _use_ffmpeg))]
+    return [*findings, _examine_disk(), *_examine_models()]
+
+
+def print_findings(findings: list[Finding], *, as_json: bool = False) -> int:
+    """Print `findings` to stdout; return the exit status: 1 if any of them failed, else 0."""
+    fit = all(finding.state != "failed" for finding in findings)
+    if as_json:
+        print(json.dumps({"fit": fit, "findings": [dataclasses.asdict(finding) for finding in findings]}, indent=2))
+        return 0 if fit else 1
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
+    for finding in findings:
+        _print_wrapped(f"{finding.state:<8} {finding.name:<10} {finding.found}", width)
+        if finding.remedy:
+            _print_wrapped(f"{'':19} -> {finding.remedy}", width)
+    print("Everything needed is here and works." if fit else "Something needed is missing: see what is marked failed.")
+    return 0 if fit else 1
+
+
+def _print_wrapped(line: str, width: int) -> None:
+    print(textwrap.fill(line, max(width, 60), subsequent_indent=" " * 20, break_long_words=False))
+
+
+def _examine_python() -> Finding:
+    found = f"{platform.python_version()} at {sys.executable}, {platform.system()} {platform.machine()}"
+    if sys.version_info < (3, 11):  # noqa: UP036 - the one place that may run on an older Python
+        return Finding("python", "failed", found, "Install Python 3.11 or later, then: make setup")
+    return Finding("python", "ok", found)
+
+
+def _pinned_versions() -> Iterator[tuple[str, str]]:
+    """Yield (name, version) of the libraries that requirements.txt names before those that they bring along."""
+    text = (PROJECT_FOLDER / "requirements.txt").read_text(encoding="utf-8")
+    yield from re.findall(r"^([\w.-]+)==(\S+)", text.partition("# What those bring along")[0], flags=re.MULTILINE)
+
+
+def _examine_libraries() -> list[Finding]:
+    right: list[str] = []
+    strayed: list[str] = []
+    missing: list[str] = []
+    for name, wanted in _pinned_versions():
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+            continue
+        # A local part, as in 2.13.0+cpu, names a build of the same version.
+        if version.partition("+")[0] == wanted:
+            right.append(f"{name} {version}")
+        else:
+            strayed.append(f"{name} {version} instead of {wanted}")
+    remedy = f"make setup, or: pip install -r requirements.txt   (in {PROJECT_FOLDER})"
+    findings = []
+    if missing:
+        findings.append(Finding("libraries", "failed", f"not installed: {', '.join(missing)}", remedy))
+    if strayed:
+        found = f"not the versions this was tested with: {', '.join(strayed)}"
+        findings.append(Finding("libraries", "warning", found, remedy))
+    if right:
+        findings.append(Finding("libraries", "ok", ", ".join(right)))
+    return findings
+
+
+def _examine_device() -> Finding:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return Finding("device", "failed", f"torch cannot be imported: {error}", "make setup")
+    if torch.cuda.is_available():
+        return Finding("device", "ok", f"CUDA: {torch.cuda.get_device_name()}")
+    if torch.backends.mps.is_available():
+        return Finding("device", "ok", "Apple MPS")
+    return Finding("device", "ok", f"CPU, {torch.get_num_threads()} threads (no CUDA device was found)")
+
+
+def _run(*arguments: str) -> str:
+    """Run a program and return what it printed; raise _UnfitError if it is missing, fails or does not end."""
+    try:
+        done = subprocess.run(
+            arguments,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=_TIME_LIMIT_S,
+            check=False,
+            text=True,
+            errors="replace",
+        )
+    except FileNotFoundError:
+        raise _UnfitError(f"{arguments[0]} was not found on the PATH") from None
+    except OSError as error:
+        raise _UnfitError(f"{arguments[0]} cannot be started ({error.strerror})") from None
+    except subprocess.TimeoutExpired:
+        raise _UnfitError(f"{arguments[0]} did not end within {_TIME_LIMIT_S:g} s") from None
+    printed = (done.stdout + done.stderr).strip()
+    if done.returncode != 0:
+        last_line = printed.splitlines()[-1] if printed else "it said nothing"
+        raise _UnfitError(f"{arguments[0]} ended with status {done.returncode} ({last_line})")
+    return printed
+
+
+def _expect_tone(path: Path, *, frequency_hz: float, length_s: float) -> str:
+    """Return what was measured, in words; raise _UnfitError if it is not the tone expected."""
+    try:
+        measured_hz, measured_s = measure_tone(path)
+    except ValueError as error:
+        raise _UnfitError(f"what came out is no tone: {error}") from None
+    words = f"{measured_hz:.1f} Hz, {measured_s:.2f} s"
+    off_semitones = abs(12 * math.log2(measured_hz / frequency_hz)) if measured_hz > 0 else math.inf
+    if off_semitones > _FREQUENCY_TOLERANCE_SEMITONES or abs(measured_s - length_s) > _LENGTH_TOLERANCE_S:
+        raise _UnfitError(f"a tone came out at {words} instead of {frequency_hz:.1f} Hz, {length_s:.2f} s")
+    return words
+
+
+def _use_sox(folder: Path) -> str:
+    """Ask for what scaper's own rendering and nussl's effects ask for; of the commands, this one alone calls sox."""
+    tone, shifted = folder / "tone.wav", folder / "shifted.wav"
+    write_tone(tone)
+    _run("sox", str(tone), str(shifted), "pitch", str(100 * _PITCH_SHIFT_SEMITONES), "tempo", str(_TEMPO))
+    wanted_hz = TONE_HZ * 2 ** (_PITCH_SHIFT_SEMITONES / 12)
+    measured = _expect_tone(shifted, frequency_hz=wanted_hz, length_s=TONE_S / _TEMPO)
+    return f"a {TONE_HZ:.0f} Hz tone through pitch and tempo came out at {measured}, as it should"
+
+
+def _use_ffmpeg(folder: Path) -> str:
+    tone, coded, decoded = folder / "tone.wav", folder / "coded.m4a", folder / "decoded.wav"
+    write_tone(tone)
+    quiet = ("ffmpeg", "-nostdin", "-loglevel", "error", "-y")
+    _run(*quiet, "-i", str(tone), "-c:a", "aac", str(coded))
+    show = ("-v", "error", "-show_entries", "stream=codec_name", "-of", "default=nokey=1:noprint_wrappers=1")
+    if (codec := _run("ffprobe", *show, str(coded))) != "aac":
+        raise _UnfitError(f"ffprobe took an AAC file for {codec!r}")
+    _run(*quiet, "-i", str(coded), "-c:a", "pcm_s16le", str(decoded))
+    measured = _expect_tone(decoded, frequency_hz=TONE_HZ, length_s=TONE_S)
+    return f"a {TONE_HZ:.0f} Hz tone through AAC and back came out at {measured}, as it should"
+
+
+def _examine_program(name: str, use: Callable[[Path], str]) -> Finding:
+    place = shutil.which(name)
+    try:
+        with tempfile.TemporaryDirectory(prefix="doctor-") as folder:
+            return Finding(name, "ok", f"{place}: {use(Path(folder))}")
+    except _UnfitError as unfit:
+        where = f" (used: {place})" if place else ""
+        return Finding(name, "failed", f"{unfit}{where}", _program_remedy(name))
+    except OSError as error:
+        return Finding(name, "failed", f"could not be tried: {error}", "Free some space, or point TMPDIR elsewhere")
+
+
+def _program_remedy(name: str) -> str:
+    install = f"brew install {name}" if platform.system() == "Darwin" else f"sudo apt-get install {name}"
+    variable = PROGRAM_VARIABLES[name]
+    told = os.environ.get(variable)
+    remedy = f"{install}; or let {variable} name the folder that holds it" + (f" (it says {told!r})" if told else "")
+    return remedy + _NEEDED_FOR.get(name, "")
+
+
+def _examine_disk() -> Finding:
+    folder = Path.cwd()
+    free_bytes = shutil.disk_usage(folder).free
+    found = f"{free_bytes / 2**30:.1f} GiB free in {folder}"
+    if not os.access(folder, os.W_OK):
+        return Finding("disk", "failed", f"{folder} cannot be written to", "Work in a folder of your own")
+    if free_bytes < _MINIMUM_FREE_BYTES:
+        return Finding("disk", "failed", found, "Free some space")
+    if free_bytes < _COMFORTABLE_FREE_BYTES:
+        return Finding("disk", "warning", found, "Preparing MUSDB18's 7 s sample takes about 2 GB: free some space")
+    return Finding("disk", "ok", found)
+
+
+def _examine_models() -> list[Finding]:
+    """Compare each shipped model with its line in SHA256SUMS."""
+    models = sorted(PRETRAINED_FOLDER.glob("*.pth"))
+    if not models:
+        remedy = "git checkout -- pretrained_model, or train one: python main.py train"
+        return [Finding("models", "warning", f"no shipped model in {PRETRAINED_FOLDER}", remedy)]
+    try:
+        sums = (PRETRAINED_FOLDER / "SHA256SUMS").read_text(encoding="utf-8")
+    except OSError:
+        sums = ""
+    lines = [line.split() for line in sums.splitlines()]
+    stated = {words[1].lstrip("*"): words[0] for words in lines if len(words) == 2}
+    return [_examine_model(path, stated.get(path.name)) for path in models]
+
+
+def _examine_model(path: Path, stated: str | None) -> Finding:
+    remedy = f"git checkout -- pretrained_model/{path.name} pretrained_model/SHA256SUMS"
+    try:
+        checksum = sha256_of(path)
+    except OSError as error:
+        return Finding("models", "failed", f"{path} cannot be read ({error.strerror})", remedy)
+    if checksum == stated:
+        return Finding("models", "ok", f"{path.name}, SHA-256 {checksum[:12]}... as SHA256SUMS says")
+    wanted = f"SHA256SUMS says {stated[:12]}..." if stated else "SHA256SUMS does not name it"
+    return Finding("models", "failed", f"{path.name} has SHA-256 {checksum[:12]}..., {wanted}", remedy)

@@ -1,0 +1,165 @@
+"""Songs made on the spot, with known stems: what the demonstration and the tests hear where there is no MUSDB18.
+
+A band plays a pop song that a seed decides: key, tempo, progression, singer, groove and who plays the chords. It is no
+music to keep, but a separator meets in it what it meets in songs: harmonics that move over harmonics that stay,
+sibilants beside cymbals, a bass below a kick, each stem at its place in the stereo picture and at its usual level.
+
+============  =====================================================
+file          what it holds
+============  =====================================================
+``score.py``  tempo, key and chords, on which the players agree
+``sound.py``  waves, bands, rooms and panning
+``voice.py``  the singer
+``band.py``   drums, bass and chords
+============  =====================================================
+"""
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+from tqdm import tqdm
+
+from vocal_extraction.atomic_files import remove_leftovers
+from vocal_extraction.demo_songs.band import play_bass, play_chords, play_drums
+from vocal_extraction.demo_songs.score import Score, compose
+from vocal_extraction.demo_songs.sound import Signal
+from vocal_extraction.demo_songs.voice import sing
+from vocal_extraction.errors import SettingsError
+from vocal_extraction.musdb_preparation import (
+    SAMPLE_RATE,
+    STREAMS,
+    SUBSETS,
+    make_folders,
+    prepared_length,
+    song_names,
+    write_song,
+)
+from vocal_extraction.settings import STEMS
+
+STEM_LEVELS_DB = {"bass": -7.2, "drums": -7.1, "other": -6.2, "vocals": -5.3}
+"""Power of a stem relative to the mixture's: medians over the 80 training songs of the MUSDB18 sample."""
+
+MIXTURE_PEAK = 0.85
+"""Highest sample of a mixture: the median over the same songs."""
+
+_SHORTEST_S = 1.0
+_SEEDS_PER_SUBSET = 10_000
+
+
+def synthesize_song(seed: int, duration_s: float = 7.0, sample_rate: int = SAMPLE_RATE) -> dict[str, Signal]:
+    """Compose and play the song of `seed`.
+
+    Parameters
+    ----------
+    seed
+        0 or more; the same seed gives the same song.
+    duration_s
+        Length in seconds, 1 or more.
+    sample_rate
+        In Hz, 16,000 to 192,000.
+
+    Returns
+    -------
+    dict
+        Arrays (n_channels=2, n_samples) under bass, drums, other and vocals. Their sum is the mixture and peaks at
+        `MIXTURE_PEAK`.
+
+    Raises
+    ------
+    SettingsError
+        If an argument is out of its range.
+
+    Examples
+    --------
+    >>> stems = synthesize_song(7, 2.0)
+    >>> sorted(stems), stems["vocals"].shape
+    (['bass', 'drums', 'other', 'vocals'], (2, 88200))
+    """
+    if seed < 0 or not duration_s >= _SHORTEST_S or not 16_000 <= sample_rate <= 192_000:
+        raise SettingsError(
+            f"A demo song needs a seed of 0 or more, {_SHORTEST_S:g} s or more and a rate of 16 to 192 kHz. "
+            f"Got seed {seed}, {duration_s} s and {sample_rate} Hz."
+        )
+    score = compose(_generator(seed, "score"), round(duration_s * sample_rate), sample_rate)
+    players: dict[str, Callable[[Score, np.random.Generator], Signal]] = {
+        "bass": play_bass,
+        "drums": play_drums,
+        "other": play_chords,
+        "vocals": sing,
+    }
+    return _balance({stem: players[stem](score, _generator(seed, stem)) for stem in STEMS}, _generator(seed, "levels"))
+
+
+def _generator(seed: int, part: str) -> np.random.Generator:
+    """Return a generator of the part's own, so that no player's draws disturb another's."""
+    return np.random.default_rng([seed, *part.encode()])
+
+
+def _balance(stems: dict[str, Signal], rng: np.random.Generator) -> dict[str, Signal]:
+    """Bring each stem to its usual level, more or less, and their sum to its peak."""
+    for stem, level_db in STEM_LEVELS_DB.items():
+        gain_db = level_db + rng.normal(0, 1.5)
+        stems[stem] *= 10 ** (gain_db / 20) / np.sqrt(np.mean(stems[stem] ** 2) + 1e-12)
+    gain = MIXTURE_PEAK / np.abs(sum(stems.values())).max()
+    return {stem: gain * signal for stem, signal in stems.items()}
+
+
+def write_demo_songs(
+    dataset_folder: str | os.PathLike[str],
+    *,
+    n_train: int,
+    n_valid: int,
+    n_test: int,
+    duration_s: float,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, int]:
+    """Write synthesised songs into the layout of `musdb_preparation`, save those that are there already.
+
+    Parameters
+    ----------
+    dataset_folder
+        Where to write.
+    n_train, n_valid, n_test
+        Songs of each subset; no two songs are the same.
+    duration_s
+        Length of each song in seconds, 1 or more.
+    seed
+        0 or more; another seed makes other songs, under other names.
+    progress
+        Whether a progress bar is shown on stderr.
+
+    Returns
+    -------
+    dict
+        Complete songs in `dataset_folder` by subset: train, valid, test.
+
+    Raises
+    ------
+    SettingsError
+        If there would be fewer than 0 songs, or the songs would be too short.
+    StorageError
+        If the disk is full or the folder cannot be written.
+    """
+    counts = dict(zip(SUBSETS, (n_train, n_valid, n_test), strict=True))
+    if (
+        seed < 0
+        or not duration_s >= _SHORTEST_S
+        or not all(0 <= count <= _SEEDS_PER_SUBSET for count in counts.values())
+    ):
+        raise SettingsError(
+            f"Demo songs need a seed of 0 or more, {_SHORTEST_S:g} s or more, and 0 to {_SEEDS_PER_SUBSET} songs a "
+            f"subset. Got seed {seed}, {duration_s} s and {counts}."
+        )
+    make_folders(dataset_folder)
+    remove_leftovers(dataset_folder)
+    songs = [(subset, number) for subset, count in counts.items() for number in range(count)]
+    for subset, number in tqdm(songs, "making songs", disable=not progress):
+        name = f"Demo {seed} - {subset} {number + 1:03d}"
+        if prepared_length(dataset_folder, subset, name) != round(duration_s * SAMPLE_RATE):
+            song_seed = (seed * len(SUBSETS) + SUBSETS.index(subset)) * _SEEDS_PER_SUBSET + number
+            stems = synthesize_song(song_seed, duration_s)
+            signals = [sum(stems.values()) if stream == "mixture" else stems[stream] for stream in STREAMS]
+            write_song(dataset_folder, subset, name, [np.stack(signals).transpose(2, 0, 1)])
+    return {subset: len(song_names(subset, dataset_folder)) for subset in SUBSETS}

@@ -1,0 +1,34 @@
+"""Which device computes: CUDA, Apple's MPS or the CPU."""
+
+import torch
+
+from vocal_extraction.errors import VocalExtractionError
+
+
+class DeviceError(VocalExtractionError):
+    """The device asked for is not there."""
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Return the device to compute on.
+
+    Parameters
+    ----------
+    name
+        'auto' (CUDA when there is one, then Apple's MPS, else the CPU) or a name that torch knows, as 'cuda:1'.
+
+    Raises
+    ------
+    DeviceError
+        If the name means nothing, or the device is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
+        # torch lists all that it was built with, and repeats the name as it was given.
+        reason = "".join(filter(str.isprintable, " ".join(str(error).split())))[:160]
+        raise DeviceError(f"Device {name!r} cannot be used ({reason}). Try --device auto or --device cpu.") from error
+    return device

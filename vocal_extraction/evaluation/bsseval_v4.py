@@ -1,0 +1,243 @@
+"""BSSEval v4 (SDR, ISR, SIR, SAR in frames of a second) from correlations alone, with museval's definitions.
+
+Each estimate is split, by filters of 512 taps fitted over the whole song, into its source's image, interference and
+artefacts; the ratios of a frame are energies of those parts. Fit and energies need nothing but products of signals
+delayed by 0 to 511 samples, so a song of any length is read once, block by block, and all estimates of a song share
+the references' matrix and its factorisation, where museval builds both anew for each. A test holds every frame to
+museval's own, and museval's `TrackStore` writes the frames down (``museval_json``), for comparisons like SiSEC's.
+
+Source: Stoeter, Liutkus and Ito, "The 2018 signal separation evaluation campaign", LVA/ICA 2018; Vincent, Gribonval
+and Fevotte, "Performance measurement in blind audio source separation", IEEE TASLP 14(4), 2006; museval 0.4.1.
+
+Axes: references are ``(n_sources, n_channels, n_samples)``, estimates ``(n_sets, n_sources, n_channels, n_samples)``,
+one set a separator. A *row* is one channel of one signal; rows are counted signal by signal.
+"""
+
+import dataclasses
+
+import numpy as np
+import scipy.fft
+import scipy.linalg
+from numpy.typing import ArrayLike, NDArray
+
+from vocal_extraction.evaluation.scale_metrics import SILENCE_DB
+
+Array = NDArray[np.float64]
+
+BSSEVAL_METRICS = ("SDR", "ISR", "SIR", "SAR")
+
+FRAME_S = 1.0
+"""Length of a frame, and the distance between two, in seconds: SiSEC's."""
+
+N_TAPS = 512
+"""Taps of a distortion filter, BSSEval's number; a reference is delayed by 0 to one less."""
+
+_N_FFT = 4 * N_TAPS
+
+
+@dataclasses.dataclass(frozen=True)
+class _Frame:
+    """What is kept of a frame. Outside of it, its signals count as zero."""
+
+    products: Array
+    """See `_delayed_products`."""
+    energy: Array
+    """Sum of squares of each row, the references' first. Shape: (n_rows,)."""
+    silent: NDArray[np.bool_]
+    """Signals whose channels sum to zero everywhere, which museval calls silent. Shape: (1 + n_sets, n_sources)."""
+
+
+class BssEvalV4:
+    """Adds up what BSSEval v4 needs to know about some references and estimates.
+
+    Parameters
+    ----------
+    sample_rate
+        In Hz; a frame is `FRAME_S` of it.
+    """
+
+    def __init__(self, sample_rate: int) -> None:
+        self._frame_length = round(FRAME_S * sample_rate)
+        self._frames: list[_Frame] = []
+        self._n_sources = self._n_channels = 0
+        self._waiting = np.zeros((0, 0))  # (n_rows, n_samples): what does not fill a frame yet
+        self._past = np.zeros((0, 0))  # (n_reference_rows, N_TAPS - 1): what came before it
+        self._products: Array = np.zeros(())
+        self._energy: Array = np.zeros(())
+
+    def add(self, references: ArrayLike, estimates: ArrayLike) -> None:
+        """Add the next block of all references and estimates; for their shapes see the head of this file."""
+        self._n_sources, self._n_channels, n_samples = np.shape(references)
+        rows = [np.reshape(signals, (-1, n_samples)) for signals in (references, estimates)]
+        if not self._past.size:
+            self._waiting = np.zeros((sum(map(len, rows)), 0))
+            self._past = np.zeros((len(rows[0]), N_TAPS - 1))
+        start = 0
+        while start < n_samples:  # a frame at a time, so that no long block is copied whole in double precision
+            stop = start + self._frame_length - self._waiting.shape[1]
+            piece = np.concatenate([signals[:, start:stop] for signals in rows]).astype(np.float64)
+            self._waiting = np.concatenate([self._waiting, piece], axis=1)
+            if self._waiting.shape[1] == self._frame_length:
+                self._frames.append(self._add_piece(self._waiting))
+                self._waiting = self._waiting[:, :0]
+            start = stop
+
+    def _add_piece(self, rows: Array) -> _Frame:
+        n_reference_rows = len(self._past)
+        references = rows[:n_reference_rows]
+        alone = np.concatenate([np.zeros_like(self._past), references], axis=1)
+        products = _delayed_products(alone, rows)
+        head = rows[:, : N_TAPS - 1]
+        border = np.concatenate([self._past, np.zeros((n_reference_rows, head.shape[1]))], axis=1)
+        energy = np.einsum("rt,rt->r", rows, rows)
+        self._products = self._products + products + _delayed_products(border, head)
+        self._energy = self._energy + energy
+        self._past = np.concatenate([self._past, references], axis=1)[:, -(N_TAPS - 1) :].copy()
+        by_signal = rows.reshape(-1, self._n_sources, self._n_channels, rows.shape[1])
+        return _Frame(products, energy, np.all(by_signal.sum(axis=2) == 0, axis=-1))
+
+    def ratios(self) -> dict[str, Array]:
+        """Compute the metrics of every frame. To be called once, after the last block.
+
+        Returns
+        -------
+        dict[str, Array]
+            Decibels by metric. Shape of each: (n_sets, n_sources, n_frames). NaN for all of a silent reference, for
+            SIR where no other source sounds, and, which is museval's rule, for all sources of a set in a frame where
+            one of them or its reference is silent. Infinite where the denominator is zero.
+        """
+        if self._waiting.shape[1] or not self._frames:
+            rest = self._add_piece(self._waiting)
+            if not self._frames:  # a song shorter than a frame is one frame
+                self._frames.append(rest)
+        everything, own = self._filters()
+        ratios = np.stack([self._frame_ratios(frame, everything, own) for frame in self._frames], axis=-1)
+        loud = self.sounding()
+        ratios[:, :, ~loud] = np.nan
+        if loud.sum() < 2:
+            ratios[BSSEVAL_METRICS.index("SIR")] = np.nan
+        return dict(zip(BSSEVAL_METRICS, ratios, strict=True))
+
+    def sounding(self) -> NDArray[np.bool_]:
+        """Tell which references sound. Shape: (n_sources,)."""
+        energy = self._energy[: len(self._past)].reshape(-1, self._n_channels).sum(axis=1)
+        return np.asarray(energy > 10 ** (SILENCE_DB / 10) * energy.sum())
+
+    def _filters(self) -> tuple[Array, Array]:
+        """Fit every estimate by all references, and by its own reference alone.
+
+        Returns two arrays, each (n_reference_rows * N_TAPS, n_estimate_rows), zero for references that took no part.
+        """
+        n_rows = len(self._past)
+        row_source = np.repeat(np.arange(self._n_sources), self._n_channels)
+        sounding = self.sounding()[row_source] & (self._energy[:n_rows] > 0)
+        matrix = _matrix(self._products, n_rows)
+        wanted = self._products[:, :, n_rows:].reshape(n_rows * N_TAPS, -1)
+        everything, own = np.zeros_like(wanted), np.zeros_like(wanted)
+        taps = np.repeat(sounding, N_TAPS)
+        everything[taps] = _solve(matrix[np.ix_(taps, taps)], wanted[taps])
+        for source in range(self._n_sources):
+            taps = np.repeat(sounding & (row_source == source), N_TAPS)
+            columns = np.resize(row_source, wanted.shape[1]) == source
+            own[np.ix_(taps, columns)] = _solve(matrix[np.ix_(taps, taps)], wanted[np.ix_(taps, columns)])
+        return everything, own
+
+    def _frame_ratios(self, frame: _Frame, everything: Array, own: Array) -> Array:
+        """Return SDR, ISR, SIR and SAR of one frame. Shape: (4, n_sets, n_sources).
+
+        With s the source, e the estimate, P the projection on all references and Q that on its own, the parts are
+        e_spat = Q - s, e_interf = P - Q and e_artif = e - P.
+        """
+        n_rows = len(self._past)
+        matrix = _matrix(frame.products, n_rows)
+        m_all, m_own = matrix @ everything, matrix @ own
+        columns = np.arange(everything.shape[1])
+        rows = columns % n_rows  # of s, for each row of e
+        crossed = frame.products[:, :, n_rows:].reshape(n_rows * N_TAPS, -1)
+        s_s, e_e = frame.energy[rows], frame.energy[n_rows:]
+        s_e = frame.products[rows, 0, n_rows + columns]
+        s_q = m_own[rows * N_TAPS, columns]
+        q_q, p_q, p_p = ((a * b).sum(axis=0) for a, b in ((own, m_own), (own, m_all), (everything, m_all)))
+        p_e = (everything * crossed).sum(axis=0)
+        pairs = (
+            (s_s, e_e - 2 * s_e + s_s),
+            (s_s, q_q - 2 * s_q + s_s),
+            (q_q, p_p - 2 * p_q + q_q),
+            (p_p, e_e - 2 * p_e + p_p),
+        )
+        shape = (-1, self._n_sources, self._n_channels)
+        ratios = np.stack([_decibels(*(x.reshape(shape).sum(axis=-1) for x in pair)) for pair in pairs])
+        silent = np.any(frame.silent[:, self.sounding()], axis=1, keepdims=True)  # the references, then each set
+        return np.where(silent[:1] | silent[1:], np.nan, ratios)
+
+
+def _delayed_products(references: Array, signals: Array) -> Array:
+    """Multiply references, delayed by 0 to 511 samples, with signals, and sum over time.
+
+    The spectra of short overlapping pieces are multiplied and summed before one inverse transform, which is several
+    times quicker than a transform of the whole length for each pair.
+
+    Parameters
+    ----------
+    references
+        With the 511 samples before the signals' first. Shape: (n_references, N_TAPS - 1 + n_samples).
+    signals
+        Shape: (n_signals, n_samples).
+
+    Returns
+    -------
+    Array
+        Shape: (n_references, N_TAPS, n_signals).
+
+    >>> past_and_now = np.array([[0.0] * (N_TAPS - 2) + [5.0, 1.0, 2.0]])
+    >>> _delayed_products(past_and_now, np.array([[1.0, 10.0]]))[0, :3, 0].round(9).tolist()
+    [21.0, 15.0, 50.0]
+    """
+    hop = _N_FFT - (N_TAPS - 1)
+    n_pieces = max(-(-signals.shape[1] // hop), 1)
+    length = n_pieces * hop
+    padded = np.pad(references, ((0, 0), (0, length + N_TAPS - 1 - references.shape[1])))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, _N_FFT, axis=1)[:, ::hop]
+    pieces = np.pad(signals, ((0, 0), (0, length - signals.shape[1]))).reshape(len(signals), n_pieces, hop)
+    pieces = np.pad(pieces, ((0, 0), (0, 0), (N_TAPS - 1, 0)))
+    of_references = scipy.fft.rfft(windows, axis=-1).conj().transpose(2, 0, 1)  # (n_bins, n_references, n_pieces)
+    of_signals = scipy.fft.rfft(pieces, axis=-1).transpose(2, 1, 0)  # (n_bins, n_pieces, n_signals)
+    products = scipy.fft.irfft((of_references @ of_signals).transpose(1, 2, 0), n=_N_FFT)[..., :N_TAPS]
+    return np.ascontiguousarray(products.swapaxes(1, 2))  # a copy, which does not keep all lags alive
+
+
+def _matrix(products: Array, n_rows: int) -> Array:
+    """Return the inner products of all delayed reference rows: (n_rows * N_TAPS, n_rows * N_TAPS), symmetric."""
+    matrix = np.empty((n_rows, N_TAPS, n_rows, N_TAPS))
+    for i in range(n_rows):
+        for j in range(n_rows):
+            matrix[i, :, j, :] = scipy.linalg.toeplitz(products[i, :, j], products[j, :, i])
+    return matrix.reshape(n_rows * N_TAPS, n_rows * N_TAPS)
+
+
+def _solve(matrix: Array, wanted: Array) -> Array:
+    """Solve the normal equations; where references are linearly dependent, take the shortest solution.
+
+    Two channels that are one and the same make the matrix singular, and no solver by elimination notices reliably.
+    """
+    if not len(matrix):
+        return wanted
+    try:
+        factor = scipy.linalg.cho_factor(matrix + np.finfo(float).eps * np.eye(len(matrix)), lower=True)
+        solution = scipy.linalg.cho_solve(factor, wanted)
+    except np.linalg.LinAlgError:
+        return _shortest_solution(matrix, wanted)
+    error = np.abs(matrix @ solution - wanted).max(initial=0.0)
+    return solution if error <= 1e-6 * np.abs(wanted).max(initial=0.0) else _shortest_solution(matrix, wanted)
+
+
+def _shortest_solution(matrix: Array, wanted: Array) -> Array:
+    values, vectors = scipy.linalg.eigh(matrix)
+    kept = values > 1e-12 * values[-1]
+    basis = vectors[:, kept]
+    return basis @ ((basis.T @ wanted) / values[kept, None])
+
+
+def _decibels(signal: Array, noise: Array) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return 10 * np.log10(np.maximum(signal, 0.0) / np.maximum(noise, 0.0))

@@ -1,0 +1,161 @@
+"""Two models on the same songs: the difference song by song, and how sure one can be of its mean.
+
+The interval is the percentile bootstrap over songs (Efron and Tibshirani, "An introduction to the bootstrap", 1993,
+chapter 13): songs are drawn again with replacement, since it is other songs that one wants to know about. Only songs
+that both have a value for are paired, and their number is given.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vocal_extraction.atomic_files import write_json, write_text
+from vocal_extraction.evaluation.evaluate import PathLike, evaluate_model, label_of
+from vocal_extraction.evaluation.results import COMPARISON
+from vocal_extraction.evaluation.songs import SOURCES, EvaluationError
+from vocal_extraction.reports.comparison_page import comparison_page
+from vocal_extraction.reports.tables import comparison_table
+from vocal_extraction.settings import EVALUATION_FOLDER
+
+N_RESAMPLES = 10_000
+CONFIDENCE = 0.95
+
+
+def compare_models(
+    paths_to_trained_models: Sequence[PathLike], *, output_folder: PathLike | None = None, **options: Any
+) -> dict[str, Any]:
+    """Score two or more checkpoints and pair them, song by song.
+
+    Parameters
+    ----------
+    paths_to_trained_models
+        The first is what the others are compared with.
+    output_folder
+        Each model's results go into a folder of its own in it, beside ``comparison.json``, ``comparison.txt`` and
+        ``comparison.html``. None takes ``evaluation_results/<first>-vs-<second>``.
+    **options
+        Those of `evaluate_model`.
+
+    Returns
+    -------
+    dict
+        The content of ``comparison.json``.
+
+    Raises
+    ------
+    EvaluationError
+        If there are fewer than two models; else as `evaluate_model`.
+    """
+    paths = [Path(path) for path in paths_to_trained_models]
+    if len(paths) < 2:
+        raise EvaluationError(f"A comparison takes two models or more; got {len(paths)}.")
+    labels = _labels(paths)
+    folder = EVALUATION_FOLDER / "-vs-".join(labels) if output_folder is None else Path(output_folder)
+    show = options.pop("show", True)
+    found = [
+        evaluate_model(path, output_folder=folder / label, show=False, **options)
+        for path, label in zip(paths, labels, strict=True)
+    ]
+    comparison = {
+        "schema": "vocal-extraction/comparison",
+        "schema_version": 1,
+        "models": {label: one.summary for label, one in zip(labels, found, strict=True)},
+        "pairs": [
+            {
+                "first": labels[0],
+                "second": label,
+                "sources": compare(found[0].songs, one.songs, row="model", metrics=one.summary["metrics"]),
+            }
+            for label, one in zip(labels[1:], found[1:], strict=True)
+        ],
+    }
+    write_json(folder / COMPARISON, comparison)
+    table = comparison_table(comparison)
+    write_text(folder / "comparison.txt", table)
+    write_text(folder / "comparison.html", comparison_page(comparison))
+    if show:
+        print(f"{table}\n{folder / 'comparison.html'}")
+    return comparison
+
+
+def compare(
+    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], *, row: str, metrics: Sequence[str]
+) -> dict[str, Any]:
+    """Pair two models' scores.
+
+    Parameters
+    ----------
+    first, second
+        Contents of the songs' JSON files of each.
+    row
+        Which row is compared.
+    metrics
+        Names.
+
+    Returns
+    -------
+    dict
+        ``{source: {metric: {"songs": {name: [first, second, second - first]}, "mean_first", "mean_second",
+        "difference", "interval", "wins", "losses", "ties", "n"}}}``; the wins are the second's. The difference's
+        interval covers `CONFIDENCE`; it is None for fewer than two songs.
+    """
+    others = {song["song"]: song for song in second}
+    pairs = [(song, others[song["song"]]) for song in first if song["song"] in others]
+    return {
+        source: {metric: _paired(pairs, row=row, source=source, metric=metric) for metric in metrics}
+        for source in SOURCES
+    }
+
+
+def _paired(
+    pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], *, row: str, source: str, metric: str
+) -> dict[str, Any]:
+    songs: dict[str, list[float]] = {}
+    for pair in pairs:
+        a, b = (song["rows"][row]["scores"][source][metric]["value"] for song in pair)
+        if a is not None and b is not None:
+            songs[pair[0]["song"]] = [a, b, round(b - a, 6)]
+    table = np.array(list(songs.values())).reshape(-1, 3)
+    means = [round(float(x), 6) for x in table.mean(axis=0)] if songs else [None] * 3
+    difference = table[:, 2]
+    interval = bootstrap_interval(difference)
+    return {
+        "songs": songs,
+        "mean_first": means[0],
+        "mean_second": means[1],
+        "difference": means[2],
+        "interval": None if interval is None else [round(x, 6) for x in interval],
+        "wins": int((difference > 0).sum()),
+        "losses": int((difference < 0).sum()),
+        "ties": int((difference == 0).sum()),
+        "n": len(songs),
+    }
+
+
+def bootstrap_interval(values: Sequence[float] | np.ndarray, *, seed: int = 0) -> tuple[float, float] | None:
+    """Return the percentile bootstrap interval of the mean at `CONFIDENCE`; None for fewer than two values.
+
+    >>> bootstrap_interval([1.0, 1.0, 1.0])
+    (1.0, 1.0)
+    """
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        return None
+    draws = np.random.default_rng(seed).integers(len(values), size=(N_RESAMPLES, len(values)))
+    tails = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(values[draws].mean(axis=1), [tails, 1 - tails])
+    return float(low), float(high)
+
+
+def _labels(models: Sequence[Path]) -> list[str]:
+    """Return short names that tell the models apart: by file, by folder and file, or by number.
+
+    >>> _labels([Path("a/best.model.pth"), Path("b/best.model.pth")])
+    ['a-best', 'b-best']
+    """
+    by_file = [label_of(model) for model in models]
+    by_folder = [f"{model.resolve().parent.name}-{label_of(model)}" for model in models]
+    by_number = [f"{i}-{label}" for i, label in enumerate(by_file, start=1)]
+    return next(names for names in (by_file, by_folder, by_number) if len(set(names)) == len(names))

@@ -1,0 +1,211 @@
+"""The files of an evaluation: one JSON a song, a summary, a table for spreadsheets, museval's own JSON.
+
+A results folder belongs to one model (or one folder of estimates) and one set of songs. Results of another are never
+mixed in: another model is refused; the same checkpoint trained further is scored anew, after its earlier results have
+been moved aside. Each song's JSON says which model and data it was made from, so that a song is not scored twice.
+"""
+
+import csv
+import functools
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vocal_extraction.atomic_files import whole_file, write_json, write_text
+from vocal_extraction.evaluation.bsseval_v4 import BSSEVAL_METRICS, FRAME_S
+from vocal_extraction.evaluation.scale_metrics import LIMIT_DB
+from vocal_extraction.evaluation.songs import SOURCES, EvaluationError
+
+SCHEMA_VERSION = 1
+SONG_SCHEMA = "vocal-extraction/song-scores"
+SUMMARY_SCHEMA = "vocal-extraction/summary"
+
+SUMMARY, SCORES, CARD, PAGE = "summary.json", "scores.csv", "report_card.txt", "report.html"
+COMPARISON = "comparison.json"
+ESTIMATES_FOLDER = "estimates"
+MUSEVAL_FOLDER = "museval"
+
+_SCHEMAS = Path(__file__).parent / "schemas"
+
+
+def song_file(folder: Path, song: str) -> Path:
+    """Return where the scores of `song` stand: under its name, made to fit where that is too long or taken.
+
+    >>> song_file(Path("results"), "A - B").as_posix(), song_file(Path("results"), "summary").as_posix()
+    ('results/A - B.json', 'results/summary (song).json')
+    """
+    if f"{song}.json" in (SUMMARY, COMPARISON):
+        song = f"{song} (song)"
+    if len(song.encode()) > 200:
+        digest = hashlib.sha256(song.encode()).hexdigest()[:8]
+        song = song.encode()[:190].decode(errors="ignore") + "-" + digest
+    return folder / f"{song}.json"
+
+
+def read_song(path: Path) -> dict[str, Any] | None:
+    """Return a song's scores, or None where `path` holds none of this version; what else is wrong does not matter."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict) or content.get("schema") != SONG_SCHEMA:
+        return None
+    return content if validator("song_scores").is_valid(content) else None
+
+
+def write_song(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write a song's scores, unless something that is not a song's scores stands in the way.
+
+    Raises
+    ------
+    EvaluationError
+        If it does.
+    """
+    path = song_file(folder, content["song"])
+    if path.exists() and read_song(path) is None and not _is_outdated(path):
+        raise EvaluationError(f"{path} is in the way: it holds no scores. Move it, or name another output folder.")
+    write_json(path, content)
+
+
+def _is_outdated(path: Path) -> bool:
+    try:
+        return SONG_SCHEMA in path.read_text(encoding="utf-8", errors="replace")[:200]
+    except OSError:
+        return False
+
+
+@functools.cache
+def validator(name: str) -> Any:
+    """Return the validator of a schema of this package: 'song_scores' or 'summary'."""
+    import jsonschema
+    import referencing
+
+    contents = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in _SCHEMAS.glob("*.json")}
+    resources = [(key, referencing.Resource.from_contents(value)) for key, value in contents.items()]
+    registry: Any = referencing.Registry().with_resources(resources)
+    return jsonschema.Draft202012Validator(contents[f"{name}.schema.json"], registry=registry)
+
+
+def claim_folder(
+    folder: Path, *, evaluated: Mapping[str, Any], data: Mapping[str, Any], overwrite: bool = False
+) -> Path | None:
+    """See to it that `folder` may hold the results of `evaluated`, moving aside what an earlier state of it left.
+
+    Parameters
+    ----------
+    folder
+        It need not exist.
+    evaluated, data
+        As in the songs' JSON; of the data, folder and subset are compared.
+    overwrite
+        Move aside the results of another model too, instead of refusing.
+
+    Returns
+    -------
+    Path or None
+        Where earlier results were moved, if any were.
+
+    Raises
+    ------
+    EvaluationError
+        If the folder holds another model's results, or another dataset's.
+    """
+    others = [
+        (path, found)
+        for path, found in ((path, read_song(path)) for path in sorted(folder.glob("*.json")))
+        if found is not None and not _belongs(found, evaluated, data)
+    ]
+    if not others:
+        return None
+    _, first = others[0]
+    retrained = all(
+        {**found["evaluated"], "sha256": None} == {**evaluated, "sha256": None} and _same_data(found, data)
+        for _, found in others
+    )
+    if not (retrained or overwrite):
+        raise EvaluationError(
+            f"{folder} holds results of {_words(first['evaluated'], first['data'])}; these would be of "
+            f"{_words(evaluated, data)}. Name another output folder, or overwrite (what is there is moved aside)."
+        )
+    return _move_aside(folder, first["evaluated"])
+
+
+def _belongs(found: Mapping[str, Any], evaluated: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+    """Tell whether a song's scores are of the same model, wherever it lies, and of the same data."""
+    before = found["evaluated"]
+    anywhere = ("kind", "settings", "sha256") if evaluated["sha256"] else ("kind", "settings", "path")
+    return all(before[key] == evaluated[key] for key in anywhere) and _same_data(found, data)
+
+
+def _same_data(found: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+    return all(found["data"][key] == data[key] for key in ("folder", "subset"))
+
+
+def _words(evaluated: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    marks = [evaluated["sha256"][:8]] if evaluated["sha256"] else []
+    marks += [f"{key} {value}" for key, value in evaluated["settings"].items()]
+    named = f"{evaluated['path']} ({', '.join(marks)})" if marks else evaluated["path"]
+    return f"{named} on {data['folder']}, {data['subset']}"
+
+
+def _move_aside(folder: Path, evaluated: Mapping[str, Any]) -> Path:
+    mark = evaluated["sha256"] or hashlib.sha256(evaluated["path"].encode()).hexdigest()
+    aside = folder / f"earlier-{mark[:8]}"
+    ours = [path for path in folder.glob("*.json") if read_song(path) is not None]
+    named = [folder / name for name in (SUMMARY, SCORES, CARD, PAGE, MUSEVAL_FOLDER, ESTIMATES_FOLDER)]
+    try:
+        aside.mkdir(parents=True, exist_ok=True)
+        for path in [*(path for path in named if path.exists()), *ours]:  # songs last: they say whose results these are
+            target, n_more = aside / path.name, 2
+            while target.exists():
+                target, n_more = aside / f"{path.stem}-{n_more}{path.suffix}", n_more + 1
+            os.replace(path, target)
+    except OSError as error:
+        raise EvaluationError(
+            f"Earlier results in {folder} cannot be moved to {aside} ({error.strerror}). Name another output folder."
+        ) from error
+    return aside
+
+
+def write_scores_csv(
+    path: Path, songs: Iterable[Mapping[str, Any]], *, rows: Sequence[str], metrics: Sequence[str]
+) -> None:
+    """Write one line a song, row, source and metric."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["song", "row", "source", "metric", "value_db", "left_out", "at_limit"])
+    for song in songs:
+        for row in rows:
+            for source in SOURCES:
+                for metric in metrics:
+                    entry = song["rows"][row]["scores"][source][metric]
+                    value = "" if entry["value"] is None else entry["value"]
+                    limit = "yes" if entry.get("at_limit") else ""
+                    table.writerow([song["song"], row, source, metric, value, entry.get("left_out", ""), limit])
+    write_text(path, text.getvalue())
+
+
+def write_museval_json(folder: Path, song: Mapping[str, Any], *, row: str, subset: str) -> Path:
+    """Write a row's BSSEval frames as museval does, where museval's `EvalStore.add_eval_dir` looks for them.
+
+    museval keeps no infinite ratios: a frame held at the limit is written as NaN, as museval would.
+    """
+    from vocal_extraction.compatibility import museval
+
+    store = museval.TrackStore(track_name=song["song"], win=FRAME_S, hop=FRAME_S)
+    for source, target in zip(SOURCES, ("vocals", "accompaniment"), strict=True):
+        entries = song["rows"][row]["scores"][source]
+        frames = {name: entries[name].get("frames", []) for name in BSSEVAL_METRICS}
+        finite = {
+            name: [float("nan") if x is None or abs(x) >= LIMIT_DB else x for x in values]
+            for name, values in frames.items()
+        }
+        store.add_target(target_name=target, values=finite)
+    path = song_file(folder / MUSEVAL_FOLDER / subset, song["song"])
+    with whole_file(path) as aside:
+        store.save(aside)
+    return path

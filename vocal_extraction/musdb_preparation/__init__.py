@@ -1,0 +1,226 @@
+"""MUSDB18 to plain stems on the disk: a song is decoded once, and training and evaluation only ever read wavs.
+
+What comes in is the 7 s sample, downloaded, or a local folder in either of MUSDB18's two forms: coded stems
+(``train/<song>.stem.mp4``) or MUSDB18-HQ's wavs (``train/<song>/vocals.wav`` and so on). What comes out is `layout`'s
+folders for the subsets train, valid and test; valid are the songs of the train folder that the `musdb` package names.
+Whatever is there is not made again, so an interrupted preparation goes on when it is started again.
+
+======================  ==========================================================
+file                    what it holds
+======================  ==========================================================
+``layout.py``           where a prepared song lies, and how it is written
+``sources.py``          which songs a folder of MUSDB18 holds, in which form
+``decoding.py``         a song's five signals, block by block, from mp4 or wavs
+``sample_download.py``  the 7 s sample from its release page
+======================  ==========================================================
+
+Sources: Rafii et al., The MUSDB18 corpus for music separation, 2017, doi:10.5281/zenodo.1117372; layout and names as
+in https://github.com/sigsep/sigsep-mus-db.
+"""
+
+import concurrent.futures
+import json
+import logging
+import os
+import shutil
+import threading
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vocal_extraction.atomic_files import remove_leftovers, write_json
+from vocal_extraction.musdb_preparation.decoding import song_blocks
+from vocal_extraction.musdb_preparation.layout import (
+    SAMPLE_RATE,
+    STREAMS,
+    SUBSETS,
+    PreparationError,
+    make_folders,
+    mixture_path,
+    prepared_length,
+    song_names,
+    song_paths,
+    stem_path,
+    write_song,
+)
+from vocal_extraction.musdb_preparation.sample_download import download_sample
+from vocal_extraction.musdb_preparation.sources import LOCAL_FOLDER_ADVICE, Song, find_songs
+from vocal_extraction.settings import DATASET_FOLDER
+
+__all__ = [
+    "SAMPLE_RATE",
+    "STREAMS",
+    "SUBSETS",
+    "PreparationError",
+    "has_begun",
+    "make_folders",
+    "mixture_path",
+    "prepare_musdb",
+    "prepared_length",
+    "song_names",
+    "song_paths",
+    "stem_path",
+    "write_song",
+]
+
+_SAMPLE_FOLDER = "musdb18-7s"
+_RECORD = "sources.json"
+_UNDER_WAY = 0
+"""Stands in the record for the size of a song that is being decoded: after a crash it is decoded again."""
+_log = logging.getLogger(__name__)
+
+
+def prepare_musdb(
+    musdb_path: str | os.PathLike[str] | None = None,
+    dataset_folder: str | os.PathLike[str] = DATASET_FOLDER,
+    *,
+    download: bool = True,
+    n_workers: int | None = None,
+    progress: bool = True,
+) -> dict[str, int]:
+    """Decode the songs of MUSDB18 into `dataset_folder`, save those that are there already.
+
+    Parameters
+    ----------
+    musdb_path
+        Folder that holds ``train`` and ``test``. None takes the environment variable ``MUSDB_PATH``; without that,
+        what was prepared before; without that, the 7 s sample is downloaded.
+    dataset_folder
+        Where to write. Songs that the source does not have, or has no more, are left there.
+    download
+        False raises an error where the sample would be downloaded.
+    n_workers
+        Songs decoded at the same time, 1 or more; None takes one per processor.
+    progress
+        Whether progress bars are shown on stderr.
+
+    Returns
+    -------
+    dict
+        Complete songs in `dataset_folder` by subset: train, valid, test.
+
+    Raises
+    ------
+    PreparationError
+        If there is no such folder, it holds no songs, the download fails or songs cannot be decoded. Every song that
+        can be decoded is, and the text names the others.
+    StorageError
+        If the disk is full or the folder cannot be written; the songs that are complete stay.
+    """
+    if n_workers is not None and n_workers < 1:
+        raise PreparationError(f"Songs are decoded by 1 worker or more, not by {n_workers}.")
+    dataset_folder = Path(dataset_folder)
+    remove_leftovers(dataset_folder)
+    source = _choose_source(musdb_path, dataset_folder, download=download, progress=progress)
+    if source is not None:
+        _decode_songs(find_songs(source), dataset_folder, n_workers=n_workers or os.cpu_count() or 1, progress=progress)
+    n_songs = {subset: len(song_names(subset, dataset_folder)) for subset in SUBSETS}
+    if n_songs["train"] and not n_songs["valid"]:
+        _log.warning(
+            "No song in train is one of those that musdb validates on, so there are no valid songs; put some "
+            "songs into a folder named valid beside train."
+        )
+    return n_songs
+
+
+def has_begun(dataset_folder: str | os.PathLike[str]) -> bool:
+    """Tell whether a preparation, finished or not, has left anything in a folder."""
+    folder = Path(dataset_folder)
+    traces = (_RECORD, _SAMPLE_FOLDER, *(f"{subset}/foreground" for subset in SUBSETS))
+    return any((folder / trace).exists() for trace in traces)
+
+
+def _choose_source(
+    musdb_path: str | os.PathLike[str] | None, dataset_folder: Path, *, download: bool, progress: bool
+) -> Path | None:
+    """Return the folder to decode from, or None to be content with what is prepared."""
+    given = musdb_path or os.environ.get("MUSDB_PATH")
+    if given:
+        return Path(given).expanduser()
+    sample_folder = dataset_folder / _SAMPLE_FOLDER
+    is_prepared = any(song_names(subset, dataset_folder) for subset in SUBSETS)
+    if is_prepared and not sample_folder.exists():
+        return None
+    if not download and not sample_folder.exists():
+        raise PreparationError(f"{dataset_folder} holds no prepared songs. {LOCAL_FOLDER_ADVICE}")
+    return download_sample(sample_folder, progress=progress)
+
+
+def _decode_songs(songs: list[Song], dataset_folder: Path, *, n_workers: int, progress: bool) -> None:
+    """Decode those of `songs` that are not prepared, several at a time; go on to the next when one cannot be."""
+    make_folders(dataset_folder)
+    recorded = _read_record(dataset_folder)
+    pending = [song for song in songs if not _is_prepared(song, dataset_folder, recorded)]
+    if any(song.is_coded for song in pending) and shutil.which("ffmpeg") is None:
+        raise PreparationError(
+            "MUSDB18's stem files are decoded by ffmpeg, which was not found on the PATH. Install it (apt-get install "
+            "ffmpeg, or brew install ffmpeg), or give the folder of MUSDB18-HQ, whose wavs need no decoder."
+        )
+    before = recorded | {_key(song): song.n_bytes for song in songs if song not in set(pending)}
+    record = before | {_key(song): _UNDER_WAY for song in pending}
+    try:
+        # Before the first song, so that a folder in which a crash left some is still known as one that is prepared.
+        _write_record(dataset_folder, record, instead_of=recorded)
+        _decode_in_parallel(pending, dataset_folder, record, n_workers=n_workers, progress=progress)
+    finally:
+        done = {key: n_bytes for key, n_bytes in record.items() if n_bytes != _UNDER_WAY}
+        _write_record(dataset_folder, before | done, instead_of=record)
+
+
+def _decode_in_parallel(
+    songs: list[Song], dataset_folder: Path, record: dict[str, int], *, n_workers: int, progress: bool
+) -> None:
+    """Decode `songs` and record each when it is complete; raise all complaints at the end."""
+    complaints = []
+    stop = threading.Event()
+    with concurrent.futures.ThreadPoolExecutor(n_workers) as executor:
+        jobs = {executor.submit(_decode_song, song, dataset_folder, stop): song for song in songs}
+        finished = concurrent.futures.as_completed(jobs)
+        try:
+            for job in tqdm(finished, "decoding songs", len(jobs), disable=not progress or not songs):
+                try:
+                    record[_key(jobs[job])] = job.result()
+                    _write_record(dataset_folder, record)
+                except PreparationError as error:
+                    complaints.append(str(error))
+        finally:
+            # On a full disk or Ctrl-C, songs under way stop at their next block and leave nothing behind.
+            stop.set()
+            executor.shutdown(cancel_futures=True)
+    if complaints:
+        raise PreparationError("\n".join(sorted(complaints)))
+
+
+def _decode_song(song: Song, dataset_folder: Path, stop: threading.Event) -> int:
+    """Write one song and return the size of its source in bytes."""
+    n_bytes = song.n_bytes
+    write_song(dataset_folder, song.subset, song.name, song_blocks(song, stop))
+    return n_bytes
+
+
+# A song whose files are all there is prepared, unless the record says that they came from a source of another size
+# (the 7 s sample and the full songs have the same names), or were being written when everything ended.
+
+
+def _is_prepared(song: Song, dataset_folder: Path, record: dict[str, int]) -> bool:
+    is_complete = prepared_length(dataset_folder, song.subset, song.name) > 0
+    return is_complete and record.get(_key(song)) in (None, song.n_bytes)
+
+
+def _key(song: Song) -> str:
+    return f"{song.subset}/{song.name}"
+
+
+def _read_record(dataset_folder: Path) -> dict[str, int]:
+    try:
+        record = json.loads((dataset_folder / _RECORD).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return {}
+    if not isinstance(record, dict):
+        return {}
+    return {song: n_bytes for song, n_bytes in record.items() if type(n_bytes) is int}
+
+
+def _write_record(dataset_folder: Path, record: dict[str, int], *, instead_of: dict[str, int] | None = None) -> None:
+    if record != instead_of:
+        write_json(dataset_folder / _RECORD, dict(sorted(record.items())))

@@ -1,0 +1,200 @@
+"""The building blocks of the networks.
+
+The first four are nussl's, by name and by arithmetic (a test compares them), written on torch alone, since nussl's
+import takes longer than the extraction of a song. The others belong to the band-split network, but for the last, by
+which a network tells how it hears a song layer by layer.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vocal_extraction.errors import SettingsError
+
+
+def draw_weights(weights: Tensor) -> None:
+    """Draw weights as nussl does.
+
+    A blueprint on the meta device has none to draw, and torch would import its whole compiler to make believe.
+    """
+    if not weights.is_meta:
+        nn.init.xavier_normal_(weights)
+
+
+class AmplitudeToDB(nn.Module):
+    """Decibels of a magnitude, which is not let below 1e-4."""
+
+    def forward(self, data: Tensor) -> Tensor:
+        """Keep the shape."""
+        return 20.0 * data.clamp_min(1e-4).log10()
+
+
+class BatchNorm(nn.Module):
+    """Batch normalization of each frequency bin over batch, frames and channels."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.batch_norm = nn.BatchNorm1d(num_features)
+
+    def forward(self, data: Tensor) -> Tensor:
+        """Keep the shape (n_batch, n_frames, n_bins, n_channels)."""
+        turned = data.transpose(1, 2)  # (n_batch, n_bins, n_frames, n_channels)
+        return self.batch_norm(turned.flatten(2)).reshape(turned.shape).transpose(1, 2)
+
+
+class RecurrentStack(nn.Module):
+    """LSTM layers with forget gates that start open."""
+
+    def __init__(
+        self, num_features: int, hidden_size: int, num_layers: int, bidirectional: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        # torch warns of dropout where there is no second layer to drop between.
+        self.rnn = nn.LSTM(
+            num_features,
+            hidden_size,
+            num_layers,
+            batch_first=True,
+            bidirectional=bidirectional,
+            dropout=dropout if num_layers > 1 else 0.0,
+        )
+        for name, weights in self.rnn.named_parameters():
+            if "weight" in name:
+                draw_weights(weights)
+            else:
+                nn.init.zeros_(weights)
+                nn.init.ones_(weights.data[hidden_size : 2 * hidden_size])
+
+    def forward(self, data: Tensor) -> Tensor:
+        """Map (n_batch, n_frames, ...) to (n_batch, n_frames, n_directions * hidden_size)."""
+        features: Tensor = self.rnn(data.flatten(2))[0]
+        return features
+
+
+class Embedding(nn.Module):
+    """A linear map to one value a bin, channel and source, and its activation."""
+
+    def __init__(
+        self, num_features: int, hidden_size: int, num_sources: int, activation: str, num_audio_channels: int
+    ) -> None:
+        super().__init__()
+        self.shape = (num_features, num_audio_channels, num_sources)
+        self.activation = known_activation(activation)
+        self.linear = nn.Linear(hidden_size, num_features * num_audio_channels * num_sources)
+        draw_weights(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, data: Tensor) -> Tensor:
+        """Map (n_batch, n_frames, hidden_size) to (n_batch, n_frames, n_bins, n_channels, n_sources)."""
+        return activate(self.linear(data).unflatten(-1, self.shape), self.activation)
+
+
+def known_activation(activation: str | list[str]) -> str:
+    """Return the name of an activation if it is one that `activate` knows; like nussl, take it from a list of one.
+
+    Raises
+    ------
+    SettingsError
+        If it is another: masks bounded in another way than in training would be wrong without a word.
+
+    >>> known_activation(["softmax"])
+    'softmax'
+    """
+    if isinstance(activation, list) and len(activation) == 1:
+        (activation,) = activation
+    if activation not in ("sigmoid", "softmax"):
+        raise SettingsError(f"The activation is {activation!r}; expected 'sigmoid' or 'softmax'.")
+    return str(activation)
+
+
+def activate(logits: Tensor, activation: str) -> Tensor:
+    """Bound masks by a sigmoid, or by a softmax over the last axis, the sources."""
+    return logits.softmax(dim=-1) if activation == "softmax" else logits.sigmoid()
+
+
+def band_edges(num_features: int, sample_rate: int) -> list[int]:
+    """Return the first bin of every band and, last, the number of bins.
+
+    The bands are 125 Hz wide up to 1 kHz, then 250 Hz up to 4, 500 Hz up to 8 and 2 kHz above, after the bands that
+    Luo and Yu found best for vocals ("V7"), coarser.
+
+    Parameters
+    ----------
+    num_features
+        Frequency bins, at least 2.
+    sample_rate
+        Samples per second.
+
+    Raises
+    ------
+    SettingsError
+        If there are no bands to make of that.
+
+    >>> edges = band_edges(1025, 44_100)
+    >>> len(edges) - 1, edges[:3], edges[-1]
+    (35, [0, 6, 12], 1025)
+    """
+    if num_features < 2 or sample_rate <= 0:
+        raise SettingsError(f"No bands can be made of {num_features} bins at {sample_rate} samples per second.")
+    plan = ((0, 1_000, 125), (1_000, 4_000, 250), (4_000, 8_000, 500), (8_000, 200_000, 2_000))
+    hz_per_bin = sample_rate / 2 / (num_features - 1)
+    bins = [round(edge / hz_per_bin) for low, high, width in plan for edge in range(low, high, width)]
+    edges = sorted({edge for edge in bins if edge < num_features})
+    # A remnant of a band at the very top joins the one below.
+    if len(edges) > 1 and num_features - edges[-1] < (edges[-1] - edges[-2]) // 4:
+        edges.pop()
+    return [*edges, num_features]
+
+
+class BandLinear(nn.Module):
+    """One linear map for every band, all of one size and in one batched product."""
+
+    def __init__(self, n_bands: int, n_in: int, n_out: int) -> None:
+        super().__init__()
+        weight = torch.empty(n_bands, n_in, n_out)
+        self.weight = nn.Parameter(weight if weight.is_meta else weight.uniform_(-1, 1) * n_in**-0.5)
+        self.bias = nn.Parameter(torch.zeros(n_bands, 1, n_out))
+
+    def forward(self, data: Tensor) -> Tensor:
+        """Map (n_bands, n, n_in) to (n_bands, n, n_out)."""
+        return torch.baddbmm(self.bias, data, self.weight)
+
+
+class ResidualLSTM(nn.Module):
+    """Normalization, an LSTM along the second axis, a projection, added to what came in."""
+
+    def __init__(self, n_features: int, hidden_size: int, bidirectional: bool, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(n_features)
+        self.lstm = nn.LSTM(n_features, hidden_size, batch_first=True, bidirectional=bidirectional)
+        self.projection = nn.Linear(hidden_size * (2 if bidirectional else 1), n_features)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, data: Tensor) -> Tensor:
+        """Keep the shape (n, n_steps, n_features)."""
+        return self.added(data, self.lstm(self.norm(data))[0])
+
+    def added(self, data: Tensor, heard: Tensor) -> Tensor:
+        """Add what the LSTM heard to what came in."""
+        projected: Tensor = self.projection(self.dropout(heard))
+        return data + projected
+
+
+class OverTime(NamedTuple):
+    """One recurrent layer over the frames of a song, and what happens to each frame before and behind it."""
+
+    lstm: nn.LSTM
+    layer: int
+    """Which of its layers."""
+    before: Callable[[Tensor], Tensor] | None = None
+    """From features to what the LSTM hears, of the same shape; None: the features."""
+    after: Callable[[Tensor, Tensor], Tensor] | None = None
+    """From features, and what all directions of the LSTM say, to the next layer's features; None: what they say."""
+
+    @property
+    def n_features(self) -> int:
+        """Features of each frame before the layer."""
+        weight: Tensor = getattr(self.lstm, f"weight_ih_l{self.layer}")
+        return weight.shape[1]

@@ -1,0 +1,135 @@
+"""Stems on disk: which songs there are, how long they are, and excerpts of them."""
+
+import functools
+from pathlib import Path
+
+import numba
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from vocal_extraction.errors import VocalExtractionError
+
+Audio = NDArray[np.float32]
+"""Samples; full scale is 1. Shape: (n_channels, n_samples) unless a docstring says otherwise."""
+
+REMEDY = "Prepare the dataset: python main.py prepare."
+
+
+_CHANNELS_READ = {"left": [0], "right": [1], "stereo": [0, 1], "swapped": [1, 0]}
+
+
+class RenderingError(VocalExtractionError):
+    """A stem is missing, or could not be read or rendered; the text names it."""
+
+
+def songs_of(folder: str | Path) -> list[str]:
+    """Return the paths of the wav files in a stem's folder, in alphabetical order.
+
+    Raises
+    ------
+    RenderingError
+        If there are none.
+    """
+    try:
+        songs = _songs_of(str(folder), Path(folder).stat().st_mtime_ns)
+    except OSError:
+        songs = ()
+    if not songs:
+        raise RenderingError(f"No wav files in {folder}. {REMEDY}")
+    return list(songs)
+
+
+@functools.lru_cache(maxsize=64)
+def _songs_of(folder: str, _changed_ns: int) -> tuple[str, ...]:
+    """List a folder anew only when its time of change says so: every mixture asks for four."""
+    return tuple(map(str, sorted(Path(folder).glob("*.wav"))))
+
+
+def duration_s_of(path: str | Path) -> float:
+    """Return the length of a stem in seconds.
+
+    Raises
+    ------
+    RenderingError
+        If the file is missing, empty or no audio.
+    """
+    try:
+        status = Path(path).stat()
+        duration_s = _duration_s_of(str(path), status.st_mtime_ns, status.st_size)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise RenderingError(f"Cannot read the stem {path} ({error}). {REMEDY}") from error
+    if duration_s <= 0:
+        raise RenderingError(f"The stem {path} is empty. {REMEDY}")
+    return duration_s
+
+
+@functools.lru_cache(maxsize=4_096)
+def _duration_s_of(path: str, _changed_ns: int, _n_bytes: int) -> float:
+    """Open a file anew only when it changed: every mixture asks for four."""
+    duration_s: float = soundfile.info(path).duration
+    return duration_s
+
+
+def read_excerpt(
+    path: str | Path, *, start_s: float, duration_s: float, sample_rate: int, channel: str = "mid"
+) -> Audio:
+    """Read an excerpt of a stem.
+
+    Parameters
+    ----------
+    path
+        An audio file that soundfile reads.
+    start_s, duration_s
+        Where the excerpt begins and how long it is, in seconds; it ends early where the file does.
+    sample_rate
+        Samples per second that the file must have.
+    channel
+        'left', 'right', 'mid' (the mean of all channels), 'side' (half the difference of the first two), 'stereo' (the
+        first two), 'swapped' (these two the other way round) or 'doubled' (mid in both). A mono file has only 'mid',
+        which is doubled where two are asked for.
+
+    Returns
+    -------
+    ndarray
+        Shape: (n_channels, n_samples), with one channel or two.
+
+    Raises
+    ------
+    RenderingError
+        If the file is missing, is no audio or has another sample rate.
+    """
+    # As scaper counts, so that both take the same samples.
+    start_sample = int(start_s * sample_rate)
+    n_samples = int((start_s + duration_s) * sample_rate) - start_sample
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate = file.samplerate
+            file.seek(min(start_sample, file.frames))
+            samples = file.read(n_samples, dtype="float32", always_2d=True)  # (n_samples, n_channels)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise RenderingError(f"Cannot read the stem {path} ({error}). {REMEDY}") from error
+    if rate != sample_rate:
+        raise RenderingError(f"The stem {path} has {rate} Hz, but {sample_rate} Hz were expected. {REMEDY}")
+    n_channels = samples.shape[1]
+    if channel in _CHANNELS_READ and n_channels > 1:
+        return np.ascontiguousarray(samples.T[_CHANNELS_READ[channel]])
+    weights = np.full(n_channels, 1 / n_channels, dtype=np.float32)
+    if channel == "side" and n_channels > 1:
+        weights = np.array([0.5, -0.5, *[0.0] * (n_channels - 2)], dtype=np.float32)
+    alone = _weighted(samples, weights)[None]
+    return np.tile(alone, (2, 1)) if channel in ("stereo", "swapped", "doubled") else alone
+
+
+@numba.njit(cache=True)
+def _weighted(samples: Audio, weights: Audio) -> Audio:
+    """Add up the weighted channels of (n_samples, n_channels): (n_samples,).
+
+    NumPy's mean over so short an axis takes six times as long, and its product with a vector wakes all cores and keeps
+    them spinning.
+    """
+    out = np.zeros(len(samples), dtype=np.float32)
+    for channel, weight in enumerate(weights):
+        for n in range(len(out)):
+            out[n] += weight * samples[n, channel]
+    return out

@@ -1,0 +1,108 @@
+"""The course of a training in one picture: losses with the best epoch marked, learning rate, and waiting for data.
+
+Drawn anew after each epoch, so it is quick, keeps no state between calls (no pyplot) and replaces the file whole.
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vocal_extraction.atomic_files import whole_file
+from vocal_extraction.reports.style import LIGHT
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Epoch = Mapping[str, Any]
+"""One row of the history: 'epoch' (counted from 1) and, each optional, 'train_loss', 'validation_loss',
+'learning_rate', 'data_wait_share' (0 to 1), 'is_best'."""
+
+
+def plot_training(history: Sequence[Epoch]) -> "Figure":
+    """Draw the losses, the learning rate and the share of time spent waiting for data, epoch by epoch.
+
+    Parameters
+    ----------
+    history
+        One dictionary an epoch, in order; see `Epoch`. Missing and non-finite numbers leave a gap.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Three panels over one axis of epochs; save it with ``savefig``.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 7), dpi=110, facecolor=LIGHT.ground, layout="constrained")
+    losses, rate, waiting = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1, 1))
+    _draw(losses, history, "train_loss", colour=LIGHT.floor, label="training")
+    _draw(losses, history, "validation_loss", colour=LIGHT.model, label="validation")
+    _mark_best(losses, history)
+    _draw(rate, history, "learning_rate", colour=LIGHT.ink)
+    _draw(waiting, history, "data_wait_share", colour=LIGHT.ink, factor=100.0)
+    waiting.set_ylim(0, 100)
+    waiting.set_xlabel("epoch", color=LIGHT.muted)
+    for axes, title in ((losses, "loss"), (rate, "learning rate"), (waiting, "waiting for data, % of the time")):
+        _dress(axes, title)
+    if losses.get_legend_handles_labels()[0]:
+        losses.legend(frameon=False, labelcolor=LIGHT.ink)
+    return figure
+
+
+def write_loss_plot(history: Sequence[Epoch], path: str | os.PathLike[str]) -> None:
+    """Write `plot_training` to `path`, whole; its suffix chooses the format (png, svg, pdf)."""
+    figure = plot_training(history)
+    with whole_file(path) as aside:
+        figure.savefig(aside, format=Path(path).suffix.lstrip(".") or "png")
+
+
+def _draw(
+    axes: "Axes", history: Sequence[Epoch], key: str, *, colour: str, label: str | None = None, factor: float = 1.0
+) -> None:
+    points = [(row["epoch"], _number(row.get(key)) * factor) for row in history]
+    if all(math.isnan(y) for _, y in points):
+        return
+    # A dot for each epoch while they can be told apart; a single epoch has no line.
+    marker = "o" if len(points) <= 40 else None
+    axes.plot(*zip(*points, strict=True), color=colour, label=label, linewidth=1.6, marker=marker, markersize=3.5)
+
+
+def _number(value: Any) -> float:
+    number = float("nan") if value is None else float(value)
+    return number if math.isfinite(number) else float("nan")
+
+
+def _mark_best(axes: "Axes", history: Sequence[Epoch]) -> None:
+    """Mark the last epoch that was the best so far, which is the one that the best checkpoint holds."""
+    best = [row for row in history if row.get("is_best")]
+    if not best or math.isnan(_number(best[-1].get("validation_loss"))):
+        return
+    epoch, loss = best[-1]["epoch"], _number(best[-1]["validation_loss"])
+    axes.axvline(epoch, color=LIGHT.ceiling, linewidth=1, linestyle=(0, (4, 3)))
+    axes.plot(
+        [epoch],
+        [loss],
+        marker="o",
+        markersize=8,
+        markerfacecolor="none",
+        markeredgecolor=LIGHT.ceiling,
+        markeredgewidth=1.6,
+        linestyle="none",
+        label=f"best: epoch {epoch}, {loss:.4g}",
+    )
+
+
+def _dress(axes: "Axes", title: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_facecolor(LIGHT.panel)
+    axes.set_title(title, loc="left", fontsize=10, color=LIGHT.ink)
+    axes.tick_params(colors=LIGHT.muted, labelsize=8)
+    axes.grid(axis="y", color=LIGHT.rule, linewidth=0.8)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(LIGHT.rule)

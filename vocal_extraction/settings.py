@@ -1,0 +1,357 @@
+"""Every number that a person may want to change, and nothing else.
+
+Each dataclass is frozen and checks itself; a default lives here and in no other file. A preset bundles one signal, one
+network and one recipe under the name that ``--preset`` takes. The numbers of ``specified`` are those of the
+specification's tables "Augmentation Parameters" and "Model Parameters".
+"""
+
+import dataclasses
+import math
+import os
+import string
+from pathlib import Path
+
+from vocal_extraction.errors import SettingsError
+
+LARGEST_SEED = 2**64 - 1
+"""What torch's generators take; NumPy's take more."""
+MOST_EPOCHS = 10**6
+MOST_MIXTURES = 10**6
+"""Most mixtures of a fixed set, and of an epoch: their order is drawn anew in every epoch, in memory."""
+
+MOST_WORKERS = 1_024
+"""Processes or threads that one command may start."""
+LARGEST_PORT = 2**16 - 1
+
+PACKAGE_FOLDER = Path(__file__).resolve().parent
+PROJECT_FOLDER = PACKAGE_FOLDER.parent
+"""Where the code lies: shipped models are found here, whatever the working directory."""
+
+STEMS = ("bass", "drums", "other", "vocals")
+"""The four stems of MUSDB18, in the alphabetical order in which nussl stacks sources."""
+
+ACCOMPANIMENT = "bass+drums+other"
+"""nussl's name for the sum of all stems but the vocals."""
+
+DATASET_FOLDER = Path("dataset")
+CHECKPOINT_FOLDER = Path("checkpoints")
+TRAINED_MODEL = CHECKPOINT_FOLDER / "best.model.pth"
+EVALUATION_FOLDER = Path("evaluation_results")
+EXTRACTION_FOLDER = Path("extracted")
+PRETRAINED_FOLDER = next(
+    (folder for folder in (PACKAGE_FOLDER / "pretrained_model",) if folder.is_dir()),
+    PROJECT_FOLDER / "pretrained_model",
+)
+"""The models that ship: package data where a wheel was installed, a folder of the root in a checkout."""
+
+
+def _require(owner: object, **checks: bool) -> None:
+    """Raise one SettingsError naming every check that failed, with the values that broke it."""
+    broken = [name for name, holds in checks.items() if not holds]
+    if broken:
+        values = dataclasses.asdict(owner)  # type: ignore[call-overload]
+        complaints = "; ".join(name.replace("_", " ") for name in broken)
+        raise SettingsError(f"{type(owner).__name__}: {complaints}. Got {values}.")
+
+
+def _is_range(bounds: tuple[float, float]) -> bool:
+    return len(bounds) == 2 and all(map(math.isfinite, bounds)) and bounds[0] <= bounds[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class SignalSettings:
+    """What the network listens to."""
+
+    sample_rate: int = 44_100
+    """Samples per second."""
+    window_length: int = 512
+    """STFT window in samples."""
+    hop_length: int = 128
+    """Samples between two STFT frames."""
+    window_type: str = "sqrt_hann"
+    """Window by nussl's name; the square root of Hann, used twice, adds up to one."""
+    stereo: str = "each"
+    """What the network hears of a stereo song: 'each' channel, or 'mid-side', half of their sum and difference."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self,
+            sample_rate_must_be_between_8_and_192_kHz=8_000 <= self.sample_rate <= 192_000,
+            window_length_must_be_even_and_16_to_16384=(
+                16 <= self.window_length <= 16_384 and self.window_length % 2 == 0
+            ),
+            hop_length_must_divide_window_length_into_2_or_more=(
+                0 < self.hop_length <= self.window_length // 2 and self.window_length % self.hop_length == 0
+            ),
+            window_type_must_be_sqrt_hann_or_hann=self.window_type in ("sqrt_hann", "hann"),
+            stereo_must_be_each_or_mid_side=self.stereo in ("each", "mid-side"),
+        )
+
+    @property
+    def n_bins(self) -> int:
+        """Frequency bins of one frame: ``window_length // 2 + 1``."""
+        return self.window_length // 2 + 1
+
+
+@dataclasses.dataclass(frozen=True)
+class MixingSettings:
+    """How stems become a mixture. Ranges are (lowest, highest), drawn uniformly by scaper."""
+
+    duration_s: float = 5.0
+    """Length of a mixture in seconds."""
+    pitch_shift_semitones: tuple[float, float] = (-2.0, 2.0)
+    """Pitch shift of an event."""
+    time_stretch: tuple[float, float] = (0.8, 1.2)
+    """Factor on an event's duration (scaper's definition)."""
+    snr_db: tuple[float, float] = (-5.0, 5.0)
+    """Loudness of an event relative to `ref_db`, in LU."""
+    offset_s: tuple[float, float] = (0.0, 7.0)
+    """Where in its stem an event begins, in seconds."""
+    ref_db: float = -20.0
+    """Reference loudness in LUFS."""
+    coherent_probability: float = 0.5
+    """Share of mixtures whose stems come from one song."""
+    coherent_gain_db: float | None = None
+    """None: coherent stems are levelled to `snr_db` like any other. A number: they keep the song's own balance, each
+    moved by at most this many decibels."""
+    stretch_follows_pitch: bool = False
+    """True: an event is resampled, as a record played faster, so that its stretch follows from its pitch shift."""
+    channels: str = "mid"
+    """Which signal of a stereo stem is mixed: 'mid' (the mean), 'any' (one of left, right, mid and side per song)
+    or 'stereo' (both, as they are or swapped, now and then with mid in both)."""
+    polarity_flips: bool = False
+    """True: the sign of each stem of an incoherent mixture is drawn."""
+    level_db: tuple[float, float] = (0.0, 0.0)
+    """Gain on the finished mixture and all its stems, so that quiet and loud songs are both heard in training."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self,
+            duration_s_must_be_between_half_a_second_and_a_minute=0.5 <= self.duration_s <= 60,
+            pitch_shift_semitones_must_lie_within_an_octave=(
+                _is_range(self.pitch_shift_semitones) and max(map(abs, self.pitch_shift_semitones)) <= 12
+            ),
+            time_stretch_must_lie_between_a_half_and_two=(
+                _is_range(self.time_stretch) and 0.5 <= self.time_stretch[0] and self.time_stretch[1] <= 2
+            ),
+            snr_db_must_be_a_finite_range=_is_range(self.snr_db),
+            offset_s_must_be_a_range_from_0_up=_is_range(self.offset_s) and self.offset_s[0] >= 0,
+            ref_db_must_lie_between_minus_60_and_0=-60 <= self.ref_db <= 0,
+            coherent_probability_must_lie_between_0_and_1=0 <= self.coherent_probability <= 1,
+            coherent_gain_db_must_be_none_or_0_to_60=self.coherent_gain_db is None or 0 <= self.coherent_gain_db <= 60,
+            level_db_must_be_a_finite_range=_is_range(self.level_db),
+            channels_must_be_mid_any_or_stereo=self.channels in ("mid", "any", "stereo"),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSettings:
+    """The network's class by name and the arguments of its constructor, beside the number of bins."""
+
+    kind: str = "MaskInference"
+    """A class of model.py."""
+    num_audio_channels: int = 1
+    """Channels that go through the network together; 1 means each channel by itself."""
+    hidden_size: int = 50
+    """Units of each LSTM direction."""
+    num_layers: int = 2
+    """BLSTM layers, or rounds of band-split processing."""
+    bidirectional: bool = True
+    """Whether frames to come are heard too."""
+    dropout: float = 0.3
+    """Dropout between layers, from 0 to below 1."""
+    num_sources: int = 1
+    """Masks that come out: 1 is the vocals, 2 are accompaniment and vocals, 4 the stems."""
+    activation: str = "sigmoid"
+    """What bounds the masks: 'sigmoid' or 'softmax' (over the sources)."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self,
+            kind_must_be_a_network_of_model_py=self.kind in ("MaskInference", "BandSplitMaskInference"),
+            num_audio_channels_must_be_1_to_8=1 <= self.num_audio_channels <= 8,
+            hidden_size_must_be_1_to_4096=1 <= self.hidden_size <= 4_096,
+            num_layers_must_be_1_to_24=1 <= self.num_layers <= 24,
+            dropout_must_be_at_least_0_and_below_1=0 <= self.dropout < 1,
+            num_sources_must_be_1_or_2_or_4=self.num_sources in (1, 2, 4),
+            activation_must_be_sigmoid_or_softmax=self.activation in ("sigmoid", "softmax"),
+            softmax_needs_two_sources_or_more=self.activation != "softmax" or self.num_sources > 1,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """How long, how fast, and when to stop."""
+
+    n_epochs: int = 25
+    """Passes of `batches_per_epoch` batches."""
+    batches_per_epoch: int = 32
+    """Optimizer steps of an epoch."""
+    batch_size: int = 10
+    """Mixtures of a step, over all processes together."""
+    n_mixtures: int | None = 1_000
+    """Size of the fixed set that batches are drawn from; None mixes anew in every epoch."""
+    n_validation_mixtures: int | None = 1_000
+    """Fixed validation mixtures; None validates on the whole validation songs, unchanged, by their SI-SDR."""
+    loss: str = "magnitude_l1"
+    """'magnitude_l1' (the specification's) or 'waveform' (decibels of error energy over mixture energy)."""
+    learning_rate: float = 1e-3
+    """Adam's step size at its highest."""
+    learning_rate_schedule: str = "constant"
+    """'constant' or 'cosine' (a short rise, then half a cosine down to nothing)."""
+    gradient_clip_norm: float | None = None
+    """Largest norm of the gradient; None leaves it as it is."""
+    weight_average_decay: float | None = None
+    """Decay per step of the moving average of the weights that is validated and saved; None saves the weights."""
+    early_stopping_epochs: int | None = None
+    """Epochs without a better validation loss after which training ends; None never ends early."""
+    mixed_precision: bool = False
+    """bfloat16 in the network's matrix products, where the device multiplies it in hardware."""
+    compile_network: bool = False
+    """`torch.compile` on CUDA."""
+
+    def __post_init__(self) -> None:
+        def is_positive(value: float) -> bool:
+            return math.isfinite(value) and value > 0
+
+        _require(
+            self,
+            n_epochs_must_be_1_to_a_million=1 <= self.n_epochs <= MOST_EPOCHS,
+            batches_per_epoch_must_be_at_least_1=self.batches_per_epoch >= 1,
+            batch_size_must_be_at_least_1=self.batch_size >= 1,
+            an_epoch_must_have_at_most_a_million_mixtures=self.batches_per_epoch * self.batch_size <= MOST_MIXTURES,
+            n_mixtures_must_be_none_or_1_to_a_million=self.n_mixtures is None or 1 <= self.n_mixtures <= MOST_MIXTURES,
+            n_validation_mixtures_must_be_none_or_1_to_a_million=(
+                self.n_validation_mixtures is None or 1 <= self.n_validation_mixtures <= MOST_MIXTURES
+            ),
+            loss_must_be_magnitude_l1_or_waveform=self.loss in ("magnitude_l1", "waveform"),
+            learning_rate_must_be_positive=is_positive(self.learning_rate),
+            learning_rate_schedule_must_be_constant_or_cosine=self.learning_rate_schedule in ("constant", "cosine"),
+            gradient_clip_norm_must_be_none_or_positive=(
+                self.gradient_clip_norm is None or is_positive(self.gradient_clip_norm)
+            ),
+            weight_average_decay_must_be_none_or_between_0_and_1=(
+                self.weight_average_decay is None or 0 < self.weight_average_decay < 1
+            ),
+            early_stopping_epochs_must_be_none_or_at_least_1=(
+                self.early_stopping_epochs is None or self.early_stopping_epochs >= 1
+            ),
+        )
+
+
+def _fields_of(template: str) -> set[str]:
+    """Return the names in braces; a template that cannot be filled as it is has one name that nobody knows."""
+    try:
+        os.fsencode(template)
+        parts = [part[1:] for part in string.Formatter().parse(template) if part[1] is not None]
+    except ValueError:
+        return {"unreadable"}
+    is_plain = "\0" not in template and not any(form or conversion for _, form, conversion in parts)
+    return {str(field) for field, _, _ in parts} if is_plain else {"unreadable"}
+
+
+LOSSLESS_FORMATS = {"wav16": "wav", "wav24": "wav", "float": "wav", "flac": "flac"}
+LOSSY_FORMATS = {"mp3": "mp3", "ogg": "ogg", "m4a": "m4a"}
+EXTRACTED_FORMATS = {**LOSSLESS_FORMATS, **LOSSY_FORMATS}
+"""What `extract` writes, with the ending of the file's name. 'float' is a wav of 32-bit floats, flac has 24 bits."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractionSettings:
+    """How a song is taken apart, and what is written of it."""
+
+    format: str = "wav16"
+    """A key of `EXTRACTED_FORMATS`."""
+    bitrate_kbps: int = 256
+    """Bit rate of the lossy formats, for all channels together."""
+    mask: str = "soft"
+    """'soft', or 'binary': 1 where the vocals' mask is the largest, with one source where it exceeds a half."""
+    phase: str = "mixture"
+    """'mixture', or 'griffin-lim': a phase that fits the masked magnitudes."""
+    output_template: str = "{folder}/{song}/{stem}.{ext}"
+    """Where a stem is written; '{folder}' is the output folder, '{stem}' vocals or accompaniment."""
+    overwrite: bool = False
+    """Whether files that exist may be replaced."""
+    keep_partial: bool = False
+    """Whether a truncated or damaged song is taken as far as it decodes."""
+    chunk_s: float = 16.0
+    """Length of the pieces in which a song goes through the network, less their context. Memory grows with it. Networks
+    that hear the whole song take shorter ones on a CPU: 4 s, and twice `context_s` more for Griffin-Lim."""
+    context_s: float = 2.0
+    """What is heard before and after a piece, and thrown away, by Griffin-Lim and by networks that hear pieces only."""
+
+    def __post_init__(self) -> None:
+        fields = _fields_of(self.output_template)
+        _require(
+            self,
+            format_must_be_one_of_wav16_wav24_float_flac_mp3_ogg_m4a=self.format in EXTRACTED_FORMATS,
+            bitrate_kbps_must_be_16_to_512=16 <= self.bitrate_kbps <= 512,
+            mask_must_be_soft_or_binary=self.mask in ("soft", "binary"),
+            phase_must_be_mixture_or_griffin_lim=self.phase in ("mixture", "griffin-lim"),
+            output_template_must_hold_song_stem_and_ext={"song", "stem", "ext"} <= fields,
+            output_template_may_hold_only_folder_song_stem_and_ext=fields <= {"folder", "song", "stem", "ext"},
+            chunk_s_must_be_1_to_600=1 <= self.chunk_s <= 600,
+            context_s_must_be_0_to_30=0 <= self.context_s <= 30,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A signal, a network and a recipe under one name."""
+
+    name: str
+    signal: SignalSettings = SignalSettings()
+    mixing: MixingSettings = MixingSettings()
+    network: NetworkSettings = NetworkSettings()
+    training: TrainingSettings = TrainingSettings()
+
+
+_REMIXING = MixingSettings(
+    duration_s=2.5,
+    pitch_shift_semitones=(-3.0, 3.0),
+    snr_db=(-6.0, 6.0),
+    coherent_gain_db=3.0,
+    stretch_follows_pitch=True,
+    channels="any",
+    polarity_flips=True,
+    level_db=(-12.0, 3.0),
+)
+
+SPECIFIED = Preset("specified")
+
+CLASSIC = Preset(
+    "classic",
+    signal=SignalSettings(stereo="mid-side"),
+    mixing=_REMIXING,
+    training=TrainingSettings(
+        n_epochs=20,
+        batches_per_epoch=150,
+        batch_size=16,
+        n_mixtures=None,
+        n_validation_mixtures=None,
+        loss="waveform",
+        learning_rate=3e-3,
+        learning_rate_schedule="cosine",
+        gradient_clip_norm=5.0,
+        weight_average_decay=0.998,
+    ),
+)
+
+STUDIO = Preset(
+    "studio",
+    signal=SignalSettings(window_length=4_096, hop_length=1_024, stereo="mid-side"),
+    mixing=dataclasses.replace(_REMIXING, duration_s=3.0),
+    network=NetworkSettings("BandSplitMaskInference", hidden_size=64, num_layers=2, dropout=0.0),
+    training=dataclasses.replace(
+        CLASSIC.training,
+        n_epochs=54,
+        batches_per_epoch=100,
+        batch_size=6,
+        learning_rate=2e-3,
+        weight_average_decay=0.995,
+        mixed_precision=True,
+    ),
+)
+
+PRESETS = {preset.name: preset for preset in (SPECIFIED, CLASSIC, STUDIO)}
+"""Presets by name."""

@@ -1,0 +1,175 @@
+"""What a run is made of, and how it goes on after a stop.
+
+After every epoch all of it goes into one file, whole or not at all: weights, optimizer, moving average, history and
+random state. So a run that was killed at any moment goes on from its last completed epoch, to the last bit.
+"""
+
+import dataclasses
+import io
+import json
+import math
+import pickle
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from vocal_extraction.atomic_files import write_bytes
+from vocal_extraction.checkpointing import read_checkpoint
+from vocal_extraction.networks import create_model
+from vocal_extraction.settings import Preset
+from vocal_extraction.training.errors import ResumeError, TrainingError
+
+STATE_NAME = "training_state.pth"
+WARM_UP_SHARE = 0.02
+"""Share of a cosine schedule's steps in which the learning rate rises."""
+
+_DAMAGE = (
+    *(RuntimeError, pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError, AttributeError),
+    *(ArithmeticError, AssertionError, MemoryError, struct.error),
+)
+"""What torch raises on a file that is cut short, altered, or holds something else."""
+
+
+class Run:
+    """A network in training, and everything that changes while it is."""
+
+    def __init__(self, preset: Preset, *, seed: int, device: torch.device, rank: int = 0) -> None:
+        torch.manual_seed(seed)
+        self.preset, self.seed, self.device, self.rank = preset, seed, device, rank
+        self.network: nn.Module = create_model(preset).to(device)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=preset.training.learning_rate)
+        decay = preset.training.weight_average_decay
+        self.average = (
+            None if decay is None else AveragedModel(self.network, multi_avg_fn=_average(decay), use_buffers=True)
+        )
+        self.history: list[dict[str, Any]] = []
+        self.n_steps = 0
+        self.loader_seed = int(torch.empty((), dtype=torch.int64).random_())
+
+    @property
+    def n_epochs_done(self) -> int:
+        """Completed epochs."""
+        return len(self.history)
+
+    @property
+    def best_loss(self) -> float:
+        """Lowest validation loss so far; infinite before the first."""
+        return min((row["validation_loss"] for row in self.history), default=math.inf)
+
+    @property
+    def result(self) -> nn.Module:
+        """The network that is validated and saved: the moving average where there is one."""
+        return self.network if self.average is None else self.average.module
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Give every process but the first random numbers of its own, which depend on seed, epoch and rank alone."""
+        if self.rank:
+            torch.manual_seed(int(np.random.SeedSequence((self.seed, epoch, self.rank)).generate_state(1)[0]))
+
+    def set_learning_rate(self) -> float:
+        """Put the schedule's learning rate of the step to come into the optimizer, and return it."""
+        training = self.preset.training
+        rate = training.learning_rate
+        if training.learning_rate_schedule == "cosine":
+            n_all = training.n_epochs * training.batches_per_epoch
+            n_rise = max(int(WARM_UP_SHARE * n_all), 1)
+            progress = min(max(self.n_steps - n_rise, 0) / max(n_all - n_rise, 1), 1.0)
+            rate *= min((self.n_steps + 1) / n_rise, 1.0) * 0.5 * (1 + math.cos(math.pi * progress))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def begin_with(self, path: Path) -> None:
+        """Take the weights of a checkpoint for the first.
+
+        Raises
+        ------
+        CheckpointError
+            If it cannot be read.
+        TrainingError
+            If it is of another network.
+        """
+        weights = read_checkpoint(path)["state_dict"]
+        try:
+            self.network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise TrainingError(
+                f"{path} is another network than that of preset {self.preset.name!r}, so training cannot start from it."
+            ) from error
+        if self.average is not None:
+            self.average.module.load_state_dict(weights)
+
+    def save_state(self, folder: Path) -> None:
+        """Write everything that `load_state` needs."""
+        content = {
+            "fingerprint": _fingerprint(self.preset, self.seed),
+            "network": self.network.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": json.dumps(self.history),
+            "n_steps": self.n_steps,
+            "random_state": torch.get_rng_state(),
+            "cuda_random_state": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+        # Not to the file itself: torch reports a full disk as an error of its own, that nobody expects.
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        write_bytes(folder / STATE_NAME, buffer.getbuffer())
+
+    def load_state(self, folder: Path) -> None:
+        """Continue where `save_state` stopped.
+
+        Raises
+        ------
+        ResumeError
+            If there is nothing to resume, it is damaged, or it belongs to a run of other settings.
+        """
+        path = folder / STATE_NAME
+        if not path.is_file():
+            raise ResumeError(f"Nothing to resume: {path} does not exist. Start without --resume.")
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            if content["fingerprint"] != _fingerprint(self.preset, self.seed):
+                raise ResumeError(f"{path} belongs to a run of other settings or another seed. Resume with those.")
+            self.network.load_state_dict(content["network"])
+            if self.average is not None:
+                self.average.load_state_dict(content["average"])
+            self.optimizer.load_state_dict(content["optimizer"])
+            self.history = json.loads(content["history"])
+            self.n_steps = int(content["n_steps"])
+            torch.set_rng_state(content["random_state"])
+            if content["cuda_random_state"] is not None and self.device.type == "cuda":
+                torch.cuda.set_rng_state(content["cuda_random_state"], self.device)
+        except (*_DAMAGE, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ResumeError(f"{path} cannot be resumed from ({reason}). Start again without --resume.") from error
+
+
+def _average(decay: float) -> Any:
+    """Return the averaging of weights and of BatchNorm's statistics; its counters of integers are left alone.
+
+    The decay starts low and rises to `decay`: an average that began with BatchNorm's first statistics, which are
+    almost nothing, was still wrong by a third of them after 500 steps.
+    """
+
+    @torch.no_grad()
+    def average(averaged: list[torch.Tensor], current: list[torch.Tensor], n_averaged: Any) -> None:
+        n = int(n_averaged)
+        share = 1 - min(decay, (1 + n) / (10 + n))
+        for mean, value in zip(averaged, current, strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, share)
+
+    return average
+
+
+def _fingerprint(preset: Preset, seed: int) -> str:
+    """Name the settings that a continued run must share; only its length may change."""
+    facts = dataclasses.asdict(preset)
+    del facts["training"]["n_epochs"]
+    return json.dumps([facts, seed], sort_keys=True)
