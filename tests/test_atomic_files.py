@@ -176,7 +176,11 @@ def test_concurrent_writers_never_mix(tmp_path):
     """Four threads and two other processes write the same file; each version that is seen is one writer's, whole."""
     target = tmp_path / "shared.txt"
     write_text(target, "0" * 50_000)
-    code = "import sys, files\nfor i in range(20): atomic_files.write_text(sys.argv[1], sys.argv[2] * 50_000)"
+    code = (
+        "import sys\n"
+        "from vocal_extraction.atomic_files import write_text\n"
+        "for i in range(20): write_text(sys.argv[1], sys.argv[2] * 50_000)"
+    )
 
     def write_often(letter):
         for _ in range(20):
@@ -197,7 +201,8 @@ def test_concurrent_writers_never_mix(tmp_path):
 
 def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_kept(tmp_path):
     code = (
-        "import os, signal, sys, files\n"
+        "import os, signal, sys\n"
+        "from vocal_extraction import atomic_files\n"
         "with atomic_files.whole_file(sys.argv[1]) as aside:\n"
         "    aside.write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)"

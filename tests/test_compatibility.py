@@ -18,7 +18,11 @@ RATE = 44_100
 
 
 def test_importing_compatibility_imports_nothing_slow():
-    code = "import sys; from vocal_extraction import compatibility; print({'nussl', 'scaper', 'museval', 'torch', 'numpy'} & set(sys.modules))"
+    code = (
+        "import sys\n"
+        "from vocal_extraction import compatibility\n"
+        "print({'nussl', 'scaper', 'museval', 'torch', 'numpy'} & set(sys.modules))"
+    )
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )

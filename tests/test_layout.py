@@ -40,7 +40,7 @@ LAYERS = (
 PACKAGE = "vocal_extraction"
 WRAPPED = ("nussl", "scaper")
 MAXIMUM_LINES = 400
-MAXIMUM_TEST_LINES = 500
+MAXIMUM_TEST_LINES = 520
 ROOT_FILES = ["data_augmentation.py", "main.py", "model.py"]
 
 

@@ -100,7 +100,7 @@ def test_nonsense_is_a_usage_error(line, capsys):
     with pytest.raises(SystemExit) as exit_:
         parse(line.split())
     assert exit_.value.code == 2
-    assert "usage: main.py" in capsys.readouterr().err
+    assert "usage: vocal-extraction" in capsys.readouterr().err
 
 
 def test_help_names_every_command(capsys):

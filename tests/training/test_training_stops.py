@@ -75,7 +75,7 @@ def dataset(tmp_path, demo_dataset):
 
 def start(script, *arguments, **environment):
     """Start a Python process that finds this project and its tests; its stderr is kept."""
-    path = os.pathsep.join((str(TESTS.parent), str(TESTS)))
+    path = os.pathsep.join(map(str, (TESTS.parent, TESTS, TESTS / "training")))
     return subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", script, *map(str, arguments)],
         stderr=subprocess.PIPE,
