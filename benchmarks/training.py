@@ -195,7 +195,7 @@ def _network_arguments() -> tuple[Any, ...]:
         network.num_layers,
         network.bidirectional,
         network.dropout,
-        network.num_sources,
+        len(SPECIFIED.sources),
         [network.activation],
     )
 

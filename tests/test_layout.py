@@ -19,6 +19,7 @@ LAYERS = (
     "audio_files",
     "musdb_preparation",
     "demo_songs",
+    "tracks",
     "rendering",
     "data_augmentation",
     "spectrogram",

@@ -17,6 +17,7 @@ def tiny_preset(**changes) -> Preset:
 
     preset = Preset(
         "tiny",
+        sources=changes.pop("sources", ("vocals",)),
         signal=changed(SignalSettings()),
         mixing=changed(MixingSettings(duration_s=0.5)),
         network=changed(NetworkSettings(hidden_size=8)),

@@ -149,7 +149,7 @@ class NetworkSettings:
     """The network's class by name and the arguments of its constructor, beside the number of bins."""
 
     kind: str = "MaskInference"
-    """A class of model.py."""
+    """A key of `networks.NETWORKS`, which is looked up where the network is built."""
     num_audio_channels: int = 1
     """Channels that go through the network together; 1 means each channel by itself."""
     hidden_size: int = 50
@@ -160,22 +160,17 @@ class NetworkSettings:
     """Whether frames to come are heard too."""
     dropout: float = 0.3
     """Dropout between layers, from 0 to below 1."""
-    num_sources: int = 1
-    """Masks that come out: 1 is the vocals, 2 are accompaniment and vocals, 4 the stems."""
     activation: str = "sigmoid"
     """What bounds the masks: 'sigmoid' or 'softmax' (over the sources)."""
 
     def __post_init__(self) -> None:
         _require(
             self,
-            kind_must_be_a_network_of_model_py=self.kind in ("MaskInference", "BandSplitMaskInference"),
             num_audio_channels_must_be_1_to_8=1 <= self.num_audio_channels <= 8,
             hidden_size_must_be_1_to_4096=1 <= self.hidden_size <= 4_096,
             num_layers_must_be_1_to_24=1 <= self.num_layers <= 24,
             dropout_must_be_at_least_0_and_below_1=0 <= self.dropout < 1,
-            num_sources_must_be_1_or_2_or_4=self.num_sources in (1, 2, 4),
             activation_must_be_sigmoid_or_softmax=self.activation in ("sigmoid", "softmax"),
-            softmax_needs_two_sources_or_more=self.activation != "softmax" or self.num_sources > 1,
         )
 
 
@@ -300,10 +295,23 @@ class Preset:
     """A signal, a network and a recipe under one name."""
 
     name: str
+    sources: tuple[str, ...] = ("vocals",)
+    """What the network estimates: names of stems, 'accompaniment' (all but the vocals) or sums as 'bass+drums'."""
     signal: SignalSettings = SignalSettings()
     mixing: MixingSettings = MixingSettings()
     network: NetworkSettings = NetworkSettings()
     training: TrainingSettings = TrainingSettings()
+
+    def __post_init__(self) -> None:
+        _require(
+            self,
+            sources_must_be_1_to_16_different_names=(
+                1 <= len(self.sources) <= 16
+                and all(isinstance(source, str) and source for source in self.sources)
+                and len(set(self.sources)) == len(self.sources)
+            ),
+            softmax_needs_two_sources_or_more=self.network.activation != "softmax" or len(self.sources) > 1,
+        )
 
 
 _REMIXING = MixingSettings(

@@ -21,10 +21,9 @@ from vocal_extraction.checkpointing import (
     save_checkpoint,
     shipped_checkpoint,
     shipped_checkpoints,
-    source_names,
 )
 from vocal_extraction.networks import create_model
-from vocal_extraction.settings import PRESETS, NetworkSettings, Preset, SignalSettings
+from vocal_extraction.settings import ACCOMPANIMENT, PRESETS, STEMS, NetworkSettings, Preset, SignalSettings
 
 SMALL = Preset(
     "small",
@@ -33,10 +32,13 @@ SMALL = Preset(
 )
 
 
-def small(**network):
+def small(sources=("vocals",), **network):
     """Return a preset with a small network."""
     return Preset(
-        "small", signal=SMALL.signal, network=NetworkSettings(**{"hidden_size": 5, "num_layers": 1, **network})
+        "small",
+        sources=sources,
+        signal=SMALL.signal,
+        network=NetworkSettings(**{"hidden_size": 5, "num_layers": 1, **network}),
     )
 
 
@@ -57,24 +59,24 @@ def saved(tmp_path):
     "preset",
     [
         *PRESETS.values(),
-        small(num_sources=2, activation="softmax"),
-        small(num_sources=4, activation="softmax"),
+        small(sources=(ACCOMPANIMENT, "vocals"), activation="softmax"),
+        small(sources=STEMS, activation="softmax"),
         small(num_audio_channels=2),
-        small(kind="BandSplitMaskInference", num_audio_channels=2, num_sources=4),
+        small(kind="BandSplitMaskInference", num_audio_channels=2, sources=STEMS),
     ],
-    ids=lambda preset: f"{preset.name}-{preset.network.num_sources}-{preset.network.num_audio_channels}",
+    ids=lambda preset: f"{preset.name}-{len(preset.sources)}-{preset.network.num_audio_channels}",
 )
 def test_what_was_saved_is_loaded(tmp_path, preset):
     network = create_model(preset).eval()
     model = load_checkpoint(save_checkpoint(tmp_path / "a.pth", network, preset=preset, metadata={}))
-    n_channels, n_sources = preset.network.num_audio_channels, preset.network.num_sources
+    n_channels, n_sources = preset.network.num_audio_channels, len(preset.sources)
     data = magnitudes(2, 4, preset.signal.n_bins, n_channels)
     with torch.no_grad():
         found, expected = model.network({"mix_magnitude": data}), network({"mix_magnitude": data})
     assert torch.equal(found["mask"], expected["mask"])
     assert found["mask"].shape == (*data.shape, n_sources)
     assert (model.signal, model.n_channels, model.output) == (preset.signal, n_channels, "mask")
-    assert model.source_names == source_names(n_sources)
+    assert model.source_names == preset.sources
     assert model.source_names[model.vocals_index] == "vocals"
     assert not model.network.training
     assert model.device == torch.device("cpu")

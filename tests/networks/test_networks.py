@@ -19,7 +19,7 @@ from vocal_extraction.networks import (
     create_model,
 )
 from vocal_extraction.networks.layers import band_edges
-from vocal_extraction.settings import CLASSIC, PRESETS, SPECIFIED, STUDIO, NetworkSettings
+from vocal_extraction.settings import CLASSIC, PRESETS, SPECIFIED, STUDIO, NetworkSettings, Preset
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"num_features": 33, "num_audio_channels": 1, "hidden_size": 6, "num_layers": 2, "bidirectional": True}
@@ -64,7 +64,7 @@ def test_every_preset_builds_and_listens(preset):
     with torch.no_grad():
         output = network({"mix_magnitude": data})
     assert list(output) == ["mask", "estimates"]
-    assert output["mask"].shape == output["estimates"].shape == (*data.shape, preset.network.num_sources)
+    assert output["mask"].shape == output["estimates"].shape == (*data.shape, len(preset.sources))
 
 
 def test_presets_of_one_network_build_the_same():
@@ -272,3 +272,8 @@ def test_an_ensemble_gives_the_mean_of_its_members_masks(kind, n_sources, activa
 def test_an_ensemble_of_nothing_of_too_many_or_of_ensembles_is_refused(member, n_members):
     with pytest.raises(SettingsError, match="expected 1 to 16 networks"):
         EnsembleMaskInference(member, n_members, **SMALL, dropout=0.0, num_sources=1)
+
+
+def test_an_unknown_kind_of_network_is_named():
+    with pytest.raises(SettingsError, match=r"no network 'Transformer'; NETWORKS has MaskInference, .*"):
+        create_model(Preset("mine", network=NetworkSettings("Transformer")))

@@ -26,7 +26,7 @@ def _checkpoint() -> bytes:
 def _small_preset() -> Any:
     from vocal_extraction.settings import NetworkSettings, Preset, SignalSettings
 
-    return Preset("small", SignalSettings(44_100, 32, 16), network=NetworkSettings(hidden_size=2, num_layers=1))
+    return Preset("small", signal=SignalSettings(44_100, 32, 16), network=NetworkSettings(hidden_size=2, num_layers=1))
 
 
 def _take_checkpoint(data: bytes, folder: Path) -> None:

@@ -15,7 +15,7 @@ from vocal_extraction.checkpointing import load_checkpoint
 from vocal_extraction.device import DeviceError
 from vocal_extraction.errors import SettingsError
 from vocal_extraction.rendering import RenderingError
-from vocal_extraction.settings import PRESETS, SPECIFIED
+from vocal_extraction.settings import ACCOMPANIMENT, PRESETS, SPECIFIED, STEMS
 from vocal_extraction.training import DataError, ResumeError, TrainingError, journal, loop, train_model
 from vocal_extraction.training.loop import Session
 from vocal_extraction.training.processes import Processes
@@ -416,13 +416,13 @@ def test_a_network_trains_on_stereo(dataset, tmp_path, stereo, n_channels):
     assert 0 < row["validation_loss"] < 60
 
 
-@pytest.mark.parametrize("n_sources", [2, 4])
+@pytest.mark.parametrize("sources", [(ACCOMPANIMENT, "vocals"), STEMS])
 @pytest.mark.parametrize("loss", ["magnitude_l1", "waveform"])
-def test_networks_of_several_sources_train(dataset, tmp_path, n_sources, loss):
-    preset = tiny_preset(num_sources=n_sources, activation="softmax", loss=loss)
+def test_networks_of_several_sources_train(dataset, tmp_path, sources, loss):
+    preset = tiny_preset(sources=sources, activation="softmax", loss=loss)
     session = session_of(preset, dataset, tmp_path)
     batch = session.material.training_mixtures.batch([(0, 0), (0, 1)])
-    assert batch["sources"].shape[1] == max(n_sources, 2)
+    assert batch["sources"].shape[1] == len(sources)
     losses = [session.step(batch) for _ in range(8)]
     assert losses[-1] < losses[0]
 

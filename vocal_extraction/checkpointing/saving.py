@@ -61,13 +61,13 @@ def _nussl_metadata(preset: Preset, dataset_folder: str) -> dict[str, Any]:
     from vocal_extraction.compatibility import nussl
 
     transforms = nussl.datasets.transforms
-    steps = [transforms.SumSources([[stem for stem in STEMS if stem != "vocals"]], [ACCOMPANIMENT])]
-    if preset.network.num_sources == len(STEMS):
-        steps = []
+    steps, left = [], list(STEMS)
+    if not set(preset.sources) <= set(STEMS) or preset.sources == ("vocals",):
+        steps.append(transforms.SumSources([[stem for stem in STEMS if stem != "vocals"]], [ACCOMPANIMENT]))
+        left = [ACCOMPANIMENT, "vocals"]
     steps.append(transforms.MagnitudeSpectrumApproximation())
-    if preset.network.num_sources == 1:
-        # Of the two that are left after the sum.
-        steps.append(transforms.IndexSources("source_magnitudes", source_names(2).index("vocals")))
+    if len(preset.sources) == 1 and preset.sources[0] in left:
+        steps.append(transforms.IndexSources("source_magnitudes", left.index(preset.sources[0])))
     steps.append(transforms.ToSeparationModel())
     data = {
         "stft_params": nussl.STFTParams(
@@ -81,7 +81,7 @@ def _nussl_metadata(preset: Preset, dataset_folder: str) -> dict[str, Any]:
         **data,
         "train_dataset": dataset,
         "val_dataset": dict(dataset),
-        "source_names": list(source_names(preset.network.num_sources)),
+        "source_names": list(preset.sources),
         "stereo": preset.signal.stereo,
         "format_version": FORMAT_VERSION,
         "preset": preset.name,

@@ -356,8 +356,10 @@ def create_model(preset: Preset = SPECIFIED) -> nn.Module:
     >>> sum(weights.numel() for weights in create_model().parameters())
     210871
     """
-    arguments = dataclasses.asdict(preset.network)
+    arguments = {**dataclasses.asdict(preset.network), "num_sources": len(preset.sources)}
     kind = arguments.pop("kind")
+    if kind not in NETWORKS:
+        raise SettingsError(f"There is no network {kind!r}; NETWORKS has {', '.join(NETWORKS)}.")
     if kind == BandSplitMaskInference.__name__:
         arguments["sample_rate"] = preset.signal.sample_rate
     return NETWORKS[kind].build(num_features=preset.signal.n_bins, **arguments)

@@ -46,7 +46,7 @@ def item_losses(network: nn.Module, sources: Tensor, *, preset: Preset) -> Tenso
     """
     signal, stereo = preset.signal, preset.signal.stereo
     mixture = sources.sum(dim=1)
-    targets = sources_of_network(sources, preset.network.num_sources)  # (n_batch, n_sources, n_channels, n_samples)
+    targets = sources_of_network(sources, len(preset.sources))  # (n_batch, n_sources, n_channels, n_samples)
     spectrum = stft(mixture, signal=signal)  # (n_batch, n_channels, n_frames, n_bins)
     heard = magnitude(views_of(spectrum, stereo))  # (n_batch, n_channels, n_frames, n_bins)
     mask = infer_masks(network, heard, n_network_channels=preset.network.num_audio_channels)

@@ -121,7 +121,7 @@ def _mixtures(run: Run, dataset_folder: Path, subset: str, kept_bytes: float, *,
     closure = create_mix_closure(
         dataset_folder, subset, mixing=run.preset.mixing, sample_rate=run.preset.signal.sample_rate, seed=run.seed
     )
-    n_sources = max(run.preset.network.num_sources, 2)
+    n_sources = max(len(run.preset.sources), 2)
     if not kept_bytes:
         return Mixtures(closure, n_sources=n_sources)
     kept = RenderedSet(
