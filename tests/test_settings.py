@@ -144,7 +144,8 @@ def test_specified_preset_has_the_specifications_numbers():
     mixing = SPECIFIED.mixing
     assert (mixing.pitch_shift_semitones, mixing.time_stretch) == ((-2, 2), (0.8, 1.2))
     assert (mixing.snr_db, mixing.offset_s, mixing.duration_s) == ((-5, 5), (0, 7), 5)
-    assert SPECIFIED.network == NetworkSettings("MaskInference", 1, 50, 2, True, 0.3, 1, "sigmoid")
+    assert SPECIFIED.network == NetworkSettings("MaskInference", 1, 50, 2, True, 0.3, "sigmoid")
+    assert SPECIFIED.sources == ("vocals",)
     training = SPECIFIED.training
     assert (training.n_epochs, training.batches_per_epoch, training.batch_size) == (25, 32, 10)
     assert (training.n_mixtures, training.learning_rate, training.loss) == (1_000, 1e-3, "magnitude_l1")

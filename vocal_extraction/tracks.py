@@ -15,7 +15,6 @@ another sample rate than is asked for are converted once, into the prepared layo
 """
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import hashlib
 import os
@@ -24,12 +23,11 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-import soxr
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from vocal_extraction.atomic_files import sha256_of, whole_file
-from vocal_extraction.audio_files.decoding import SongReader, examine
+from vocal_extraction.atomic_files import sha256_of
+from vocal_extraction.audio_files.stem_conversion import convert_stems
 from vocal_extraction.errors import VocalExtractionError
 from vocal_extraction.musdb_preparation import SUBSETS, prepare_musdb
 from vocal_extraction.settings import ACCOMPANIMENT, DATASET_FOLDER
@@ -41,8 +39,6 @@ _MIXTURES = frozenset(("mixture", "mix"))
 _ENDINGS = ("wav", "flac", "aif", "aiff", "m4a", "mp3", "mp4", "oga", "ogg", "opus", "wma", "wv")
 """Audio files by the ending of their names; of two files of one stem, the one whose ending comes first is taken."""
 _VALIDATION_SHARE = 8
-_SAME_TIME_NS = 2 * 10**9
-"""File systems keep times to 2 s or better."""
 
 Song = tuple[str | None, str, dict[str, Path]]
 """A song as a layout finds it: (subset, name, {source: file}); the subset is None where the layout has none."""
@@ -303,44 +299,10 @@ def _plain_track(name: str, files: Mapping[str, Path], sample_rate: int | None) 
 def _converted(name: str, files: Mapping[str, Path], place: Path, sample_rate: int | None) -> Track:
     """Return the track of stems that were decoded to wavs of one rate and length below `place`, now or before."""
     wavs = {source: place / source / f"{name}.wav" for source in files}
-    if not all(map(_is_up_to_date, wavs.values(), files.values())):
-        rate = sample_rate or max(examine(path).sample_rate for path in files.values())
-        with contextlib.ExitStack() as stack:
-            written = []
-            for wav, path in zip(wavs.values(), files.values(), strict=True):
-                blocks, n_channels = stack.enter_context(_resampled(path, rate))
-                temporary = stack.enter_context(whole_file(wav))
-                file = stack.enter_context(soundfile.SoundFile(temporary, "w", rate, n_channels, "FLOAT"))
-                for block in blocks:
-                    file.write(block)
-                written.append(file)
-            longest = max(file.frames for file in written)
-            for file in written:
-                file.write(np.zeros((longest - file.frames, file.channels), dtype=np.float32))
-        for wav, path in zip(wavs.values(), files.values(), strict=True):
-            os.utime(wav, ns=(0, path.stat().st_mtime_ns))
-    track = _plain_track(name, wavs, sample_rate)
-    if track is None:
-        raise TrackError(f"The stems of {name!r} do not fit together. Export them with one or two channels each.")
-    return track
-
-
-def _is_up_to_date(wav: Path, path: Path) -> bool:
-    return wav.is_file() and abs(wav.stat().st_mtime_ns - path.stat().st_mtime_ns) < _SAME_TIME_NS
-
-
-@contextlib.contextmanager
-def _resampled(path: Path, sample_rate: int) -> Iterator[tuple[Iterator[NDArray[np.float32]], int]]:
-    """Yield the blocks (n_samples, n_channels) of a decoded file at a sample rate, and their number of channels."""
-    with SongReader(examine(path)) as reader:
-        stream = soxr.ResampleStream(reader.sample_rate, sample_rate, reader.n_channels, dtype="float32")
-
-        def blocks() -> Iterator[NDArray[np.float32]]:
-            for block in reader.blocks():
-                yield block.T if reader.sample_rate == sample_rate else stream.resample_chunk(block.T.copy())
-            yield stream.resample_chunk(np.zeros((0, reader.n_channels), dtype=np.float32), last=True)
-
-        yield blocks(), reader.n_channels
+    convert_stems(list(files.values()), list(wavs.values()), sample_rate=sample_rate)
+    if track := _plain_track(name, wavs, sample_rate):
+        return track
+    raise TrackError(f"The stems of {name!r} do not fit together. Export them with one or two channels each.")
 
 
 def _cache_of(folder: Path) -> Path:

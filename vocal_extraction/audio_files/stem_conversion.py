@@ -1,0 +1,71 @@
+"""The stems of a song, in any formats, into wavs of one sample rate and one length that lie side by side."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from vocal_extraction.atomic_files import whole_file
+from vocal_extraction.audio_files.decoding import SongReader, examine
+
+_SAME_TIME_NS = 2 * 10**9
+"""File systems keep times to 2 s or better."""
+
+
+def convert_stems(stems: Sequence[Path], wavs: Sequence[Path], *, sample_rate: int | None = None) -> None:
+    """Decode stems to 32-bit float wavs, unless that was done before; shorter ones end in silence.
+
+    Parameters
+    ----------
+    stems
+        The stems of one song.
+    wavs
+        Where each is written, all of them or none. A wav has its stem's time of change, by which it is known to be
+        up to date.
+    sample_rate
+        Samples per second of the wavs; None takes the highest of the stems.
+
+    Raises
+    ------
+    ExtractionError
+        If a stem cannot be decoded, or is damaged.
+    StorageError
+        If a wav cannot be written.
+    """
+    if all(map(_is_up_to_date, wavs, stems)):
+        return
+    rate = sample_rate or max(examine(stem).sample_rate for stem in stems)
+    with contextlib.ExitStack() as stack:
+        files = []
+        for stem, wav in zip(stems, wavs, strict=True):
+            reader = stack.enter_context(SongReader(examine(stem)))
+            temporary = stack.enter_context(whole_file(wav))
+            file = stack.enter_context(soundfile.SoundFile(temporary, "w", rate, reader.n_channels, "FLOAT"))
+            for block in _resampled(reader, rate):
+                file.write(block)
+            files.append(file)
+        longest = max(file.frames for file in files)
+        for file in files:
+            file.write(np.zeros((longest - file.frames, file.channels), dtype=np.float32))
+    for stem, wav in zip(stems, wavs, strict=True):
+        os.utime(wav, ns=(0, stem.stat().st_mtime_ns))
+
+
+def _is_up_to_date(wav: Path, stem: Path) -> bool:
+    return wav.is_file() and abs(wav.stat().st_mtime_ns - stem.stat().st_mtime_ns) < _SAME_TIME_NS
+
+
+def _resampled(reader: SongReader, sample_rate: int) -> Iterator[NDArray[np.float32]]:
+    """Yield the blocks (n_samples, n_channels) of a song at another sample rate."""
+    if reader.sample_rate == sample_rate:
+        yield from (block.T for block in reader.blocks())
+        return
+    stream = soxr.ResampleStream(reader.sample_rate, sample_rate, reader.n_channels, dtype="float32")
+    for block in reader.blocks():
+        yield stream.resample_chunk(block.T.copy())
+    yield stream.resample_chunk(np.zeros((0, reader.n_channels), dtype=np.float32), last=True)
