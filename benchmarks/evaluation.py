@@ -75,7 +75,7 @@ def _checkpoint(folder: Path) -> Path:
     shipped = PRETRAINED_FOLDER / "best.model.pth"
     if shipped.is_file():
         return shipped
-    return save_checkpoint(folder / "model.pth", create_model(SPECIFIED), preset=SPECIFIED, metadata={})
+    return save_checkpoint(folder / "model.pth", create_model(SPECIFIED), preset=SPECIFIED)
 
 
 def _score(songs: list[Recording], checkpoint: Path, folder: Path) -> None:

@@ -77,7 +77,7 @@ def rows() -> list[Row]:
 def _checkpoint(folder: Path) -> Path:
     if "classic" in shipped_checkpoints():
         return shipped_checkpoint("classic")
-    return save_checkpoint(folder / "model.pth", create_model(SPECIFIED), preset=SPECIFIED, metadata={})
+    return save_checkpoint(folder / "model.pth", create_model(SPECIFIED), preset=SPECIFIED)
 
 
 def _song(folder: Path) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vocal_extraction.checkpointing import LoadedModel
+from vocal_extraction.checkpointing import CheckpointMetadata, LoadedModel
 from vocal_extraction.extraction.manifest import MANIFEST_NAME
 from vocal_extraction.networks import NETWORKS, EnsembleMaskInference, MaskInference
 from vocal_extraction.settings import ACCOMPANIMENT, SignalSettings
@@ -81,13 +81,14 @@ def loaded(
     network: nn.Module,
     *,
     n_channels: int = 1,
-    source_names: tuple[str, ...] = ("vocals",),
+    sources: tuple[str, ...] = ("vocals",),
     output: str = "mask",
     signal: SignalSettings = SIGNAL,
     sha256: str = "0" * 64,
 ) -> LoadedModel:
     """Wrap a network as `load_checkpoint` does."""
-    return LoadedModel(network.eval(), signal, n_channels, source_names, output, {}, Path("tiny.pth"), sha256)
+    metadata = CheckpointMetadata(signal, n_channels, sources)
+    return LoadedModel(network.eval(), signal, n_channels, sources, output, metadata, Path("tiny.pth"), sha256)
 
 
 def tiny_model(n_channels: int = 1, num_sources: int = 1) -> LoadedModel:
@@ -107,7 +108,7 @@ def tiny_model(n_channels: int = 1, num_sources: int = 1) -> LoadedModel:
             weights.mul_(1.2 if "bias" in name else 0.4)
         network.embedding.linear.weight.mul_(12.0)
     names = {1: ("vocals",), 2: (ACCOMPANIMENT, "vocals")}[num_sources]
-    return loaded(Masking(network), n_channels=n_channels, source_names=names)
+    return loaded(Masking(network), n_channels=n_channels, sources=names)
 
 
 def remembering_model(
@@ -141,7 +142,7 @@ def whole_song(mixture: np.ndarray, model: LoadedModel) -> np.ndarray:
     with torch.inference_mode():
         spectrum = stft(items, signal=model.signal)
         mask = infer_masks(model.network, views_of(spectrum, stereo).abs(), n_network_channels=model.n_channels)
-        mask = mask[..., model.vocals_index]
+        mask = mask[..., model.sources.index("vocals")]
         estimate = istft(masked(spectrum, mask, stereo), n_samples=mixture.shape[1], signal=model.signal)
         return estimate.flatten(0, 1)[: len(mixture)].numpy()
 

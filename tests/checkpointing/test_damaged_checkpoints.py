@@ -259,21 +259,21 @@ def test_classes_that_nobody_trains_are_refused(tmp_path, name):
     [
         ({"stft_params": None, "train_dataset": {}}, "lacks 'stft_params' or 'sample_rate'"),
         ({"sample_rate": None, "train_dataset": None}, "lacks 'stft_params' or 'sample_rate'"),
-        ({"train_dataset": 7, "stft_params": None}, "'int' object"),
-        ({"stft_params": (64, 16, "sqrt_hann")}, "window_length"),
+        ({"train_dataset": 7, "stft_params": None}, "lacks 'stft_params' or 'sample_rate'"),
+        ({"stft_params": (64, 16, "sqrt_hann")}, r"its STFT is .\(64, 16"),
         ({"sample_rate": 10**12}, "sample rate must be"),
         ({"sample_rate": "fast"}, "fast"),
         ({"num_channels": 0}, "num_channels is '0', expected 1 to 8"),
         ({"num_channels": 10**9}, "num_channels is '1000000000', expected 1 to 8"),
         ({"num_channels": "UNAVAILABLE"}, "num_channels is 'UNAVAILABLE'"),
         ({"num_channels": 2}, "mat1 and mat2|input|size"),
-        ({"source_names": ["drums"]}, "it separates drums, but no vocals"),
         ({"source_names": ["vocals", "bass"]}, "does not give them 1 names"),
-        ({"source_names": "v"}, "does not give them"),
+        ({"source_names": "v"}, "does not give its sources different names"),
+        ({"source_names": ["v", "v"]}, "does not give its sources different names"),
         ({"source_names": [7]}, "is no name"),
         ({"source_names": ["\x1b[2J"]}, "is no name"),
         ({"source_names": ["v" * 1_000]}, "is no name"),
-        ({"source_names": 7}, "does not give them|int"),
+        ({"source_names": 7}, "does not give its sources different names"),
     ],
 )
 def test_metadata_that_does_not_fit_is_refused(tmp_path, changes, reason):
@@ -287,7 +287,7 @@ def test_other_stfts_are_refused(tmp_path):
         (64, 16, "hamming"): "window type must be sqrt hann or hann",
         (64, 48, "sqrt_hann"): "hop length must divide",
         (128, 32, "sqrt_hann"): "should contain 65 elements not 33",
-        (None, None, None): "NoneType",
+        (None, None, None): "its STFT is",
     }.items():
         not_loaded(with_metadata(tmp_path / "a.pth", stft_params=nussl.STFTParams(*stft)), reason)
 
@@ -298,9 +298,9 @@ def test_three_sources_have_no_names(tmp_path):
     config = json.dumps(forged.tutorial_config(num_sources=3))
     path = saved(tmp_path / "a.pth", state_dict=forged.weights(num_sources=3), config=config)
     not_loaded(path, "3 sources has no names")
-    metadata = forged.old_metadata(source_names=["drums", "rest", "vocals"])
+    metadata = forged.old_metadata(source_names=["drums", "rest", "piano"])
     path = saved(path, state_dict=forged.weights(num_sources=3), config=config, metadata=metadata)
-    assert load_checkpoint(path).vocals_index == 2
+    assert load_checkpoint(path).sources == ("drums", "rest", "piano")
 
 
 # Networks of nussl's modules
@@ -325,7 +325,7 @@ def test_a_mask_network_of_nussls_builder_loads(tmp_path):
     model = load_checkpoint(
         nussl_network(tmp_path / "a.pth", recurrent("build_recurrent_mask_inference", 2, ["softmax"]))
     )
-    assert (model.output, model.source_names) == ("mask", source_names(2))
+    assert (model.output, model.sources) == ("mask", source_names(2))
     masks = model.network({"mix_magnitude": torch.rand(3, 7, 33, 1)})["mask"]
     assert masks.shape == (3, 7, 33, 1, 2)
 

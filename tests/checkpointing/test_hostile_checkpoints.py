@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_the_forger_can_make_one_that_loads(tmp_path):
     """So that the refusals below are of what each test adds."""
-    assert load_checkpoint(forged.old_checkpoint(tmp_path / "a.pth", content())).source_names == ("vocals",)
+    assert load_checkpoint(forged.old_checkpoint(tmp_path / "a.pth", content())).sources == ("vocals",)
 
 
 # Code
@@ -180,7 +180,7 @@ def test_attributes_that_hide_methods_are_dropped(quiet):
 
     disguised = Disguised()
     model = load_checkpoint(forged.old_checkpoint(quiet / "a.pth", content(state_dict=disguised)))
-    assert model.source_names == ("vocals",)
+    assert model.sources == ("vocals",)
 
 
 # Memory

@@ -33,8 +33,8 @@ def trained(tmp_path):
         for seed in seeds:
             torch.manual_seed(seed)
             paths.append(tmp_path / f"{name}{seed}.pth")
-            metadata = {"seed": seed, "git_commit": "abc", "trainer.state_dict": {"epoch": 1, "seed": None}}
-            save_checkpoint(paths[-1], create_model(preset), preset=preset, metadata=metadata)
+            facts = {"seed": seed, "git_commit": "abc", "history": [(0.5, 0.75)]}
+            save_checkpoint(paths[-1], create_model(preset), preset=preset, **facts)
         return paths
 
     return save
@@ -60,13 +60,13 @@ def test_it_hears_what_its_members_hear_and_tells_of_each(tmp_path, trained):
     first, second = trained(1, 2)
     model = load_checkpoint(join_checkpoints([first, second], tmp_path / "joined.pth"))
     member = load_checkpoint(first)
-    assert (model.signal, model.n_channels, model.source_names) == (SMALL.signal, 1, ("vocals",))
-    assert model.metadata["members"] == [
+    assert (model.signal, model.n_channels, model.sources) == (SMALL.signal, 1, ("vocals",))
+    assert list(model.metadata.members) == [
         {"sha256": load_checkpoint(path).sha256, "seed": seed, "git_commit": "abc"}
         for path, seed in ((first, 1), (second, 2))
     ]
-    assert model.metadata["settings"] == member.metadata["settings"]
-    assert not {"seed", "trainer.state_dict"} & model.metadata.keys(), "those of one member would stand for all"
+    assert model.metadata.settings == member.metadata.settings
+    assert (model.metadata.origin, model.metadata.trainer) == ({}, {}), "those of one member would stand for all"
 
 
 def test_nussls_separator_gives_the_same_vocals(tmp_path, trained):
@@ -116,7 +116,7 @@ def test_what_is_there_is_kept_unless_it_may_be_replaced(tmp_path, trained):
     with pytest.raises(StorageError, match=r"there\.pth is there already.*--overwrite"):
         join_checkpoints(paths, there)
     assert there.read_bytes() == b"mine"
-    assert load_checkpoint(join_checkpoints(paths, there, overwrite=True)).metadata["members"]
+    assert load_checkpoint(join_checkpoints(paths, there, overwrite=True)).metadata.members
 
 
 def test_the_command_joins_and_says_where(tmp_path, trained, capsys):

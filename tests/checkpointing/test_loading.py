@@ -51,8 +51,7 @@ def saved(tmp_path):
     """A small network and the checkpoint it was saved to."""
     torch.manual_seed(0)
     network = create_model(SMALL).eval()
-    history = {"epochs": [{"loss": 0.5}], "seed": 0}
-    return network, save_checkpoint(tmp_path / "small.model.pth", network, preset=SMALL, metadata=history)
+    return network, save_checkpoint(tmp_path / "small.model.pth", network, preset=SMALL, history=[(0.5, 0.75)], seed=0)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +67,7 @@ def saved(tmp_path):
 )
 def test_what_was_saved_is_loaded(tmp_path, preset):
     network = create_model(preset).eval()
-    model = load_checkpoint(save_checkpoint(tmp_path / "a.pth", network, preset=preset, metadata={}))
+    model = load_checkpoint(save_checkpoint(tmp_path / "a.pth", network, preset=preset))
     n_channels, n_sources = preset.network.num_audio_channels, len(preset.sources)
     data = magnitudes(2, 4, preset.signal.n_bins, n_channels)
     with torch.no_grad():
@@ -76,12 +75,12 @@ def test_what_was_saved_is_loaded(tmp_path, preset):
     assert torch.equal(found["mask"], expected["mask"])
     assert found["mask"].shape == (*data.shape, n_sources)
     assert (model.signal, model.n_channels, model.output) == (preset.signal, n_channels, "mask")
-    assert model.source_names == preset.sources
-    assert model.source_names[model.vocals_index] == "vocals"
+    assert model.sources == preset.sources
     assert not model.network.training
     assert model.device == torch.device("cpu")
-    assert model.metadata["preset"] == preset.name
-    assert json.loads(model.metadata["settings"])["network"]["hidden_size"] == preset.network.hidden_size
+    assert model.metadata.preset == preset.name
+    assert model.metadata.settings is not None
+    assert json.loads(model.metadata.settings)["network"]["hidden_size"] == preset.network.hidden_size
 
 
 def test_the_specifications_custom_example_is_saved_and_reloaded(tmp_path):
@@ -91,7 +90,7 @@ def test_the_specifications_custom_example_is_saved_and_reloaded(tmp_path):
     data = magnitudes(2, 10, 257, 1)
     network(mix_magnitude=data)["mask"].mean().backward()
     optimizer.step()
-    path = save_checkpoint(tmp_path / "a.pth", network, preset=Preset("custom", network=custom), metadata={})
+    path = save_checkpoint(tmp_path / "a.pth", network, preset=Preset("custom", network=custom))
     with torch.no_grad():
         expected = network.eval()({"mix_magnitude": data})["mask"]
         assert torch.equal(load_checkpoint(path).network({"mix_magnitude": data})["mask"], expected)
@@ -102,7 +101,7 @@ def test_the_metadata_is_kept_and_plain(saved):
     content = read_checkpoint(path)
     assert set(content) == {"state_dict", "config", "metadata"}
     metadata = content["metadata"]
-    assert metadata["epochs"] == [{"loss": 0.5}]
+    assert metadata["trainer.state.epoch_history"] == {"train/loss": [0.5], "validation/loss": [0.75]}
     assert metadata["stft_params"] == STFTParams(*STFT) == metadata["train_dataset"]["stft_params"]
     assert metadata["source_names"] == ["vocals"]
     assert metadata["nussl_version"] == "1.1.9"
@@ -113,9 +112,7 @@ def test_the_metadata_is_kept_and_plain(saved):
 
 def test_the_same_network_gives_the_same_file(saved, tmp_path):
     network, path = saved
-    again = save_checkpoint(
-        tmp_path / "elsewhere.pth", network, preset=SMALL, metadata={"epochs": [{"loss": 0.5}], "seed": 0}
-    )
+    again = save_checkpoint(tmp_path / "elsewhere.pth", network, preset=SMALL, history=[(0.5, 0.75)], seed=0)
     assert path.read_bytes() == again.read_bytes()
 
 
@@ -127,7 +124,7 @@ def test_a_full_disk_keeps_the_older_checkpoint(saved, monkeypatch):
     before = path.read_bytes()
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(StorageError, match="The disk is full"):
-        save_checkpoint(path, network, preset=SMALL, metadata={})
+        save_checkpoint(path, network, preset=SMALL)
     assert path.read_bytes() == before
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
@@ -203,12 +200,12 @@ def test_a_copy_elsewhere_is_anybodys(shipped, tmp_path):
     (shipped / "SHA256SUMS").write_text("")
     copy = tmp_path / "best.model.pth"
     copy.write_bytes((shipped / "best.model.pth").read_bytes())
-    assert load_checkpoint(copy).source_names == ("vocals",)
+    assert load_checkpoint(copy).sources == ("vocals",)
 
 
 def test_what_ships_in_this_repository_loads():
     """Each model that lies in pretrained_model/ is the published one and separates vocals."""
     for path in shipped_checkpoints().values():
         model = load_checkpoint(path)
-        assert model.source_names[model.vocals_index] == "vocals"
+        assert model.sources == ("vocals",)
     assert set(shipped_checkpoints()) <= set(PRESETS)

@@ -48,7 +48,7 @@ EVERYTHING: dict[str, Any] = {
 def save_model(path, *, seed=0):
     """An untrained network of the specified kind: its masks are near a half, and its scores reproducible."""
     torch.manual_seed(seed)
-    return save_checkpoint(path, create_model(SPECIFIED), preset=SPECIFIED, metadata={"seed": seed})
+    return save_checkpoint(path, create_model(SPECIFIED), preset=SPECIFIED, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +196,7 @@ def test_extraction_agrees_with_nussl_fed_by_hand(short_songs, tmp_path, stereo,
         "small", SignalSettings(stereo=stereo), network=NetworkSettings(hidden_size=8, num_audio_channels=n_channels)
     )
     torch.manual_seed(0)
-    checkpoint = save_checkpoint(tmp_path / "a.pth", create_model(preset).eval(), preset=preset, metadata={})
+    checkpoint = save_checkpoint(tmp_path / "a.pth", create_model(preset).eval(), preset=preset)
     model = load_checkpoint(checkpoint)
     assert model.signal.stereo == stereo
     song = find_songs(short_songs, subset="test", limit=1)[0]
@@ -216,7 +216,7 @@ def test_nussl_hears_channels_in_the_same_groups(tmp_path, stereo, n_together, n
         "small", SignalSettings(stereo=stereo), network=NetworkSettings(hidden_size=8, num_audio_channels=n_together)
     )
     torch.manual_seed(0)
-    checkpoint = save_checkpoint(tmp_path / "a.pth", create_model(preset).eval(), preset=preset, metadata={})
+    checkpoint = save_checkpoint(tmp_path / "a.pth", create_model(preset).eval(), preset=preset)
     stems = 0.1 * np.random.default_rng(0).standard_normal((2, n_channels, 20_000)).astype(np.float32)
     use = {"path": checkpoint, "sha256": load_checkpoint(checkpoint).sha256, "mask": "soft", "device": "cpu"}
     fast, reference = (
@@ -257,7 +257,7 @@ def test_a_long_song_is_estimated_as_extract_does(long_song, demo_dataset, tmp_p
         for name, weights in network.named_parameters():
             if "bias_ih" in name:
                 weights[len(weights) // 4 : len(weights) // 2] = 6.0  # the forget gates
-    checkpoint = save_checkpoint(tmp_path / "a.pth", network, preset=preset, metadata={})
+    checkpoint = save_checkpoint(tmp_path / "a.pth", network, preset=preset)
     options = {**QUIET, "save_estimates": True, "separator": separator}
     evaluate_model(checkpoint, dataset_folder=demo_dataset, output_folder=tmp_path / "out", limit=1, **options)
     mixture = long_song.read(0, long_song.n_samples).sum(axis=0)

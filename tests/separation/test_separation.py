@@ -279,7 +279,7 @@ def test_binary_mask_of_one_source_cuts_at_a_half():
 @pytest.mark.parametrize("values, is_vocals", [((0.3, 0.4), True), ((0.9, 0.8), False)])
 def test_binary_mask_of_several_sources_goes_to_the_largest(values, is_vocals):
     mixture = music(1.0)
-    two = loaded(ConstantMask(*values), source_names=("bass+drums+other", "vocals"))
+    two = loaded(ConstantMask(*values), sources=("bass+drums+other", "vocals"))
     vocals, _ = separate(mixture, 44_100, model=two, mask="binary")
     np.testing.assert_allclose(vocals, mixture * is_vocals, atol=1e-6)
 
@@ -294,7 +294,7 @@ def test_a_model_for_two_channels_hears_pairs(n_channels):
 
 @pytest.mark.parametrize("n_samples", [1, 1_000, 100_001])
 def test_an_audio_model_is_used_as_such(n_samples):
-    model = loaded(HalvingAudio(), output="audio", source_names=("bass+drums+other", "vocals"))
+    model = loaded(HalvingAudio(), output="audio", sources=("bass+drums+other", "vocals"))
     mixture = music(4.0)[:, :n_samples]
     np.testing.assert_array_equal(estimate(mixture, model, chunk_s=1.0, context_s=0.2), 0.5 * mixture)
 

@@ -148,7 +148,7 @@ def _model() -> Any:
     """A tiny network of the kind that ships, whose layers a song goes through one by one."""
     import torch
 
-    from vocal_extraction.checkpointing import LoadedModel, MaskNetwork
+    from vocal_extraction.checkpointing import CheckpointMetadata, LoadedModel, MaskNetwork
     from vocal_extraction.settings import NetworkSettings, SignalSettings
 
     signal = SignalSettings()
@@ -156,7 +156,8 @@ def _model() -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = MaskNetwork(arguments.pop("kind"), {"num_features": signal.n_bins, **arguments}).eval()
-    return LoadedModel(network, signal, 1, ("vocals",), "mask", {}, Path("tiny.pth"), "0" * 64)
+    metadata = CheckpointMetadata(signal)
+    return LoadedModel(network, signal, 1, ("vocals",), "mask", metadata, Path("tiny.pth"), "0" * 64)
 
 
 def _take_song(data: bytes, folder: Path) -> None:

@@ -19,7 +19,7 @@ def _checkpoint() -> bytes:
 
     preset = _small_preset()
     with tempfile.TemporaryDirectory() as folder:
-        path = save_checkpoint(Path(folder) / "a.pth", create_model(preset), preset=preset, metadata={"seed": 0})
+        path = save_checkpoint(Path(folder) / "a.pth", create_model(preset), preset=preset, seed=0)
         return path.read_bytes()
 
 
@@ -72,8 +72,8 @@ def _take_metadata(metadata: Any, folder: Path) -> None:
     """Give a network's weights other metadata; what stands for the STFT is made one where its parts are named."""
     import torch
 
-    from vocal_extraction.checkpointing import CheckpointError, STFTParams, rebuild
-    from vocal_extraction.checkpointing.loading import _MISFITS, _n_channels_of, _names_of, _signal_of
+    from vocal_extraction.checkpointing import CheckpointError, CheckpointMetadata, STFTParams, rebuild
+    from vocal_extraction.checkpointing.loading import _MISFITS
 
     if not isinstance(metadata, dict):
         return
@@ -81,10 +81,9 @@ def _take_metadata(metadata: Any, folder: Path) -> None:
     if isinstance(told, dict) and told.keys() <= set(STFTParams._fields):
         metadata = {**metadata, "stft_params": STFTParams(**told)}
     with contextlib.suppress(CheckpointError, *_MISFITS), torch.random.fork_rng(devices=[]):
-        signal, n_channels = _signal_of(metadata), _n_channels_of(metadata)
-        names = _names_of(metadata, 1)
-        assert len(names) == 1
-        rebuild({**_content(), "metadata": metadata}, signal=signal, n_channels=n_channels)
+        parsed = CheckpointMetadata.parse(metadata).with_sources(1)
+        assert len(parsed.sources) == 1
+        rebuild({**_content(), "metadata": metadata}, signal=parsed.signal, n_channels=parsed.n_channels)
 
 
 def _take_config(data: bytes, folder: Path) -> None:

@@ -67,7 +67,7 @@ def _write_checkpoint(path: Path) -> None:
     from vocal_extraction.networks import create_model
 
     torch.manual_seed(0)
-    save_checkpoint(path, create_model(PRESET), preset=PRESET, metadata={})
+    save_checkpoint(path, create_model(PRESET), preset=PRESET)
 
 
 def _make_stem_files(folder: Path) -> None:

@@ -116,7 +116,7 @@ def test_kill_at_any_moment_leaves_what_can_be_loaded_and_resumed(dataset, tmp_p
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     for name in ("best.model.pth", "latest.model.pth"):
-        assert load_checkpoint(folder / name).vocals_index == 0
+        assert load_checkpoint(folder / name).sources == ("vocals",)
     run = Run(tiny_preset(), seed=0, device=torch.device("cpu"))
     run.load_state(folder)
     n_done = run.n_epochs_done
@@ -208,7 +208,7 @@ def test_two_processes_have_the_gradients_of_one_and_train_together(dataset, tmp
     history = history_of(tmp_path / "run-0")
     assert [row["epoch"] for row in history] == [1, 2]
     assert history[1]["train_loss"] < history[0]["train_loss"]
-    assert load_checkpoint(tmp_path / "run-0" / "best.model.pth").vocals_index == 0
+    assert load_checkpoint(tmp_path / "run-0" / "best.model.pth").sources == ("vocals",)
     assert not (tmp_path / "run-1").exists(), "one process writes"
 
 

@@ -41,7 +41,7 @@ ONE, OTHER = new_token(), new_token()
 @pytest.fixture(scope="session")
 def untrained_model(tmp_path_factory) -> Path:
     return save_checkpoint(
-        tmp_path_factory.mktemp("model") / "untrained.pth", create_model(SPECIFIED), preset=SPECIFIED, metadata={}
+        tmp_path_factory.mktemp("model") / "untrained.pth", create_model(SPECIFIED), preset=SPECIFIED
     )
 
 

@@ -74,7 +74,7 @@ def songs(folder):
 
 @pytest.fixture(scope="module")
 def model(folder):
-    return save_checkpoint(folder / "untrained.pth", create_model(SPECIFIED), preset=SPECIFIED, metadata={})
+    return save_checkpoint(folder / "untrained.pth", create_model(SPECIFIED), preset=SPECIFIED)
 
 
 @pytest.fixture(scope="module")

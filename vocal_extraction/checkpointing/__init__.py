@@ -13,14 +13,16 @@ from vocal_extraction.checkpointing.loading import (
     shipped_checkpoint,
     shipped_checkpoints,
 )
-from vocal_extraction.checkpointing.reading import STFTParams, allowed_classes, parse_checkpoint, read_checkpoint
+from vocal_extraction.checkpointing.metadata import FORMAT_VERSION, CheckpointMetadata, STFTParams, source_names
+from vocal_extraction.checkpointing.reading import allowed_classes, parse_checkpoint, read_checkpoint
 from vocal_extraction.checkpointing.rebuilding import MaskNetwork, rebuild
-from vocal_extraction.checkpointing.saving import FORMAT_VERSION, save_checkpoint, save_network, source_names
+from vocal_extraction.checkpointing.saving import save_checkpoint, save_network
 
 __all__ = [
     "FORMAT_VERSION",
     "LARGEST_BYTES",
     "CheckpointError",
+    "CheckpointMetadata",
     "LoadedModel",
     "MaskNetwork",
     "STFTParams",

@@ -11,17 +11,15 @@ from typing import Any
 from vocal_extraction.atomic_files import StorageError
 from vocal_extraction.checkpointing import (
     CheckpointError,
+    CheckpointMetadata,
     LoadedModel,
     MaskNetwork,
     load_checkpoint,
-    read_checkpoint,
     save_network,
 )
 from vocal_extraction.networks import NETWORKS, EnsembleMaskInference
 
 _PREFIX = "layers.model."
-_TOLD_OF_MEMBERS = ("seed", "git_commit", "training_s", "n_steps", "machine")
-_NOT_OF_ALL = ("trainer.state_dict", "trainer.state.epoch_history", "optimizer", "loss_dictionary", "nussl_version")
 
 
 def join_checkpoints(paths: Sequence[str | Path], output_path: str | Path, *, overwrite: bool = False) -> Path:
@@ -73,15 +71,18 @@ def join_checkpoints(paths: Sequence[str | Path], output_path: str | Path, *, ov
             for name, values in model.network.state_dict().items()
         }
     )
-    # Its transforms shall be nussl's own objects, as nussl's separators want them.
-    metadata = read_checkpoint(paths[0], with_nussl=True)["metadata"]
-    for key in (*_TOLD_OF_MEMBERS, *_NOT_OF_ALL, "config"):
-        metadata.pop(key, None)
-    metadata["members"] = [
-        {"sha256": model.sha256, **{key: model.metadata[key] for key in _TOLD_OF_MEMBERS if key in model.metadata}}
-        for model in models
-    ]
-    return save_network(output_path, network, metadata=metadata)
+    first = models[0].metadata
+    metadata = CheckpointMetadata(
+        signal=first.signal,
+        n_channels=first.n_channels,
+        sources=first.sources,
+        preset=first.preset,
+        settings=first.settings,
+        licence=first.licence,
+        train_dataset=first.train_dataset,
+        members=tuple({"sha256": model.sha256, **model.metadata.origin} for model in models),
+    )
+    return save_network(output_path, network, metadata)
 
 
 def _common_kind(models: Sequence[LoadedModel]) -> tuple[str, dict[str, Any]]:
@@ -97,7 +98,7 @@ def _common_kind(models: Sequence[LoadedModel]) -> tuple[str, dict[str, Any]]:
         network = model.network
         if not isinstance(network, MaskNetwork) or network.kind not in NETWORKS:
             raise CheckpointError(f"{model.path} cannot be a member: expected one network of {' or '.join(NETWORKS)}.")
-        kinds.append((network.kind, network.arguments, model.signal, model.n_channels, model.source_names))
+        kinds.append((network.kind, network.arguments, model.signal, model.n_channels, model.sources))
         if kinds[-1] != kinds[0]:
             raise CheckpointError(
                 f"{models[0].path} and {model.path} are of two kinds. Join networks of one architecture that were "

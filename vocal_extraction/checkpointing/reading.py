@@ -11,12 +11,13 @@ import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vocal_extraction.checkpointing.archive import CheckpointError, contents_of, packed, reason_of, records_of
+from vocal_extraction.checkpointing.metadata import STFTParams
 from vocal_extraction.checkpointing.survey import (
     NUMPY_FORMATS,
     NUMPY_SCALARS,
@@ -40,14 +41,6 @@ _DAMAGE = (
 
 _loading = threading.Lock()
 """torch keeps one list of allowed classes for all threads."""
-
-
-class STFTParams(NamedTuple):
-    """Stands in for ``nussl.STFTParams`` where nussl itself need not be imported."""
-
-    window_length: int | None = None
-    hop_length: int | None = None
-    window_type: str | None = None
 
 
 _STAND_INS: dict[str, Any] = {name: type(name, (), {"__module__": __name__}) for name in TRANSFORMS}

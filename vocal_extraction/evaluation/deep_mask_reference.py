@@ -76,7 +76,7 @@ def _estimate(nussl: Any, heard: NDArray[np.float64], *, model: LoadedModel, mas
     if mask == "binary":
         masks = (masks > 0.5 if masks.shape[-1] == 1 else masks == masks.max(axis=-1, keepdims=True)).astype(float)
     separator.run(masks=masks)
-    return torch.from_numpy(separator.make_audio_signals()[model.vocals_index].audio_data)
+    return torch.from_numpy(separator.make_audio_signals()[model.sources.index("vocals")].audio_data)
 
 
 def _separator(nussl: Any, signal: Any, model: LoadedModel) -> Any:

@@ -146,7 +146,7 @@ class Estimator:
         return in_groups(samples.unsqueeze(0), self.channels_together(len(samples)))
 
     def _from_audio(self, items: Tensor, owners: Sequence[Piece]) -> list[Tensor]:
-        audio = self.model.network({"mix_audio": items})["audio"][..., self.model.vocals_index]
+        audio = self.model.network({"mix_audio": items})["audio"][..., self.model.sources.index("vocals")]
         hop = self.model.signal.hop_length
         ends = [None if piece.is_last else piece.kept.stop * hop for piece in owners]
         return [item[:, piece.kept.start * hop : end] for item, piece, end in zip(audio, owners, ends, strict=True)]
@@ -159,12 +159,12 @@ class Estimator:
 
     def _vocals_mask(self, masks: Tensor) -> Tensor:
         """Choose from masks (..., n_sources) that of the vocals, made binary if that is asked for."""
-        vocals = masks[..., self.model.vocals_index]
+        vocals = masks[..., self.model.sources.index("vocals")]
         if self.settings.mask == "soft":
             return vocals
         if masks.shape[-1] == 1:
             return (vocals > 0.5).to(vocals.dtype)
-        return (masks.argmax(dim=-1) == self.model.vocals_index).to(vocals.dtype)
+        return (masks.argmax(dim=-1) == self.model.sources.index("vocals")).to(vocals.dtype)
 
     def _magnitudes(self, items: Tensor) -> Tensor:
         """Transform items (n_items, n_channels, n_samples) to magnitudes (n_items, n_channels, n_frames, n_bins)."""

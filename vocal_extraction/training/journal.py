@@ -35,10 +35,10 @@ def write_epoch(run: Run, folder: Path) -> None:
 
     A run that is killed in between finds the state of the epoch before, and repeats this one to the last bit.
     """
-    row, metadata = run.history[-1], _metadata(run)
-    save_checkpoint(folder / LATEST_NAME, run.result, preset=run.preset, metadata=metadata)
+    row, facts = run.history[-1], _facts(run)
+    save_checkpoint(folder / LATEST_NAME, run.result, preset=run.preset, **facts)
     if row["is_best"]:
-        save_checkpoint(folder / BEST_NAME, run.result, preset=run.preset, metadata=metadata)
+        save_checkpoint(folder / BEST_NAME, run.result, preset=run.preset, **facts)
     write_text(folder / _HISTORY_NAME, "".join(json.dumps(row, allow_nan=False) + "\n" for row in run.history))
     write_loss_plot(run.history, folder / _PLOT_NAME)
     _write_tensorboard(row, folder / _TENSORBOARD_NAME)
@@ -63,29 +63,15 @@ def set_aside(folder: Path) -> Path | None:
     return aside
 
 
-def _metadata(run: Run) -> dict[str, Any]:
-    """Return what a checkpoint tells of its run: plain values, and those that nussl's trainer would leave."""
-    history, training = run.history, run.preset.training
+def _facts(run: Run) -> dict[str, Any]:
+    """Return where the weights come from, as `CheckpointMetadata.of_preset` takes it."""
     return {
         "seed": run.seed,
         "n_steps": run.n_steps,
-        "training_s": round(sum(row["duration_s"] for row in history), 1),
+        "training_s": round(sum(row["duration_s"] for row in run.history), 1),
         "git_commit": git_commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {run.device.type}, torch {torch.__version__}",
-        "optimizer": {"name": "Adam", "params": {"lr": training.learning_rate}},
-        "loss_dictionary": {training.loss: {"weight": 1.0}},
-        "trainer.state_dict": {
-            "epoch": len(history),
-            "epoch_length": training.batches_per_epoch,
-            "max_epochs": training.n_epochs,
-            "output": {"loss": history[-1]["train_loss"]},
-            "metrics": {"validation/loss": history[-1]["validation_loss"]},
-            "seed": None,
-        },
-        "trainer.state.epoch_history": {
-            "train/loss": [row["train_loss"] for row in history],
-            "validation/loss": [row["validation_loss"] for row in history],
-        },
+        "history": [(row["train_loss"], row["validation_loss"]) for row in run.history],
     }
 
 

@@ -318,7 +318,7 @@ class Session:
     def _rehearse_saving(self) -> None:
         folder = self.folder / ".rehearsal"
         try:
-            save_checkpoint(folder / BEST_NAME, self.run.result, preset=self.preset, metadata={})
+            save_checkpoint(folder / BEST_NAME, self.run.result, preset=self.preset)
             self.run.save_state(folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,285 @@
+"""The schema of a checkpoint's metadata: nussl's keys and this project's, written and read here and nowhere else.
+
+Keys that are in no row below belong to others and are kept in `CheckpointMetadata.extra`. docs/checkpoints.md lists all
+keys. Files of nussl's from before its version 1.1.3 keep STFT and sample rate with the training data only.
+"""
+
+import dataclasses
+import json
+from typing import Any, NamedTuple, cast
+
+from vocal_extraction.checkpointing.archive import CheckpointError
+from vocal_extraction.settings import ACCOMPANIMENT, STEMS, Preset, SignalSettings
+
+FORMAT_VERSION = 1
+"""Version of what this project adds to nussl's metadata."""
+
+_MOST_CHANNELS = 8
+_LONGEST_NAME = 64
+_FACTS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("preset", "settings", "licence", "git_commit", "machine", "nussl_version"), str),
+    **dict.fromkeys(("seed", "n_steps"), int),
+    "training_s": (int, float),
+}
+"""Keys that are fields of the same name, and the type that they must have to be one."""
+_TRAINER = ("optimizer", "loss_dictionary", "trainer.state_dict", "trainer.state.epoch_history")
+_ELSEWHERE = ("stft_params", "sample_rate", "num_channels", "stereo", "source_names", "format_version", "config")
+
+
+class STFTParams(NamedTuple):
+    """Stands in for ``nussl.STFTParams`` where nussl itself need not be imported."""
+
+    window_length: int | None = None
+    hop_length: int | None = None
+    window_type: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointMetadata:
+    """All that a checkpoint says besides its weights and its network's architecture."""
+
+    signal: SignalSettings
+    """Sample rate and STFT of the network's input, and which views of a stereo song it takes."""
+    n_channels: int = 1
+    """Channels that go in together; 1 means that each channel is an item of the batch."""
+    sources: tuple[str, ...] = ()
+    """Names along the last axis of the output; empty where a file of nussl's does not say."""
+    preset: str | None = None
+    """Name of the settings it was trained with."""
+    settings: str | None = None
+    """All of them, as JSON."""
+    licence: str | None = None
+    """Under which the weights may be used, as an SPDX name."""
+    seed: int | None = None
+    n_steps: int | None = None
+    """Optimizer steps."""
+    training_s: float | None = None
+    git_commit: str | None = None
+    machine: str | None = None
+    nussl_version: str | None = None
+    trainer: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What nussl's trainer stores: optimizer, loss, epochs, and the history of both losses."""
+    train_dataset: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """nussl's description of the training data, with its transforms."""
+    members: tuple[dict[str, Any], ...] = ()
+    """Of an ensemble: SHA-256 of each member's file, and where its weights come from."""
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Values under keys that this project does not know."""
+
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """Losses by epoch, under 'train/loss' and 'validation/loss'; empty where the file does not say."""
+        history = self.trainer.get("trainer.state.epoch_history")
+        return history if isinstance(history, dict) else {}
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Where the weights come from, as far as it is known: plain values by name."""
+        known = ("seed", "git_commit", "training_s", "n_steps", "machine")
+        return {name: value for name in known if (value := getattr(self, name)) is not None}
+
+    def with_sources(self, n_sources: int) -> "CheckpointMetadata":
+        """Return this with the names of all sources: as stored, else as the transforms imply, else by their number.
+
+        Raises
+        ------
+        CheckpointError
+            If the file names others than these.
+        """
+        names = self.sources
+        if not names:
+            names = _names_by_transforms(self.train_dataset.get("transforms"))
+            names = names if len(names) == n_sources else source_names(n_sources)
+        if len(names) != n_sources:
+            raise CheckpointError(f"it makes {n_sources} sources, but does not give them {n_sources} names")
+        return dataclasses.replace(self, sources=names)
+
+    @classmethod
+    def of_preset(
+        cls,
+        preset: Preset,
+        *,
+        history: list[tuple[float, float]] | None = None,
+        dataset_folder: str = "dataset",
+        **facts: Any,
+    ) -> "CheckpointMetadata":
+        """Return the metadata of a network that was trained by this project.
+
+        Parameters
+        ----------
+        preset
+            Its settings.
+        history
+            (training loss, validation loss) of each epoch.
+        dataset_folder
+            Folder of the training data, by name only.
+        **facts
+            Further fields: seed, n_steps, training_s, git_commit, machine, licence, extra.
+        """
+        training = preset.training
+        trainer = (
+            {
+                "optimizer": {"name": "Adam", "params": {"lr": training.learning_rate}},
+                "loss_dictionary": {training.loss: {"weight": 1.0}},
+                "trainer.state_dict": {
+                    "epoch": len(history),
+                    "epoch_length": training.batches_per_epoch,
+                    "max_epochs": training.n_epochs,
+                    "output": {"loss": history[-1][0]},
+                    "metrics": {"validation/loss": history[-1][1]},
+                    "seed": None,  # nussl's loader accepts nothing else
+                },
+                "trainer.state.epoch_history": {
+                    "train/loss": [train for train, _ in history],
+                    "validation/loss": [validation for _, validation in history],
+                },
+            }
+            if history
+            else {}
+        )
+        return cls(
+            signal=preset.signal,
+            n_channels=preset.network.num_audio_channels,
+            sources=preset.sources,
+            preset=preset.name,
+            settings=json.dumps(dataclasses.asdict(preset)),
+            trainer=trainer,
+            train_dataset={"folder": dataset_folder},
+            **facts,
+        )
+
+    def stored(self) -> dict[str, Any]:
+        """Return what goes into the file: plain values, and nussl's own objects for its separators."""
+        from vocal_extraction.compatibility import nussl
+
+        signal = self.signal
+        data = {
+            "stft_params": nussl.STFTParams(signal.window_length, signal.hop_length, signal.window_type),
+            "sample_rate": signal.sample_rate,
+            "num_channels": self.n_channels,
+        }
+        transforms = nussl.datasets.transforms.Compose(_transforms(nussl.datasets.transforms, self.sources))
+        folder = self.train_dataset.get("folder", "dataset")
+        dataset = {**data, "name": "OnTheFly", "folder": folder, "transforms": transforms}
+        facts = {name: value for name in _FACTS if (value := getattr(self, name)) is not None}
+        return {
+            **data,
+            "train_dataset": dataset,
+            "val_dataset": dict(dataset),
+            "source_names": list(self.sources),
+            "stereo": signal.stereo,
+            "format_version": FORMAT_VERSION,
+            **facts,
+            **self.trainer,
+            **({"members": list(self.members)} if self.members else {}),
+            **self.extra,
+        }
+
+    @classmethod
+    def parse(cls, stored: dict[str, Any]) -> "CheckpointMetadata":
+        """Check what `read_checkpoint` found.
+
+        Raises
+        ------
+        CheckpointError
+            If it does not say how the network is fed, or says it in no way that is known.
+        SettingsError
+            If STFT or sample rate are beyond what this project computes.
+        """
+        dataset = stored.get("train_dataset")
+        dataset = dataset if isinstance(dataset, dict) else {}
+        given = {**dataset, **{key: value for key, value in stored.items() if value is not None}}
+        facts = {name: stored[name] for name, kind in _FACTS.items() if isinstance(stored.get(name), kind)}
+        members = stored.get("members")
+        are_members = isinstance(members, list) and all(isinstance(member, dict) for member in members)
+        fields = {*facts, *_TRAINER, *_ELSEWHERE, "train_dataset", "val_dataset", *(["members"] if are_members else [])}
+        return cls(
+            signal=_signal(given),
+            n_channels=_n_channels(given.get("num_channels")),
+            sources=_names(stored.get("source_names")),
+            trainer={key: stored[key] for key in _TRAINER if key in stored},
+            train_dataset=dataset,
+            members=tuple(cast(list[dict[str, Any]], members)) if are_members else (),
+            extra={key: value for key, value in stored.items() if key not in fields},
+            **facts,
+        )
+
+
+def _signal(stored: dict[str, Any]) -> SignalSettings:
+    stft, sample_rate = stored.get("stft_params"), stored.get("sample_rate")
+    if stft is None or sample_rate is None:
+        raise CheckpointError("its metadata lacks 'stft_params' or 'sample_rate'")
+    if not isinstance(stft, STFTParams) or not all(type(n) is int for n in (*stft[:2], sample_rate)):
+        raise CheckpointError(f"its STFT is {str(stft)[:80]!a} at {str(sample_rate)[:20]!a} samples per second")
+    stereo = stored.get("stereo", SignalSettings.stereo)
+    return SignalSettings(sample_rate, stft[0], stft[1], str(stft.window_type), str(stereo))  # type: ignore[arg-type]
+
+
+def _n_channels(stored: Any) -> int:
+    if stored is None:
+        return 1
+    if type(stored) is not int or not 1 <= stored <= _MOST_CHANNELS:
+        raise CheckpointError(f"num_channels is {str(stored)[:40]!a}, expected 1 to {_MOST_CHANNELS}")
+    return stored
+
+
+def _names(stored: Any) -> tuple[str, ...]:
+    if stored is None:
+        return ()
+    if not isinstance(stored, list | tuple) or not stored or len({*map(str, stored)}) != len(stored):
+        raise CheckpointError(f"it does not give its sources different names, but {str(stored)[:40]!a}")
+    if not all(isinstance(name, str) and name.isprintable() and 0 < len(name) <= _LONGEST_NAME for name in stored):
+        raise CheckpointError("the name of one of its sources is no name")
+    return tuple(stored)
+
+
+def _names_by_transforms(transforms: Any) -> tuple[str, ...]:
+    """Follow nussl's transforms from the four stems: some are summed under a new name, one may be picked."""
+    names = list(STEMS)
+    steps = getattr(transforms, "transforms", ())
+    for step in steps if isinstance(steps, list) else ():
+        match type(step).__name__, getattr(step, "__dict__", None):
+            case "SumSources", {"groupings": [*groups], "group_names": [*new]} if len(groups) == len(new):
+                summed = [stem for group in groups if isinstance(group, list) for stem in group]
+                names = sorted([*(stem for stem in names if stem not in summed), *map(str, new)])
+            case "IndexSources", {"target_key": "source_magnitudes", "index": int(index)} if index < len(names):
+                names = [names[index]]
+    return _names(names)
+
+
+def source_names(n_sources: int) -> tuple[str, ...]:
+    """Return the names of sources of which a file says how many they are only, in nussl's alphabetical order.
+
+    Raises
+    ------
+    CheckpointError
+        If there are other than 1, 2 or 4.
+
+    >>> source_names(2)
+    ('bass+drums+other', 'vocals')
+    """
+    known = {1: ("vocals",), 2: (ACCOMPANIMENT, "vocals"), 4: STEMS}
+    if n_sources not in known:
+        raise CheckpointError(f"A network with {n_sources} sources has no names for them; expected 1, 2 or 4.")
+    return known[n_sources]
+
+
+def _transforms(classes: Any, sources: tuple[str, ...]) -> list[Any]:
+    """Return nussl's transforms from the four stems to the sources that a network is trained for, as far as they go."""
+    parts = {source: _summed(source) for source in sources if source not in STEMS}
+    if len(sources) == 1 and not parts:
+        rest = [stem for stem in STEMS if stem not in sources]
+        parts = {"+".join(rest): rest}
+    sums = {source: stems for source, stems in parts.items() if stems}
+    steps = [classes.SumSources(list(sums.values()), list(sums))] if sums else []
+    steps.append(classes.MagnitudeSpectrumApproximation())
+    labels = sorted([*sums, *(stem for stem in STEMS if not any(stem in stems for stems in sums.values()))])
+    if len(sources) == 1 and sources[0] in labels:
+        steps.append(classes.IndexSources("source_magnitudes", labels.index(sources[0])))
+    return [*steps, classes.ToSeparationModel()]
+
+
+def _summed(source: str) -> list[str]:
+    """Return the stems that a source such as 'bass+drums' is the sum of; none where its name is of another kind."""
+    stems = (ACCOMPANIMENT if source == "accompaniment" else source).split("+")
+    return stems if {*stems} < {*STEMS} else []
