@@ -91,9 +91,9 @@ def test_a_run_leaves_everything_behind(dataset, tmp_path, monkeypatch):
     assert not list((tmp_path / "run").glob(".*")), "the rehearsal leaves nothing"
     for name in ("best.model.pth", "latest.model.pth"):
         loaded = load_checkpoint(tmp_path / "run" / name)
-        assert loaded.metadata["seed"] == 0
-        assert loaded.metadata["trainer.state_dict"]["epoch_length"] == 3
-    history = load_checkpoint(tmp_path / "run" / "latest.model.pth").metadata["trainer.state.epoch_history"]
+        assert loaded.metadata.seed == 0
+        assert loaded.metadata.trainer["trainer.state_dict"]["epoch_length"] == 3
+    history = load_checkpoint(tmp_path / "run" / "latest.model.pth").metadata.history
     assert history["validation/loss"] == [row["validation_loss"] for row in history_of(tmp_path / "run")]
 
 
@@ -102,8 +102,8 @@ def test_best_is_the_epoch_with_the_lowest_validation_loss(dataset, tmp_path, mo
     monkeypatch.setattr(Session, "validate", lambda self, network: next(losses))
     train(dataset, tmp_path / "run", n_epochs=3)
     assert [row["is_best"] for row in history_of(tmp_path / "run")] == [True, True, False]
-    assert load_checkpoint(tmp_path / "run" / "best.model.pth").metadata["trainer.state_dict"]["epoch"] == 2
-    assert load_checkpoint(tmp_path / "run" / "latest.model.pth").metadata["trainer.state_dict"]["epoch"] == 3
+    assert load_checkpoint(tmp_path / "run" / "best.model.pth").metadata.trainer["trainer.state_dict"]["epoch"] == 2
+    assert load_checkpoint(tmp_path / "run" / "latest.model.pth").metadata.trainer["trainer.state_dict"]["epoch"] == 3
 
 
 @pytest.mark.parametrize("n_workers", [0, 1])

@@ -279,7 +279,7 @@ def test_another_run_keeps_what_the_first_left(dataset, tmp_path, capfd):
     assert_same_weights(weights_of(run / "earlier-1"), weights)
     run_of_one_epoch(dataset, run / "earlier-1", resume=True)
     run_of_one_epoch(dataset, run, seed=2)
-    assert load_checkpoint(run / "earlier-2" / "best.model.pth").metadata["seed"] == 1
+    assert load_checkpoint(run / "earlier-2" / "best.model.pth").metadata.seed == 1
     assert [path.name for path in run.iterdir() if path.name.startswith("earlier")] == ["earlier-1", "earlier-2"]
 
 
