@@ -129,7 +129,7 @@ def test_nothing_dangerous_is_written(path):
             assert caught, f"line {node.lineno}: a bare except"
             broad = re.findall(r"\b(?:Base)?Exception\b", caught)
             tidies_up = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
-            assert not broad or tidies_up, f"line {node.lineno}: {caught} is too broad"
+            assert not broad or tidies_up or path.name == "__main__.py", f"line {node.lineno}: {caught} is too broad"
     for function, call in _calls(tree):
         keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
         assert keywords.get("shell", "False") == "False", f"line {call.lineno}: a shell"

@@ -5,13 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 import main
+import vocal_extraction
 from vocal_extraction import __main__ as entrance
+from vocal_extraction.command_line import commands
 from vocal_extraction.errors import VocalExtractionError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -149,6 +152,48 @@ def test_ctrl_c_is_status_130(tmp_path):
     assert complaint == b"\nStopped by Ctrl-C.\n"
 
 
+def shell(line, *, folder, **environment):
+    """Run a line of shell, in which $@ is ``python main.py``."""
+    return subprocess.run(
+        ["/bin/sh", "-c", line, "sh", sys.executable, str(ROOT / "main.py")],
+        capture_output=True,
+        cwd=folder,
+        timeout=120,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+@pytest.mark.parametrize("streams", [">&-", "<&- >&- 2>&-", "2>/dev/full"])
+def test_streams_that_are_closed_or_full_change_neither_result_nor_status(streams, tmp_path, make_song):
+    make_song("\U0001f3a4 Bj\xf6rk.wav")
+    done = shell(f'"$@" extract *.wav -o out --preset classic {streams}', folder=tmp_path)
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False)
+    assert len(list(tmp_path.glob("out/*/vocals.wav"))) == 1
+
+
+def test_a_full_disk_under_stdout_is_one_sentence_and_status_1(tmp_path):
+    done = shell('"$@" extract --list-models >/dev/full', folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count(b"\n") == 1
+    assert b"No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize("encoding, options", [("latin-1", ""), ("latin-1", "--json"), ("utf-8", "--json")])
+def test_names_that_an_encoding_lacks_are_printed_as_escapes(encoding, options, tmp_path, make_song):
+    song = make_song("\U0001f3a4.wav")
+    song.rename(tmp_path / "\udcff\U0001f3a4.wav")  # a byte that is no UTF-8, too
+    line = f'"$@" extract *.wav nothing-"$(printf "\\360\\237\\216\\244")".wav -o out --preset classic {options}'
+    done = shell(line, folder=tmp_path, PYTHONIOENCODING=encoding)
+    assert done.returncode == 1, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert b"nothing-" in done.stderr + done.stdout
+    if options:
+        (first, second) = json.loads(done.stdout.decode(encoding))
+        assert first["outcome"] == "done"
+        assert second["file"].endswith("\U0001f3a4.wav")
+
+
 @pytest.mark.parametrize("arguments", [["--help"], []])
 def test_reader_that_left_is_no_traceback(arguments, tmp_path):
     reading, writing = os.pipe()
@@ -177,13 +222,43 @@ def test_errors_become_status_1(monkeypatch, capsys):
     assert capsys.readouterr().err == "Error: It is not there. Bring it.\n"
 
 
-def test_a_fault_of_the_program_shows_its_traceback(monkeypatch):
+@pytest.mark.parametrize("asked", [False, True])
+def test_an_unexpected_exception_is_one_sentence_and_a_log(monkeypatch, capsys, tmp_path, asked):
     def break_down(arguments):
-        raise ZeroDivisionError
+        assert arguments == ["extract", "a.mp3"]
+        raise ZeroDivisionError("nothing to divide by")
 
     monkeypatch.setattr(entrance, "_run", break_down)
-    with pytest.raises(ZeroDivisionError):
-        main.main([])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert main.main(["extract", "a.mp3", *["--traceback"] * asked]) == 1
+    printed = capsys.readouterr()
+    (log,) = tmp_path.glob("vocal-extraction-*.log")
+    sentence = (
+        "Internal error (ZeroDivisionError: nothing to divide by). This is a bug: please report it, with the file"
+    )
+    assert printed.out == ""
+    assert printed.err.splitlines()[-1] == f"{sentence} file {log}."
+    assert ("Traceback" in printed.err) == asked
+    written = log.read_text()
+    assert "Traceback" in written
+    assert "extract a.mp3" in written
+
+
+def test_a_library_that_is_missing_is_an_error_and_one_of_our_modules_a_bug(monkeypatch):
+    for name, expected in (("pandas", commands.MissingPartError), ("vocal_extraction.x", ModuleNotFoundError)):
+
+        def fail(name=name):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        monkeypatch.setitem(commands.COMMANDS, "evaluate", fail)
+        with pytest.raises(expected, match=name):
+            commands.run_command("evaluate")
+
+
+def test_version(tmp_path):
+    done = program("--version", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode() == f"vocal-extraction {vocal_extraction.__version__}\n"
 
 
 @pytest.mark.parametrize("told", [None, "/told"])

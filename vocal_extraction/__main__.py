@@ -5,20 +5,27 @@ Exit status: 0 done, 1 something failed (the message on stderr says what to do),
 """
 
 import os
+import platform
 import sys
+import tempfile
+import traceback
 from collections.abc import Sequence
 
+from vocal_extraction import __version__
 from vocal_extraction.atomic_files import sentence_of
 from vocal_extraction.command_line.programs import put_programs_on_path
+from vocal_extraction.command_line.streams import discard_stdout_if_broken, prepare_streams
 from vocal_extraction.errors import VocalExtractionError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that `arguments` (default: the program's own) name, or the menu; return the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    prepare_streams()
     put_programs_on_path()
     try:
         try:
-            return _run(sys.argv[1:] if arguments is None else arguments)
+            return _run([each for each in arguments if each != "--traceback"])
         finally:
             sys.stdout.flush()
     except VocalExtractionError as error:
@@ -27,13 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nStopped by Ctrl-C.", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # Whoever read our output has gone; what is still buffered must not complain while Python shuts down.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has gone
         return 1
     except OSError as error:
         print(f"Error: {sentence_of(error)}", file=sys.stderr)
         return 1
+    except Exception as error:  # noqa: BLE001 - a bug of ours, whatever it is
+        print(_internal_error(error, arguments), file=sys.stderr)
+        return 1
+    finally:
+        discard_stdout_if_broken()
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -41,11 +51,23 @@ def _run(arguments: Sequence[str]) -> int:
         from vocal_extraction.command_line.menu import run_menu
 
         return run_menu()
-    from vocal_extraction.command_line.commands import COMMANDS
+    from vocal_extraction.command_line.commands import run_command
     from vocal_extraction.command_line.parser import parse
 
     command, options = parse(arguments)
-    return COMMANDS[command](**options)
+    return run_command(command, **options)
+
+
+def _internal_error(error: Exception, arguments: Sequence[str]) -> str:
+    """Write the traceback to a log file; return the sentence that names it, after the traceback itself if asked for."""
+    text = "".join(traceback.format_exception(error))
+    system = f"vocal-extraction {__version__}, Python {platform.python_version()}, {platform.platform()}"
+    number, log = tempfile.mkstemp(prefix="vocal-extraction-", suffix=".log")
+    with os.fdopen(number, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(f"{system}\n{' '.join(arguments)}\n\n{text}")
+    shown = text if "--traceback" in arguments else ""
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return f"{shown}Internal error ({reason}). This is a bug: please report it, with the file {log}."
 
 
 if __name__ == "__main__":

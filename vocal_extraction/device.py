@@ -28,7 +28,7 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError, ImportError, TypeError) as error:
-        # torch lists all that it was built with, and repeats the name as it was given.
-        reason = "".join(filter(str.isprintable, " ".join(str(error).split())))[:160]
-        raise DeviceError(f"Device {name!r} cannot be used ({reason}). Try --device auto or --device cpu.") from error
+        known = str(name).partition(":")[0] in ("cpu", "cuda", "mps")  # torch itself lists all that it was built with
+        reason = "it was not found" if known else "there are auto, cpu, cuda, cuda:1 and mps"
+        raise DeviceError(f"Device {name!r} cannot be used: {reason}. Try --device auto or --device cpu.") from error
     return device

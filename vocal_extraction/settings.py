@@ -26,6 +26,8 @@ LARGEST_PORT = 2**16 - 1
 PACKAGE_FOLDER = Path(__file__).resolve().parent
 PROJECT_FOLDER = PACKAGE_FOLDER.parent
 """Where the code lies: shipped models are found here, whatever the working directory."""
+IS_CHECKOUT = (PROJECT_FOLDER / "requirements.txt").is_file()
+"""Whether this is a checkout, which has make and the exact requirements, and not an installed wheel."""
 
 STEMS = ("bass", "drums", "other", "vocals")
 """The four stems of MUSDB18, in the alphabetical order in which nussl stacks sources."""

@@ -170,8 +170,9 @@ def test_path_is_changed_once():
 
 
 def test_missing_and_strayed_libraries_are_named(monkeypatch):
-    pins = [("numpy", "0.0.1"), ("a-library-nobody-has", "1.0"), ("torch", doctor.importlib.metadata.version("torch"))]
-    monkeypatch.setattr(doctor, "_pinned_versions", lambda: pins)
+    torch = doctor.importlib.metadata.version("torch")
+    pins = [("numpy", "0.0.1", ""), ("a-library-nobody-has", "1.0", ""), ("torch", torch, "")]
+    monkeypatch.setattr(doctor, "_requirements", lambda: pins)
     missing, strayed = doctor._examine_libraries()[:2]
     assert (missing.state, strayed.state) == ("failed", "warning")
     assert "a-library-nobody-has" in missing.found
@@ -180,9 +181,26 @@ def test_missing_and_strayed_libraries_are_named(monkeypatch):
 
 
 def test_pins_are_those_of_the_libraries_imported():
-    pinned = dict(doctor._pinned_versions())
+    pinned = {name: version for name, version, _ in doctor._requirements()}
     assert {"torch", "nussl", "scaper", "numpy"} <= set(pinned)
+    assert all(pinned.values())
     assert "six" not in pinned
+
+
+def test_a_wheel_without_its_extras_is_fit_for_extraction(monkeypatch, only):
+    """An installed wheel has no requirements.txt, and of nussl and sox extraction needs none."""
+    lines = ["torch>=2.6", 'a-library-nobody-has==1.1.9; extra == "train"']
+    monkeypatch.setattr(doctor, "IS_CHECKOUT", False)
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: lines)
+    monkeypatch.setattr(doctor, "_version", {"torch": "2.13.0"}.get)
+    for name in ("ffmpeg", "ffprobe"):
+        (only / name).symlink_to(shutil.which(name, path="/usr/local/bin:/usr/bin:/opt/homebrew/bin"))
+    findings = doctor.examine()
+    assert [found.name for found in findings if found.state == "failed"] == []
+    assert "sox" not in [found.name for found in findings]
+    (missing,) = [found for found in findings if found.state == "warning" and found.name == "libraries"]
+    assert "a-library-nobody-has" in missing.found
+    assert missing.remedy == "pip install 'vocal-extraction[train]'"
 
 
 @pytest.mark.parametrize(
@@ -205,7 +223,7 @@ def test_shipped_models_are_checked_against_their_sum(monkeypatch, tmp_path):
     model.write_bytes(b"weights")
     (unknown,) = doctor._examine_models()
     assert unknown.state == "failed"
-    assert "best.model.pth" in unknown.remedy
+    assert "best.model.pth" in unknown.found
 
     (tmp_path / "SHA256SUMS").write_text(f"{doctor.sha256_of(model)}  best.model.pth\n")
     (known,) = doctor._examine_models()

@@ -1,7 +1,8 @@
 """``make lock``: write a lock file beside every requirements file, with the hashes of all files of every package.
 
 uv resolves for all platforms and Pythons at once, so that one lock serves them all; what belongs to some only has a
-marker. The stand-in for soxbindings is a folder, which has no hash: it is left out and installed by itself.
+marker. The stand-in for soxbindings and the project itself are folders, which have no hash: they are left out and
+installed by themselves.
 """
 
 import os
@@ -22,6 +23,7 @@ def lock(requirements: Path) -> None:
     command = [
         *(str(Path(sys.executable).with_name("uv")), "pip", "compile", requirements.name, "-o", target.name),
         *("--universal", "--generate-hashes", "--python-version", OLDEST_PYTHON, "--no-emit-package", "soxbindings"),
+        *("--no-emit-package", "vocal-extraction"),
         *("--no-annotate", "--custom-compile-command", "make lock", "--quiet", *constraints),
     ]
     subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, "UV_NATIVE_TLS": "1"})

@@ -14,11 +14,30 @@ from pathlib import Path
 from typing import Any
 
 from vocal_extraction.errors import VocalExtractionError
-from vocal_extraction.settings import CHECKPOINT_FOLDER, DATASET_FOLDER, TRAINED_MODEL
+from vocal_extraction.settings import CHECKPOINT_FOLDER, DATASET_FOLDER, IS_CHECKOUT, TRAINED_MODEL
 
 
 class MissingPartError(VocalExtractionError):
     """A command needs packages that are not installed, or a folder that is not there."""
+
+
+def run_command(name: str, **options: Any) -> int:
+    """Run a command; what it needs and is not installed becomes an error that says how to install it.
+
+    Raises
+    ------
+    MissingPartError
+        If a library is missing.
+    """
+    try:
+        return COMMANDS[name](**options)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("vocal_extraction"):
+            raise
+        extra, target = ("web", "serve") if name == "serve" else ("train", "setup")
+        remedy = f"make {target}" if IS_CHECKOUT else f"pip install 'vocal-extraction[{extra}]'"
+        message = f"{name} needs the module {error.name!r}, which is missing. Install it: {remedy}"
+        raise MissingPartError(message) from error
 
 
 def prepare(*, as_json: bool = False, **options: Any) -> int:
@@ -88,7 +107,7 @@ def evaluate(
     else:
         summary = evaluate_model(*models, **options).summary
     if as_json:
-        print(json.dumps(summary, ensure_ascii=False))
+        print(json.dumps(summary))
     return 0
 
 
@@ -117,7 +136,7 @@ def extract(
     # With `-o -` the audio itself goes to stdout.
     results = sys.stderr if str(options.get("output_folder")) == "-" else sys.stdout
     if as_json:
-        print(json.dumps([outcome.as_record() for outcome in outcomes], ensure_ascii=False), file=results)
+        print(json.dumps([outcome.as_record() for outcome in outcomes]), file=results)
     else:
         # Failures went to stderr as they came.
         print("\n".join(str(outcome) for outcome in outcomes if not outcome.failed), file=results)
@@ -142,12 +161,8 @@ def demo(**options: Any) -> int:
 def serve(**options: Any) -> int:
     """Serve the web page until Ctrl-C."""
     print("Starting the web page ...", file=sys.stderr)
-    try:
-        from vocal_extraction.web_page import Limits, serve_page
-    except ModuleNotFoundError as error:
-        raise MissingPartError(
-            f"The web page cannot start: the module {error.name!r} is missing. Install what the page needs: make serve"
-        ) from error
+    from vocal_extraction.web_page import Limits, serve_page
+
     names = {field.name for field in dataclasses.fields(Limits)} & options.keys()
     if names:
         options["limits"] = Limits(**{name: options.pop(name) for name in names})

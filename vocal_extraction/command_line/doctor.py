@@ -1,9 +1,10 @@
-"""``python main.py doctor``: is everything here that the program needs, and does it work?
+"""``vocal-extraction doctor``: is everything here that the program needs, and does it work?
 
 Programs are not looked at but used, on a tone whose pitch and length are known. What is missing comes with its remedy.
 nussl is not imported, since the answer should not take seconds.
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -22,7 +23,7 @@ from pathlib import Path
 from vocal_extraction.atomic_files import sha256_of
 from vocal_extraction.command_line.programs import PROGRAM_VARIABLES, put_programs_on_path
 from vocal_extraction.command_line.tone import TONE_HZ, TONE_S, measure_tone, write_tone
-from vocal_extraction.settings import PRETRAINED_FOLDER, PROJECT_FOLDER
+from vocal_extraction.settings import IS_CHECKOUT, PRETRAINED_FOLDER, PROJECT_FOLDER
 
 _PITCH_SHIFT_SEMITONES = 2.0
 _TEMPO = 0.8
@@ -30,6 +31,8 @@ _FREQUENCY_TOLERANCE_SEMITONES = 0.1
 _LENGTH_TOLERANCE_S = 0.05  # AAC pads to whole frames of 1,024 samples, 23 ms, at either end
 _TIME_LIMIT_S = 20.0
 _NEEDED_FOR = {"sox": ". Only scaper's own rendering, nussl's effects and two benchmarks call it; extract does without"}
+_REINSTALL = "pip install --force-reinstall vocal-extraction"
+_RESTORE_MODELS = "git checkout -- pretrained_model" if IS_CHECKOUT else _REINSTALL
 _MINIMUM_FREE_BYTES = 100 * 2**20
 _COMFORTABLE_FREE_BYTES = 3 * 2**30  # the prepared 7 s sample takes 1.7 GB, a training its checkpoints and mixtures
 
@@ -54,8 +57,11 @@ class _UnfitError(Exception):
 def examine() -> list[Finding]:
     """Run every examination, in the order in which set-up would go wrong; none of them raises."""
     put_programs_on_path()
+    programs: dict[str, Callable[[Path], str]] = {"sox": _use_sox, "ffmpeg": _use_ffmpeg}
+    if not IS_CHECKOUT and _version("scaper") is None:
+        del programs["sox"]  # only what the extra `train` brings would call it
     findings = [_examine_python(), *_examine_libraries(), _examine_device()]
-    findings += [_examine_program(name, use) for name, use in (("sox", _use_sox), ("ffmpeg", _use_ffmpeg))]
+    findings += [_examine_program(name, use) for name, use in programs.items()]
     return [*findings, _examine_disk(), *_examine_models()]
 
 
@@ -85,31 +91,51 @@ def _examine_python() -> Finding:
     return Finding("python", "ok", found)
 
 
-def _pinned_versions() -> Iterator[tuple[str, str]]:
-    """Yield (name, version) of the libraries that requirements.txt names before those that they bring along."""
-    text = (PROJECT_FOLDER / "requirements.txt").read_text(encoding="utf-8")
-    yield from re.findall(r"^([\w.-]+)==(\S+)", text.partition("# What those bring along")[0], flags=re.MULTILINE)
+def _requirements() -> Iterator[tuple[str, str, str]]:
+    """Yield name, exact version (or empty) and extra (or empty) of every direct requirement.
+
+    A checkout's stand in requirements.txt, before what they bring along; an installed wheel's in its metadata.
+    """
+    if IS_CHECKOUT:
+        text = (PROJECT_FOLDER / "requirements.txt").read_text(encoding="utf-8")
+        pins = re.findall(r"^([\w.-]+)==(\S+)", text.partition("# What those bring along")[0], flags=re.MULTILINE)
+        yield from ((name, version, "") for name, version in pins)
+        return
+    for line in importlib.metadata.requires("vocal-extraction") or ():
+        if found := re.match(r"([\w.-]+)(?:==([\w.]+))?[^;]*(?:;.*extra == ['\"](\w+)['\"])?", line):
+            yield found[1], found[2] or "", found[3] or ""
+
+
+def _version(name: str) -> str | None:
+    """Return the version of an installed library, or None."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(name)
+    return None
 
 
 def _examine_libraries() -> list[Finding]:
     right: list[str] = []
     strayed: list[str] = []
-    missing: list[str] = []
-    for name, wanted in _pinned_versions():
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            missing.append(name)
+    missing: dict[str, list[str]] = {}
+    for name, wanted, extra in _requirements():
+        version = _version(name)
+        if version is None:
+            missing.setdefault(extra, []).append(name)
             continue
         # A local part, as in 2.13.0+cpu, names a build of the same version.
-        if version.partition("+")[0] == wanted:
+        if version.partition("+")[0] == wanted or not wanted:
             right.append(f"{name} {version}")
         else:
             strayed.append(f"{name} {version} instead of {wanted}")
-    remedy = f"make setup, or: pip install -r requirements.txt   (in {PROJECT_FOLDER})"
+    in_checkout = f"make setup, or: pip install -r requirements.txt   (in {PROJECT_FOLDER})"
+    remedy = in_checkout if IS_CHECKOUT else _REINSTALL
     findings = []
-    if missing:
-        findings.append(Finding("libraries", "failed", f"not installed: {', '.join(missing)}", remedy))
+    for extra, names in missing.items():
+        if extra:
+            found = f"not installed: {', '.join(names)}. Extraction does without"
+            findings.append(Finding("libraries", "warning", found, f"pip install 'vocal-extraction[{extra}]'"))
+        else:
+            findings.append(Finding("libraries", "failed", f"not installed: {', '.join(names)}", remedy))
     if strayed:
         found = f"not the versions this was tested with: {', '.join(strayed)}"
         findings.append(Finding("libraries", "warning", found, remedy))
@@ -228,7 +254,7 @@ def _examine_models() -> list[Finding]:
     """Compare each shipped model with its line in SHA256SUMS."""
     models = sorted(PRETRAINED_FOLDER.glob("*.pth"))
     if not models:
-        remedy = "git checkout -- pretrained_model, or train one: python main.py train"
+        remedy = f"{_RESTORE_MODELS}, or train one: vocal-extraction train"
         return [Finding("models", "warning", f"no shipped model in {PRETRAINED_FOLDER}", remedy)]
     try:
         sums = (PRETRAINED_FOLDER / "SHA256SUMS").read_text(encoding="utf-8")
@@ -240,12 +266,11 @@ def _examine_models() -> list[Finding]:
 
 
 def _examine_model(path: Path, stated: str | None) -> Finding:
-    remedy = f"git checkout -- pretrained_model/{path.name} pretrained_model/SHA256SUMS"
     try:
         checksum = sha256_of(path)
     except OSError as error:
-        return Finding("models", "failed", f"{path} cannot be read ({error.strerror})", remedy)
+        return Finding("models", "failed", f"{path} cannot be read ({error.strerror})", _RESTORE_MODELS)
     if checksum == stated:
         return Finding("models", "ok", f"{path.name}, SHA-256 {checksum[:12]}... as SHA256SUMS says")
     wanted = f"SHA256SUMS says {stated[:12]}..." if stated else "SHA256SUMS does not name it"
-    return Finding("models", "failed", f"{path.name} has SHA-256 {checksum[:12]}..., {wanted}", remedy)
+    return Finding("models", "failed", f"{path.name} has SHA-256 {checksum[:12]}..., {wanted}", _RESTORE_MODELS)

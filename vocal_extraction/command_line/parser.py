@@ -6,10 +6,13 @@ settings.py, never here. ``dest`` is the name of the function's keyword argument
 
 import argparse
 import dataclasses
+import difflib
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from vocal_extraction import __version__
 from vocal_extraction.settings import (
     CHECKPOINT_FOLDER,
     DATASET_FOLDER,
@@ -45,11 +48,14 @@ def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
     >>> parse(["train", "--mixtures", "2000", "--resume"])
     ('train', {'maximum_number_of_mixtures': 2000, 'resume': True})
     """
-    parser = build_parser()
-    options = vars(parser.parse_args(arguments))
+    parser, parsers = _build_parsers()
+    namespace, unknown = parser.parse_known_args(arguments)
+    options = vars(namespace)
     command = options.pop("command")
+    if unknown:
+        parsers[command].error(f"unrecognized arguments: {' '.join(unknown)}")
     if complaint := _complaint(command, options):
-        parser.error(complaint)
+        parsers[command].error(complaint)
     if command == "extract":
         options = _with_settings(options)
     return command, options
@@ -74,18 +80,40 @@ def _with_settings(options: dict[str, Any]) -> dict[str, Any]:
     return {**others, "settings": ExtractionSettings(**given)} if given else others
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that answers what it does not understand in two lines, and with what was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print `message` and how to get help; exit with 2."""
+        choice = r"invalid choice: '([\w-]+)' \(choose from (.*)\)"
+        if unknown := re.search(rf"^unrecognized arguments: (--[\w-]+)|{choice}", message):
+            word = unknown[1] or unknown[2]
+            known = re.findall(r"\w+", unknown[3]) if unknown[3] else [*self._option_string_actions]
+            close = difflib.get_close_matches(word, known, n=1)
+            message += f". Did you mean {close[0]}?" if close else ""
+        self.exit(2, f"{self.prog}: {message}\nusage: {self.prog} --help\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of every command."""
-    parser = argparse.ArgumentParser(
+    return _build_parsers()[0]
+
+
+def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
+    """Return the parser of every command, and that of each by its name."""
+    parser = _Parser(
         prog="vocal-extraction",
         description="Extract the vocals of songs; train and evaluate the networks that do it.",
         epilog=_EPILOG,
+        argument_default=argparse.SUPPRESS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"vocal-extraction {__version__}")
+    parser.add_argument("--traceback", action="store_true", help="with any command: show where an internal error arose")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, description: str) -> argparse.ArgumentParser:
+    def add(name: str, description: str) -> _Parser:
         return commands.add_parser(
             name,
             help=description,
@@ -102,7 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_json(add("demo", "Synthesise songs, train on them for a short while, evaluate, extract: no network needed."))
     _add_serve(add("serve", "Open a local web page that extracts vocals."))
     _add_json(add("doctor", "Check that everything needed is here and works."))
-    return parser
+    return parser, commands.choices
 
 
 def _number(kind: Callable[[str], float], minimum: float, maximum: float | None = None) -> Callable[[str], float]:

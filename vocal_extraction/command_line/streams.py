@@ -1,0 +1,50 @@
+"""Standard streams that are closed, full, gone, or of an encoding that lacks a character end no command."""
+
+import contextlib
+import io
+import os
+import sys
+
+
+class _MessageStream(io.TextIOWrapper):
+    """A text stream for progress and messages: what cannot be written is dropped, so that the work goes on."""
+
+    def write(self, text: str) -> int:
+        """Write `text` if that is possible."""
+        with contextlib.suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush if that is possible."""
+        with contextlib.suppress(OSError):
+            super().flush()
+
+
+def prepare_streams() -> None:
+    """Let stdin, stdout and stderr take whatever comes; doing it twice changes nothing.
+
+    A closed stream becomes the null device, which also keeps the next file that is opened from getting its number.
+    Characters that an encoding lacks are written as escapes. stderr ignores errors: no message is worth the work.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            null = open(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8")  # noqa: SIM115 - open to the end
+            setattr(sys, name, null)
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
+    if type(sys.stderr) is io.TextIOWrapper and sys.stderr is sys.__stderr__:
+        encoding = sys.stderr.encoding
+        sys.stderr = _MessageStream(
+            sys.stderr.detach(), encoding=encoding, errors="backslashreplace", line_buffering=True
+        )
+        sys.__stderr__ = sys.stderr  # type: ignore[misc] # the old object is empty now
+
+
+def discard_stdout_if_broken() -> None:
+    """Send to the null device what stdout cannot take, so that nothing complains while Python shuts down."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
