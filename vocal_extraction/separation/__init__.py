@@ -1,5 +1,19 @@
-"""A mixture in, its sources out, in constant memory and at any length."""
+"""A song in, its sources out: in constant memory and at any length."""
 
-from vocal_extraction.separation.separation import separate
+from vocal_extraction.separation.disk_array import Array, DiskArray
+from vocal_extraction.separation.separator import Cancelled, Progress, Separator, separate
+from vocal_extraction.separation.stems import Stem, StemPlan, stem_plan
+from vocal_extraction.separation.workers import worker_pool
 
-__all__ = ["separate"]
+__all__ = [
+    "Array",
+    "Cancelled",
+    "DiskArray",
+    "Progress",
+    "Separator",
+    "Stem",
+    "StemPlan",
+    "separate",
+    "stem_plan",
+    "worker_pool",
+]

@@ -1,0 +1,148 @@
+"""Rows of 32-bit floats on disk that are indexed like an array.
+
+A song goes through its network in several passes, some of them backwards, and must not stand in memory between them.
+Plain reads and writes are used rather than a memory map, whose pages would count as this process's memory.
+"""
+
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.float32]
+"""Shape: (n_rows, *row_shape)."""
+
+
+class DiskArray:
+    """Float32 rows in a nameless temporary file, which vanishes when it is closed or the process ends.
+
+    ``array[start:stop]`` reads rows, ``array[start:stop] = rows`` writes them. Several threads may use it at a time, as
+    long as none reads rows that another is writing.
+
+    Parameters
+    ----------
+    row_shape
+        Shape of a row, such as (n_channels,).
+    folder
+        Where the file lies; None is the system's folder for temporary files.
+    n_rows
+        Rows that it begins with, all zeros; writing past the end adds more.
+
+    Examples
+    --------
+    >>> with DiskArray((2,)) as array:
+    ...     array.append(np.ones((3, 2)))
+    ...     array[1:2] = np.zeros((1, 2))
+    ...     array.shape, array[1:3].tolist()
+    ((3, 2), [[0.0, 0.0], [1.0, 1.0]])
+    """
+
+    def __init__(self, row_shape: tuple[int, ...], folder: Path | None = None, *, n_rows: int = 0) -> None:
+        self.row_shape, self.n_rows = tuple(row_shape), n_rows
+        self._row_bytes = 4 * math.prod(self.row_shape)
+        self._file: Any = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - `close` closes it
+        self._file.truncate(n_rows * self._row_bytes)
+
+    def __enter__(self) -> "DiskArray":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        self._file.close()
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n_rows, *row_shape), as of an array."""
+        return (self.n_rows, *self.row_shape)
+
+    def __setitem__(self, rows: slice, values: NDArray[Any]) -> None:
+        """Write rows from ``rows.start`` on, as many as there are values."""
+        start, _, _ = rows.indices(max(self.n_rows, rows.start or 0))
+        values = np.ascontiguousarray(values, np.float32)
+        data = values.reshape(-1).view(np.uint8).data
+        position = start * self._row_bytes
+        while data:
+            n_written = os.pwrite(self._file.fileno(), data, position)
+            position, data = position + n_written, data[n_written:]
+        self.n_rows = max(self.n_rows, start + len(values))
+
+    def __getitem__(self, rows: slice) -> Rows:
+        """Read rows.
+
+        Raises
+        ------
+        EOFError
+            If the file ends early, as after rows beyond the end were skipped.
+        """
+        start, stop, _ = rows.indices(self.n_rows)
+        values = np.empty((max(stop - start, 0), *self.row_shape), np.float32)
+        data = values.reshape(-1).view(np.uint8).data
+        position = start * self._row_bytes
+        while data:
+            part = os.pread(self._file.fileno(), len(data), position)
+            if not part:
+                raise EOFError(f"An array of {self.n_rows} rows on disk ends before row {stop}.")
+            data[: len(part)] = part
+            position, data = position + len(part), data[len(part) :]
+        return values
+
+    def append(self, values: NDArray[Any]) -> None:
+        """Write rows behind the last."""
+        self[self.n_rows :] = values
+
+
+Array = NDArray[np.float32] | DiskArray
+"""Rows at random access, in memory or on disk."""
+
+
+class Scratch:
+    """The arrays of one separation, all in memory or all on disk. Those that it still has are closed when it ends.
+
+    Parameters
+    ----------
+    on_disk
+        Whether they are `DiskArray`.
+    folder
+        As for `DiskArray`.
+    """
+
+    def __init__(self, *, on_disk: bool, folder: Path | None) -> None:
+        self._on_disk, self._folder = on_disk, folder
+        self._arrays: dict[int, Array] = {}
+        self.most_bytes = 0
+
+    def __enter__(self) -> "Scratch":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close(*self._arrays.values())
+
+    def new(self, shape: tuple[int, ...]) -> Array:
+        """Return an array of zeros."""
+        array: Array = np.zeros(shape if not self._on_disk else 0, np.float32)
+        if self._on_disk:
+            array = DiskArray(shape[1:], self._folder, n_rows=shape[0])
+        self._arrays[id(array)] = array
+        self.most_bytes = max(self.most_bytes, sum(4 * math.prod(each.shape) for each in self._arrays.values()))
+        return array
+
+    def release(self, array: Array) -> Array:
+        """Return an array that is to live longer."""
+        return self._arrays.pop(id(array))
+
+    def close(self, *arrays: Array) -> None:
+        """Give up arrays that are not needed any more."""
+        for array in arrays:
+            self._arrays.pop(id(array), None)
+            if isinstance(array, DiskArray):
+                array.close()

@@ -1,0 +1,173 @@
+"""From waveforms to what a network takes, and from its masks back to waveforms: the one place where this is done.
+
+By itself a network takes each channel of a song as it is ('each'). But voices stand in the middle of most songs and the
+band around them: with 'mid-side', half of the sum and of the difference of two channels, the voice stands out of either
+more clearly. A mask is then inferred for mid and for side, by a network for one channel in turn, by one for two
+channels together.
+
+Axes: an item is a group of channels that belong together; spectra are ``(n_items, n_channels, n_frames, n_bins)``.
+Views are what is masked: the channels, or mid and side.
+"""
+
+import functools
+
+import torch
+from torch import Tensor, nn
+
+from vocal_extraction.settings import SignalSettings
+from vocal_extraction.spectrogram import istft, magnitude, stft, synthesis_weight, synthesize
+
+
+def n_channels_together(stereo: str, *, n_network_channels: int, n_song_channels: int) -> int:
+    """Return how many channels of a song make up one item: what one call of the network needs, and mid and side both.
+
+    >>> n_channels_together("mid-side", n_network_channels=1, n_song_channels=6)
+    2
+    """
+    return 2 if stereo == "mid-side" and n_song_channels > 1 else n_network_channels
+
+
+def in_groups(samples: Tensor, n_together: int) -> Tensor:
+    """Group channels into items; the last channel is repeated where one is missing.
+
+    Shape: (n, n_channels, n_samples) to (n_items, n_together, n_samples), the groups of one signal after the other.
+    """
+    missing = -samples.shape[1] % n_together
+    if missing:
+        samples = torch.cat([samples, samples[:, -1:].expand(-1, missing, -1)], dim=1)
+    return samples.reshape(-1, n_together, samples.shape[-1])
+
+
+def views_of(spectrum: Tensor, stereo: str) -> Tensor:
+    """Return what the network hears of the channels: themselves, or mid and side. A channel alone is its own mid.
+
+    Shape: (..., n_channels, n_frames, n_bins), before and after.
+    """
+    if stereo != "mid-side" or spectrum.shape[-3] == 1:
+        return spectrum
+    left, right = spectrum.unbind(dim=-3)
+    return torch.stack([left + right, left - right], dim=-3) / 2
+
+
+def channels_of(views: Tensor, stereo: str) -> Tensor:
+    """Return the channels of views: the way back from `views_of`.
+
+    >>> channels = torch.rand(2, 10, 257)
+    >>> torch.allclose(channels_of(views_of(channels, "mid-side"), "mid-side"), channels)
+    True
+    """
+    if stereo != "mid-side" or views.shape[-3] == 1:
+        return views
+    mid, side = views.unbind(dim=-3)
+    return torch.stack([mid + side, mid - side], dim=-3)
+
+
+def masked(spectrum: Tensor, mask: Tensor, stereo: str) -> Tensor:
+    """Apply masks of the views to a spectrum of the channels; both have (..., n_channels, n_frames, n_bins)."""
+    return channels_of(views_of(spectrum, stereo) * mask, stereo)
+
+
+def as_batch(magnitudes: Tensor, *, n_network_channels: int) -> Tensor:
+    """Return what a network takes of the views' magnitudes.
+
+    Shape: (n_items, n_channels, n_frames, n_bins) to (n, n_frames, n_bins, n_network_channels).
+    """
+    return magnitudes.reshape(-1, n_network_channels, *magnitudes.shape[2:]).permute(0, 2, 3, 1)
+
+
+def as_masks(masks: Tensor, *, n_items: int) -> Tensor:
+    """Return the masks of the views that a network gave for what `as_batch` made of `n_items` items.
+
+    Shape: (n, n_frames, n_bins, n_network_channels, n_sources) to (n_items, n_channels, n_frames, n_bins, n_sources).
+    """
+    turned = masks.permute(0, 3, 1, 2, 4)
+    return turned.reshape(n_items, -1, *turned.shape[2:])
+
+
+def infer_masks(network: nn.Module, magnitudes: Tensor, *, n_network_channels: int) -> Tensor:
+    """Let a network listen.
+
+    Parameters
+    ----------
+    network
+        Takes ``{'mix_magnitude': (n, n_frames, n_bins, n_network_channels)}`` and gives ``{'mask': ...}``.
+    magnitudes
+        Of the views. Shape: (n_items, n_channels, n_frames, n_bins).
+    n_network_channels
+        How many of them go in together.
+
+    Returns
+    -------
+    Tensor
+        Masks. Shape: (n_items, n_channels, n_frames, n_bins, n_sources).
+    """
+    mask: Tensor = network({"mix_magnitude": as_batch(magnitudes, n_network_channels=n_network_channels)})["mask"]
+    return as_masks(mask, n_items=len(magnitudes))
+
+
+def source_mask(masks: Tensor, index: int, *, kind: str) -> Tensor:
+    """Choose the mask of one source.
+
+    Parameters
+    ----------
+    masks
+        Shape: (..., n_sources).
+    index
+        Which source.
+    kind
+        'soft', or 'binary': 1 where this source's mask is the largest; with one source, where it exceeds a half.
+
+    >>> source_mask(torch.tensor([[0.2, 0.4], [0.7, 0.6]]), 1, kind="binary")
+    tensor([1., 0.])
+    """
+    mask = masks[..., index]
+    if kind == "soft":
+        return mask
+    return (mask > 0.5 if masks.shape[-1] == 1 else masks.argmax(dim=-1) == index).to(mask.dtype)
+
+
+def mask_waveform(mixture: Tensor, mask: Tensor, *, signal: SignalSettings) -> Tensor:
+    """Mask the spectrum of a whole waveform and transform it back.
+
+    Shape: mixture (..., n_samples) and mask (..., n_frames, n_bins) to (..., n_samples).
+    """
+    return istft(mask * stft(mixture, signal=signal), n_samples=mixture.shape[-1], signal=signal)
+
+
+def estimate_at_once(network: nn.Module, mixture: Tensor, *, signal: SignalSettings, n_network_channels: int) -> Tensor:
+    """Estimate all sources of a waveform that goes through the network at once: `Separator` without chunks.
+
+    Shape: (n_channels, n_samples) to (n_sources, n_channels, n_samples).
+    """
+    n_together = n_channels_together(signal.stereo, n_network_channels=n_network_channels, n_song_channels=len(mixture))
+    spectrum = stft(in_groups(mixture.unsqueeze(0), n_together), signal=signal)
+    magnitudes = magnitude(views_of(spectrum, signal.stereo))
+    masks = infer_masks(network, magnitudes, n_network_channels=n_network_channels).float().movedim(-1, 0)
+    estimates = istft(masked(spectrum, masks, signal.stereo), n_samples=mixture.shape[-1], signal=signal)
+    return estimates.flatten(1, 2)[:, : len(mixture)]
+
+
+@functools.lru_cache(maxsize=16)
+def _weight(n_frames: int, signal: SignalSettings, device: torch.device) -> Tensor:
+    return synthesis_weight(n_frames, signal=signal, device=device)
+
+
+def synthesize_part(spectrum: Tensor, samples: slice, *, signal: SignalSettings) -> Tensor:
+    """Transform some frames of a longer signal back to the samples of which they hold all frames.
+
+    Parameters
+    ----------
+    spectrum
+        Complex. Shape: (..., n_frames, n_bins).
+    samples
+        Which to return, counted from the first sample of the first frame.
+    signal
+        Window and hop.
+
+    Returns
+    -------
+    Tensor
+        Shape: (..., n_samples).
+    """
+    weight = _weight(spectrum.shape[-2], signal, spectrum.device)
+    return synthesize(spectrum, signal=signal)[..., samples] / weight[samples]

@@ -1,0 +1,264 @@
+"""One song at work: chunks of it through the network, and what the masks leave of them back into samples.
+
+A network of layers over time goes through the whole song layer by layer first (`layerwise`), after which no chunk needs
+context. Any other network is run on chunks with context on both sides, whose estimates are dropped. A mask model takes
+magnitudes and gives masks; the masked spectrum, with the mixture's phase or one found by Griffin and Lim's method, is
+transformed back. An audio model takes and gives samples.
+
+Axes: songs are ``(n_samples, n_channels)``, items (groups of channels of a chunk) ``(n_items, n_channels, ...)``.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vocal_extraction.checkpointing import LoadedModel
+from vocal_extraction.separation.disk_array import Array, Scratch
+from vocal_extraction.separation.layerwise import LayerwiseSong, Runtime
+from vocal_extraction.separation.masking import (
+    as_batch,
+    as_masks,
+    in_groups,
+    infer_masks,
+    masked,
+    n_channels_together,
+    source_mask,
+    synthesize_part,
+    views_of,
+)
+from vocal_extraction.separation.resampling import Resampler
+from vocal_extraction.separation.workers import for_each
+from vocal_extraction.settings import ExtractionSettings
+from vocal_extraction.spectrogram import analyze, griffin_lim, magnitude, n_frames_of
+
+Tick = Callable[[float], None]
+"""Called with the share of the work that is done; may raise to stop it."""
+
+_BINS_TOGETHER = 600
+"""Bins of all items that go through a network at once: two items of 257, one of 1025."""
+_ON_AN_ACCELERATOR = 16
+"""How many times as much an accelerator takes at once."""
+_LAYERWISE_CHUNK_S = 4.0
+"""Longest chunk on a CPU where no context makes short ones costly; memory grows with it."""
+_ENCODING, _LAYERS = 0.2, 0.4
+"""Shares of the time that a layer-by-layer network spends before it gives masks; for the progress."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Frames (of an audio model: samples) to estimate, and those that are computed, context included."""
+
+    kept: slice
+    computed: slice
+
+
+def chunks_of(n: int, *, size: int, context: int) -> list[Chunk]:
+    """Divide a song into chunks of nearly equal size; all are computed on equally many frames.
+
+    >>> [(chunk.kept, chunk.computed) for chunk in chunks_of(10, size=6, context=1)]
+    [(slice(0, 5, None), slice(0, 7, None)), (slice(5, 10, None), slice(3, 10, None))]
+    """
+    size = -(-n // -(-n // size))
+    length = min(size + 2 * context, n)
+    starts = [(start, min(max(start - context, 0), n - length)) for start in range(0, n, size)]
+    return [Chunk(slice(start, min(start + size, n)), slice(first, first + length)) for start, first in starts]
+
+
+class SongSeparation:
+    """The separation of one song.
+
+    Parameters
+    ----------
+    mixture, sample_rate, sources
+        As for `Separator.__call__`.
+    model, settings
+        What separates, and how.
+    runtime
+        Of a network that goes through the song layer by layer; None runs the network on chunks.
+    scratch
+        Where arrays come from, those of the estimates too.
+    """
+
+    def __init__(
+        self,
+        mixture: Array,
+        sample_rate: int,
+        model: LoadedModel,
+        runtime: Runtime | None,
+        settings: ExtractionSettings,
+        *,
+        sources: Sequence[str],
+        scratch: Scratch,
+    ) -> None:
+        self._model, self._signal, self._settings = model, model.signal, settings
+        self._incoming = Resampler(mixture, sample_rate, model.signal.sample_rate, scratch=scratch)
+        self._song = self._incoming.target
+        self._n_samples, self._n_channels = self._song.shape[0], self._song.shape[1]
+        self._estimates = {name: scratch.new(self._song.shape) for name in sources}
+        self._outgoing = {
+            name: Resampler(
+                estimate, model.signal.sample_rate, sample_rate, scratch=scratch, n_samples=mixture.shape[0]
+            )
+            for name, estimate in self._estimates.items()
+        }
+        self._channels_together = n_channels_together(
+            model.signal.stereo, n_network_channels=model.n_channels, n_song_channels=self._n_channels
+        )
+        self._runtime, self._scratch = runtime, scratch
+        self._layers: LayerwiseSong | None = None
+        self._beside = -(-model.signal.window_length // 2 // model.signal.hop_length)
+        self._chunks = self._divide()
+
+    def _divide(self) -> list[Chunk]:
+        def frames(seconds: float) -> int:
+            return round(seconds * self._signal.sample_rate / self._signal.hop_length)
+
+        chunk_s, context_s = self._settings.chunk_s, self._settings.context_s
+        if self._runtime is not None:
+            context_s = context_s if self._settings.phase == "griffin-lim" else 0.0
+            if self._model.device.type == "cpu":
+                chunk_s = min(chunk_s, _LAYERWISE_CHUNK_S + 2 * context_s)
+        size, context = max(1, frames(chunk_s)), frames(context_s)
+        if self._model.output == "audio":
+            hop = self._signal.hop_length
+            return chunks_of(self._n_samples, size=size * hop, context=context * hop)
+        n_frames = n_frames_of(self._n_samples, self._signal)
+        return chunks_of(n_frames, size=size, context=max(context, self._beside))
+
+    def estimate(self, pool: ThreadPoolExecutor, tick: Tick) -> dict[str, Array]:
+        """Estimate all sources on the threads of a pool; return arrays of the mixture's shape and rate."""
+        if self._n_samples == 0:
+            return {name: outgoing.target for name, outgoing in self._outgoing.items()}
+        before = 0.0
+        if self._runtime is not None:
+            before = _ENCODING + _LAYERS
+            self._layers = self._through_layers(self._runtime, pool, tick)
+        groups = self._groups()
+        work = self._estimate_audio if self._model.output == "audio" else self._estimate_masked
+
+        def after_each(n_done: int) -> None:
+            for outgoing in self._outgoing.values():
+                outgoing.read_to(self._samples_of(groups[n_done - 1][-1].kept).stop)
+            tick(1.0 - (1.0 - before) * (1.0 - n_done / len(groups)))
+
+        for_each(pool, work, self._arriving(groups), after_each)
+        return {name: outgoing.target for name, outgoing in self._outgoing.items()}
+
+    def _groups(self) -> list[list[Chunk]]:
+        """Return the chunks that go through the network together."""
+        n_together = 1
+        if self._runtime is None:
+            n_items = -(-self._n_channels // self._channels_together)
+            n_together = max(1, self._items_together // n_items)
+        return [self._chunks[start : start + n_together] for start in range(0, len(self._chunks), n_together)]
+
+    @property
+    def _items_together(self) -> int:
+        factor = 1 if self._model.device.type == "cpu" else _ON_AN_ACCELERATOR
+        return max(1, factor * _BINS_TOGETHER // (self._signal.n_bins * self._model.n_channels))
+
+    def _arriving(self, groups: Sequence[list[Chunk]]) -> Iterator[list[Chunk]]:
+        """Yield groups as soon as the samples that they need are there."""
+        for group in groups:
+            self._incoming.write_to(self._samples_of(group[-1].computed).stop + self._signal.window_length, check=True)
+            yield group
+
+    def _samples_of(self, frames: slice) -> slice:
+        """Return the samples that belong to frames: as many hops, from the middle of the first on."""
+        if self._model.output == "audio":
+            return frames
+        hop = self._signal.hop_length
+        return slice(frames.start * hop, min(frames.stop * hop, self._n_samples))
+
+    def _through_layers(self, runtime: Runtime, pool: ThreadPoolExecutor, tick: Tick) -> LayerwiseSong:
+        """Take the song through all layers of a network."""
+        groups = self._groups()
+        self._incoming.write_to(self._signal.window_length, check=True)
+        n_frames = n_frames_of(self._n_samples, self._signal)
+        layers = LayerwiseSong(runtime, self._scratch, n_frames=n_frames, example=self._network_input(slice(0, 1)))
+
+        def encode(group: list[Chunk]) -> None:
+            layers.encode(group[0].kept, self._network_input(group[0].kept))
+
+        for_each(pool, encode, self._arriving(groups), lambda n_done: tick(_ENCODING * n_done / len(groups)))
+        layers.run([chunk.kept for chunk in self._chunks], pool, lambda share: tick(_ENCODING + _LAYERS * share))
+        return layers
+
+    def _network_input(self, frames: slice) -> NDArray[np.float32]:
+        """Return magnitudes (n_batch, n_frames, n_bins, n_channels) for the runtime."""
+        magnitudes = self._magnitudes(self._spectrum(frames))
+        return as_batch(magnitudes, n_network_channels=self._model.n_channels).cpu().numpy()
+
+    def _spectrum(self, frames: slice) -> Tensor:
+        """Return frames of the spectrum of the whole song: (n_items, n_channels, n_frames, n_bins)."""
+        signal = self._signal
+        first = frames.start * signal.hop_length - signal.window_length // 2
+        last = first + (frames.stop - frames.start - 1) * signal.hop_length + signal.window_length
+        return analyze(self._items(slice(first, last)), signal=signal)
+
+    def _items(self, samples: slice) -> Tensor:
+        """Return the channels of some samples in groups: (n_items, n_channels, n_samples), zeros beyond the song."""
+        start, stop = max(samples.start, 0), min(samples.stop, self._n_samples)
+        rows = np.zeros((self._n_channels, samples.stop - samples.start), np.float32)
+        rows[:, start - samples.start : stop - samples.start] = self._song[start:stop].T
+        return in_groups(torch.from_numpy(rows).unsqueeze(0).to(self._model.device), self._channels_together)
+
+    def _magnitudes(self, spectrum: Tensor) -> Tensor:
+        """Return the magnitudes of the views of a spectrum, of the same shape."""
+        return magnitude(views_of(spectrum, self._signal.stereo))
+
+    @torch.inference_mode()
+    def _estimate_masked(self, group: Sequence[Chunk]) -> None:
+        spectra = [self._spectrum(chunk.computed) for chunk in group]
+        n_items = len(spectra[0])
+        if self._layers is not None:
+            found = torch.from_numpy(self._layers.masks(group[0].computed)).to(self._model.device)
+            masks = as_masks(found, n_items=n_items)
+        else:
+            magnitudes = self._magnitudes(torch.cat(spectra))
+            n_together, n_channels = self._items_together, self._model.n_channels
+            masks = torch.cat(
+                [
+                    infer_masks(self._model.network, part, n_network_channels=n_channels)
+                    for part in magnitudes.split(n_together)
+                ]
+            )
+        for chunk, spectrum, chunk_masks in zip(group, spectra, masks.split(n_items), strict=True):
+            for name in self._estimates:
+                mask = source_mask(chunk_masks, self._model.sources.index(name), kind=self._settings.mask)
+                self._write(name, chunk, self._waveform(spectrum, mask, chunk))
+
+    def _waveform(self, spectrum: Tensor, mask: Tensor, chunk: Chunk) -> Tensor:
+        """Mask a spectrum of a chunk's computed frames; return the samples of those that are kept."""
+        signal, samples = self._signal, self._samples_of(chunk.kept)
+        first, n_samples = chunk.computed.start, max(samples.stop - samples.start, 0)
+        if self._settings.phase == "griffin-lim":
+            spectrum = masked(spectrum, mask, signal.stereo)
+            n_computed, start = (spectrum.shape[-2] - 1) * signal.hop_length, samples.start - first * signal.hop_length
+            waveform = griffin_lim(spectrum.abs(), phase_of=spectrum, n_samples=n_computed, signal=signal)
+            return waveform[..., start : start + n_samples]
+        # Frames beside those that are kept reach into their samples.
+        frames = slice(max(chunk.kept.start - self._beside - first, 0), chunk.kept.stop + self._beside - first)
+        start = samples.start - (first + frames.start) * signal.hop_length + signal.window_length // 2
+        part = masked(spectrum[..., frames, :], mask[..., frames, :], signal.stereo)
+        return synthesize_part(part, slice(start, start + n_samples), signal=signal)
+
+    @torch.inference_mode()
+    def _estimate_audio(self, group: Sequence[Chunk]) -> None:
+        items = torch.cat([self._items(chunk.computed) for chunk in group])
+        audio = [self._model.network({"mix_audio": part})["audio"] for part in items.split(self._items_together)]
+        for chunk, estimates in zip(group, torch.cat(audio).split(len(items) // len(group)), strict=True):
+            kept = slice(chunk.kept.start - chunk.computed.start, chunk.kept.stop - chunk.computed.start)
+            for name in self._estimates:
+                self._write(name, chunk, estimates[..., kept, self._model.sources.index(name)])
+
+    def _write(self, name: str, chunk: Chunk, waveform: Tensor) -> None:
+        """Write the samples (n_items, n_channels, n_samples) that a chunk keeps."""
+        rows = waveform.flatten(0, 1)[: self._n_channels].T.cpu().numpy()
+        start = self._samples_of(chunk.kept).start
+        self._estimates[name][start : start + len(rows)] = rows

@@ -1,0 +1,74 @@
+"""Threads that share the work of a song: each takes whole chunks, since one LSTM step is too short to be divided."""
+
+import functools
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
+
+import torch
+
+from vocal_extraction.checkpointing import LoadedModel
+
+Item = TypeVar("Item")
+
+_WORKERS_OF_A_SONG = 4
+
+
+@functools.cache
+def _n_cores() -> int:
+    """Return how many threads torch would use; asked once, since our own threads lower what later ones are told."""
+    return torch.get_num_threads()
+
+
+def worker_pool(model: LoadedModel, *, n_songs: int = 1) -> ThreadPoolExecutor:
+    """Return threads that compute chunks, each on one core.
+
+    There are as many as torch would use, but no more than a few for each song, since memory grows with them; an
+    accelerator is fed by one.
+    """
+    n_workers = min(_n_cores(), _WORKERS_OF_A_SONG * n_songs) if model.device.type == "cpu" else 1
+    # The number of threads is each thread's own setting; that of the caller stays as it is.
+    return ThreadPoolExecutor(n_workers, "separation", initializer=torch.set_num_threads, initargs=(1,))
+
+
+def for_each(
+    pool: ThreadPoolExecutor,
+    function: Callable[[Item], Any],
+    items: Iterable[Item],
+    after_each: Callable[[int], None] = lambda n_done: None,
+) -> None:
+    """Call a function on every item on the threads of a pool, a few items ahead.
+
+    Parameters
+    ----------
+    pool
+        Several songs may share it.
+    function
+        Its result is dropped; its error is raised here, that of the earliest item first.
+    items
+        In turn.
+    after_each
+        Called from this thread with the number of items that are done, in order; may raise to stop. No call of
+        `function` is under way any more when this returns or raises.
+    """
+    n_ahead = min(_n_cores(), _WORKERS_OF_A_SONG) + 1
+    ahead: deque[Future[Any]] = deque()
+    n_done = 0
+
+    def wait_for_next() -> None:
+        nonlocal n_done
+        ahead[0].result()
+        ahead.popleft()
+        n_done += 1
+        after_each(n_done)
+
+    try:
+        for item in items:
+            ahead.append(pool.submit(function, item))
+            if len(ahead) == n_ahead:
+                wait_for_next()
+        while ahead:
+            wait_for_next()
+    finally:
+        wait([future for future in ahead if not future.cancel()])
