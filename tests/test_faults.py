@@ -278,19 +278,18 @@ def programs(tmp_path, monkeypatch):
         ("extract", "ffmpeg", "echo '[x] It broke' >&2; exit 3", "It broke"),
         ("extract", "ffprobe", "echo '[x] It broke' >&2; exit 3", "It broke"),
         ("extract", "ffmpeg", "exec /bin/sleep 60", "stood still"),
-        ("extract", "ffprobe", "exec /bin/sleep 60", "made nothing of it within"),
+        ("extract", "ffprobe", "exec /bin/sleep 60", "stood still"),
         ("extract", "ffmpeg", "kill -9 $$", "could not be decoded"),
         ("prepare", "ffmpeg", None, "was not found on the PATH. Install it"),
-        ("prepare", "ffmpeg", "exit 3", "ffmpeg ended with status 3"),
-        ("prepare", "ffmpeg", "exec /bin/sleep 60", "had not finished after"),
+        ("prepare", "ffmpeg", "exit 3", "it ended with status 3"),
+        ("prepare", "ffmpeg", "exec /bin/sleep 60", "stood still"),
     ],
     indirect=["world"],
 )
 def test_programs_that_are_missing_fail_or_hang(
     world, program, script, sentence, tmp_path, monkeypatch, capsys, programs
 ):
-    monkeypatch.setattr("vocal_extraction.audio_files.ffmpeg.PATIENCE_S", 0.5)
-    monkeypatch.setattr("vocal_extraction.musdb_preparation.decoding.DECODING_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("vocal_extraction.audio_files.ffmpeg.STANDSTILL_S", 0.5)
     results = tmp_path / "results"
     programs(program, script)
     assert_fails(world.arguments(results), capsys, sentence)

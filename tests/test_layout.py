@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = (
     "errors",
+    "output_formats",
     "settings",
     "device",
     "compatibility",

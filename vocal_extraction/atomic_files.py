@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -195,7 +196,7 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> int:
         for aside in Path(folder).rglob(f"{_ASIDE}*"):
             if not _has_writer(aside):
                 with contextlib.suppress(OSError):
-                    aside.unlink()
+                    shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
                     n_removed += 1
     return n_removed
 

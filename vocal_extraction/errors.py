@@ -13,6 +13,10 @@ class ExtractionError(VocalExtractionError):
     """A song could not be taken apart; the text says why and what to do."""
 
 
+class DamagedSongError(ExtractionError):
+    """A song is truncated or broken; `keep_partial` takes what decodes."""
+
+
 class ExtractionCancelledError(ExtractionError):
     """The caller's `cancelled` asked to stop; nothing half-written remains."""
 

@@ -12,6 +12,7 @@ import string
 from pathlib import Path
 
 from vocal_extraction.errors import SettingsError
+from vocal_extraction.output_formats import FORMATS
 
 LARGEST_SEED = 2**64 - 1
 """What torch's generators take; NumPy's take more."""
@@ -247,18 +248,12 @@ def _fields_of(template: str) -> set[str]:
     return {str(field) for field, _, _ in parts} if is_plain else {"unreadable"}
 
 
-LOSSLESS_FORMATS = {"wav16": "wav", "wav24": "wav", "float": "wav", "flac": "flac"}
-LOSSY_FORMATS = {"mp3": "mp3", "ogg": "ogg", "m4a": "m4a"}
-EXTRACTED_FORMATS = {**LOSSLESS_FORMATS, **LOSSY_FORMATS}
-"""What `extract` writes, with the ending of the file's name. 'float' is a wav of 32-bit floats, flac has 24 bits."""
-
-
 @dataclasses.dataclass(frozen=True)
 class ExtractionSettings:
     """How a song is taken apart, and what is written of it."""
 
     format: str = "wav16"
-    """A key of `EXTRACTED_FORMATS`."""
+    """A key of `output_formats.FORMATS`."""
     bitrate_kbps: int = 256
     """Bit rate of the lossy formats, for all channels together."""
     mask: str = "soft"
@@ -271,6 +266,8 @@ class ExtractionSettings:
     """Whether files that exist may be replaced."""
     keep_partial: bool = False
     """Whether a truncated or damaged song is taken as far as it decodes."""
+    track: str | None = None
+    """Audio track of a file that has several: its number, from 1, or its language; None is what players take."""
     chunk_s: float = 16.0
     """Length of the pieces in which a song goes through the network, less their context. Memory grows with it. Networks
     that hear the whole song take shorter ones on a CPU: 4 s, and twice `context_s` more for Griffin-Lim."""
@@ -281,7 +278,6 @@ class ExtractionSettings:
         fields = _fields_of(self.output_template)
         _require(
             self,
-            format_must_be_one_of_wav16_wav24_float_flac_mp3_ogg_m4a=self.format in EXTRACTED_FORMATS,
             bitrate_kbps_must_be_16_to_512=16 <= self.bitrate_kbps <= 512,
             mask_must_be_soft_or_binary=self.mask in ("soft", "binary"),
             phase_must_be_mixture_or_griffin_lim=self.phase in ("mixture", "griffin-lim"),
@@ -289,6 +285,8 @@ class ExtractionSettings:
             output_template_may_hold_only_folder_song_stem_and_ext=fields <= {"folder", "song", "stem", "ext"},
             chunk_s_must_be_1_to_600=1 <= self.chunk_s <= 600,
             context_s_must_be_0_to_30=0 <= self.context_s <= 30,
+            track_must_be_a_number_from_1_or_a_language=self.track is None or self.track.strip("0") != "",
+            **{f"format_must_be_one_of_{'_'.join(FORMATS)}": self.format in FORMATS},
         )
 
 

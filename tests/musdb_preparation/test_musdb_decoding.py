@@ -171,7 +171,7 @@ def damaged_wav(wav, hq_folder, damage):
 @pytest.mark.parametrize(
     "damage, complaint",
     [
-        ("cut", r"vocals.wav is truncated: \d+ bytes are announced"),
+        ("cut", r"vocals.wav is truncated: its header declares \d+ bytes, it has \d+"),
         ("text", "vocals.wav cannot be read"),
         ("wrong rate", r"2 channels at 48000 Hz; MUSDB18 has 2 at 44100 Hz. Convert .* sox"),
         ("six channels", "6 channels at 44100 Hz"),
@@ -242,16 +242,16 @@ def test_missing_ffmpeg_is_said_but_wavs_do_without(coded_folder, hq_folder, tmp
 @pytest.mark.parametrize(
     "script, limit_s, complaint",
     [
-        ("exec /bin/sleep 60", 0.2, "ffmpeg was killed, or had not finished after 0.2 s"),
-        ("exit 3", 60.0, "ffmpeg ended with status 3"),
-        ("echo '[mov] Everything is wrong.' >&2; exit 1", 60.0, r"\(Everything is wrong\)"),
-        ("printf 123; exit 1", 60.0, "ffmpeg ended with status 1"),
+        ("exec /bin/sleep 60", 0.2, r"ffmpeg stood still for 0\.2 s"),
+        ("exit 3", 60.0, "it ended with status 3"),
+        ("echo '[mov] Everything is wrong.' >&2; exit 1", 60.0, "ffmpeg says: Everything is wrong"),
+        ("printf 123; exit 1", 60.0, "it ended with status 1"),
         ("exit 0", 60.0, "is empty"),
     ],
 )
 def test_failing_ffmpeg_is_reported(coded_folder, tmp_path, monkeypatch, replace_ffmpeg, script, limit_s, complaint):
     replace_ffmpeg(script)
-    monkeypatch.setattr(decoding, "DECODING_TIMEOUT_S", limit_s)
+    monkeypatch.setattr("vocal_extraction.audio_files.ffmpeg.STANDSTILL_S", limit_s)
     with pytest.raises(PreparationError, match=complaint):
         prepare(coded_folder, tmp_path / "dataset")
     assert_nothing_half_done(tmp_path / "dataset")

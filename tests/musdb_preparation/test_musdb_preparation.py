@@ -250,7 +250,7 @@ def test_song_that_was_being_replaced_when_everything_ended_is_decoded_again(hq_
     record = tmp_path / "dataset" / "sources.json"
     with monkeypatch.context() as ended:
         ended.setattr(musdb_preparation, "_decode_in_parallel", lambda *_, **__: None)
-        ended.setattr(musdb_preparation, "_write_record", keeping_the_first(musdb_preparation._write_record))
+        ended.setattr(musdb_preparation, "write_json", keeping_the_first(musdb_preparation.write_json))
         prepare(full, tmp_path / "dataset")
     assert json.loads(record.read_text()) == {"train/Song": 0}
     assert prepared_length(tmp_path / "dataset", "train", "Song") == 1_000

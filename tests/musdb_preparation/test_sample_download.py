@@ -9,15 +9,15 @@ import shutil
 import stat
 import threading
 import time
+import urllib.request
 import zipfile
 
+import musdb
 import pytest
 from musdb_forms import COUNTS, make_hq_folder
 
-from vocal_extraction import musdb_preparation
-from vocal_extraction.atomic_files import StorageError
 from vocal_extraction.musdb_preparation import PreparationError, prepare_musdb, sample_download
-from vocal_extraction.musdb_preparation.sample_download import SAMPLE_URL, download_sample
+from vocal_extraction.musdb_preparation.sample_download import download_sample
 
 SONGS = {"train/A - B.stem.mp4": b"first song" * 5_000, "test/Ç - D.stem.mp4": b"second song" * 5_000}
 
@@ -29,7 +29,7 @@ def _no_source_and_no_proxy(monkeypatch):
 
 
 def zipped(files, compression=zipfile.ZIP_DEFLATED):
-    """Return a zip; `atomic_files` has names or ZipInfos for keys."""
+    """Return a zip; `files` has names or ZipInfos for keys."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as archive:
         for name, content in files.items():
@@ -56,7 +56,8 @@ class Server:
 
 
 @pytest.fixture
-def server():
+def server(monkeypatch):
+    """A server that `musdb` is sent to instead of its own."""
     state = Server()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -81,13 +82,13 @@ def server():
         thread.start()
         state.url = f"http://127.0.0.1:{listening.server_port}/MUSDB18-7-STEMS.zip"
         state.serve(zipped(SONGS))
+        monkeypatch.setattr(musdb, "urlopen", lambda request: urllib.request.urlopen(state.url))  # noqa: S310 (an address of this machine)
         yield state
         listening.shutdown()
         thread.join()
 
 
-def fetch(server, folder, **options):
-    return download_sample(folder, url=server.url, progress=False, **options)
+fetch = functools.partial(download_sample, progress=False)
 
 
 def files_below(folder):
@@ -97,40 +98,29 @@ def files_below(folder):
 # ------------------------------------------------------------------------------------------------ a good server
 
 
-def test_sample_is_unpacked_and_the_zip_removed(server, tmp_path):
-    assert fetch(server, tmp_path / "sample") == tmp_path / "sample"
+def test_sample_is_unpacked_and_nothing_else_left(server, tmp_path, capsys):
+    for _ in range(2):
+        assert fetch(tmp_path / "sample") == tmp_path / "sample"
     assert files_below(tmp_path) == {f"sample/{name}": content for name, content in SONGS.items()}
-
-
-def test_address_is_the_one_that_musdb_uses():
-    import musdb
-
-    assert musdb.DB(root=".", subsets=[]).setup["sample-url"] == SAMPLE_URL
-
-
-def test_second_call_asks_for_nothing(server, tmp_path):
-    fetch(server, tmp_path / "sample")
-    fetch(server, tmp_path / "sample")
+    assert [path.name for path in tmp_path.iterdir()] == ["sample"]
     assert server.n_requests == 1
+    assert "".join(capsys.readouterr()) == ""
 
 
 def test_length_need_not_be_announced(server, tmp_path):
     server.announced = None
-    assert len(files_below(fetch(server, tmp_path / "sample"))) == 2
+    assert len(files_below(fetch(tmp_path / "sample"))) == 2
 
 
 def test_progress_is_shown_on_stderr(server, tmp_path, capsys):
-    download_sample(tmp_path / "sample", url=server.url, progress=True)
+    download_sample(tmp_path / "sample", progress=True)
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert "downloading: 100%" in shown.err
+    assert "100%" in shown.err
 
 
-def test_preparation_downloads_and_decodes_where_nothing_else_is_given(server, tmp_path, monkeypatch):
+def test_preparation_downloads_and_decodes_where_nothing_else_is_given(server, tmp_path):
     server.serve(zipped(files_below(make_hq_folder(tmp_path / "hq")), zipfile.ZIP_STORED))
-    monkeypatch.setattr(
-        musdb_preparation, "download_sample", functools.partial(sample_download.download_sample, url=server.url)
-    )
     for _ in range(2):
         assert prepare_musdb(None, tmp_path / "dataset", progress=False) == COUNTS
     assert server.n_requests == 1
@@ -143,89 +133,72 @@ def test_preparation_downloads_and_decodes_where_nothing_else_is_given(server, t
 # ------------------------------------------------------------------------------------------------- a bad network
 
 
-def assert_fails_then_starts_afresh(server, tmp_path, complaint, error=PreparationError, **options):
+def assert_fails_then_starts_afresh(server, tmp_path, complaint=""):
     """The download fails, leaves nothing behind, and succeeds as soon as the server behaves."""
-    with pytest.raises(error, match=complaint) as failure:
-        fetch(server, tmp_path / "sample", **options)
+    with pytest.raises(PreparationError, match="sample could not be fetched.*" + complaint) as failure:
+        fetch(tmp_path / "sample")
     assert "MUSDB_PATH" in str(failure.value)
-    assert files_below(tmp_path) == {}
+    assert list(tmp_path.iterdir()) == []
     server.serve(zipped(SONGS), status=200, pause_s=0.0)
-    assert len(files_below(fetch(server, tmp_path / "sample"))) == 2
+    assert len(files_below(fetch(tmp_path / "sample"))) == 2
 
 
-@pytest.mark.parametrize("n_missing", [1, 10_000])
-def test_server_that_breaks_off(server, tmp_path, n_missing):
-    server.announced += n_missing
-    assert_fails_then_starts_afresh(server, tmp_path, rf"sent \d+ bytes and had announced {server.announced}")
+@pytest.mark.parametrize("share", [0.3, 0.999])
+@pytest.mark.parametrize("is_announced", [True, False])
+def test_server_that_breaks_off(server, tmp_path, share, is_announced):
+    body = zipped(SONGS, zipfile.ZIP_STORED)
+    announced = len(body) if is_announced else None
+    server.serve(body[: int(share * len(body))], announced=announced)
+    assert_fails_then_starts_afresh(server, tmp_path)
 
 
 def test_server_that_says_no(server, tmp_path):
     server.status = 404
-    assert_fails_then_starts_afresh(server, tmp_path, "could not be fetched .* 404: Not Found")
+    assert_fails_then_starts_afresh(server, tmp_path, "404: Not Found")
 
 
-def test_server_that_falls_silent(server, tmp_path):
+def test_server_that_falls_silent(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(sample_download, "SILENCE_LIMIT_S", 0.1)
     server.pause_s = 1.0
-    assert_fails_then_starts_afresh(server, tmp_path, "could not be fetched .* timed out", silence_limit_s=0.1)
+    with pytest.raises(PreparationError, match="timed out"):
+        fetch(tmp_path / "sample")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_server_that_sends_a_page_instead(server, tmp_path):
     server.serve(b"<html>Please log in to this hotel's network</html>")
-    assert_fails_then_starts_afresh(server, tmp_path, "is not a complete zip")
+    assert_fails_then_starts_afresh(server, tmp_path, "not a zip file")
 
 
 def test_zip_with_a_wrong_byte(server, tmp_path):
     body = bytearray(zipped(SONGS, zipfile.ZIP_STORED))
     body[body.index(b"song") + 1_000] ^= 1
     server.serve(bytes(body))
-    assert_fails_then_starts_afresh(server, tmp_path, r"is damaged in 'train/A - B\.stem\.mp4'")
+    assert_fails_then_starts_afresh(server, tmp_path, "CRC-32")
 
 
-@pytest.mark.parametrize("share", [0.3, 0.999])
-def test_zip_that_is_only_begun(server, tmp_path, share):
-    body = zipped(SONGS, zipfile.ZIP_STORED)
-    server.serve(body[: int(share * len(body))])
-    assert_fails_then_starts_afresh(server, tmp_path, "is not a complete zip")
+def test_no_network_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(musdb, "urlopen", lambda request: urllib.request.urlopen("http://127.0.0.1:9/sample.zip"))
+    with pytest.raises(PreparationError, match=r"refused.*Set the environment variable MUSDB_PATH"):
+        fetch(tmp_path / "sample")
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_no_network_at_all(tmp_path):
-    with pytest.raises(
-        PreparationError, match=r"could not be fetched .* refused.*Set the environment variable MUSDB_PATH"
-    ):
-        download_sample(tmp_path / "sample", url="http://127.0.0.1:9/sample.zip", progress=False)
-    assert files_below(tmp_path) == {}
-
-
-def test_address_of_another_kind_is_refused(tmp_path):
-    (tmp_path / "local.zip").write_bytes(zipped(SONGS))
-    with pytest.raises(PreparationError, match="from an http or https address, not from file:"):
-        download_sample(tmp_path / "sample", url=(tmp_path / "local.zip").as_uri(), progress=False)
-
-
-def test_interrupted_unpacking_goes_on_from_the_zip(server, tmp_path, monkeypatch):
-    n_begun = 0
-
-    def stop_in_the_second(member, file):
-        nonlocal n_begun
-        n_begun += 1
-        file.write(member.read(1_000 if n_begun == 2 else None))
-        if n_begun == 2:
-            raise KeyboardInterrupt
+def test_interruption_leaves_nothing(server, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sample_download.shutil, "copyfileobj", stop_in_the_second)
+        patch.setattr(zipfile.ZipFile, "extractall", stop)
         with pytest.raises(KeyboardInterrupt):
-            fetch(server, tmp_path / "sample")
-    assert set(files_below(tmp_path)) == {"sample.zip", "sample/train/A - B.stem.mp4"}
-    fetch(server, tmp_path / "sample")
-    assert server.n_requests == 1
-    assert files_below(tmp_path) == {f"sample/{name}": content for name, content in SONGS.items()}
+            fetch(tmp_path / "sample")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_folder_that_cannot_be_written(server, tmp_path):
     (tmp_path / "dataset").write_text("a file where the folder should be")
-    with pytest.raises(StorageError, match="Cannot write"):
-        fetch(server, tmp_path / "dataset" / "sample")
+    with pytest.raises(PreparationError, match=r"File exists|Not a directory"):
+        fetch(tmp_path / "dataset" / "sample")
 
 
 # -------------------------------------------------------------------------------------------------- a hostile zip
@@ -244,41 +217,21 @@ def link(name, target):
         {"train/../../evil.stem.mp4": b"1"},
         {"/tmp/evil.stem.mp4": b"1"},  # noqa: S108 (where it would go)
         {"..\\evil.stem.mp4": b"1"},
-        {"C:/evil.stem.mp4": b"1"},
         link("train/link.stem.mp4", "/etc/passwd"),
-        link("train", ".."),
     ],
     ids=lambda files: getattr(next(iter(files)), "filename", next(iter(files))),
 )
-def test_zip_that_would_write_elsewhere_is_refused(server, tmp_path, files):
+def test_zip_that_would_write_elsewhere_stays_in_its_folder(server, tmp_path, files):
     server.serve(zipped({**SONGS, **files}))
-    assert_fails_then_starts_afresh(server, tmp_path, "would write outside its folder")
+    sample = fetch(tmp_path / "sample")
+    assert [path.name for path in tmp_path.iterdir()] == ["sample"]
+    assert not any(path.is_symlink() for path in sample.rglob("*"))
 
 
-def test_zip_that_unpacks_beyond_the_bound_is_refused_unread(server, tmp_path, monkeypatch):
-    server.serve(zipped({"train/bomb.stem.mp4": bytes(1_000_000)}))
-    monkeypatch.setattr(sample_download, "LIMIT_BYTES", 999_999)
-    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda _: pytest.fail("the bomb was unpacked to test it"))
-    with pytest.raises(PreparationError, match="would unpack to 1000000 bytes, more than 999999"):
-        fetch(server, tmp_path / "sample")
-    assert files_below(tmp_path) == {}
-
-
-def test_zip_that_lies_about_its_size_is_refused(server, tmp_path, monkeypatch):
+def test_zip_that_lies_about_its_size_is_refused(server, tmp_path):
     body = zipped({"train/bomb.stem.mp4": bytes(1_000_000)})
     server.serve(body.replace((1_000_000).to_bytes(4, "little"), (1_000).to_bytes(4, "little")))
-    monkeypatch.setattr(sample_download, "LIMIT_BYTES", 999_999)
-    with pytest.raises(PreparationError, match=r"is damaged|is not a complete zip"):
-        fetch(server, tmp_path / "sample")
-    assert files_below(tmp_path) == {}
-
-
-def test_download_without_end_is_given_up(server, tmp_path, monkeypatch):
-    server.serve(bytes(1_000_000), announced=None)
-    monkeypatch.setattr(sample_download, "LIMIT_BYTES", 100_000)
-    with pytest.raises(PreparationError, match=r"sent 1[0-9]{5} bytes"):
-        fetch(server, tmp_path / "sample")
-    assert files_below(tmp_path) == {}
+    assert_fails_then_starts_afresh(server, tmp_path)
 
 
 def test_encrypted_zip_is_refused(server, tmp_path):
@@ -286,4 +239,4 @@ def test_encrypted_zip_is_refused(server, tmp_path):
     for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         body[body.index(signature) + offset] |= 1
     server.serve(bytes(body))
-    assert_fails_then_starts_afresh(server, tmp_path, "is not a complete zip: .*encrypted")
+    assert_fails_then_starts_afresh(server, tmp_path, "encrypted")

@@ -52,7 +52,7 @@ class _Decoder:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def read(self, *, patiently: bool = False) -> bytes:
+    def read(self, *, wait_forever: bool = False) -> bytes:
         return next((piece for piece in self._pieces if piece), b"")
 
     def close(self) -> str:
@@ -80,7 +80,7 @@ def _take_stream(pieces: list[bytes], folder: Path) -> None:
             assert block.shape[0] == reader.n_channels
 
 
-_PROBED = {
+_PROBED: dict[str, Any] = {
     "streams": [
         {
             "index": 0,
@@ -107,27 +107,28 @@ _PROBED = {
 
 
 @st.composite
-def _probed_files(draw: st.DrawFn) -> tuple[bytes, bytes, str, int]:
-    """A file's bytes, and what ffprobe says of it: JSON, messages, status."""
+def _probed_files(draw: st.DrawFn) -> tuple[bytes, dict[str, Any], str]:
+    """A file's bytes, and what ffprobe says of it, some of which may be missing: a dictionary, messages."""
     content = draw(st.one_of(st.binary(max_size=60), inputs.mutated(b"OggS\0\4" + bytes(20)), inputs.wav_files()))
     messages = draw(st.sampled_from(("", "Estimating duration from bitrate", "moov atom not found", "[x @ 1] odd\n")))
     document: Any = _PROBED
     kind = draw(st.sampled_from(("mp3", "wav", "ogg")))
     document = {**document, "format": {**document["format"], "format_name": kind}}
-    return content, draw(inputs.json_bytes(document)), messages, draw(st.sampled_from((0, 0, 0, 1)))
+    streams = [{name: value for name, value in stream.items() if draw(st.booleans())} for stream in _PROBED["streams"]]
+    return content, {**document, "streams": streams}, messages
 
 
-def _take_probed(drawn: tuple[bytes, bytes, str, int], folder: Path) -> None:
-    from vocal_extraction.audio_files import decoding
+def _take_probed(drawn: tuple[bytes, dict[str, Any], str], folder: Path) -> None:
+    from vocal_extraction.audio_files import probing
     from vocal_extraction.audio_files.tags import gather
+    from vocal_extraction.output_formats import FORMATS
 
-    content, told, messages, status = drawn
+    content, answer, messages = drawn
     path = folder / "song.any"
     path.write_bytes(content)
-    answer = (told.decode(errors="replace"), messages, status)
-    with unittest.mock.patch.object(decoding, "ask_ffprobe", lambda _: answer), refusing():
-        facts = decoding.examine(path)
-        gather(dataclasses.replace(facts, cover=None), extension="flac", folder=folder)
+    with unittest.mock.patch.object(probing, "_ask_ffprobe", lambda *_: (answer, messages)), refusing():
+        facts = probing.examine(path)
+        gather(dataclasses.replace(facts, cover=None), FORMATS["flac"], folder=folder)
         assert facts.duration_s is None or facts.duration_s >= 0
         assert all(0 <= number < 2**31 for number in (facts.sample_rate, facts.n_channels))
 

@@ -11,7 +11,8 @@ import soxr
 from numpy.typing import NDArray
 
 from vocal_extraction.atomic_files import whole_file
-from vocal_extraction.audio_files.decoding import SongReader, examine
+from vocal_extraction.audio_files.decoding import SongReader
+from vocal_extraction.audio_files.probing import examine
 
 _SAME_TIME_NS = 2 * 10**9
 """File systems keep times to 2 s or better."""

@@ -1,7 +1,8 @@
 """What a song's file carries beside the sound: tags and cover, on their way into the stems' files.
 
-ffmpeg takes tags from a small text file and the cover from a picture file; Ogg holds the cover as a tag, in the form
-of FLAC's picture block (RFC 9639, section 8.8).
+ffmpeg takes tags from a small text file and the cover from a picture file; both are written once a song, so that the
+song itself is not opened again for each stem. Ogg holds the cover as a tag, in the form of FLAC's picture block (RFC
+9639, section 8.8).
 """
 
 import base64
@@ -10,13 +11,11 @@ import re
 import struct
 from pathlib import Path
 
-from vocal_extraction.audio_files.decoding import Cover, SongFacts
-from vocal_extraction.audio_files.ffmpeg import Ffmpeg, ProgramError, input_arguments
+from vocal_extraction.audio_files.ffmpeg import Ffmpeg, ProgramError, input_arguments, read_all
+from vocal_extraction.audio_files.probing import Cover, SongFacts
+from vocal_extraction.output_formats import Format
 
-_PICTURES = {"png": ("png", "image/png"), "mjpeg": ("jpg", "image/jpeg")}
-"""Ending and media type of the pictures that every format here can hold, by ffmpeg's name."""
 _FRONT_COVER = 3
-_WITH_PICTURES = ("mp3", "m4a", "flac")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +23,11 @@ class Attachments:
     """Files that ffmpeg reads beside the samples."""
 
     tags: Path
-    picture: Path | None
+    picture: Path | None = None
+    has_bext: bool = False
+    """Whether the tags hold the fields of a broadcast wav's bext chunk."""
+    notes: tuple[str, ...] = ()
+    """What could not be taken along."""
 
     def inputs(self) -> list[str]:
         """Return the arguments that make them ffmpeg's inputs 1 and 2."""
@@ -34,34 +37,42 @@ class Attachments:
     def outputs(self) -> list[str]:
         """Return the arguments that put them into what ffmpeg writes."""
         cover = ["-map", "2:v:0", "-c:v", "copy", "-disposition:v:0", "attached_pic"]
-        return ["-map_metadata", "1", *(cover if self.picture is not None else [])]
+        cover += ["-metadata:s:v:0", "comment=Cover (front)"]
+        bext = ["-write_bext", "1"] if self.has_bext else []
+        return ["-map_metadata", "1", *(cover if self.picture is not None else []), *bext]
 
 
-def gather(facts: SongFacts | None, *, extension: str, folder: Path) -> Attachments:
+def gather(facts: SongFacts | None, kind: Format, *, folder: Path) -> Attachments:
     """Write the tags of a song, and its cover where the format can hold one, to `folder`.
 
     Parameters
     ----------
     facts
         What the song's file says, None for standard input.
-    extension
-        Ending of the files to be written.
+    kind
+        Format of the files to be written.
     folder
         A temporary folder.
     """
     tags = {} if facts is None else dict(facts.tags)
-    picture = None
-    if facts is not None and facts.cover is not None and facts.cover.codec in _PICTURES:
-        content = _read_cover(facts.path, facts.cover)
-        if content and extension in _WITH_PICTURES:
-            picture = folder / f"cover.{_PICTURES[facts.cover.codec][0]}"
+    bext = facts.bext if facts is not None and kind.extension == "wav" else {}
+    picture, notes = None, []
+    if facts is not None and facts.cover is not None and kind.cover:
+        ending, coder = ("jpg", "copy") if facts.cover.codec == "mjpeg" else ("png", "png")
+        coder = "copy" if facts.cover.codec == "png" else coder
+        content = _read_cover(facts.path, facts.cover, coder)
+        if not content:
+            notes.append(f"the cover ({facts.cover.codec}) cannot be read and was left out")
+        elif kind.cover == "tag":
+            block = _picture_block(facts.cover, f"image/{ending.replace('jpg', 'jpeg')}".encode(), content)
+            tags["METADATA_BLOCK_PICTURE"] = base64.b64encode(block).decode()
+        else:
+            picture = folder / f"cover.{ending}"
             picture.write_bytes(content)
-        elif content and extension == "ogg":
-            tags["METADATA_BLOCK_PICTURE"] = base64.b64encode(_picture_block(facts.cover, content)).decode()
     listed = folder / "tags.txt"
-    lines = [f"{_escaped(name)}={_escaped(value)}\n" for name, value in tags.items()]
+    lines = [f"{_escaped(name)}={_escaped(value)}\n" for name, value in (tags | bext).items()]
     listed.write_text(";FFMETADATA1\n" + "".join(lines), encoding="utf-8", errors="replace")
-    return Attachments(listed, picture)
+    return Attachments(listed, picture, bool(bext), tuple(notes))
 
 
 def _escaped(text: str) -> str:
@@ -73,22 +84,16 @@ def _escaped(text: str) -> str:
     return re.sub(r"([=;#\\\n])", r"\\\1", text.replace("\0", ""))
 
 
-def _read_cover(song: Path, cover: Cover) -> bytes:
-    """Return the picture as it is stored, or nothing if it cannot be read: a song is not lost for that."""
-    wanted = ["-map", f"0:{cover.stream_index}", "-frames:v", "1", "-c", "copy", "-f", "image2pipe", "pipe:1"]
-    parts: list[bytes] = []
+def _read_cover(song: Path, cover: Cover, coder: str) -> bytes:
+    """Return the picture, as it is stored or as png, or nothing if it cannot be read: a song is not lost for that."""
+    wanted = ["-map", f"0:{cover.stream_index}", "-frames:v", "1", "-c", coder, "-f", "image2pipe", "pipe:1"]
     try:
-        with Ffmpeg([*input_arguments(song), *wanted], reads=True) as ffmpeg:
-            while part := ffmpeg.read():
-                parts.append(part)
-            ffmpeg.close()
+        return read_all(Ffmpeg([*input_arguments(song), *wanted], reads=True))
     except (ProgramError, OSError):
         return b""
-    return b"".join(parts)
 
 
-def _picture_block(cover: Cover, content: bytes) -> bytes:
-    media_type = _PICTURES[cover.codec][1].encode()
+def _picture_block(cover: Cover, media_type: bytes, content: bytes) -> bytes:
     no_description, bits_per_pixel, no_palette = 0, 24, 0
     return (
         struct.pack(">II", _FRONT_COVER, len(media_type))

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vocal_extraction import __version__
+from vocal_extraction.output_formats import FORMATS
 from vocal_extraction.settings import (
     CHECKPOINT_FOLDER,
     DATASET_FOLDER,
     EVALUATION_FOLDER,
-    EXTRACTED_FORMATS,
     EXTRACTION_FOLDER,
     LARGEST_PORT,
     LARGEST_SEED,
@@ -283,12 +283,13 @@ def _add_extract(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", dest="output_folder", metavar="DIR", help=f"default: {EXTRACTION_FOLDER}; - is stdout"
     )
-    parser.add_argument("--format", choices=list(EXTRACTED_FORMATS), help="default: wav16")
+    parser.add_argument("--format", choices=list(FORMATS), help="default: wav16")
     parser.add_argument("--bitrate", dest="bitrate_kbps", type=_count, metavar="KBPS", help="of mp3, ogg and m4a")
     parser.add_argument("--output-template", metavar="TEXT", help="default: {folder}/{song}/{stem}.{ext}")
     parser.add_argument("--mask", choices=("soft", "binary"), help="binary: 1 where the mask is above a half")
     parser.add_argument("--phase", choices=("mixture", "griffin-lim"), help="default: the mixture's")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument("--track", metavar="N|LANGUAGE", help="of several audio tracks (default: as players choose)")
     parser.add_argument("--keep-partial", action="store_true", help="keep what decodes of a damaged file")
     parser.add_argument("--jobs", dest="n_jobs", type=_workers, metavar="N", help="songs at the same time")
     parser.add_argument("--list-models", action="store_true", help="list the models that ship, and stop")

@@ -17,7 +17,8 @@ from vocal_extraction.atomic_files import sha256_of
 from vocal_extraction.errors import ExtractionError
 from vocal_extraction.extraction.naming import STANDARD_INPUT, Places, identity, place_key
 from vocal_extraction.extraction.outcome import DONE, Outcome
-from vocal_extraction.settings import LOSSY_FORMATS, ExtractionSettings
+from vocal_extraction.output_formats import FORMATS
+from vocal_extraction.settings import ExtractionSettings
 
 MANIFEST_NAME = "manifest.jsonl"
 _COARSEST_CLOCK_NS = 2 * 10**9
@@ -155,13 +156,14 @@ def _ends_with_a_line(path: Path) -> bool:
 
 def options_of(settings: ExtractionSettings, model_sha256: str) -> dict[str, Any]:
     """Return what decides how the stems sound: two runs that agree in it need not both be done."""
-    bitrate = settings.bitrate_kbps if settings.format in LOSSY_FORMATS else None
+    bitrate = None if FORMATS[settings.format].is_lossless else settings.bitrate_kbps
     return {
         "model_sha256": model_sha256,
         "format": settings.format,
         "bitrate_kbps": bitrate,
         "mask": settings.mask,
         "phase": settings.phase,
+        **({} if settings.track is None else {"track": settings.track}),
     }
 
 

@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from vocal_extraction.errors import ExtractionError
-from vocal_extraction.settings import EXTRACTED_FORMATS, ExtractionSettings
+from vocal_extraction.output_formats import FORMATS
+from vocal_extraction.settings import ExtractionSettings
 
 STEM_NAMES = ("vocals", "accompaniment")
 
@@ -194,7 +195,7 @@ def identity(song: str | Path) -> str:
 
 
 def _places(name: str, output_folder: Path, settings: ExtractionSettings) -> Places:
-    extension = EXTRACTED_FORMATS[settings.format]
+    extension = FORMATS[settings.format].extension
     return Places(
         *(
             Path(settings.output_template.format(folder=output_folder, song=name, stem=stem, ext=extension))

@@ -17,15 +17,16 @@ from typing import IO
 import numpy as np
 
 from vocal_extraction.atomic_files import whole_file
-from vocal_extraction.audio_files.decoding import Samples, SongFacts, SongReader, examine
-from vocal_extraction.audio_files.encoding import SAMPLE_BITS, Coding, StemWriter, choose_coding
+from vocal_extraction.audio_files.decoding import Samples, SongReader
+from vocal_extraction.audio_files.encoding import Coding, StemWriter, choose_coding
+from vocal_extraction.audio_files.probing import SongFacts, examine
 from vocal_extraction.audio_files.tags import gather
 from vocal_extraction.errors import ExtractionCancelledError
 from vocal_extraction.extraction.naming import STANDARD_INPUT, Places
 from vocal_extraction.extraction.outcome import DONE, Outcome
+from vocal_extraction.output_formats import FORMATS
 from vocal_extraction.separation.estimation import Estimator
 from vocal_extraction.separation.separation import Cancelled, Progress, Watch, separate_stream
-from vocal_extraction.settings import EXTRACTED_FORMATS
 
 Stream = Iterator[tuple[Samples, Samples]]
 """Mixture and vocals, block by block."""
@@ -118,7 +119,7 @@ def extract_song(
         If anything about the song, the disk or ffmpeg is wrong. No half file remains.
     """
     started = time.monotonic()
-    facts = None if str(song) == STANDARD_INPUT else examine(Path(song))
+    facts = None if str(song) == STANDARD_INPUT else examine(Path(song), track=estimator.settings.track)
     settings = estimator.settings
     with SongReader(facts, keep_partial=settings.keep_partial) as reader:
         layout = None if facts is None else facts.channel_layout
@@ -160,13 +161,11 @@ def extract_song(
 
 def _notes(coding: Coding, reader: SongReader, levels: Levels, scale: float) -> tuple[str, ...]:
     """Say what else there is to say of a song."""
-    notes = list(coding.notes)
-    if reader.complaint is not None:
-        notes.append(f"taken as far as it decodes: {reader.complaint}")
+    notes = [*coding.notes, *reader.notes]
     if levels.is_silent:
         notes.append("the song is silent, and so are its stems")
     if scale != 1.0:
-        notes.append(f"both stems are scaled by {scale:.6f}, so that {coding.format} does not clip")
+        notes.append(f"both stems are scaled by {scale:.6f}, so that {coding.name} does not clip")
     return tuple(notes)
 
 
@@ -181,7 +180,7 @@ def _stoppable(stream: Stream, cancelled: Cancelled | None) -> Stream:
 def _write_to_standard_output(stream: Stream, coding: Coding) -> Levels:
     levels = Levels(bits=None)
     coding = dataclasses.replace(
-        coding, format="float", coded_rate=coding.sample_rate, coded_channels=coding.n_channels
+        coding, name="float", format=FORMATS["float"], coded_rate=coding.sample_rate, coded_channels=coding.n_channels
     )
     with StemWriter(None, coding) as writer:
         for mixture, vocals in stream:
@@ -199,15 +198,15 @@ def _write_files(
     cancelled: Cancelled | None,
     are_whole: Callable[[list[Path], Levels, float], None],
 ) -> tuple[Levels, float]:
-    levels, scale = Levels(SAMPLE_BITS.get(coding.format)), 1.0
+    levels, scale = Levels(coding.format.bits), 1.0
     try:
         with contextlib.ExitStack() as stack:
             asides = [stack.enter_context(whole_file(place)) for place in (places.vocals, places.accompaniment)]
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tags-")))
-            attachments = gather(facts, extension=EXTRACTED_FORMATS[coding.format], folder=folder)
+            attachments = gather(facts, coding.format, folder=folder)
             # The encoders start now, while the song is being estimated; they are closed before their files get names.
             writers = [stack.enter_context(StemWriter(aside, coding, attachments=attachments)) for aside in asides]
-            if coding.format != "float":
+            if coding.format.bits is not None or not coding.format.is_lossless:
                 spool = stack.enter_context(tempfile.TemporaryFile(dir=places.vocals.parent))
                 for mixture, vocals in stream:
                     levels.hear(mixture, vocals)
@@ -215,7 +214,7 @@ def _write_files(
                 scale = levels.fitting_scale()
                 stream = _stoppable(_spooled(spool, coding.n_channels), cancelled)
             for mixture, vocals in stream:
-                if coding.format == "float":
+                if coding.format.bits is None and coding.format.is_lossless:
                     levels.hear(mixture, vocals)
                 for writer, stem in zip(writers, levels.stems(mixture, vocals, scale), strict=True):
                     writer.write(stem)

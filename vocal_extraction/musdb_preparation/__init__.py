@@ -5,15 +5,6 @@ What comes in is the 7 s sample, downloaded, or a local folder in either of MUSD
 folders for the subsets train, valid and test; valid are the songs of the train folder that the `musdb` package names.
 Whatever is there is not made again, so an interrupted preparation goes on when it is started again.
 
-======================  ==========================================================
-file                    what it holds
-======================  ==========================================================
-``layout.py``           where a prepared song lies, and how it is written
-``sources.py``          which songs a folder of MUSDB18 holds, in which form
-``decoding.py``         a song's five signals, block by block, from mp4 or wavs
-``sample_download.py``  the 7 s sample from its release page
-======================  ==========================================================
-
 Sources: Rafii et al., The MUSDB18 corpus for music separation, 2017, doi:10.5281/zenodo.1117372; layout and names as
 in https://github.com/sigsep/sigsep-mus-db.
 """
@@ -147,24 +138,34 @@ def _choose_source(
 
 
 def _decode_songs(songs: list[Song], dataset_folder: Path, *, n_workers: int, progress: bool) -> None:
-    """Decode those of `songs` that are not prepared, several at a time; go on to the next when one cannot be."""
+    """Decode those of `songs` that are not prepared, several at a time; go on to the next when one cannot be.
+
+    A song whose files are all there is prepared, unless the record says that they came from a source of another size
+    (the 7 s sample and the full songs have the same names), or were being written when everything ended.
+    """
     make_folders(dataset_folder)
-    recorded = _read_record(dataset_folder)
-    pending = [song for song in songs if not _is_prepared(song, dataset_folder, recorded)]
+    before = _read_record(dataset_folder)
+    pending = [
+        song
+        for song in songs
+        if prepared_length(dataset_folder, song.subset, song.name) == 0
+        or before.get(song.key) not in (None, song.n_bytes)
+    ]
     if any(song.is_coded for song in pending) and shutil.which("ffmpeg") is None:
         raise PreparationError(
             "MUSDB18's stem files are decoded by ffmpeg, which was not found on the PATH. Install it (apt-get install "
             "ffmpeg, or brew install ffmpeg), or give the folder of MUSDB18-HQ, whose wavs need no decoder."
         )
-    before = recorded | {_key(song): song.n_bytes for song in songs if song not in set(pending)}
-    record = before | {_key(song): _UNDER_WAY for song in pending}
+    # Written before the first song, so that a folder in which a crash left some is still known as one that is prepared.
+    record = before | {song.key: _UNDER_WAY if song in set(pending) else song.n_bytes for song in songs}
+    if record != before:
+        write_json(dataset_folder / _RECORD, dict(sorted(record.items())))
     try:
-        # Before the first song, so that a folder in which a crash left some is still known as one that is prepared.
-        _write_record(dataset_folder, record, instead_of=recorded)
         _decode_in_parallel(pending, dataset_folder, record, n_workers=n_workers, progress=progress)
     finally:
         done = {key: n_bytes for key, n_bytes in record.items() if n_bytes != _UNDER_WAY}
-        _write_record(dataset_folder, before | done, instead_of=record)
+        if done != record:
+            write_json(dataset_folder / _RECORD, dict(sorted(done.items())))
 
 
 def _decode_in_parallel(
@@ -173,14 +174,20 @@ def _decode_in_parallel(
     """Decode `songs` and record each when it is complete; raise all complaints at the end."""
     complaints = []
     stop = threading.Event()
+
+    def decode(song: Song) -> None:
+        n_bytes = song.n_bytes
+        write_song(dataset_folder, song.subset, song.name, song_blocks(song, stop))
+        record[song.key] = n_bytes
+
     with concurrent.futures.ThreadPoolExecutor(n_workers) as executor:
-        jobs = {executor.submit(_decode_song, song, dataset_folder, stop): song for song in songs}
+        jobs = [executor.submit(decode, song) for song in songs]
         finished = concurrent.futures.as_completed(jobs)
         try:
             for job in tqdm(finished, "decoding songs", len(jobs), disable=not progress or not songs):
                 try:
-                    record[_key(jobs[job])] = job.result()
-                    _write_record(dataset_folder, record)
+                    job.result()
+                    write_json(dataset_folder / _RECORD, dict(sorted(record.items())))
                 except PreparationError as error:
                     complaints.append(str(error))
         finally:
@@ -191,36 +198,9 @@ def _decode_in_parallel(
         raise PreparationError("\n".join(sorted(complaints)))
 
 
-def _decode_song(song: Song, dataset_folder: Path, stop: threading.Event) -> int:
-    """Write one song and return the size of its source in bytes."""
-    n_bytes = song.n_bytes
-    write_song(dataset_folder, song.subset, song.name, song_blocks(song, stop))
-    return n_bytes
-
-
-# A song whose files are all there is prepared, unless the record says that they came from a source of another size
-# (the 7 s sample and the full songs have the same names), or were being written when everything ended.
-
-
-def _is_prepared(song: Song, dataset_folder: Path, record: dict[str, int]) -> bool:
-    is_complete = prepared_length(dataset_folder, song.subset, song.name) > 0
-    return is_complete and record.get(_key(song)) in (None, song.n_bytes)
-
-
-def _key(song: Song) -> str:
-    return f"{song.subset}/{song.name}"
-
-
 def _read_record(dataset_folder: Path) -> dict[str, int]:
     try:
         record = json.loads((dataset_folder / _RECORD).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError, RecursionError):
+    except (FileNotFoundError, ValueError):
         return {}
-    if not isinstance(record, dict):
-        return {}
-    return {song: n_bytes for song, n_bytes in record.items() if type(n_bytes) is int}
-
-
-def _write_record(dataset_folder: Path, record: dict[str, int], *, instead_of: dict[str, int] | None = None) -> None:
-    if record != instead_of:
-        write_json(dataset_folder / _RECORD, dict(sorted(record.items())))
+    return record if isinstance(record, dict) else {}

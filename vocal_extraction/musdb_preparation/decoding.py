@@ -6,24 +6,21 @@ long a song is: stems that end before it go on in silence, and what outlasts it 
 """
 
 import contextlib
-import subprocess
-import tempfile
 import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import IO, cast
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from vocal_extraction.audio_files.ffmpeg import Ffmpeg, ProgramError, input_arguments
+from vocal_extraction.audio_files.integrity import find_header_damage
 from vocal_extraction.musdb_preparation.layout import N_CHANNELS, SAMPLE_RATE, STREAMS, PreparationError
 from vocal_extraction.musdb_preparation.sources import Song
 
-DECODING_TIMEOUT_S = 900.0
-"""A decoder that has not finished a song by then hangs."""
-
 _BLOCK_SAMPLES = 1 << 16
+_REMEDY = "Copy it again from where it came from or take it away, and run the same command again."
 
 Block = NDArray[np.float32]
 """Samples of all five signals: (n_samples, n_streams=5, n_channels=2)."""
@@ -51,64 +48,46 @@ def song_blocks(song: Song, stop: threading.Event) -> Iterator[Block]:
         raise PreparationError(f"The mixture of {song.files[0]} is empty. {_REMEDY}")
 
 
-_REMEDY = "Copy it again from where it came from or take it away, and run the same command again."
-
-
 def _stem_file_blocks(path: Path) -> Generator[Block, None, None]:
-    """Yield the five streams of a stem file, decoded by ffmpeg."""
-    frame_bytes = len(STREAMS) * N_CHANNELS * 4
-    with (
-        tempfile.TemporaryFile() as complaints,
-        subprocess.Popen(_ffmpeg_command(path), stdout=subprocess.PIPE, stderr=complaints) as ffmpeg,
-    ):
-        watchdog = threading.Timer(DECODING_TIMEOUT_S, ffmpeg.kill)
-        watchdog.start()
-        try:
-            decoded = cast(IO[bytes], ffmpeg.stdout)
-            while block := decoded.read(_BLOCK_SAMPLES * frame_bytes):
-                samples = np.frombuffer(block[: len(block) // frame_bytes * frame_bytes], dtype="<f4")
-                yield samples.reshape(-1, len(STREAMS), N_CHANNELS)
-            status = ffmpeg.wait()
-        except BaseException:
-            ffmpeg.kill()
-            raise
-        finally:
-            watchdog.cancel()
-        if status != 0:
-            complaints.seek(0)
-            reason = _reason(status, complaints.read().decode(errors="replace"))
-            raise PreparationError(f"{path} cannot be decoded: {reason}. {_REMEDY}")
+    """Yield the five streams of a stem file, which ffmpeg writes as ten interleaved channels.
 
-
-def _ffmpeg_command(path: Path) -> list[str]:
-    """Return a command that writes the five stereo streams as ten interleaved channels of raw floats.
-
-    A stem in mono is heard on both sides. Every stream but the first goes on in silence, so that the first sets the
-    length. Any damage ends the process (-xerror): half a song must not pass for a whole one.
+    A stem in mono goes into both channels. Every stream but the first goes on in silence, so that the first sets the
+    length. Any damage ends ffmpeg (-xerror): half a song must not pass for a whole one.
     """
     streams = range(len(STREAMS))
     stereo = [f"[0:a:{i}]pan=stereo|FL=FL+FC|FR=FR+FC{',apad' if i else ''}[s{i}]" for i in streams]
     together = "".join(f"[s{i}]" for i in streams) + f"amerge=inputs={len(STREAMS)}"
-    return [
-        *("ffmpeg", "-nostdin", "-v", "error", "-xerror"),
-        *("-protocol_whitelist", "file", "-f", "mov", "-i", f"file:{path.absolute()}"),
-        *("-filter_complex", ";".join([*stereo, together])),
-        *("-ar", str(SAMPLE_RATE), "-f", "f32le", "pipe:1"),
-    ]
+    source = ["-xerror", "-f", "mov", *input_arguments(path.absolute())]
+    wanted = ["-filter_complex", ";".join([*stereo, together]), "-ar", str(SAMPLE_RATE), "-f", "f32le", "pipe:1"]
+    frame_bytes = len(STREAMS) * N_CHANNELS * 4
+    held = b""
+    try:
+        with Ffmpeg([*source, *wanted], reads=True) as ffmpeg:
+            while data := ffmpeg.read():
+                held += data
+                n_bytes = len(held) - len(held) % frame_bytes
+                if n_bytes >= _BLOCK_SAMPLES * frame_bytes:
+                    yield _as_block(held[:n_bytes])
+                    held = held[n_bytes:]
+            ffmpeg.close()
+    except ProgramError as error:
+        raise PreparationError(f"{path} cannot be decoded: {_reason(error)} {_REMEDY}") from error
+    if len(held) >= frame_bytes:
+        yield _as_block(held[: len(held) - len(held) % frame_bytes])
 
 
-def _reason(status: int, complaints: str) -> str:
-    """Return the heart of what ffmpeg had to say."""
-    if status < 0:
-        return f"ffmpeg was killed, or had not finished after {DECODING_TIMEOUT_S:g} s"
-    if "matches no streams" in complaints:
-        return f"it does not hold {len(STREAMS)} audio streams"
-    lines = complaints.strip().splitlines() or [f"ffmpeg ended with status {status}"]
-    return "it is truncated or damaged (" + lines[-1].split("] ")[-1].strip(". ") + ")"
+def _as_block(data: bytes) -> Block:
+    return np.frombuffer(data, dtype="<f4").reshape(-1, len(STREAMS), N_CHANNELS)
+
+
+def _reason(error: ProgramError) -> str:
+    if "matches no streams" in str(error):
+        return f"it does not hold {len(STREAMS)} audio streams."
+    return str(error).replace("ffmpeg failed:", "it is truncated or damaged, ffmpeg says:")
 
 
 def _wav_blocks(paths: tuple[Path, ...]) -> Generator[Block, None, None]:
-    """Yield five wavs side by side; one in mono is heard on both sides."""
+    """Yield five wavs side by side; one in mono goes into both channels."""
     with contextlib.ExitStack() as stack:
         wavs = [stack.enter_context(_open_wav(path)) for path in paths]
         for start in range(0, wavs[0].frames, _BLOCK_SAMPLES):
@@ -125,14 +104,12 @@ def _wav_blocks(paths: tuple[Path, ...]) -> Generator[Block, None, None]:
 def _open_wav(path: Path) -> soundfile.SoundFile:
     """Open a wav that has all its bytes, the right rate and one or two channels."""
     try:
-        with open(path, "rb") as file:
-            form, n_bytes = file.read(4), int.from_bytes(file.read(4), "little")
+        damage = find_header_damage(path, "wav")
         wav = soundfile.SoundFile(path)
     except (OSError, soundfile.LibsndfileError) as error:
         raise PreparationError(f"{path} cannot be read: {error}. {_REMEDY}") from error
-    # Programs that write to a pipe do not know the length and write all ones (or nothing) instead.
-    if form == b"RIFF" and n_bytes not in (0, 2**32 - 1) and n_bytes > path.stat().st_size:
-        raise PreparationError(f"{path} is truncated: {n_bytes} bytes are announced. {_REMEDY}")
+    if damage is not None:
+        raise PreparationError(f"{path} is truncated: {damage}. {_REMEDY}")
     if wav.samplerate != SAMPLE_RATE or wav.channels > N_CHANNELS:
         raise PreparationError(
             f"{path} has {wav.channels} channels at {wav.samplerate} Hz; MUSDB18 has {N_CHANNELS} at {SAMPLE_RATE} Hz. "

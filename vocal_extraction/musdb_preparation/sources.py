@@ -33,6 +33,11 @@ class Song:
         return len(self.files) == 1
 
     @property
+    def key(self) -> str:
+        """Its name in the record of what is prepared."""
+        return f"{self.subset}/{self.name}"
+
+    @property
     def n_bytes(self) -> int:
         """Size of the files together."""
         try:

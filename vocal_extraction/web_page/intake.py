@@ -7,8 +7,8 @@ is a number of seconds that holds to the end, however long the file claims to be
 import dataclasses
 from pathlib import Path
 
-from vocal_extraction.audio_files.decoding import examine
 from vocal_extraction.audio_files.ffmpeg import ProgramError
+from vocal_extraction.audio_files.probing import examine
 from vocal_extraction.errors import ExtractionError, VocalExtractionError
 from vocal_extraction.web_page.limits import Limits
 

@@ -10,8 +10,9 @@ from typing import Any
 import gradio as gr
 
 from vocal_extraction.errors import ExtractionCancelledError, VocalExtractionError
+from vocal_extraction.output_formats import FORMATS
 from vocal_extraction.reports.style import DARK, FONT, LIGHT
-from vocal_extraction.settings import EXTRACTED_FORMATS, ExtractionSettings
+from vocal_extraction.settings import ExtractionSettings
 from vocal_extraction.web_page import markup
 from vocal_extraction.web_page.intake import RefusedError
 from vocal_extraction.web_page.jobs import Order, Workshop
@@ -135,7 +136,7 @@ class _Extraction:
     def _build_options(self) -> None:
         models = list(self._service.models)
         masks = [(name, mask) for mask, name in _MASK_NAMES.items()]
-        formats = [(_FORMAT_NAMES[name], name) for name in EXTRACTED_FORMATS]
+        formats = [(_FORMAT_NAMES.get(name, name), name) for name in FORMATS]
         self.model = gr.Dropdown(models, value=models[0], label="Preset or model", min_width=240)
         self.mask = gr.Radio(masks, value=ExtractionSettings.mask, label="Mask", min_width=240)
         with gr.Column(min_width=240):

@@ -1,0 +1,184 @@
+"""Whether a song is whole: lengths in headers, FLAC's checksum, and where frames are missing.
+
+A song is truncated if less of it decodes than its header promises, or its last frame is not whole. A song that goes on
+to its end with frames missing on the way is damaged, but usable: the gaps are found by a second look, which only a song
+that ffmpeg complained about gets, and filled with silence, so that what follows keeps its place.
+"""
+
+import dataclasses
+import hashlib
+import math
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vocal_extraction.audio_files.ffmpeg import Program, input_arguments, read_all
+
+SELF_FRAMED = ("mp3", "aac", "ac3", "eac3")
+"""Files whose frames follow each other without anything between, and have no time of their own."""
+_TAG_STARTS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS", b"3DI")
+"""How tags begin that lie between the frames of files that were joined, or behind the last."""
+_SHORTEST_GAP_S = 0.003
+"""Containers round times to a millisecond."""
+_FILLED_SAMPLES = 2**16
+_READ_BYTES = 2**20
+
+
+class Rows(Protocol):
+    """Samples at random access, (n_samples, n_channels), that grow when they are written behind the end."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: slice, /) -> Any: ...
+    def __setitem__(self, rows: slice, values: Any, /) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Gap:
+    """Sound that is missing between two frames that decode."""
+
+    start: int
+    """Sample behind the last that decodes, counted without the gaps before."""
+    n_samples: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """What the frames of a damaged song tell."""
+
+    gaps: tuple[Gap, ...]
+    n_trailing_bytes: int
+    """Bytes behind the last frame that decodes, where frames follow each other."""
+    is_cut_off: bool
+    """Whether the last frame is not whole."""
+
+
+def find_header_damage(path: Path, container: str) -> str | None:
+    """Return what shows that a wav or Ogg file ends before its end: ffmpeg corrects what they declare silently."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+        size = file.seek(0, os.SEEK_END)
+        if container == "wav" and head[:4] == b"RIFF":
+            (declared,) = struct.unpack("<I", head[4:8])
+            # Programs that write to a pipe leave 0 or a size that no file has; some forget a padding byte.
+            if size + 1 < declared + 8 and declared < 0x7FFF_F000:
+                return f"its header declares {declared + 8} bytes, it has {size}"
+        if container == "ogg":
+            tail, at = b"", size
+            while at > 0 and b"OggS" not in tail:
+                at = max(0, at - _READ_BYTES)
+                file.seek(at)
+                tail = file.read(_READ_BYTES) + tail[:3]
+            last_page = tail.rfind(b"OggS")
+            if last_page < 0 or len(tail) < last_page + 6 or not tail[last_page + 5] & 4:
+                return "its last page is missing"
+    return None
+
+
+def survey_frames(path: Path, *, track: int, sample_rate: int, container: str, declared_s: float | None) -> Survey:
+    """Decode a song once more, for the times and places of its frames.
+
+    Parameters
+    ----------
+    path, track, sample_rate, container, declared_s
+        The song, its audio track, from 1, and what is known of it.
+    """
+    wanted = ["-select_streams", f"a:{track - 1}", "-show_entries", "frame=pts_time,pkt_pos,pkt_size,nb_samples"]
+    arguments = ["-v", "quiet", *wanted, "-of", "compact=p=0:nk=1", *input_arguments(path)]
+    lines = read_all(Program("ffprobe", arguments, reads=True)).decode(errors="replace").split("\n")
+    frames = [numbers for line in lines if len(numbers := [_number(word) for word in line.split("|")[:4]]) == 4]
+    if not frames:
+        return Survey((), 0, is_cut_off=False)
+    times, positions, sizes, lengths = np.array(frames).T
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    missing = np.zeros(len(frames))  # samples before each frame
+    (timed,) = np.nonzero(np.isfinite(times))
+    missing[timed[1:]] = np.diff(times[timed]) * sample_rate - np.diff(starts[timed])
+    n_trailing, is_cut_off = 0, False
+    if container in SELF_FRAMED:
+        ends = positions + sizes
+        skipped_frames = np.rint((positions[1:] - ends[:-1]) / np.median(sizes))
+        missing[1:] = np.maximum(missing[1:], skipped_frames * np.median(lengths))
+        with open(path, "rb") as file:
+            for index in np.flatnonzero(positions[1:] > ends[:-1]):
+                file.seek(int(ends[index]))
+                if file.read(8).startswith(_TAG_STARTS):  # files were joined here; nothing is missing
+                    missing[index + 1] = 0
+            n_trailing = max(0, file.seek(0, os.SEEK_END) - int(ends[-1]))
+            file.seek(int(positions[0]))
+            sync = file.read(1)
+            file.seek(int(ends[-1]))
+            begins_a_frame = file.read(1) == sync and n_trailing < 2 * sizes.max()
+            is_cut_off = begins_a_frame or (len(sizes) > 1 and bool(sizes[-1] < sizes[:-1].min()))
+    (lost,) = np.nonzero(missing > _SHORTEST_GAP_S * sample_rate)
+    gaps = [Gap(int(starts[index]), round(float(missing[index]))) for index in lost]
+    if container in SELF_FRAMED and gaps and declared_s is not None and not is_cut_off:
+        # Frames that were taken out leave no trace but the count of all frames at the beginning.
+        all_missing = round((declared_s - times[0]) * sample_rate - starts[-1])
+        largest = max(gaps, key=lambda gap: gap.n_samples)
+        n_samples = largest.n_samples + max(0, all_missing - sum(gap.n_samples for gap in gaps))
+        gaps[gaps.index(largest)] = Gap(largest.start, n_samples)
+    return Survey(tuple(gaps), n_trailing, is_cut_off)
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:  # N/A
+        return math.nan
+
+
+def fill_gaps(song: Rows, gaps: Sequence[Gap]) -> None:
+    """Put silence into the gaps of a song, in place."""
+    stop, shift = len(song), sum(gap.n_samples for gap in gaps)
+    for gap in reversed(gaps):
+        for end in range(stop, gap.start, -_FILLED_SAMPLES):
+            start = max(gap.start, end - _FILLED_SAMPLES)
+            song[start + shift : end + shift] = np.array(song[start:end])
+        shift -= gap.n_samples
+        for start in range(gap.start, gap.start + gap.n_samples, _FILLED_SAMPLES):
+            n_samples = min(_FILLED_SAMPLES, gap.start + gap.n_samples - start)
+            song[start + shift : start + shift + n_samples] = np.zeros((n_samples, *song[0:1].shape[1:]), np.float32)
+        stop = gap.start
+
+
+class FlacChecksum:
+    """The MD5 of a FLAC file's samples (RFC 9639, section 8.2), beside the one that its encoder noted.
+
+    Parameters
+    ----------
+    path
+        A FLAC file; of any other, nothing is checked.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with open(path, "rb") as file:
+            head = file.read(10)
+            if head[:3] == b"ID3":
+                file.seek(10 + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=False)))
+            else:
+                file.seek(0)
+            header = file.read(42)
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._expected = header[26:42] if header[:4] == b"fLaC" and len(header) == 42 else bytes(16)
+        rate_to_length = int.from_bytes(header[18:26].ljust(8, b"\0"), "big")
+        self._bits, self._n_declared = (rate_to_length >> 36 & 31) + 1, rate_to_length & (2**36 - 1)
+        self._is_noted = any(self._expected) and self._bits <= 24
+        self._n_samples = 0
+
+    def update(self, samples: NDArray[np.float32]) -> None:
+        """Take in decoded samples. Shape: (n_samples, n_channels)."""
+        if self._is_noted:
+            integers = np.rint(samples * np.float32(2 ** (self._bits - 1))).astype("<i4")
+            n_bytes = -(-self._bits // 8)
+            self._md5.update(np.ascontiguousarray(integers[..., None].view(np.uint8)[..., :n_bytes]).data)
+            self._n_samples += len(samples)
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether as many samples came as the header declares, and they are not those that were encoded."""
+        return self._is_noted and self._n_samples == self._n_declared and self._md5.digest() != self._expected

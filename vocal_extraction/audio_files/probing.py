@@ -1,0 +1,211 @@
+"""What a song's file says of itself, as ffprobe reads it: tracks, durations, tags, cover."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from vocal_extraction.audio_files.ffmpeg import Program, ProgramError, input_arguments, last_line
+from vocal_extraction.audio_files.integrity import find_header_damage
+from vocal_extraction.errors import DamagedSongError, ExtractionError
+
+_EXACT_CODECS = ("pcm", "flac", "alac", "wavpack", "ape", "tta")
+_CODING_TAGS = {
+    "compatible_brands", "creation_time", "duration", "encoder", "encoding_settings", "handler_name", "itunsmpb",
+    "language", "major_brand", "minor_version", "metadata_block_picture", "tlen", "tsse", "vendor_id",
+}  # fmt: skip
+"""Tags that describe the old file's coding and would be wrong of a new one."""
+_DROPPED_PREFIXES = ("replaygain", "r128", "id3v2_priv", "bps", "number_of_", "_statistics", "duration-")
+"""How tags begin that tell loudness or sizes, or what some shop's program wanted to know."""
+_BEXT_TAGS = {"description": "comment", "originator": "encoded_by", "origination_date": "date"} | {
+    "origination_time": "creation_time",
+    **{name: name for name in ("originator_reference", "time_reference", "umid", "coding_history")},
+}
+"""Fields of a broadcast wav's bext chunk: the name by which ffmpeg writes each, and that by which it reads it."""
+_OFFSETS_S = (0.005, 600.0)
+"""Shortest and longest time by which audio that begins after the picture is put off."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cover:
+    """A picture in a song's file."""
+
+    stream_index: int
+    codec: str
+    width: int
+    height: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SongFacts:
+    """What a file says of the audio track that is taken."""
+
+    path: Path
+    duration_s: float | None
+    """Declared duration, None where it is a guess."""
+    is_exact: bool
+    """Whether the declaration counts samples."""
+    sample_rate: int
+    """Declared, 0 where it is not."""
+    n_channels: int
+    """Declared, 0 where they are not."""
+    tags: dict[str, str]
+    channel_layout: str | None
+    cover: Cover | None
+    complaint: str | None
+    """What the header alone shows to be wrong."""
+    container: str = ""
+    """ffmpeg's name of the file's format."""
+    track: int = 1
+    """Number of the track among the file's audio tracks, from 1."""
+    offset_s: float = 0.0
+    """By how much it begins after the picture of a video."""
+    bext: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Fields of a broadcast wav, by the names under which ffmpeg writes them."""
+    notes: tuple[str, ...] = ()
+    """What there is to say of the choice of the track."""
+
+
+def examine(path: Path, *, containers: str | None = None, track: str | None = None) -> SongFacts:
+    """Ask what `path` holds.
+
+    Parameters
+    ----------
+    path
+        The song.
+    containers
+        ffmpeg's names of the formats that it may have, with commas between; None is any.
+    track
+        Number of an audio track, from 1, or its language, such as 'en' or 'ger'; None is the one that players take.
+
+    Raises
+    ------
+    ExtractionError
+        If there is no such file, it cannot be read, is empty, or holds no audio or not this track.
+    """
+    _check_file(path)
+    content, messages = _ask_ffprobe(path, containers)
+    container, streams = content.get("format", {}), content.get("streams", [])
+    tracks = [stream for stream in streams if stream.get("codec_type") == "audio"]
+    if not tracks:
+        raise _no_audio(path, messages, streams)
+    number = _chosen_track(path, tracks, track)
+    audio = tracks[number - 1]
+    pictures = [stream for stream in streams if _has(stream, "attached_pic")]
+    videos = [stream for stream in streams if stream.get("codec_type") == "video" and stream not in pictures]
+    tags = audio.get("tags", {}) | container.get("tags", {})
+    others = [_description(index, each) for index, each in enumerate(tracks, 1) if index != number]
+    return SongFacts(
+        path=path,
+        duration_s=_declared_duration_s(audio, container, messages, is_alone=len(streams) == 1 + len(pictures)),
+        is_exact=audio.get("codec_name", "").startswith(_EXACT_CODECS),
+        sample_rate=int(audio.get("sample_rate", 0)),
+        n_channels=audio.get("channels", 0),
+        tags={name: value for name, value in tags.items() if _is_about_the_song(name)},
+        channel_layout=audio.get("channel_layout"),
+        cover=_front_cover(pictures),
+        complaint=find_header_damage(path, container.get("format_name", "")),
+        container=container.get("format_name", ""),
+        track=number,
+        offset_s=_offset_s(audio, videos),
+        bext=_bext(tags) if container.get("format_name") in ("wav", "w64") else {},
+        notes=(f"track {_description(number, audio)} was taken; others: {', '.join(others)}",) if others else (),
+    )
+
+
+def _ask_ffprobe(path: Path, containers: str | None) -> tuple[dict[str, Any], str]:
+    """Return what ffprobe knows of a file, nothing if it fails, and its messages."""
+    whitelist = [] if containers is None else ["-format_whitelist", containers]
+    arguments = ["-v", "warning", "-show_streams", "-show_format", "-of", "json", *whitelist, *input_arguments(path)]
+    with Program("ffprobe", arguments, reads=True) as ffprobe:
+        output = b"".join(iter(ffprobe.read, b""))
+        try:
+            messages = ffprobe.close()
+        except ProgramError:
+            return {}, ffprobe.messages()
+    return json.loads(output.decode(errors="replace") or "{}"), messages
+
+
+def _has(stream: dict[str, Any], disposition: str) -> bool:
+    return bool(stream.get("disposition", {}).get(disposition))
+
+
+def _front_cover(pictures: list[dict[str, Any]]) -> Cover | None:
+    """Return the front cover, or else the first picture."""
+    pictures = sorted(pictures, key=lambda picture: picture.get("tags", {}).get("comment") != "Cover (front)")
+    for picture in pictures:
+        return Cover(picture["index"], picture.get("codec_name", ""), picture.get("width", 0), picture.get("height", 0))
+    return None
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise ExtractionError(f"{path} is a folder, expected a song.")
+    if not path.exists():
+        raise ExtractionError(f"There is no file {path}. Check the name.")
+    if not path.is_file():
+        raise ExtractionError(f"{path} is no regular file. To read from a pipe, give - and redirect standard input.")
+    if not os.access(path, os.R_OK):
+        raise ExtractionError(f"{path} may not be read. Change its permissions: chmod u+r.")
+    if path.stat().st_size == 0:
+        raise ExtractionError(f"{path} is empty (0 bytes). Copy or download it again.")
+
+
+def _no_audio(path: Path, messages: str, streams: list[dict[str, Any]]) -> ExtractionError:
+    if streams:
+        kinds = ", ".join(sorted({str(stream.get("codec_type")) for stream in streams}))
+        return ExtractionError(f"{path} holds no audio, only {kinds}.")
+    if "moov atom not found" in messages:
+        return DamagedSongError(
+            f"{path} is truncated: its table of contents (moov atom) is missing, so nothing decodes."
+        )
+    return ExtractionError(f"{path} is no audio that ffmpeg can read ({last_line(messages)}).")
+
+
+def _chosen_track(path: Path, tracks: list[dict[str, Any]], wanted: str | None) -> int:
+    """Return the number of the track that is asked for, or of the one that players take: the first default one."""
+    numbers = range(1, len(tracks) + 1)
+    if wanted is None:
+        return min(numbers, key=lambda n: (not tracks[n - 1].get("codec_name"), not _has(tracks[n - 1], "default")))
+    for number in numbers:
+        language = tracks[number - 1].get("tags", {}).get("language", "").lower()
+        if wanted == str(number) or (wanted.isalpha() and language.startswith(wanted.lower())):
+            return number
+    there = ", ".join(_description(number, tracks[number - 1]) for number in numbers)
+    raise ExtractionError(f"{path} has no audio track {wanted!r}, only {there}. Choose one by its number or language.")
+
+
+def _description(number: int, track: dict[str, Any]) -> str:
+    words = [track.get("tags", {}).get(name) for name in ("language", "title")]
+    words = [word for word in words if word and word != "und"]
+    return f"{number} ({', '.join(words)})" if words else str(number)
+
+
+def _declared_duration_s(
+    audio: dict[str, Any], container: dict[str, Any], messages: str, *, is_alone: bool
+) -> float | None:
+    """Return the duration of the audio stream if it is declared; that of the container serves an only stream."""
+    declared = audio.get("duration") or (container.get("duration") if is_alone else None)
+    if declared is None or "Estimating duration from bitrate" in messages or float(declared) < 0:
+        return None
+    return float(declared)
+
+
+def _offset_s(audio: dict[str, Any], videos: list[dict[str, Any]]) -> float:
+    """Return by how much the audio begins after the picture; 0 where there is none, or it is not to be believed."""
+    if not videos or "start_time" not in audio or "start_time" not in videos[0]:
+        return 0.0
+    offset_s = float(audio["start_time"]) - float(videos[0]["start_time"])
+    return offset_s if _OFFSETS_S[0] <= offset_s <= _OFFSETS_S[1] else 0.0
+
+
+def _is_about_the_song(tag: str) -> bool:
+    return tag.lower() not in _CODING_TAGS and not tag.lower().startswith(_DROPPED_PREFIXES)
+
+
+def _bext(tags: dict[str, str]) -> dict[str, str]:
+    """Return the fields of a bext chunk if there is one: no other chunk has a time reference."""
+    if "time_reference" not in tags:
+        return {}
+    return {name: tags[read] for name, read in _BEXT_TAGS.items() if read in tags}
