@@ -119,7 +119,7 @@ def test_a_training_state_that_holds_code_is_refused(quiet, call, key):
 def _small_preset():
     from vocal_extraction.settings import NetworkSettings, Preset, SignalSettings
 
-    return Preset("small", SignalSettings(44_100, 64, 16), network=NetworkSettings(hidden_size=4, num_layers=1))
+    return Preset("small", signal=SignalSettings(44_100, 64, 16), network=NetworkSettings(hidden_size=4, num_layers=1))
 
 
 STATE_THAT_HIDES_METHODS = (
@@ -346,7 +346,7 @@ def test_masks_of_a_whole_ensemble_are_bounded(tmp_path, monkeypatch):
         (tensor((2,), (1, 1)), "no shape"),
         (tensor((1,) * 9, (1,) * 9), "no shape"),
         (tensor((4,), (1,), n_elements=5), "not all there"),
-        (tensor((4,), (1,), key="1"), "data/1"),
+        (tensor((4,), (1,), key="1"), "its elements '1' are not all there"),
         (tensor((4,), (1,), kind="torch.DoubleStorage"), "not all there"),
         (storage() + storage(kind="torch.DoubleStorage", n_elements=2) + b"\x86", "two kinds"),
     ],

@@ -1,5 +1,6 @@
 """Checkpoints are saved whole and rebuild the model and its input; those that ship are the published ones."""
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -13,7 +14,10 @@ from forged_checkpoints import STFT
 
 from vocal_extraction.atomic_files import StorageError
 from vocal_extraction.checkpointing import (
+    LOADERS,
     CheckpointError,
+    CheckpointMetadata,
+    Loader,
     STFTParams,
     default_checkpoint,
     load_checkpoint,
@@ -149,7 +153,7 @@ def shipped(tmp_path, monkeypatch, saved):
     """A folder of shipped models, with `best.model.pth` and its checksum."""
     folder = tmp_path / "pretrained_model"
     folder.mkdir()
-    monkeypatch.setattr("vocal_extraction.checkpointing.loading.PRETRAINED_FOLDER", folder)
+    monkeypatch.setattr("vocal_extraction.checkpointing.shipped.PRETRAINED_FOLDER", folder)
     best = folder / "best.model.pth"
     best.write_bytes(saved[1].read_bytes())
     (folder / "SHA256SUMS").write_text(f"{hashlib.sha256(best.read_bytes()).hexdigest()}  best.model.pth\n")
@@ -209,3 +213,61 @@ def test_what_ships_in_this_repository_loads():
         model = load_checkpoint(path)
         assert model.sources == ("vocals",)
     assert set(shipped_checkpoints()) <= set(PRESETS)
+
+
+# Other kinds of files
+
+
+def test_a_loader_for_another_kind_of_file_is_one_row(tmp_path, monkeypatch, saved):
+    """Weights by themselves, behind four letters: what a user would append for files of another project."""
+
+    def load(contents, name):
+        network = create_model(SMALL)
+        if len(contents) < 5:
+            raise CheckpointError(f"{name} is empty.")
+        values = torch.frombuffer(bytearray(contents[4:]), dtype=torch.float32)
+        torch.nn.utils.vector_to_parameters(values, network.parameters())
+        return network, CheckpointMetadata(SMALL.signal, sources=("piano",), licence="CC0-1.0"), "mask"
+
+    is_mine = Loader(recognizes=lambda contents: contents.startswith(b"MINE"), load=load)
+    monkeypatch.setattr("vocal_extraction.checkpointing.loading.LOADERS", [*LOADERS, is_mine])
+    network, path = saved
+    mine = tmp_path / "mine.bin"
+    mine.write_bytes(b"MINE" + torch.nn.utils.parameters_to_vector(network.parameters()).detach().numpy().tobytes())
+    model = load_checkpoint(mine)
+    data = magnitudes(1, 3, SMALL.signal.n_bins, 1)
+    with torch.no_grad():
+        assert torch.equal(model.network({"mix_magnitude": data})["mask"], network({"mix_magnitude": data})["mask"])
+    assert (model.sources, model.metadata.licence, model.network.training) == (("piano",), "CC0-1.0", False)
+    assert load_checkpoint(path).sources == ("vocals",), "other files are read as before"
+    mine.write_bytes(b"MINE")
+    with pytest.raises(CheckpointError, match=r"mine\.bin is empty"):
+        load_checkpoint(mine)
+
+
+# Metadata
+
+
+def test_what_others_store_is_kept_beside(tmp_path, saved):
+    metadata = CheckpointMetadata.parse({**read_checkpoint(saved[1])["metadata"], "mood": ["blue"], "seed": "zero"})
+    assert metadata.extra == {"mood": ["blue"], "seed": "zero"}
+    assert (metadata.seed, metadata.preset, metadata.history["train/loss"]) == (None, "small", [0.5])
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        ("vocals",),
+        ("drums",),
+        ("bass+drums+other", "vocals"),
+        ("accompaniment", "vocals"),
+        STEMS,
+    ],
+)
+def test_the_transforms_imply_the_sources_that_are_trained(tmp_path, sources):
+    """What a reader of nussl's, which knows no names, makes of the file."""
+    preset = dataclasses.replace(SMALL, sources=sources)
+    content = read_checkpoint(save_checkpoint(tmp_path / "a.pth", create_model(preset), preset=preset))
+    assert content["metadata"].pop("source_names") == list(sources)
+    named = CheckpointMetadata.parse(content["metadata"]).with_sources(len(sources))
+    assert named.sources == sources

@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 import torch
 
+from vocal_extraction.checkpointing import load_checkpoint, save_checkpoint
 from vocal_extraction.errors import SettingsError
 from vocal_extraction.networks import (
     NETWORKS,
     BandSplitMaskInference,
     EnsembleMaskInference,
     MaskInference,
+    Network,
     create_model,
 )
 from vocal_extraction.networks.layers import band_edges
-from vocal_extraction.settings import CLASSIC, PRESETS, SPECIFIED, STUDIO, NetworkSettings, Preset
+from vocal_extraction.settings import CLASSIC, PRESETS, SPECIFIED, STUDIO, NetworkSettings, Preset, SignalSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"num_features": 33, "num_audio_channels": 1, "hidden_size": 6, "num_layers": 2, "bidirectional": True}
@@ -229,10 +231,92 @@ def test_unknown_activations_are_refused(kind):
         small(kind, activation="relu")
 
 
-def test_every_kind_of_the_settings_is_here():
-    for kind in NETWORKS:
-        assert NetworkSettings(kind=kind).kind == kind
-    assert set(NETWORKS) == {"MaskInference", "BandSplitMaskInference"}
+def test_every_network_is_known_by_its_name():
+    assert set(NETWORKS) == {"MaskInference", "BandSplitMaskInference", "EnsembleMaskInference"}
+    for kind, network in NETWORKS.items():
+        assert network.__name__ == NetworkSettings(kind=kind).kind == kind
+    with pytest.raises(SettingsError, match="There is no network 'Mine'; NETWORKS has MaskInference, "):
+        create_model(Preset("mine", network=NetworkSettings(kind="Mine")))
+
+
+class Convolutional(Network):
+    """A network of somebody else: `forward` and nothing more."""
+
+    def __init__(self, num_features, num_sources, hidden_size=4):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Conv1d(num_features, hidden_size, 3, padding=1),
+            torch.nn.ReLU(),
+            torch.nn.Conv1d(hidden_size, num_features * num_sources, 3, padding=1),
+        )
+
+    def forward(self, data):
+        mask = self.layers(data[..., 0].transpose(1, 2)).unflatten(1, (data.shape[2], -1))
+        mask = mask.permute(0, 3, 1, 2).unsqueeze(3).sigmoid()
+        return {"mask": mask, "estimates": data.unsqueeze(-1) * mask}
+
+
+@pytest.fixture
+def convolutional(monkeypatch):
+    """A preset of a network that a user added to the table."""
+    monkeypatch.setitem(NETWORKS, "Convolutional", Convolutional)
+    network = NetworkSettings(kind="Convolutional", hidden_size=3)
+    return Preset(
+        "mine", sources=("drums", "bass"), signal=SignalSettings(window_length=64, hop_length=16), network=network
+    )
+
+
+def test_a_network_of_the_users_own_is_built_saved_and_loaded(convolutional, tmp_path):
+    network = create_model(convolutional).eval()
+    assert network.config["modules"]["model"]["args"] == {"num_features": 33, "num_sources": 2, "hidden_size": 3}
+    model = load_checkpoint(save_checkpoint(tmp_path / "a.pth", network, preset=convolutional))
+    data = magnitudes(2, 5, 33, 1)
+    with torch.no_grad():
+        assert torch.equal(model.network({"mix_magnitude": data})["mask"], network({"mix_magnitude": data})["mask"])
+    assert model.sources == ("drums", "bass")
+    assert not model.network.layers["model"].is_layerwise
+
+
+def test_only_networks_with_the_three_methods_are_run_layer_by_layer(convolutional):
+    assert small().is_layerwise
+    assert small(BandSplitMaskInference).is_layerwise
+    assert EnsembleMaskInference("MaskInference", 2, **SMALL, dropout=0.0, num_sources=1).is_layerwise
+    assert not EnsembleMaskInference("Convolutional", 2, num_features=33, num_sources=1).is_layerwise
+
+
+def test_build_takes_the_published_order():
+    by_position = MaskInference.build(33, 1, 6, 2, True, 0.3, 1, "sigmoid")
+    by_name = MaskInference.build(**SMALL, dropout=0.3, num_sources=1, activation="sigmoid")
+    assert by_position.config == by_name.config
+    assert by_position.config["modules"]["model"]["args"]["hidden_size"] == 6
+
+
+@pytest.mark.parametrize(
+    "changes, complaint",
+    [
+        ({"num_features": 0}, "'num_features' is '0', expected an integer from 1 to 1048576"),
+        ({"num_features": 257.0}, "'num_features' is '257.0', expected an integer"),
+        ({"hidden_size": -1}, "'hidden_size' is '-1'"),
+        ({"num_layers": 65}, "'num_layers' is '65', expected an integer from 1 to 64"),
+        ({"num_audio_channels": "1"}, "'num_audio_channels' is '1'"),
+        ({"num_sources": True}, "'num_sources' is 'True'"),
+        ({"bidirectional": "yes"}, "'bidirectional' is 'yes', expected True or False"),
+        ({"dropout": 1.5}, "'dropout' is '1.5', expected a number from 0 to 1"),
+        ({"activation": "relu"}, "The activation is 'relu'"),
+        ({"layers": 3}, "unexpected keyword argument 'layers'. It takes num_features, num_audio_channels,"),
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_that_make_no_network_are_refused_in_a_sentence(kind, changes, complaint):
+    with pytest.raises(SettingsError, match=complaint):
+        kind.build(**{**SMALL, "dropout": 0.0, "num_sources": 1, **changes})
+    with pytest.raises(SettingsError, match=complaint):
+        EnsembleMaskInference.build(kind.__name__, 2, **{**SMALL, "dropout": 0.0, "num_sources": 1, **changes})
+
+
+def test_missing_arguments_are_named():
+    with pytest.raises(SettingsError, match="missing a required argument: 'num_audio_channels'"):
+        MaskInference.build(257)
 
 
 def test_the_studio_network_knows_its_sample_rate():

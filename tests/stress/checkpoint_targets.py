@@ -73,24 +73,25 @@ def _take_metadata(metadata: Any, folder: Path) -> None:
     import torch
 
     from vocal_extraction.checkpointing import CheckpointError, CheckpointMetadata, STFTParams, rebuild
-    from vocal_extraction.checkpointing.loading import _MISFITS
+    from vocal_extraction.errors import SettingsError
 
     if not isinstance(metadata, dict):
         return
     told = metadata.get("stft_params")
     if isinstance(told, dict) and told.keys() <= set(STFTParams._fields):
         metadata = {**metadata, "stft_params": STFTParams(**told)}
-    with contextlib.suppress(CheckpointError, *_MISFITS), torch.random.fork_rng(devices=[]):
+    with contextlib.suppress(CheckpointError, SettingsError), torch.random.fork_rng(devices=[]):
         parsed = CheckpointMetadata.parse(metadata).with_sources(1)
         assert len(parsed.sources) == 1
         rebuild({**_content(), "metadata": metadata}, signal=parsed.signal, n_channels=parsed.n_channels)
 
 
 def _take_config(data: bytes, folder: Path) -> None:
-    from vocal_extraction.checkpointing.loading import _MISFITS, rebuild
+    from vocal_extraction.checkpointing import CheckpointError, rebuild
+    from vocal_extraction.errors import SettingsError
 
     content = {**_content(), "config": data.decode(errors="replace")}
-    with contextlib.suppress(*_MISFITS):
+    with contextlib.suppress(CheckpointError, SettingsError):
         rebuild(content, signal=_small_preset().signal, n_channels=1)
 
 

@@ -6,24 +6,21 @@ freely. Data comes out, or a `CheckpointError`; no code runs. docs/checkpoints.m
 """
 
 from vocal_extraction.checkpointing.archive import LARGEST_BYTES, CheckpointError, contents_of, reason_of
-from vocal_extraction.checkpointing.loading import (
-    LoadedModel,
-    default_checkpoint,
-    load_checkpoint,
-    shipped_checkpoint,
-    shipped_checkpoints,
-)
+from vocal_extraction.checkpointing.loading import LOADERS, LoadedModel, Loader, load_checkpoint
 from vocal_extraction.checkpointing.metadata import FORMAT_VERSION, CheckpointMetadata, STFTParams, source_names
 from vocal_extraction.checkpointing.reading import allowed_classes, parse_checkpoint, read_checkpoint
 from vocal_extraction.checkpointing.rebuilding import MaskNetwork, rebuild
 from vocal_extraction.checkpointing.saving import save_checkpoint, save_network
+from vocal_extraction.checkpointing.shipped import default_checkpoint, shipped_checkpoint, shipped_checkpoints
 
 __all__ = [
     "FORMAT_VERSION",
     "LARGEST_BYTES",
+    "LOADERS",
     "CheckpointError",
     "CheckpointMetadata",
     "LoadedModel",
+    "Loader",
     "MaskNetwork",
     "STFTParams",
     "allowed_classes",

@@ -1,7 +1,7 @@
 """Several trained networks as one: their checkpoints joined to one whose masks are the mean of theirs.
 
-Networks that were trained apart, from other seeds, are wrong in other places, so that their mean errs less, at the
-price of the time that each of them takes. docs/models.md has figures.
+Networks that were trained apart, from other seeds, are wrong in other places, so that their mean errs less, in the
+time of all of them. docs/models.md has figures.
 """
 
 from collections.abc import Sequence
@@ -37,8 +37,8 @@ def join_checkpoints(paths: Sequence[str | Path], output_path: str | Path, *, ov
     Returns
     -------
     Path
-        `output_path`. Its metadata tells of each member, under ``members``, the SHA-256 of its file and what is known
-        of its training.
+        `output_path`. Its metadata has, under ``members``, the SHA-256 of each member's file and what is known of its
+        training.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def join_checkpoints(paths: Sequence[str | Path], output_path: str | Path, *, ov
 
 
 def _common_kind(models: Sequence[LoadedModel]) -> tuple[str, dict[str, Any]]:
-    """Return class and arguments of networks that hear and give the same.
+    """Return class and arguments of networks that take and give the same.
 
     Raises
     ------
@@ -96,8 +96,9 @@ def _common_kind(models: Sequence[LoadedModel]) -> tuple[str, dict[str, Any]]:
     kinds = []
     for model in models:
         network = model.network
-        if not isinstance(network, MaskNetwork) or network.kind not in NETWORKS:
-            raise CheckpointError(f"{model.path} cannot be a member: expected one network of {' or '.join(NETWORKS)}.")
+        if not isinstance(network, MaskNetwork) or network.kind == EnsembleMaskInference.__name__:
+            members = [name for name in NETWORKS if name != EnsembleMaskInference.__name__]
+            raise CheckpointError(f"{model.path} cannot be a member: expected one network of {' or '.join(members)}.")
         kinds.append((network.kind, network.arguments, model.signal, model.n_channels, model.sources))
         if kinds[-1] != kinds[0]:
             raise CheckpointError(

@@ -193,9 +193,12 @@ class CheckpointMetadata:
         members = stored.get("members")
         are_members = isinstance(members, list) and all(isinstance(member, dict) for member in members)
         fields = {*facts, *_TRAINER, *_ELSEWHERE, "train_dataset", "val_dataset", *(["members"] if are_members else [])}
+        signal, n_channels = _signal(given), _n_channels(given.get("num_channels"))
+        if signal.stereo == "mid-side" and n_channels > 2:
+            raise CheckpointError(f"it takes {n_channels} channels together, but of mid and side there are two")
         return cls(
-            signal=_signal(given),
-            n_channels=_n_channels(given.get("num_channels")),
+            signal=signal,
+            n_channels=n_channels,
             sources=_names(stored.get("source_names")),
             trainer={key: stored[key] for key in _TRAINER if key in stored},
             train_dataset=dataset,

@@ -1,4 +1,4 @@
-"""From a checkpoint's file to plain values, through gates each of which would by itself keep code out.
+"""From a checkpoint's file to plain values, in steps each of which would by itself keep code out.
 
 1. `archive` unpacks it, `survey` finds out what its pickle would make.
 2. `torch.load` with ``weights_only``, and no class allowed besides but nussl's plain ones, reads the records.
@@ -24,6 +24,7 @@ from vocal_extraction.checkpointing.survey import (
     STFT_PARAMS,
     TRANSFORMS,
     TRANSFORMS_MODULE,
+    DamagedError,
     RefusedError,
     survey,
 )
@@ -32,12 +33,6 @@ _MOST_VALUES = 2**20
 """Values and characters that a checkpoint may hold beside its weights."""
 _DEEPEST = 32
 """How deep its dictionaries and lists may be nested."""
-
-_DAMAGE = (
-    *(RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError),
-    *(EOFError, OSError, MemoryError, struct.error),
-)
-"""What torch and Python raise on a file that is cut short or altered."""
 
 _loading = threading.Lock()
 """torch keeps one list of allowed classes for all threads."""
@@ -54,12 +49,15 @@ class _NumpyType:
         self.format, self.order = NUMPY_FORMATS[code], "<"
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.order = {"<": "<", ">": ">", "|": "<"}[state[1]]
+        self.order = ">" if state[1] == ">" else "<"
 
 
 def _number(kind: _NumpyType, data: bytes) -> float:
     """Return a NumPy scalar as the Python number that it stands for."""
-    value: float = struct.unpack(kind.order + kind.format, data)[0]
+    number_format = kind.order + kind.format
+    if len(data) != struct.calcsize(number_format):
+        raise DamagedError("one of its numbers is cut short")
+    value: float = struct.unpack(number_format, data)[0]
     return value
 
 
@@ -99,7 +97,7 @@ def parse_checkpoint(contents: bytes, *, name: str, with_nussl: bool = False) ->
         raise CheckpointError(
             f"{name} was refused: it holds more than weights and plain values ({reason_of(error)})."
         ) from error
-    except _DAMAGE as error:
+    except (DamagedError, RuntimeError, ValueError) as error:  # the last two are torch's
         raise CheckpointError(f"{name} is damaged ({reason_of(error)}). Train or download it again.") from error
     state = loaded.get("state_dict") if isinstance(loaded, dict) else None
     if not _is_state(state) or not isinstance(loaded.get("metadata"), dict):
@@ -116,12 +114,12 @@ def _is_state(state: Any) -> bool:
 
 @contextlib.contextmanager
 def allowed_classes(*, with_nussl: bool) -> Iterator[None]:
-    """Let `torch.load` make NumPy's scalars and nussl's plain metadata classes, or stand-ins of their names.
+    """Let `torch.load` make NumPy's scalars and nussl's plain metadata classes, or stand-ins of their names, alone.
 
     Parameters
     ----------
     with_nussl
-        Whether they are nussl's own; then nussl's own loader, too, reads a checkpoint of this project in here.
+        Whether they are nussl's own.
     """
     stft_params, transforms = STFTParams, _STAND_INS
     if with_nussl:
@@ -135,8 +133,14 @@ def allowed_classes(*, with_nussl: bool) -> Iterator[None]:
         (stft_params, STFT_PARAMS),
         *((transform, f"{TRANSFORMS_MODULE}.{name}") for name, transform in transforms.items()),
     ]
-    with torch.serialization.safe_globals(allowed):
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(allowed)
+    try:
         yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
 
 
 def _plain(content: Any) -> Any:
@@ -147,7 +151,7 @@ def _plain(content: Any) -> Any:
         nonlocal n_left
         n_left -= 1 + (len(value) if isinstance(value, str) else 0)
         if n_left < 0 or depth > _DEEPEST:
-            raise ValueError("its metadata is too large or too deep")
+            raise DamagedError("its metadata is too large or too deep")
         if isinstance(value, dict):
             # Called so because an OrderedDict may carry attributes that hide its methods.
             return {copied(key, depth + 1): copied(item, depth + 1) for key, item in dict.items(value)}

@@ -1,16 +1,16 @@
-"""The inner gate: what a pickle would make, found out without making anything.
+"""What a pickle would make, found out without making anything.
 
 A pickle is a program for a small machine with a stack. `survey` follows it opcode by opcode, in the subset that
-``torch.save`` writes, and keeps for each value only what it would be. Whatever is not on the list below is refused; so
-are tensors that reach beyond the elements in the file, for torch would grant them memory, tensors that have more
-elements than the file by taking some of them twice, for a network would grant them memory, and calls that torch allows
-although three hundred bytes of them ask for gigabytes (``bytearray(10**12)``, hexadecimal of hexadecimal and so on).
+``torch.save`` writes, and keeps for each value only what it would be. What is not on the lists below is refused. So are
+the memory bombs that torch allows: tensors beyond the elements in the file or over elements that are taken twice, and
+calls such as ``bytearray(10**12)``.
 
 Source: the opcodes as Python's module pickletools documents them.
 """
 
 import dataclasses
 import pickletools
+from collections.abc import Iterator
 from typing import Any
 
 from vocal_extraction.checkpointing.archive import PICKLE
@@ -60,8 +60,12 @@ _DEEPEST = 64
 """How many dictionaries, lists and tuples may be open at once."""
 
 
-class RefusedError(ValueError):
+class RefusedError(Exception):
     """A pickle asks for something that no checkpoint needs."""
+
+
+class DamagedError(Exception):
+    """A pickle is cut short or altered, or its tensors are not what the file holds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,17 +91,17 @@ class _Made:
     kind: str
 
 
+_DICTIONARY = _Made("dictionary")
 _CONSTANTS: dict[str, Any] = {
     "NONE": None,
     "NEWTRUE": True,
     "NEWFALSE": False,
     "EMPTY_TUPLE": (),
-    "EMPTY_DICT": _Made("dictionary"),
+    "EMPTY_DICT": _DICTIONARY,
     "EMPTY_LIST": _Made("list"),
 }
 _LITERALS = ("BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT")
 _TUPLE_LENGTHS = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_WITH_STATE = (_Made("OrderedDict"), _Made("NumPy type"), _Made("transform"))
 
 
 def survey(records: dict[str, bytes]) -> None:
@@ -107,12 +111,19 @@ def survey(records: dict[str, bytes]) -> None:
     ------
     RefusedError
         If it would make anything but weights and plain values.
-    ValueError, LookupError
+    DamagedError
         If it is damaged, or its tensors are not what the file holds.
     """
     machine = _Machine(records)
-    for opcode, argument, _ in pickletools.genops(records[PICKLE]):
-        machine.step(opcode.name, argument)
+    for opcode, argument in _opcodes(records[PICKLE]):
+        machine.step(opcode, argument)
+
+
+def _opcodes(pickled: bytes) -> Iterator[tuple[str, Any]]:
+    try:
+        yield from ((opcode.name, argument) for opcode, argument, _ in pickletools.genops(pickled))
+    except ValueError as error:
+        raise DamagedError(str(error)) from error
 
 
 class _Machine:
@@ -133,8 +144,10 @@ class _Machine:
         elif opcode in _CONSTANTS:
             stack.append(_CONSTANTS[opcode])
         elif opcode in ("BINPUT", "LONG_BINPUT"):
-            self.memo[argument] = stack[-1]
+            self.memo[argument] = self._top()
         elif opcode in ("BINGET", "LONG_BINGET"):
+            if argument not in self.memo:
+                raise DamagedError(f"its pickle takes value {argument} before it is there")
             stack.append(self.memo[argument])
         elif opcode == "GLOBAL":
             stack.append(_known(argument.replace(" ", ".")))
@@ -142,34 +155,61 @@ class _Machine:
             self.stacks_below.append(stack)
             self.stack = []
             if len(self.stacks_below) > _DEEPEST:
-                raise ValueError("its contents are nested too deep")
+                raise DamagedError("its contents are nested too deep")
         elif opcode in ("TUPLE", "APPENDS", "SETITEMS"):
+            if not self.stacks_below:
+                raise DamagedError("its pickle ends a container that it does not begin")
             self.stack = self.stacks_below.pop()
             if opcode == "TUPLE":
                 self.stack.append(tuple(stack))
+            elif opcode == "APPENDS":
+                self._top()
+            else:
+                self._set_items(stack)
         elif opcode in _TUPLE_LENGTHS:
             stack.append(self._popped(_TUPLE_LENGTHS[opcode]))
-        elif opcode in ("APPEND", "SETITEM"):
-            self._popped(1 if opcode == "APPEND" else 2)
+        elif opcode == "APPEND":
+            self._popped(1)
+            self._top()
+        elif opcode == "SETITEM":
+            self._set_items(list(self._popped(2)))
         elif opcode == "REDUCE":
             stack.append(self._called(*self._popped(2)))
         elif opcode == "NEWOBJ":
             stack.append(_instance(*self._popped(2)))
         elif opcode == "BUILD":
-            self._popped(1)
-            if stack[-1] not in _WITH_STATE:
-                raise RefusedError("it sets the state of something that has none")
+            self._build(*self._popped(1))
         elif opcode == "BINPERSID":
             stack.append(self._stored(*self._popped(1)))
-        elif opcode not in ("PROTO", "STOP"):
+        elif opcode == "STOP":
+            self._top()
+        elif opcode != "PROTO":
             raise RefusedError(f"it uses the opcode {opcode}")
+
+    def _top(self) -> Any:
+        if not self.stack:
+            raise DamagedError("its pickle takes more than was put in")
+        return self.stack[-1]
 
     def _popped(self, n: int) -> tuple[Any, ...]:
         if len(self.stack) < n:
-            raise ValueError("its pickle takes more than was put in")
+            raise DamagedError("its pickle takes more than was put in")
         items = tuple(self.stack[-n:])
         del self.stack[-n:]
         return items
+
+    def _set_items(self, items: list[Any]) -> None:
+        self._top()
+        if len(items) % 2 or not all(map(_is_key, items[::2])):
+            raise DamagedError("a dictionary in it has keys that are none")
+
+    def _build(self, state: Any) -> None:
+        match self._top(), state:
+            case _Made("OrderedDict" | "transform"), _Made("dictionary"):
+                return
+            case _Made("NumPy type"), (_, "<" | ">" | "|", *_):
+                return
+        raise RefusedError("it sets the state of something that has none")
 
     def _called(self, function: Any, arguments: Any) -> _Made:
         """Say what a call would make, if it is one of those that a checkpoint needs, with arguments that fit."""
@@ -180,7 +220,7 @@ class _Machine:
             case "torch._utils._rebuild_tensor_v2", (_Storage() as storage, offset, tuple(size), tuple(stride), _, _):
                 self._check_tensor(storage, offset, size, stride)
                 return _Made("tensor")
-            case "_codecs.encode", (str(), "latin1"):
+            case "_codecs.encode", (str(text), "latin1") if max(text, default="") < "\u0100":
                 return _Made("bytes")
             case "numpy.dtype", (str(code), _, _) if code in NUMPY_FORMATS:
                 return _Made("NumPy type")
@@ -196,24 +236,30 @@ class _Machine:
             case _:
                 raise RefusedError("it refers to something outside that is no storage")
         if self.storages.setdefault(key, storage) != storage:
-            raise ValueError("it takes the same elements for two kinds")
-        if n_elements < 0 or len(self.records[f"data/{key}"]) != n_elements * _ELEMENT_BYTES[kind]:
-            raise ValueError(f"its elements {key[:80]!a} are not all there")
+            raise DamagedError("it takes the same elements for two kinds")
+        if len(self.records.get(f"data/{key}", b"")) != n_elements * _ELEMENT_BYTES[kind]:
+            raise DamagedError(f"its elements {key[:80]!a} are not all there")
         return storage
 
     def _check_tensor(self, storage: _Storage, offset: Any, size: tuple[Any, ...], stride: tuple[Any, ...]) -> None:
         """Refuse a tensor beyond its storage, and tensors that have more elements than it (as by strides of 0)."""
         numbers = (offset, *size, *stride)
         if len(size) != len(stride) or len(size) > _MOST_AXES or any(type(n) is not int or n < 0 for n in numbers):
-            raise ValueError("one of its tensors has no shape")
+            raise DamagedError("one of its tensors has no shape")
         n_elements, last = 1, offset
         for n, step in zip(size, stride, strict=True):
             n_elements, last = n_elements * n, last + (n - 1) * step
         n_taken = self.n_elements_taken[storage.key] = self.n_elements_taken.get(storage.key, 0) + n_elements
         if n_elements and last >= storage.n_elements:
-            raise ValueError("one of its tensors is larger than its elements")
+            raise DamagedError("one of its tensors is larger than its elements")
         if n_taken > storage.n_elements:
-            raise ValueError(f"its tensors take {n_taken} elements of {storage.n_elements}")
+            raise DamagedError(f"its tensors take {n_taken} elements of {storage.n_elements}")
+
+
+def _is_key(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return not any(isinstance(part, tuple) for part in value) and all(map(_is_key, value))
+    return value is None or isinstance(value, str | int | float)
 
 
 def _known(name: str) -> _Global:
@@ -226,7 +272,7 @@ def _known(name: str) -> _Global:
 def _instance(cls: Any, arguments: Any) -> _Made:
     """Say what an instance made without its constructor would be, if it is one that a checkpoint needs."""
     match cls, arguments:
-        case _Global(name), tuple() if name == STFT_PARAMS:
+        case _Global(name), tuple() if name == STFT_PARAMS and len(arguments) <= 3:
             return _Made("STFTParams")
         case _Global(name), () if name in _CLASSES:
             return _Made("transform")

@@ -1,8 +1,8 @@
 """The building blocks of the networks.
 
 The first four are nussl's, by name and by arithmetic (a test compares them), written on torch alone, since nussl's
-import takes longer than the extraction of a song. The others belong to the band-split network, but for the last, by
-which a network tells how it hears a song layer by layer.
+import takes longer than the extraction of a song. The others belong to the band-split network, but for the last, which
+describes a layer for running networks layer by layer.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from vocal_extraction.errors import SettingsError
 def draw_weights(weights: Tensor) -> None:
     """Draw weights as nussl does.
 
-    A blueprint on the meta device has none to draw, and torch would import its whole compiler to make believe.
+    On the meta device there are none to draw, and torch would import its whole compiler for that.
     """
     if not weights.is_meta:
         nn.init.xavier_normal_(weights)
@@ -176,22 +176,22 @@ class ResidualLSTM(nn.Module):
         """Keep the shape (n, n_steps, n_features)."""
         return self.added(data, self.lstm(self.norm(data))[0])
 
-    def added(self, data: Tensor, heard: Tensor) -> Tensor:
-        """Add what the LSTM heard to what came in."""
-        projected: Tensor = self.projection(self.dropout(heard))
+    def added(self, data: Tensor, output: Tensor) -> Tensor:
+        """Add the projection of the LSTM's output to what came in."""
+        projected: Tensor = self.projection(self.dropout(output))
         return data + projected
 
 
 class OverTime(NamedTuple):
-    """One recurrent layer over the frames of a song, and what happens to each frame before and behind it."""
+    """One recurrent layer over the frames of a song, and what is computed of each frame before and after it."""
 
     lstm: nn.LSTM
     layer: int
     """Which of its layers."""
     before: Callable[[Tensor], Tensor] | None = None
-    """From features to what the LSTM hears, of the same shape; None: the features."""
+    """From features to the LSTM's input, of the same shape; None: the features."""
     after: Callable[[Tensor, Tensor], Tensor] | None = None
-    """From features, and what all directions of the LSTM say, to the next layer's features; None: what they say."""
+    """From features and the LSTM's output of all directions to the next layer's features; None: the output."""
 
     @property
     def n_features(self) -> int:

@@ -10,7 +10,7 @@ Axes: on tape, features are ``(n_frames, n_sequences, n_features)``; in the netw
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ def layered(network: nn.Module) -> MaskInference | None:
     """Return the part of a network that can be taken through a song layer by layer, None where there is none."""
     layers = getattr(network, "layers", None)
     parts = list(layers.values()) if isinstance(layers, nn.ModuleDict) else [network]
-    return parts[0] if len(parts) == 1 and isinstance(parts[0], MaskInference) else None
+    return cast(MaskInference, parts[0]) if len(parts) == 1 and getattr(parts[0], "is_layerwise", False) else None
 
 
 class Direction:

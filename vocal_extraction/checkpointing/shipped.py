@@ -1,0 +1,62 @@
+"""The models that ship, by the name of their preset, and the checksums under which they were published."""
+
+from pathlib import Path
+
+from vocal_extraction.checkpointing.archive import CheckpointError
+from vocal_extraction.settings import PRETRAINED_FOLDER
+
+_SHIPPED = {"classic": "best.model.pth", "studio": "studio.model.pth"}
+
+
+def shipped_checkpoints() -> dict[str, Path]:
+    """Return the shipped models that are there, by preset."""
+    paths = {preset: PRETRAINED_FOLDER / name for preset, name in _SHIPPED.items()}
+    return {preset: path for preset, path in paths.items() if path.is_file()}
+
+
+def shipped_checkpoint(preset_name: str) -> Path:
+    """Return the shipped model of a preset.
+
+    Raises
+    ------
+    CheckpointError
+        If no model ships under that name.
+    """
+    shipped = shipped_checkpoints()
+    if preset_name not in shipped:
+        names = ", ".join(sorted(shipped)) or "none"
+        raise CheckpointError(f"No shipped model is called {preset_name!r}. Those that ship: {names}.")
+    return shipped[preset_name]
+
+
+def default_checkpoint() -> Path:
+    """Return the best model that ships: 'studio', else 'classic'."""
+    return shipped_checkpoint("studio" if "studio" in shipped_checkpoints() else "classic")
+
+
+def check_shipped(path: Path, sha256: str) -> None:
+    """Compare the checksum of a shipped model with the published one; other files may have any.
+
+    Raises
+    ------
+    CheckpointError
+        If they differ.
+    """
+    path = path.resolve()
+    if path.parent != PRETRAINED_FOLDER.resolve() or path.name not in _SHIPPED.values():
+        return
+    if _published_checksums().get(path.name) != sha256:
+        raise CheckpointError(
+            f"{path} is not the file that was published: its SHA-256 is {sha256}. "
+            f"Restore it: git checkout -- {path.parent.name}."
+        )
+
+
+def _published_checksums() -> dict[str, str]:
+    """Read ``SHA256SUMS``, in the format of ``sha256sum``: checksum and name on each line."""
+    try:
+        lines = (PRETRAINED_FOLDER / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    words = [line.split() for line in lines]
+    return {name.removeprefix("*"): checksum for checksum, name in (pair for pair in words if len(pair) == 2)}

@@ -1,0 +1,114 @@
+"""A band-split recurrent network, with masks on magnitudes.
+
+After Luo and Yu, "Music source separation with band-split RNN", 2022: the spectrum is split into bands that are narrow
+where voices have their harmonics, and an LSTM runs over time, then another over the bands.
+"""
+
+import functools
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from vocal_extraction.networks.base import Network
+from vocal_extraction.networks.layers import (
+    BandLinear,
+    BatchNorm,
+    OverTime,
+    ResidualLSTM,
+    activate,
+    band_edges,
+    known_activation,
+)
+
+
+class BandSplitMaskInference(Network):
+    """A band-split recurrent network that infers one mask a source.
+
+    Parameters
+    ----------
+    num_features, num_audio_channels, dropout, num_sources, activation
+        As for `MaskInference`.
+    hidden_size
+        Features of a band, and units of each LSTM direction.
+    num_layers
+        Rounds of one LSTM over time and one over the bands.
+    bidirectional
+        Whether the LSTMs over time also run backwards (those over bands always do).
+    sample_rate
+        Samples per second, which places the bands.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_audio_channels: int,
+        hidden_size: int,
+        num_layers: int,
+        bidirectional: bool,
+        dropout: float,
+        num_sources: int,
+        activation: str = "sigmoid",
+        sample_rate: int = 44_100,
+    ) -> None:
+        super().__init__()
+        edges = band_edges(num_features, sample_rate)
+        widths = [high - low for low, high in pairwise(edges)]
+        self.bands = [slice(low, high) for low, high in pairwise(edges)]
+        self.mask_shape = (num_audio_channels, num_sources)
+        self.activation = known_activation(activation)
+        self.input_normalization = BatchNorm(num_features)
+        self.split = nn.ModuleList(nn.Linear(width * num_audio_channels, hidden_size) for width in widths)
+        self.rounds = nn.ModuleList(
+            nn.ModuleList(
+                ResidualLSTM(hidden_size, hidden_size, both_ways, dropout) for both_ways in (bidirectional, True)
+            )
+            for _ in range(num_layers)
+        )
+        self.output_normalization = nn.LayerNorm(hidden_size)
+        self.hidden = BandLinear(len(widths), hidden_size, 2 * hidden_size)
+        n_masks = num_audio_channels * num_sources
+        self.join = nn.ModuleList(nn.Linear(2 * hidden_size, width * n_masks) for width in widths)
+
+    def forward(self, data: Tensor) -> dict[str, Tensor]:
+        """Infer masks from magnitudes; shapes as for `Network.forward`."""
+        features = self.encode(data)
+        for over_time, over_bands in cast(Iterable[tuple[Any, Any]], self.rounds):
+            features = self._over_bands(over_bands, over_time(features))
+        mask = self.decode(features)
+        return {"mask": mask, "estimates": data.unsqueeze(-1) * mask}
+
+    def encode(self, data: Tensor) -> Tensor:
+        """Return the features of each band and frame: (n_bands * n_batch, n_frames, hidden_size)."""
+        levels = self.input_normalization(data.clamp_min(1e-5).log10())
+        bands = [split(levels[:, :, band].flatten(2)) for split, band in zip(self.split, self.bands, strict=True)]
+        return torch.cat(bands)
+
+    def layers_over_time(self) -> list[OverTime]:
+        """Return the LSTMs over time; the LSTM over the bands belongs to what comes after each."""
+        return [
+            OverTime(over_time.lstm, 0, over_time.norm, functools.partial(self._end_of_round, over_time, over_bands))
+            for over_time, over_bands in cast(Iterable[tuple[Any, Any]], self.rounds)
+        ]
+
+    def _end_of_round(self, over_time: Any, over_bands: Any, features: Tensor, output: Tensor) -> Tensor:
+        return self._over_bands(over_bands, over_time.added(features, output))
+
+    def _over_bands(self, over_bands: Any, features: Tensor) -> Tensor:
+        """Run an LSTM over the bands of each frame; the shape stays (n_bands * n_batch, n_frames, hidden_size)."""
+        by_frame = features.reshape(len(self.bands), -1, features.shape[-1]).transpose(0, 1)
+        joined: Tensor = over_bands(by_frame).transpose(0, 1).reshape(features.shape)
+        return joined
+
+    def decode(self, features: Tensor) -> Tensor:
+        """Infer the masks of each frame from the last round's output."""
+        n_batch, n_frames = features.shape[0] // len(self.bands), features.shape[1]
+        features = features.reshape(len(self.bands), n_batch * n_frames, -1)
+        features = self.hidden(self.output_normalization(features)).tanh()
+        logits = torch.cat(
+            [join(one).unflatten(-1, (-1, *self.mask_shape)) for join, one in zip(self.join, features, strict=True)],
+            dim=1,
+        )  # (n_batch * n_frames, n_bins, n_channels, n_sources)
+        return activate(logits.unflatten(0, (n_batch, n_frames)), self.activation)

@@ -1,0 +1,125 @@
+"""What every network is: magnitudes of the mixture in, masks and masked magnitudes out.
+
+Axes: magnitudes are ``(n_batch, n_frames, n_bins, n_channels)``, masks ``(..., n_sources)`` behind that.
+"""
+
+import inspect
+from typing import Any
+
+from torch import Tensor, nn
+
+from vocal_extraction.errors import SettingsError
+
+MOST_LAYERS = 64
+MOST_SOURCES = 16
+_LARGEST = {"num_audio_channels": 8, "num_layers": MOST_LAYERS, "num_sources": MOST_SOURCES}
+"""Bounds of some arguments; other sizes may be up to 2^20."""
+_SIZES = ("num_features", "num_audio_channels", "hidden_size", "num_layers", "num_sources")
+
+
+class Network(nn.Module):
+    """Base class of the networks; a subclass needs `forward` only.
+
+    A subclass that has `encode`, `layers_over_time` and `decode`, too, as `MaskInference`, is run layer by layer over
+    a song of any length, as if that were one item. Any other is run on chunks with context.
+    """
+
+    def forward(self, data: Tensor) -> dict[str, Tensor]:
+        """Infer masks from magnitudes.
+
+        Parameters
+        ----------
+        data
+            Magnitudes, at least 0. Shape: (n_batch, n_frames, n_bins, n_channels).
+
+        Returns
+        -------
+        dict
+            ``mask``, 0 to 1, and ``estimates``, the mask times the magnitudes.
+            Shape of both: (n_batch, n_frames, n_bins, n_channels, n_sources).
+        """
+        raise NotImplementedError
+
+    @property
+    def is_layerwise(self) -> bool:
+        """Whether the network can be run layer by layer."""
+        return all(hasattr(self, name) for name in ("encode", "layers_over_time", "decode"))
+
+    @classmethod
+    def checked_arguments(cls, *arguments: Any, **named: Any) -> dict[str, Any]:
+        """Return the constructor's arguments by name.
+
+        Raises
+        ------
+        SettingsError
+            If the constructor takes others, or a size, a share or a switch is none.
+        """
+        signature = inspect.signature(cls)
+        try:
+            bound = signature.bind(*arguments, **named)
+        except TypeError as error:
+            raise SettingsError(f"{cls.__name__}: {error}. It takes {', '.join(signature.parameters)}.") from None
+        found: dict[str, Any] = {**dict(zip(signature.parameters, bound.args, strict=False)), **bound.kwargs}
+        for name, value in found.items():
+            _check(cls.__name__, name, value)
+        return found
+
+    @classmethod
+    def build(cls, *arguments: Any, **named: Any) -> nn.Module:
+        """Register this class with nussl and return nussl's `SeparationModel` around a new network.
+
+        Parameters
+        ----------
+        *arguments, **named
+            The arguments of the constructor.
+
+        Returns
+        -------
+        nussl.ml.SeparationModel
+            Takes ``{'mix_magnitude': ...}`` and returns ``{'mask', 'estimates'}``.
+
+        Raises
+        ------
+        SettingsError
+            If the constructor does not take them.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from vocal_extraction.networks import MaskInference
+        >>> network = MaskInference.build(
+        ...     num_features=257, num_audio_channels=1, hidden_size=100, num_layers=3,
+        ...     bidirectional=True, dropout=0.2, num_sources=1, activation='sigmoid')
+        >>> network(mix_magnitude=torch.rand(2, 10, 257, 1))['mask'].shape
+        torch.Size([2, 10, 257, 1, 1])
+        """
+        from vocal_extraction.compatibility import nussl
+
+        checked = cls.checked_arguments(*arguments, **named)
+        nussl.ml.register_module(cls)
+        outputs = ("mask", "estimates")
+        config = {
+            "name": cls.__name__,
+            "modules": {
+                "mix_magnitude": {},
+                "model": {"class": cls.__name__, "args": checked},
+                **{name: {"class": "Alias"} for name in outputs},
+            },
+            "connections": [["model", ["mix_magnitude"]], *([name, [f"model:{name}"]] for name in outputs)],
+            "output": list(outputs),
+        }
+        return nussl.ml.SeparationModel(config)
+
+
+def _check(network: str, name: str, value: Any) -> None:
+    if name in _SIZES:
+        largest = _LARGEST.get(name, 2**20)
+        fits, expected = type(value) is int and 1 <= value <= largest, f"an integer from 1 to {largest}"
+    elif name == "dropout":
+        fits, expected = type(value) in (int, float) and 0 <= value <= 1, "a number from 0 to 1"
+    elif name == "bidirectional":
+        fits, expected = value in (True, False), "True or False"
+    else:
+        return
+    if not fits:
+        raise SettingsError(f"{network}: {name!r} is {str(value)[:40]!a}, expected {expected}.")
