@@ -132,7 +132,7 @@ def layerwise_network(network: nn.Module) -> nn.Module | None:
     """Return the part of a model that can be taken through a song layer by layer, None where there is none."""
     layers = getattr(network, "layers", None)
     parts = list(layers.values()) if isinstance(layers, nn.ModuleDict) else [network]
-    return parts[0] if len(parts) == 1 and hasattr(parts[0], "layers_over_time") else None
+    return parts[0] if len(parts) == 1 and getattr(parts[0], "is_layerwise", False) else None
 
 
 class LayerwiseSong:
