@@ -1,6 +1,5 @@
 """The short version of ``make fuzz``, and what the long one found, each fault by its name."""
 
-import json
 import struct
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from vocal_extraction.command_line.parser import parse
 from vocal_extraction.command_line.tone import measure_tone
 from vocal_extraction.errors import ExtractionError, SettingsError, VocalExtractionError
 from vocal_extraction.extraction import extract_songs, extract_vocals
-from vocal_extraction.extraction.manifest import MANIFEST_NAME, Manifest
 from vocal_extraction.musdb_preparation import prepare_musdb
 from vocal_extraction.settings import ExtractionSettings
 from vocal_extraction.training import train_model
@@ -198,21 +196,6 @@ def test_a_training_state_whose_pickle_ends_too_early_cannot_be_resumed_from(tmp
     (tmp_path / STATE_NAME).write_bytes(data)
     with pytest.raises(ResumeError, match="cannot be resumed from"):
         run.load_state(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        {"outcome": "done", "source": "/a.wav", "vocals": "\0"},
-        {"outcome": "done", "source": "/a.wav", "vocals": "\ud800"},
-        {"outcome": "done", "source": 1, "vocals": [1]},
-        {"outcome": "done", "source": "/a.wav", "vocals": {}, "written": [[1, "x"], None]},
-    ],
-)
-def test_a_manifest_that_names_no_files_is_passed_over(tmp_path, line):
-    """Its places were a ValueError."""
-    (tmp_path / MANIFEST_NAME).write_text(json.dumps(line) + "\n" + "9" * 5_000 + "\n" + "[" * 100_000 + "\n")
-    assert Manifest(tmp_path).owners == {}
 
 
 @pytest.mark.parametrize("record", ['{"train/A": NaN}', '{"train/A": 1e999}', "[" * 100_000])

@@ -73,9 +73,9 @@ def test_what_is_whole_is_told_from_what_is_not(tmp_path):
 
 def test_songs_that_fail_or_have_two_places_are_noticed(tmp_path):
     lines = [
-        {"file": "a", "outcome": "done", "source": "/a", "vocals": "a/vocals.wav", "reason": None},
-        {"file": "a", "outcome": "done", "source": "/a", "vocals": "a (2)/vocals.wav", "reason": None},
-        {"file": "b", "outcome": "failed", "source": "/b", "vocals": None, "reason": "It broke."},
+        {"file": "a", "outcome": "done", "source": "/a", "stems": {"vocals": "a/vocals.wav"}, "reason": None},
+        {"file": "a", "outcome": "done", "source": "/a", "stems": {"vocals": "a (2)/vocals.wav"}, "reason": None},
+        {"file": "b", "outcome": "failed", "source": "/b", "stems": {}, "reason": "It broke."},
     ]
     (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
     assert len(kills._lost_or_doubled(JOBS["extract"], tmp_path)) == 2

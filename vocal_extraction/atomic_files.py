@@ -13,7 +13,8 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +28,7 @@ _MOST_SUFFIX_BYTES = 20
 _LONGEST_SHOWN = 200
 
 _counter = itertools.count()
+_folder_locks: dict[str, threading.Lock] = {}
 _being_written: set[str] = set()
 """Names of the temporary files of this process."""
 
@@ -123,29 +125,48 @@ def _concerns(error: OSError, aside: Path, final: Path) -> bool:
 
 
 @contextlib.contextmanager
-def sole_writer(folder: Path, *, doing: str) -> Iterator[None]:
-    """Keep other processes from doing the same in `folder`; the system ends that with this process, however it ends.
+def sole_writer(folder: Path, *, doing: str, wait: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold the lock of a folder, so that nobody else does the same there; it ends with this process, however that ends.
+
+    Parameters
+    ----------
+    folder
+        Made where it is missing.
+    doing
+        What is done, for the messages.
+    wait
+        Called with a sentence if somebody else is at it, before waiting for the end of that; None does not wait.
 
     Raises
     ------
     StorageError
-        If another process is at it already, or the folder cannot be written.
+        If somebody else is at it already and there is no `wait`, or the folder cannot be written.
     """
     path = folder / ".lock"
-    lock = _locked(path)
-    if lock is None:
-        raise StorageError(
-            f"Another process is {doing} in {folder}. Wait until it has ended, or choose another folder."
-        )
-    with lock:
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                path.unlink()
+    # The system's lock is one of processes; threads of this one need another.
+    own = _folder_locks.setdefault(os.path.realpath(folder), threading.Lock())
+    is_free = own.acquire(blocking=False)
+    try:
+        lock = _locked(path, blocking=False) if is_free else None
+        if lock is None:
+            sentence = f"Another process is {doing} in {folder}."
+            if wait is None:
+                raise StorageError(f"{sentence} Wait until it has ended, or choose another folder.")
+            wait(f"{sentence} Waiting until it has ended ...")
+            is_free = is_free or own.acquire()
+            lock = _locked(path, blocking=True)
+        with lock or contextlib.nullcontext():
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+    finally:
+        if is_free:
+            own.release()
 
 
-def _locked(path: Path) -> IO[bytes] | None:
+def _locked(path: Path, *, blocking: bool) -> IO[bytes] | None:
     """Open and lock a file that is still there when it is locked; return None if another process has locked it."""
     while True:
         try:
@@ -155,7 +176,7 @@ def _locked(path: Path) -> IO[bytes] | None:
             raise _explain(error, path) from error
         try:
             # Not flock: children that outlive a killed process would hold on to that.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(lock, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
             if path.exists() and path.stat().st_ino == os.fstat(lock.fileno()).st_ino:
                 return lock
         except (BlockingIOError, PermissionError):

@@ -90,8 +90,8 @@ def test_whatever_ffmpeg_reads(song, extract, tmp_path, ending):
     ffmpeg("-i", song, *picture, *CODECS[ending], source)
     outcome = extract(source, settings={"format": "float"})
     expected = decoded(source)
-    vocals, rate = soundfile.read(outcome.vocals, always_2d=True, dtype="float32")
-    accompaniment, _ = soundfile.read(outcome.accompaniment, always_2d=True, dtype="float32")
+    vocals, rate = soundfile.read(outcome.stems["vocals"], always_2d=True, dtype="float32")
+    accompaniment, _ = soundfile.read(outcome.stems["accompaniment"], always_2d=True, dtype="float32")
     assert vocals.T.shape == accompaniment.T.shape == expected.shape
     assert rate == (48_000 if ending in ("opus", "webm") else RATE)
     # Two 32-bit floats near 0.5 add up to half a unit in the last place.
@@ -111,9 +111,9 @@ def test_lossless_formats_keep_rate_channels_and_length(tmp_path, extract, name,
     )
     outcome = extract(source, settings={"format": name})
     mixture, _ = soundfile.read(source, always_2d=True, dtype="int32")
-    stems = [soundfile.read(path, always_2d=True, dtype="int32") for path in (outcome.vocals, outcome.accompaniment)]
+    stems = [soundfile.read(path, always_2d=True, dtype="int32") for path in outcome.stems.values()]
     assert {rate for _, rate in stems} == {sample_rate}
-    assert {soundfile.info(outcome.vocals).subtype} == {"PCM_24"}
+    assert {soundfile.info(outcome.stems["vocals"]).subtype} == {"PCM_24"}
     assert outcome.scale == 1.0
     np.testing.assert_array_equal(stems[0][0] + stems[1][0], mixture)
 
@@ -121,9 +121,9 @@ def test_lossless_formats_keep_rate_channels_and_length(tmp_path, extract, name,
 def test_sixteen_bits_add_up_to_the_bit(song, extract):
     outcome = extract(song)
     mixture, vocals, accompaniment = (
-        soundfile.read(path, dtype="int16")[0].astype(int) for path in (song, outcome.vocals, outcome.accompaniment)
+        soundfile.read(path, dtype="int16")[0].astype(int) for path in (song, *outcome.stems.values())
     )
-    assert soundfile.info(outcome.vocals).subtype == "PCM_16"
+    assert soundfile.info(outcome.stems["vocals"]).subtype == "PCM_16"
     assert np.abs(vocals).max() > 1_000
     np.testing.assert_array_equal(vocals + accompaniment, mixture)
 
@@ -144,8 +144,8 @@ def test_lossy_formats_come_as_near_as_they_can(tmp_path, extract, name, sample_
     mixture = music(0.5, sample_rate=sample_rate, n_channels=n_channels)
     soundfile.write(source, mixture.T, sample_rate, subtype="FLOAT")
     outcome = extract(source, settings={"format": name, "bitrate_kbps": 192})
-    vocals = decoded(outcome.vocals)
-    coded_rate = int(json.loads(probed(outcome.vocals, "stream=sample_rate"))["streams"][0]["sample_rate"])
+    vocals = decoded(outcome.stems["vocals"])
+    coded_rate = int(json.loads(probed(outcome.stems["vocals"], "stream=sample_rate"))["streams"][0]["sample_rate"])
     assert coded_rate == (48_000 if (name, sample_rate) == ("mp3", 96_000) else sample_rate)
     assert vocals.shape[0] == (2 if name == "mp3" and n_channels > 2 else n_channels)
     # Frames of 1024 samples for AAC; ffmpeg drops the first block that libvorbis codes. libsndfile reads all of it.
@@ -155,7 +155,7 @@ def test_lossy_formats_come_as_near_as_they_can(tmp_path, extract, name, sample_
     assert ("mixed down to 2" in notes) == (vocals.shape[0] != n_channels)
     assert ("1024 samples" in notes) == (name == "m4a")
     if name == "ogg":
-        assert soundfile.info(outcome.vocals).frames == mixture.shape[1]
+        assert soundfile.info(outcome.stems["vocals"]).frames == mixture.shape[1]
 
 
 @pytest.mark.parametrize("name, most", [("mp3", 8), ("ogg", 8), ("m4a", 8), ("flac", 8), ("wav16", 64)])
@@ -174,7 +174,7 @@ def test_bit_rate_is_heeded(tmp_path, extract, name):
     sizes = []
     for bitrate_kbps in (64, 256):
         options = {"format": name, "bitrate_kbps": bitrate_kbps, "overwrite": True}
-        sizes.append(extract(source, settings=options).vocals.stat().st_size)
+        sizes.append(extract(source, settings=options).stems["vocals"].stat().st_size)
     assert sizes[1] > 1.5 * sizes[0]
 
 
@@ -190,7 +190,7 @@ def test_what_would_clip_is_scaled_by_one_factor(tmp_path, name, unit):
     assert any("scaled by 0.555" in note for note in outcome.notes)
     (record,) = [json.loads(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
     assert record["scale"] == outcome.scale
-    vocals, accompaniment = decoded(outcome.vocals), decoded(outcome.accompaniment)
+    vocals, accompaniment = decoded(outcome.stems["vocals"]), decoded(outcome.stems["accompaniment"])
     assert np.abs(accompaniment).max() == pytest.approx(1.0, abs=0.02)
     inner = slice(2_000, 40_000)
     tolerance = 0.02 if unit is None else 1 / unit
@@ -203,7 +203,7 @@ def test_full_scale_alone_is_no_reason_to_scale(tmp_path, extract):
     outcome = extract(source, model=loaded(ConstantMask(0.0)))
     assert outcome.scale == 1.0
     np.testing.assert_array_equal(
-        soundfile.read(outcome.accompaniment, dtype="int16")[0], soundfile.read(source, dtype="int16")[0]
+        soundfile.read(outcome.stems["accompaniment"], dtype="int16")[0], soundfile.read(source, dtype="int16")[0]
     )
 
 
@@ -213,15 +213,15 @@ def test_floats_are_never_scaled(tmp_path, extract):
     soundfile.write(source, mixture.T, RATE, subtype="FLOAT")
     outcome = extract(source, settings={"format": "float"})
     assert outcome.scale == 1.0
-    np.testing.assert_allclose(soundfile.read(outcome.vocals, dtype="float32")[0].T, 0.25 * mixture, atol=1e-4)
+    np.testing.assert_allclose(soundfile.read(outcome.stems["vocals"], dtype="float32")[0].T, 0.25 * mixture, atol=1e-4)
 
 
 def test_silence_gives_silent_stems_and_says_so(tmp_path):
     source = tmp_path / "song.wav"
     soundfile.write(source, np.zeros((RATE, 2)), RATE)
     outcome = extract_vocals(source, tmp_path / "out", model=tiny_model())
-    assert not soundfile.read(outcome.vocals)[0].any()
-    assert not soundfile.read(outcome.accompaniment)[0].any()
+    assert not soundfile.read(outcome.stems["vocals"])[0].any()
+    assert not soundfile.read(outcome.stems["accompaniment"])[0].any()
     assert any("silent" in note for note in outcome.notes)
 
 
@@ -245,7 +245,7 @@ def song_with_cover(song, tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", ["wav16", "flac", "mp3", "ogg", "m4a"])
 def test_tags_and_cover_go_along(song_with_cover, extract, name):
     outcome = extract(song_with_cover, settings={"format": name})
-    for path in (outcome.vocals, outcome.accompaniment):
+    for path in outcome.stems.values():
         told = json.loads(
             probed(path, "stream=codec_type,width,height:stream_tags:stream_disposition=attached_pic:format_tags")
         )
@@ -262,7 +262,7 @@ def test_tags_and_cover_go_along(song_with_cover, extract, name):
 
 def test_ogg_holds_the_picture_block(song_with_cover, extract):
     outcome = extract(song_with_cover, settings={"format": "ogg"})
-    data = outcome.vocals.read_bytes()
+    data = outcome.stems["vocals"].read_bytes()
     block = base64.b64decode(data.split(b"METADATA_BLOCK_PICTURE=")[1][:60])
     kind, length = struct.unpack(">II", block[:8])
     assert (kind, block[8 : 8 + length]) == (3, b"image/png")
@@ -272,12 +272,12 @@ def test_a_song_in_a_video_leaves_the_pictures_behind(tmp_path, song, extract):
     source = tmp_path / "film.mp4"
     ffmpeg("-i", song, "-f", "lavfi", "-i", "testsrc=s=64x64:d=1", source)
     outcome = extract(source, settings={"format": "m4a"})
-    assert "video" not in probed(outcome.vocals, "stream=codec_type")
+    assert "video" not in probed(outcome.stems["vocals"], "stream=codec_type")
 
 
 def test_wavs_leave_room_for_rf64(song, extract):
     """Past 4 GiB ffmpeg turns the reserved chunk into RF64's; sox, libsndfile and players skip it until then."""
-    assert extract(song, settings={"format": "float"}).vocals.read_bytes()[12:16] == b"JUNK"
+    assert extract(song, settings={"format": "float"}).stems["vocals"].read_bytes()[12:16] == b"JUNK"
 
 
 def truncated(path: Path, *, keep: float) -> Path:
@@ -299,8 +299,8 @@ def test_a_truncated_song_is_refused_or_kept_as_far_as_it_goes(tmp_path, song, e
     outcome = extract(short, settings={"keep_partial": True})
     assert 1.5 < outcome.duration_s < 4.5
     assert any("as far as it decodes" in note for note in outcome.notes)
-    assert soundfile.info(outcome.vocals).frames == pytest.approx(
-        outcome.duration_s * soundfile.info(outcome.vocals).samplerate
+    assert soundfile.info(outcome.stems["vocals"]).frames == pytest.approx(
+        outcome.duration_s * soundfile.info(outcome.stems["vocals"]).samplerate
     )
 
 

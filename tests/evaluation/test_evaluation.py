@@ -31,8 +31,8 @@ from vocal_extraction.evaluation.results import song_file, validator
 from vocal_extraction.evaluation.scale_metrics import SCALE_METRICS
 from vocal_extraction.evaluation.separators import Excerpt, ModelSettings, model_estimate
 from vocal_extraction.evaluation.songs import SOURCES, find_songs
-from vocal_extraction.extraction import separate
 from vocal_extraction.networks import create_model
+from vocal_extraction.separation import separate
 from vocal_extraction.settings import SPECIFIED, NetworkSettings, Preset, SignalSettings
 
 QUIET: dict[str, Any] = {"metrics": "scale", "progress": False, "show": False, "n_jobs": 1}
@@ -261,7 +261,8 @@ def test_a_long_song_is_estimated_as_extract_does(long_song, demo_dataset, tmp_p
     options = {**QUIET, "save_estimates": True, "separator": separator}
     evaluate_model(checkpoint, dataset_folder=demo_dataset, output_folder=tmp_path / "out", limit=1, **options)
     mixture = long_song.read(0, long_song.n_samples).sum(axis=0)
-    expected = separate(mixture, long_song.sample_rate, model=load_checkpoint(checkpoint))
+    stems = separate(mixture, long_song.sample_rate, model=load_checkpoint(checkpoint))
+    expected = [stems["vocals"], stems["accompaniment"]]
     found = [
         soundfile.read(tmp_path / "out/estimates" / long_song.name / f"{stem}.wav", dtype="float32")[0].T
         for stem in ("vocals", "accompaniment")

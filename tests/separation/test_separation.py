@@ -27,11 +27,10 @@ from hypothesis import strategies as st
 
 from vocal_extraction.checkpointing import load_checkpoint, shipped_checkpoint, shipped_checkpoints
 from vocal_extraction.errors import ExtractionCancelledError, ExtractionError, SongTooLongError
-from vocal_extraction.extraction import separate
 from vocal_extraction.networks import NETWORKS, EnsembleMaskInference
 from vocal_extraction.separation.estimation import Estimator
 from vocal_extraction.separation.pieces import Shelf, cut, grouped, joined, sample_grid, spectral_grid
-from vocal_extraction.separation.separation import Watch, resampled, separate_stream, taped_bytes
+from vocal_extraction.separation.separation import Watch, resampled, separate, separate_stream, taped_bytes
 from vocal_extraction.separation.tapes import Tape, Tapes
 from vocal_extraction.settings import ExtractionSettings, SignalSettings
 from vocal_extraction.spectrogram import analyze, griffin_lim, istft, stft, synthesis_weight, synthesize

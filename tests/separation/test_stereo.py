@@ -5,7 +5,7 @@ import pytest
 import torch
 from extraction_models import ConstantMask, loaded
 
-from vocal_extraction.extraction import separate
+from vocal_extraction.separation.separation import separate
 from vocal_extraction.settings import SignalSettings
 from vocal_extraction.stereo import in_groups, infer_masks
 

@@ -182,8 +182,8 @@ def _lost_or_doubled(job: Job, folder: Path) -> list[str]:
     failed = [f"{line['file']}: {line['reason']}" for line in lines if line["outcome"] == "failed"]
     places: dict[str, set[str]] = {}
     for line in lines:
-        if line["vocals"] is not None:
-            places.setdefault(line["source"], set()).add(line["vocals"])
+        if line["stems"]:
+            places.setdefault(line["source"], set()).add(line["stems"]["vocals"])
     return failed + [f"{song} has several places: {found}" for song, found in places.items() if len(found) != 1]
 
 

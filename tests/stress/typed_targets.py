@@ -149,21 +149,27 @@ def _named_songs(draw: st.DrawFn) -> tuple[list[str], str, str]:
 
 
 def _take_names(drawn: tuple[list[str], str, str], folder: Path) -> None:
-    from vocal_extraction.extraction.naming import choose_places, find_songs, place_key
+    from vocal_extraction.extraction.naming import choose_paths, find_songs, path_key
     from vocal_extraction.settings import ExtractionSettings
 
     names, template, kind = drawn
     with refusing():
         settings = ExtractionSettings(output_template=template, format=kind)
         songs = find_songs(names, output_folder=Path("out"))
-        inputs_by_place = {place_key(Path(song)): song for song in songs}
+        inputs_by_path = {path_key(song) for song in songs}
         owners: dict[str, str] = {}
         for song in songs:
-            places = choose_places(
-                song, output_folder=Path("out"), settings=settings, owners=owners, inputs=inputs_by_place
+            paths = choose_paths(
+                song,
+                ("vocals", "accompaniment"),
+                output_folder=Path("out"),
+                settings=settings,
+                owners=owners,
+                inputs=inputs_by_path,
             )
-            assert not owners.keys() & set(places.as_keys())
-            owners |= dict.fromkeys(places.as_keys(), str(song))
+            keys = {path_key(path) for path in paths.values()}
+            assert not owners.keys() & keys
+            owners |= dict.fromkeys(keys, str(song))
 
 
 def _take_device(name: str, folder: Path) -> None:

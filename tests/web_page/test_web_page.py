@@ -351,7 +351,7 @@ def test_a_song_goes_through_as_extraction_alone_would_take_it(workshop, visitor
     alone = extract_vocals(song, tmp_path / "alone", settings=settings, model=untrained_model, device="cpu")
     assert result.song == "A song"
     assert result.listening.n_frames == 2 * RATE
-    for stem, path in (("vocals", alone.vocals), ("accompaniment", alone.accompaniment)):
+    for stem, path in (("vocals", alone.stems["vocals"]), ("accompaniment", alone.stems["accompaniment"])):
         name, n_bytes = result.stems[stem]
         served = visitors.result_file(ONE, result.address.removeprefix("/results/"), name)
         assert served.read_bytes() == path.read_bytes()

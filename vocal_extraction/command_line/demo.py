@@ -56,8 +56,7 @@ def run_demo(*, as_json: bool = False) -> int:
         "checkpoint": checkpoint,
         "scores": evaluation.output_folder / "report.html",
         "mixture": mixture,
-        "vocals": extracted.vocals,
-        "accompaniment": extracted.accompaniment,
+        **extracted.stems,
     }
     if as_json:
         print(json.dumps({name: str(place) for name, place in places.items()}))

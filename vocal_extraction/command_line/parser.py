@@ -179,6 +179,13 @@ def _minutes(text: str) -> float:
     return _scaled(60)(text)
 
 
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError("expected names with commas between")
+    return names
+
+
 def _preset(name: str) -> Preset:
     if name not in PRESETS:
         raise argparse.ArgumentTypeError(f"{name!r} is no preset; there are {', '.join(PRESETS)}")
@@ -283,6 +290,14 @@ def _add_extract(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", dest="output_folder", metavar="DIR", help=f"default: {EXTRACTION_FOLDER}; - is stdout"
     )
+    stems = parser.add_mutually_exclusive_group()
+    stems.add_argument(
+        "--stems",
+        type=_names,
+        metavar="NAMES",
+        help="'all', or names with commas between (default: vocals and the rest)",
+    )
+    stems.add_argument("--without", type=_names, metavar="NAMES", help="the song without these sources, as one stem")
     parser.add_argument("--format", choices=list(FORMATS), help="default: wav16")
     parser.add_argument("--bitrate", dest="bitrate_kbps", type=_count, metavar="KBPS", help="of mp3, ogg and m4a")
     parser.add_argument("--output-template", metavar="TEXT", help="default: {folder}/{song}/{stem}.{ext}")

@@ -165,11 +165,14 @@ def _load(path: Path, sha256: str, device: str) -> "LoadedModel":
 def model_estimate(excerpt: Excerpt, *, settings: ModelSettings) -> Audio:
     """Separate with the checkpoint, through this project's extraction or through nussl."""
     from vocal_extraction.evaluation.deep_mask_reference import separate_with_nussl
-    from vocal_extraction.extraction import separate
+    from vocal_extraction.separation import separate
 
     model = _load(settings.path, settings.sha256, settings.device)
-    run = separate_with_nussl if settings.separator == "nussl" else separate
-    return np.stack(run(excerpt.mixture, excerpt.sample_rate, model=model, mask=settings.mask))
+    if settings.separator == "nussl":
+        stems = separate_with_nussl(excerpt.mixture, excerpt.sample_rate, model=model, mask=settings.mask)
+        return np.stack(stems)
+    estimates = separate(excerpt.mixture, excerpt.sample_rate, model=model, mask=settings.mask)
+    return np.stack([estimates["vocals"], estimates["accompaniment"]])
 
 
 @dataclasses.dataclass(frozen=True)

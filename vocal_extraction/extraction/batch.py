@@ -1,27 +1,29 @@
 """Many songs: a batch is a job that can be stopped at any time and taken up again.
 
-Places are chosen for all songs before the first is begun, so that they do not depend on which ends first. A song that
-fails is recorded, and the others go on. Ctrl-C ends the songs that are under way and leaves no half file.
+Paths are chosen for all songs before the first is begun, so that they do not depend on which ends first. A song that
+fails is recorded, and the others go on. Ctrl-C ends the songs that are under way and leaves no half-written file. Two
+batches in one folder take turns.
 """
 
+import contextlib
 import dataclasses
+import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from vocal_extraction.atomic_files import remove_leftovers
+from vocal_extraction.atomic_files import remove_leftovers, sha256_of, sole_writer
 from vocal_extraction.checkpointing import LoadedModel, default_checkpoint, load_checkpoint, shipped_checkpoint
 from vocal_extraction.device import choose_device
 from vocal_extraction.errors import ExtractionError, VocalExtractionError
-from vocal_extraction.extraction.bars import Bars
 from vocal_extraction.extraction.manifest import Manifest, options_of
-from vocal_extraction.extraction.naming import STANDARD_INPUT, Places, choose_places, find_songs, identity, place_key
+from vocal_extraction.extraction.naming import STANDARD_INPUT, choose_paths, find_songs, identity, path_key
 from vocal_extraction.extraction.outcome import FAILED, SKIPPED, Outcome
+from vocal_extraction.extraction.progress import ProgressBars
 from vocal_extraction.extraction.song import extract_song
-from vocal_extraction.separation.estimation import Estimator
-from vocal_extraction.separation.separation import Cancelled, Progress, worker_pool
+from vocal_extraction.separation import Cancelled, Progress, Separator, StemPlan, stem_plan, worker_pool
 from vocal_extraction.settings import EXTRACTION_FOLDER, ExtractionSettings
 
 STANDARD_OUTPUT = "-"
@@ -31,6 +33,8 @@ def extract_vocals(
     song: str | Path,
     output_folder: str | Path | None = None,
     *,
+    stems: Sequence[str] | None = None,
+    without: Sequence[str] | None = None,
     settings: ExtractionSettings = ExtractionSettings(),
     model: str | Path | LoadedModel | None = None,
     preset_name: str | None = None,
@@ -39,14 +43,17 @@ def extract_vocals(
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
 ) -> Outcome:
-    """Extract the vocals of one song.
+    """Extract the vocals of one song, or other stems.
 
     Parameters
     ----------
     song
         Anything that ffmpeg reads, or '-' for standard input.
     output_folder
-        The stems go to ``<output_folder>/<song>/``; None is the folder ``extracted``, '-' standard output.
+        The stems go to ``<output_folder>/<song>/``; None is the folder ``extracted``, '-' standard output, which takes
+        one stem, by default the vocals.
+    stems, without
+        Which stems, or what shall be taken out of the song: see `separation.stem_plan`.
     settings
         Format, mask, phase and the rest.
     model, preset_name
@@ -64,7 +71,7 @@ def extract_vocals(
     Returns
     -------
     Outcome
-        With the paths of the stems. A song that was done before with the same model and options is skipped.
+        With the path of each stem. A song that was done before with the same model and options is skipped.
 
     Raises
     ------
@@ -72,15 +79,18 @@ def extract_vocals(
         If it fails: `ExtractionError`, `CheckpointError`, `StorageError` or `DeviceError`.
     """
     folder = Path(EXTRACTION_FOLDER if output_folder is None else output_folder)
-    estimator = Estimator(_loaded(model, preset_name, device), settings)
-    batch = _Batch([song], folder, estimator)
-    return batch.extract(song, longest_s=longest_s, progress=progress, cancelled=cancelled)
+    loaded = _loaded(model, preset_name, device)
+    with _folder_of_stems(folder) as manifest:
+        job = _Job([song], folder, manifest, loaded, _plan(loaded, folder, stems, without), settings)
+        return job.extract(song, longest_s=longest_s, progress=progress, cancelled=cancelled)
 
 
 def extract_songs(
     songs: Sequence[str | Path],
     output_folder: str | Path = EXTRACTION_FOLDER,
     *,
+    stems: Sequence[str] | None = None,
+    without: Sequence[str] | None = None,
     settings: ExtractionSettings = ExtractionSettings(),
     model: str | Path | LoadedModel | None = None,
     preset_name: str | None = None,
@@ -88,13 +98,13 @@ def extract_songs(
     n_jobs: int = 1,
     show: bool = True,
 ) -> list[Outcome]:
-    """Extract the vocals of files and folders; what fails does not stop the rest.
+    """Extract the stems of files and folders; what fails does not stop the rest.
 
     Parameters
     ----------
     songs
         Files, folders (searched to the bottom), or '-' for standard input.
-    output_folder, settings, model, preset_name, device
+    output_folder, stems, without, settings, model, preset_name, device
         See `extract_vocals`. '-' takes one song only, and writes nothing else to standard output.
     n_jobs
         Songs that are under way at the same time.
@@ -104,20 +114,34 @@ def extract_songs(
     Returns
     -------
     list of Outcome
-        One for each song, in order. ``outcome.failed`` tells what went wrong.
+        One for each song, in order. ``outcome.failed`` says whether something went wrong.
 
     Raises
     ------
     VocalExtractionError
-        If nothing can be begun: no model, no device, no song, a folder that cannot be read.
+        If nothing can be begun: no model, no device, no song, no such stem, a folder that cannot be read.
     """
     folder = Path(output_folder)
-    owned = () if str(folder) == STANDARD_OUTPUT else Manifest(folder).owners.keys()
-    found = find_songs(songs, output_folder=folder, owned=owned)
-    estimator = Estimator(_loaded(model, preset_name, device), settings)
-    with Bars(len(found), show=show) as bars:
-        batch = _Batch(found, folder, estimator, n_jobs=n_jobs, bars=bars)
-        return batch.extract_all()
+    loaded = _loaded(model, preset_name, device)
+    plan = _plan(loaded, folder, stems, without)
+    with _folder_of_stems(folder, say=show) as manifest:
+        found = find_songs(songs, output_folder=folder, owned=manifest.owners if manifest is not None else ())
+        # Standard input is waited for without end, which only the main thread can be called away from.
+        n_jobs = 1 if STANDARD_INPUT in found else n_jobs
+        with (
+            worker_pool(loaded, n_songs=n_jobs) as pool,
+            contextlib.closing(ProgressBars(len(found), show=show)) as bars,
+        ):
+            job = _Job(found, folder, manifest, loaded, plan, settings, pool=pool, bars=bars)
+            if n_jobs == 1:
+                return [job.extract(song) for song in found]
+            with ThreadPoolExecutor(n_jobs, "song") as threads:
+                try:
+                    return list(threads.map(job.extract, found))
+                finally:
+                    # After Ctrl-C: end those under way, and begin no others.
+                    job.stop.set()
+                    threads.shutdown(cancel_futures=True)
 
 
 def _loaded(model: str | Path | LoadedModel | None, preset_name: str | None, device: str) -> LoadedModel:
@@ -128,173 +152,179 @@ def _loaded(model: str | Path | LoadedModel | None, preset_name: str | None, dev
     return load_checkpoint(model, device=choose_device(device))
 
 
-class _Batch:
-    """Songs, their places, and the manifest."""
+def _plan(model: LoadedModel, folder: Path, stems: Sequence[str] | None, without: Sequence[str] | None) -> StemPlan:
+    if str(folder) != STANDARD_OUTPUT:
+        return stem_plan(model.sources, stems, without)
+    plan = stem_plan(model.sources, stems if stems or without else ["vocals"], without)
+    if len(plan.names) != 1:
+        raise ExtractionError(f"Standard output takes one stem, got {', '.join(plan.names)}. Name a folder: -o DIR.")
+    return plan
+
+
+@contextlib.contextmanager
+def _folder_of_stems(folder: Path, *, say: bool = False) -> Iterator[Manifest | None]:
+    """Keep other batches out of a folder, and yield its manifest; None for standard output."""
+    if str(folder) == STANDARD_OUTPUT:
+        yield None
+        return
+
+    def wait(sentence: str) -> None:
+        if say:
+            print(sentence, file=sys.stderr)
+
+    was_there = folder.exists()
+    try:
+        with sole_writer(folder, doing="extracting", wait=wait):
+            remove_leftovers(folder)
+            yield Manifest(folder)
+    finally:
+        if not was_there:
+            with contextlib.suppress(OSError):  # that it is not empty
+                folder.rmdir()
+
+
+class _Job:
+    """The songs of a batch, and where their stems go."""
 
     def __init__(
         self,
         songs: Sequence[str | Path],
         folder: Path,
-        estimator: Estimator,
+        manifest: Manifest | None,
+        model: LoadedModel,
+        plan: StemPlan,
+        settings: ExtractionSettings,
         *,
-        n_jobs: int = 1,
-        bars: Bars | None = None,
+        pool: ThreadPoolExecutor | None = None,
+        bars: ProgressBars | None = None,
     ) -> None:
-        self._songs, self._estimator, self._bars = songs, estimator, bars or Bars(0, show=False)
-        # Standard input is waited for without end, which only the main thread can be called away from.
-        self._n_jobs = 1 if STANDARD_INPUT in map(str, songs) else n_jobs
-        self._options = options_of(estimator.settings, estimator.model.sha256)
-        self._stop = threading.Event()
-        self._places: dict[str, Places | VocalExtractionError] = {}
-        self._manifest: Manifest | None = None
-        if str(folder) == STANDARD_OUTPUT:
-            if len(songs) != 1:
-                raise ExtractionError(f"Standard output takes one song, got {len(songs)}. Name a folder: -o DIR.")
-            return
-        remove_leftovers(folder)
-        self._manifest = Manifest(folder)
-        self._assign(folder, self._manifest)
+        if manifest is None and len(songs) != 1:
+            raise ExtractionError(f"Standard output takes one song, got {len(songs)}. Name a folder: -o DIR.")
+        self.stop = threading.Event()
+        self._manifest, self._plan, self._settings, self._bars = manifest, plan, settings, bars
+        self._folder = folder if manifest is not None else None
+        self._separator = Separator(
+            model, mask=settings.mask, phase=settings.phase, chunk_s=settings.chunk_s, pool=pool, folder=self._folder
+        )
+        self._options = options_of(settings, model.sha256, plan)
+        self._paths: dict[str, dict[str, Path] | VocalExtractionError] = {}
+        if manifest is not None:
+            self._choose_paths(songs, folder, dict(manifest.owners))
 
-    def _assign(self, folder: Path, manifest: Manifest) -> None:
-        owners = dict(manifest.owners)
-        named = [song for song in self._songs if identity(song) != STANDARD_INPUT]
-        inputs = {place_key(Path(song)): song for song in named}
-        for song in self._songs:
+    def _choose_paths(self, songs: Sequence[str | Path], folder: Path, owners: dict[str, str]) -> None:
+        inputs = {path_key(song) for song in songs if identity(song) != STANDARD_INPUT}
+        for song in songs:
+            own = identity(song)
             try:
-                places = choose_places(
-                    song, output_folder=folder, settings=self._estimator.settings, owners=owners, inputs=inputs
+                paths = choose_paths(
+                    song,
+                    self._plan.names,
+                    output_folder=folder,
+                    settings=self._settings,
+                    owners=owners,
+                    inputs=inputs,
                 )
             except VocalExtractionError as error:
-                self._places[identity(song)] = error
+                self._paths[own] = error
                 continue
-            self._places[identity(song)] = places
-            owners |= dict.fromkeys(places.as_keys(), identity(song))
-
-    def extract_all(self) -> list[Outcome]:
-        """Extract every song."""
-        with worker_pool(self._estimator.model, n_songs=self._n_jobs) as pool:
-            if self._n_jobs == 1:
-                return [self._attempt(song, pool) for song in self._songs]
-            with ThreadPoolExecutor(self._n_jobs, "song") as jobs:
-                try:
-                    return list(jobs.map(lambda song: self._attempt(song, pool), self._songs))
-                finally:
-                    # After Ctrl-C: end those under way, and begin no others.
-                    self._stop.set()
-                    jobs.shutdown(cancel_futures=True)
-
-    def _attempt(self, song: str | Path, pool: ThreadPoolExecutor) -> Outcome:
-        """Extract a song; a failure is an outcome, too."""
-        started = time.monotonic()
-        with self._bars.song(song) as progress:
-            try:
-                outcome = self.extract(song, pool=pool, progress=progress, cancelled=self._stop.is_set)
-            except VocalExtractionError as error:
-                outcome = self._failed(song, time.monotonic() - started, str(error))
-        self._bars.report(outcome)
-        return outcome
+            self._paths[own] = paths
+            owners |= {path_key(path): own for path in paths.values()}
 
     def extract(
         self,
         song: str | Path,
         *,
-        pool: ThreadPoolExecutor | None = None,
         longest_s: float | None = None,
         progress: Progress | None = None,
         cancelled: Cancelled | None = None,
     ) -> Outcome:
-        """Extract a song, unless that is done already, and record it."""
-        places = self._places.get(identity(song))
-        if isinstance(places, VocalExtractionError):
-            raise places
-        if places is not None and self._is_done_or_free(song, places):
-            return self._skipped(song, places)
-        try:
-            outcome = extract_song(
-                song,
-                places,
-                estimator=self._estimator,
-                pool=pool,
-                longest_s=longest_s,
-                progress=progress,
-                cancelled=cancelled,
-                announce=self._announce,
-            )
-        except _DoneMeanwhileError as done:
-            return self._skipped(song, done.places)
-        except BrokenPipeError:
-            # Whoever read our standard output has gone; the program ends as others do then.
-            raise
-        except OSError as error:
-            raise ExtractionError(f"{song} could not be extracted ({error}). Check the disk and try again.") from error
+        """Extract a song, unless that is done already, and record it; in a batch, a failure is an outcome, too."""
+        started = time.monotonic()
+        sha256 = _sha256_if_readable(song) if self._manifest is not None else None
+        with contextlib.ExitStack() as stack:
+            if self._bars is not None:
+                progress, cancelled = stack.enter_context(self._bars.song(song)), self.stop.is_set
+            try:
+                paths = self._paths.get(identity(song))
+                if isinstance(paths, VocalExtractionError):
+                    raise paths
+                outcome = self._done_before(song, sha256, paths) if paths is not None else None
+                if outcome is None:
+                    outcome = extract_song(
+                        song,
+                        paths,
+                        plan=self._plan,
+                        separator=self._separator,
+                        settings=self._settings,
+                        folder=self._folder,
+                        longest_s=longest_s,
+                        progress=progress,
+                        cancelled=cancelled,
+                        record=self._recorder(sha256),
+                    )
+            except (VocalExtractionError, OSError) as error:
+                outcome = self._failed(song, sha256, time.monotonic() - started, error)
+        if self._bars is not None:
+            self._bars.report(outcome)
         return outcome
 
-    def _is_done_or_free(self, song: str | Path, places: Places) -> bool:
-        """Tell whether a song is done already.
+    def _done_before(self, song: str | Path, sha256: str | None, paths: Mapping[str, Path]) -> Outcome | None:
+        """Return the outcome of a song that is done already, None if it may be begun.
 
         Raises
         ------
         ExtractionError
-            If it is not, and its places are taken by what may not be replaced.
+            If files stand at its paths that may not be replaced.
         """
-        manifest = self._manifest
-        if self._estimator.settings.overwrite:
-            return False
-        if manifest is not None:
-            manifest.read_on()
-        if manifest is not None and manifest.is_done(song, places, self._options):
-            return True
-        if manifest is None or not manifest.is_half_done(song, places, self._options):
-            _refuse_overwriting(places)
-        return False
+        if self._manifest is None or self._settings.overwrite:
+            return None
+        if self._manifest.is_done(song, sha256, paths, self._options):
+            reason = f"Done before, with the same model and options: {', '.join(map(str, paths.values()))}"
+            outcome = Outcome(str(song), SKIPPED, reason=reason, stems=dict(paths))
+            self._manifest.add(outcome, sha256=sha256, options=self._options)
+            return outcome
+        if existing := self._manifest.foreign(song, sha256, paths, self._options):
+            raise ExtractionError(
+                f"{' and '.join(map(str, existing))} exist already, made otherwise or of another song. "
+                "Replace them with --overwrite, or choose another folder: -o."
+            )
+        return None
 
-    def _announce(self, outcome: Outcome, stems: list[Path]) -> None:
-        """Record a song whose stems are whole and about to get their names, unless another run was quicker."""
-        places = self._places.get(identity(outcome.file))
-        if self._manifest is None or not isinstance(places, Places):
-            return
-        if self._is_done_or_free(outcome.file, places):
-            raise _DoneMeanwhileError(places)
-        self._manifest.announce(outcome, stems, options=self._options)
+    def _recorder(self, sha256: str | None) -> Callable[[Outcome, Mapping[str, Path]], None]:
+        def record(outcome: Outcome, temporary: Mapping[str, Path]) -> None:
+            if self._manifest is not None:
+                self._manifest.add(outcome, sha256=sha256, options=self._options, temporary=temporary)
 
-    def _failed(self, song: str | Path, seconds: float, reason: str) -> Outcome:
-        """Record a failure; if not even that can be done, as on a full disk, say so, and let the others try."""
-        outcome = Outcome(str(song), FAILED, seconds, reason)
+        return record
+
+    def _failed(self, song: str | Path, sha256: str | None, seconds: float, error: Exception) -> Outcome:
+        """Record a failure of a batch; if not even that can be done, as on a full disk, say so, and let it go on.
+
+        Raises
+        ------
+        VocalExtractionError
+            The failure itself, if the song is no batch's.
+        BrokenPipeError
+            If whoever read our standard output has gone; the program ends as others do then.
+        """
+        if isinstance(error, BrokenPipeError):
+            raise error
+        if isinstance(error, OSError):
+            error = ExtractionError(f"{song} could not be extracted ({error}). Check the disk and try again.")
+        if self._bars is None:
+            raise error
+        outcome = Outcome(str(song), FAILED, seconds, str(error))
         try:
-            if not self._stop.is_set():
-                self._record(outcome)
-        except ExtractionError as error:
-            return dataclasses.replace(outcome, reason=f"{reason} {error}")
+            if self._manifest is not None and not self.stop.is_set():
+                self._manifest.add(outcome, sha256=sha256, options=self._options)
+        except ExtractionError as another:
+            return dataclasses.replace(outcome, reason=f"{outcome.reason} {another}")
         return outcome
 
-    def _skipped(self, song: str | Path, places: Places) -> Outcome:
-        outcome = Outcome(
-            str(song),
-            SKIPPED,
-            reason=f"Done before, with the same model and options: {places.vocals}, {places.accompaniment}",
-            vocals=places.vocals,
-            accompaniment=places.accompaniment,
-        )
-        self._record(outcome)
-        return outcome
 
-    def _record(self, outcome: Outcome) -> None:
-        if self._manifest is not None:
-            self._manifest.add(outcome, options=self._options)
-
-
-class _DoneMeanwhileError(Exception):
-    """Another run has just done the same song with the same model and options."""
-
-    def __init__(self, places: Places) -> None:
-        super().__init__()
-        self.places = places
-
-
-def _refuse_overwriting(places: Places) -> None:
-    existing = [str(place) for place in (places.vocals, places.accompaniment) if place.exists() or place.is_symlink()]
-    if existing:
-        raise ExtractionError(
-            f"{' and '.join(existing)} exist already, made otherwise or of another song. "
-            "Replace them with --overwrite, or choose another folder: -o."
-        )
+def _sha256_if_readable(song: str | Path) -> str | None:
+    """Return what tells whether a song's content has changed; what cannot be read is named when it is decoded."""
+    with contextlib.suppress(OSError, ValueError):
+        if Path(song).is_file():
+            return sha256_of(song)
+    return None

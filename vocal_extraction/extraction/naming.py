@@ -1,90 +1,55 @@
 """Which files are songs, and where their stems go.
 
-Two songs of one name get two places: the second is numbered. A place belongs to the song that the manifest names, or
-that asked for it first in this batch, so that a song finds its own place again in the next run.
+Two songs of one name get two places: the second is numbered. A path belongs to the song that the manifest names, or
+that asked for it first in this batch, so that a song finds its own stems again in the next run.
 """
 
-import dataclasses
 import os
+import re
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from vocal_extraction.errors import ExtractionError
 from vocal_extraction.output_formats import FORMATS
 from vocal_extraction.settings import ExtractionSettings
 
-STEM_NAMES = ("vocals", "accompaniment")
+STANDARD_INPUT = "-"
 
-_SONG_ENDINGS = frozenset(
-    (
-        *(
-            "wav",
-            "wave",
-            "w64",
-            "rf64",
-            "aif",
-            "aiff",
-            "aifc",
-            "au",
-            "snd",
-            "caf",
-            "flac",
-            "ape",
-            "wv",
-            "tta",
-            "dsf",
-            "dff",
-        ),
-        *(
-            "mp3",
-            "mp2",
-            "mpa",
-            "ogg",
-            "oga",
-            "opus",
-            "spx",
-            "m4a",
-            "m4b",
-            "aac",
-            "adts",
-            "ac3",
-            "wma",
-            "amr",
-            "mpc",
-            "mka",
-        ),
-        *("mp4", "m4v", "mov", "mkv", "webm", "avi", "flv", "3gp", "asf", "ts", "mpg", "mpeg", "ogv"),
-    )
-)
+_SONG_ENDINGS = {
+    "wav", "wave", "w64", "rf64", "aif", "aiff", "aifc", "au", "snd", "caf", "flac", "ape", "wv", "tta", "dsf", "dff",
+    "mp3", "mp2", "mpa", "ogg", "oga", "opus", "spx", "m4a", "m4b", "aac", "adts", "ac3", "wma", "amr", "mpc", "mka",
+    "mp4", "m4v", "mov", "mkv", "webm", "avi", "flv", "3gp", "asf", "ts", "mpg", "mpeg", "ogv",
+}  # fmt: skip
 """What is taken from a folder; a file that is named by itself may have any ending."""
 _LONGEST_NAME_BYTES = 200
 """Room is left for a number and an ending, since names end at 255 bytes."""
-STANDARD_INPUT = "-"
 
 
-@dataclasses.dataclass(frozen=True)
-class Places:
-    """Where the two stems of a song go."""
-
-    vocals: Path
-    accompaniment: Path
-
-    def as_keys(self) -> tuple[str, str]:
-        """Return both as names that compare equal where any file system might take them for one."""
-        return place_key(self.vocals), place_key(self.accompaniment)
-
-
-def place_key(path: Path) -> str:
+def path_key(path: str | Path) -> str:
     """Return a path in a form in which letter case and the ways to write an accent make no difference."""
     return unicodedata.normalize("NFC", os.path.realpath(path)).casefold()
+
+
+def identity(song: str | Path) -> str:
+    """Return what tells one song from another: its real path, or '-'.
+
+    Raises
+    ------
+    ExtractionError
+        If no file can have that name.
+    """
+    try:
+        return STANDARD_INPUT if str(song) == STANDARD_INPUT else os.path.realpath(song)
+    except ValueError as error:  # a zero byte, or half a surrogate pair
+        raise ExtractionError(f"{str(song)!a} can be the name of no file ({error}).") from error
 
 
 def find_songs(inputs: Iterable[str | Path], *, output_folder: Path, owned: Collection[str] = ()) -> list[str | Path]:
     """List the songs that files and folders stand for, each once; what is missing stays in the list, to fail by name.
 
-    Folders are searched to the bottom, in alphabetical order; hidden files are left out, and so that a second run does
-    not take stems for songs, what lies in an output folder below, and the stems of earlier runs wherever they lie.
+    Folders are searched to the bottom, in alphabetical order. Hidden files are left out, and so that a second run does
+    not take stems for songs, an output folder below and the stems of earlier runs, too.
 
     Parameters
     ----------
@@ -93,7 +58,7 @@ def find_songs(inputs: Iterable[str | Path], *, output_folder: Path, owned: Coll
     output_folder
         Where stems go.
     owned
-        Stems of earlier runs, by `place_key`.
+        Stems of earlier runs, by `path_key`.
 
     Raises
     ------
@@ -122,9 +87,9 @@ def _songs_below(folder: Path, output_folder: str, owned: Collection[str]) -> li
         folders[:] = sorted(
             name for name in folders if name[0] != "." and os.path.realpath(Path(parent, name)) != output_folder
         )
-        endings = ((name, name.rpartition(".")[2].lower()) for name in sorted(files) if name[0] != ".")
-        songs += [Path(parent, name) for name, ending in endings if ending in _SONG_ENDINGS]
-    return [song for song in songs if place_key(song) not in owned]
+        visible = [Path(parent, name) for name in sorted(files) if name[0] != "."]
+        songs += [path for path in visible if path.name.rpartition(".")[2].lower() in _SONG_ENDINGS]
+    return [song for song in songs if path_key(song) not in owned]
 
 
 def song_name(song: str | Path) -> str:
@@ -139,66 +104,57 @@ def song_name(song: str | Path) -> str:
     return name if name.strip(".") else "_"
 
 
-def choose_places(
+def choose_paths(
     song: str | Path,
+    stems: Sequence[str],
     *,
     output_folder: Path,
     settings: ExtractionSettings,
     owners: Mapping[str, str],
-    inputs: Mapping[str, str | Path],
-) -> Places:
-    """Choose where the stems of a song go: the first place by its name that is no other song's.
+    inputs: Collection[str],
+) -> dict[str, Path]:
+    """Choose where the stems of a song go: the first paths by its name that are no other song's.
 
     Parameters
     ----------
     song
         Its path, or '-'.
+    stems
+        Their names.
     output_folder, settings
         What the template is filled with.
     owners
-        Identity of the song that owns a place, by `place_key`.
+        Identity of the song that owns a path, by `path_key`.
     inputs
-        All songs of the batch, by `place_key`; none of them may be replaced.
+        All songs of the batch, by `path_key`; none of them may be replaced.
+
+    Returns
+    -------
+    dict
+        The path of each stem.
 
     Raises
     ------
     ExtractionError
-        If a stem would replace a song of the batch.
+        If a stem would replace a song of the batch or another stem.
     """
-    own = identity(song)
-    number = 1
+    own, name, number = identity(song), song_name(song), 1
     while True:
-        places = _places(song_name(song) + (f" ({number})" if number > 1 else ""), output_folder, settings)
-        if all(owners.get(key, own) == own for key in places.as_keys()):
+        numbered = name if number == 1 else f"{name} ({number})"
+        paths = {stem: _fill_template(numbered, stem, output_folder, settings) for stem in stems}
+        if all(owners.get(path_key(path), own) == own for path in paths.values()):
             break
         number += 1
-    for key, place in zip(places.as_keys(), dataclasses.astuple(places), strict=True):
-        if key in inputs:
-            raise ExtractionError(f"{place} is a song of this batch and would be replaced. Choose another folder: -o.")
-    if places.vocals == places.accompaniment:
-        raise ExtractionError(f"Vocals and accompaniment would both go to {places.vocals}.")
-    return places
+    for path in paths.values():
+        if path_key(path) in inputs:
+            raise ExtractionError(f"{path} is a song of this batch and would be replaced. Choose another folder: -o.")
+    if len({path_key(path) for path in paths.values()}) < len(paths):
+        raise ExtractionError(f"{' and '.join(paths)} would go to one place, {path}.")
+    return paths
 
 
-def identity(song: str | Path) -> str:
-    """Return what tells one song from another: its real path, or '-'.
-
-    Raises
-    ------
-    ExtractionError
-        If it is no path at all.
-    """
-    try:
-        return STANDARD_INPUT if str(song) == STANDARD_INPUT else os.path.realpath(song)
-    except ValueError as error:  # a zero byte, or half a surrogate pair
-        raise ExtractionError(f"{str(song)!a} can be the name of no file ({error}).") from error
-
-
-def _places(name: str, output_folder: Path, settings: ExtractionSettings) -> Places:
+def _fill_template(name: str, stem: str, output_folder: Path, settings: ExtractionSettings) -> Path:
+    # A stem is named by the checkpoint, and must not lead out of the folder.
+    stem = re.sub(r"[/\\\0]|^\.", "_", stem)
     extension = FORMATS[settings.format].extension
-    return Places(
-        *(
-            Path(settings.output_template.format(folder=output_folder, song=name, stem=stem, ext=extension))
-            for stem in STEM_NAMES
-        )
-    )
+    return Path(settings.output_template.format(folder=output_folder, song=name, stem=stem, ext=extension))

@@ -1,7 +1,6 @@
-"""What came of a song: the errors of this room, and the record of one extraction."""
+"""The result of one song's extraction."""
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,10 @@ class Outcome:
     """Why it failed or was skipped."""
     duration_s: float | None = None
     """Length of the song."""
-    vocals: Path | None = None
-    accompaniment: Path | None = None
+    stems: dict[str, Path] = dataclasses.field(default_factory=dict)
+    """The file of each stem; empty if it failed, or where the stem went to standard output."""
     scale: float = 1.0
-    """Factor on both stems, below 1 where the format would have clipped."""
+    """Factor on all stems, below 1 where the format would have clipped."""
     notes: tuple[str, ...] = ()
     """What else there is to say."""
 
@@ -36,20 +35,24 @@ class Outcome:
 
     def as_record(self) -> dict[str, Any]:
         """Return plain values for the manifest and for JSON."""
-        record = dataclasses.asdict(self) | {"notes": list(self.notes), "seconds": round(self.seconds, 3)}
-        return {name: os.fspath(value) if isinstance(value, Path) else value for name, value in record.items()}
+        stems = {name: str(path) for name, path in self.stems.items()}
+        return dataclasses.asdict(self) | {
+            "seconds": round(self.seconds, 3),
+            "stems": stems,
+            "notes": list(self.notes),
+        }
 
     def __str__(self) -> str:
-        """Say it in a line.
+        """Say it in a line, and the notes in a line each.
 
         >>> print(Outcome("song.mp3", FAILED, reason="It is empty."))
         song.mp3: failed. It is empty.
-        >>> print(Outcome("song.mp3", DONE, 2.0, duration_s=60.0, vocals=Path("a.wav"), accompaniment=Path("b.wav")))
-        song.mp3: done in 2.0 s (30.0 times real time): a.wav, b.wav
+        >>> print(Outcome("song.mp3", DONE, 2.0, duration_s=60.0, stems={"vocals": Path("a.wav")}))
+        song.mp3: done in 2.0 s (30.0 times real time): a.wav
         """
         if self.outcome != DONE:
             return f"{self.file}: {self.outcome}. {self.reason}"
         speed = f" ({self.duration_s / self.seconds:.1f} times real time)" if self.duration_s and self.seconds else ""
-        places = ", ".join(str(place) for place in (self.vocals, self.accompaniment) if place is not None)
+        places = ", ".join(map(str, self.stems.values())) or "standard output"
         notes = "".join(f"\n  {note}." for note in self.notes)
-        return f"{self.file}: done in {self.seconds:.1f} s{speed}: {places or 'standard output'}{notes}"
+        return f"{self.file}: done in {self.seconds:.1f} s{speed}: {places}{notes}"

@@ -1,236 +1,214 @@
-"""One song from file to files.
+"""One song from file to files: decode it to an array on disk, separate that, encode the stems.
 
-The network's estimate goes to a spool of 32-bit floats first, with the mixture beside it: only at the song's end is it
-known whether an integer format would clip, and by how much both stems have to be scaled. The spool is a nameless file
-in the output folder; it vanishes by itself, whatever happens. Floats need no scaling and are written at once.
+Only when the whole song is separated is it known whether an integer format would clip, and by how much all its stems
+have to be scaled. The arrays are nameless files in the output folder; they vanish by themselves, whatever happens.
 """
 
 import contextlib
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vocal_extraction.atomic_files import whole_file
-from vocal_extraction.audio_files.decoding import Samples, SongReader
+from vocal_extraction.audio_files.decoding import SongReader
 from vocal_extraction.audio_files.encoding import Coding, StemWriter, choose_coding
 from vocal_extraction.audio_files.probing import SongFacts, examine
 from vocal_extraction.audio_files.tags import gather
-from vocal_extraction.errors import ExtractionCancelledError
-from vocal_extraction.extraction.naming import STANDARD_INPUT, Places
+from vocal_extraction.errors import ExtractionCancelledError, SongTooLongError
+from vocal_extraction.extraction.naming import STANDARD_INPUT
 from vocal_extraction.extraction.outcome import DONE, Outcome
-from vocal_extraction.output_formats import FORMATS
-from vocal_extraction.separation.estimation import Estimator
-from vocal_extraction.separation.separation import Cancelled, Progress, Watch, separate_stream
+from vocal_extraction.separation import Cancelled, DiskArray, Progress, Separator, StemPlan
+from vocal_extraction.settings import ExtractionSettings
 
-Stream = Iterator[tuple[Samples, Samples]]
-"""Mixture and vocals, block by block."""
+Record = Callable[[Outcome, Mapping[str, Path]], None]
+"""Called with the outcome and the temporary files of the complete stems, before they get their names."""
 
-Announce = Callable[[Outcome, list[Path]], None]
+_BLOCK_SAMPLES = 2**16
+_DECODING = 0.1
+"""Share of the time that decoding takes; for the progress."""
 
-_SPOOLED_SAMPLES = 2**16
 
+@dataclasses.dataclass(frozen=True)
+class StemBlocks:
+    """The stems of a separated song, in units of full scale, or of the format's integers.
 
-@dataclasses.dataclass
-class Levels:
-    """What a song and its stems amount to, in units of full scale, or of the format's integers."""
+    Where those are integers, the mixture and the estimates are rounded, and so every residual is whole, too: the stems
+    add up to the rounded mixture to the bit.
+    """
 
+    mixture: DiskArray
+    estimates: Mapping[str, Any]
+    plan: StemPlan
     bits: int | None
     """Of the format's samples, None for floats."""
-    highest: float = 0.0
-    lowest: float = 0.0
-    is_silent: bool = True
-    n_samples: int = 0
 
     @property
     def unit(self) -> float:
         """Integers of the format that make up full scale."""
         return 1.0 if self.bits is None else 2.0 ** (self.bits - 1)
 
-    def stems(self, mixture: Samples, vocals: Samples, scale: float) -> tuple[Samples, Samples]:
-        """Return vocals and accompaniment, scaled, in units of the format.
+    def blocks(self, scale: float) -> Iterator[dict[str, NDArray[np.floating[Any]]]]:
+        """Yield the scaled stems in turn. Shape of each: (n_samples, n_channels)."""
 
-        Where those are integers, the mixture and the vocals are rounded, and so their difference is whole, too: the
-        stems add up to the rounded mixture without a bit missing.
-        """
-        mixture, vocals = mixture * np.float32(scale * self.unit), vocals * np.float32(scale * self.unit)
-        if self.bits is not None:
-            mixture, vocals = np.rint(mixture), np.rint(vocals)
-        return vocals, mixture - vocals
+        def scaled(rows: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
+            rows = rows * np.float32(scale * self.unit)
+            # Sums of several 24-bit integers leave what 32-bit floats hold exactly.
+            return rows if self.bits is None else np.rint(rows).astype(np.float64)
 
-    def hear(self, mixture: Samples, vocals: Samples) -> None:
-        """Take note of another block."""
-        stems = self.stems(mixture, vocals, 1.0)
-        self.highest = max(self.highest, *(float(stem.max()) for stem in stems))
-        self.lowest = min(self.lowest, *(float(stem.min()) for stem in stems))
-        self.is_silent = self.is_silent and not mixture.any()
-        self.n_samples += mixture.shape[1]
+        for start in range(0, len(self.mixture), _BLOCK_SAMPLES):
+            rows = slice(start, min(start + _BLOCK_SAMPLES, len(self.mixture)))
+            estimates = {name: scaled(estimate[rows]) for name, estimate in self.estimates.items()}
+            yield self.plan.stems_of(scaled(self.mixture[rows]), estimates)
 
     def fitting_scale(self) -> float:
-        """Return the factor, at most 1, that keeps both stems within the format."""
-        largest = 1.0 if self.bits is None else self.unit - 1
-        smallest = -1.0 if self.bits is None else -self.unit
-        if self.highest <= largest and self.lowest >= smallest:
+        """Return the factor, at most 1, that keeps all stems within the format."""
+        extremes = [(stem.max(), stem.min()) for block in self.blocks(1.0) for stem in block.values()]
+        highest, lowest = max(high for high, _ in extremes), min(low for _, low in extremes)
+        largest, smallest = (1.0, -1.0) if self.bits is None else (self.unit - 1, -self.unit)
+        if highest <= largest and lowest >= smallest:
             return 1.0
-        # One unit less, since the difference of two rounded numbers may be one more than the rounded difference.
-        margin = 0.0 if self.bits is None else 1.0
-        return (largest - margin) / max(self.highest, -self.lowest)
+        # A residual of rounded numbers may be so many units more than the rounded residual.
+        margin = 0 if self.bits is None else len(self.estimates)
+        return float((largest - margin) / max(highest, -lowest))
 
 
 def extract_song(
     song: str | Path,
-    places: Places | None,
+    paths: Mapping[str, Path] | None,
     *,
-    estimator: Estimator,
-    pool: ThreadPoolExecutor | None = None,
+    plan: StemPlan,
+    separator: Separator,
+    settings: ExtractionSettings,
+    folder: Path | None = None,
     longest_s: float | None = None,
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
-    announce: Announce | None = None,
+    record: Record | None = None,
 ) -> Outcome:
-    """Take one song apart and write its stems.
+    """Separate one song and write its stems.
 
     Parameters
     ----------
     song
         Path, or '-' for standard input.
-    places
-        Where the stems go; None writes the vocals to standard output, as floats.
-    estimator
-        Model and settings.
-    pool
-        See `separation.separate_stream`.
+    paths
+        Where each stem goes; None writes the plan's only stem to standard output, as floats.
+    plan
+        Which stems come of which estimates.
+    separator
+        What estimates the sources.
+    settings
+        Format and bit rate, and whether a damaged song is kept.
+    folder
+        Where the arrays lie, None for the system's temporary folder.
     longest_s
         See `batch.extract_vocals`.
     progress, cancelled
-        See `separation.separate`.
-    announce
-        Called with the outcome and both stems' temporary paths when they are whole, before they get their names; what
-        it raises keeps them from getting them.
+        See `batch.extract_vocals`.
+    record
+        Writes down that the song is done.
 
     Raises
     ------
     VocalExtractionError
-        If anything about the song, the disk or ffmpeg is wrong. No half file remains.
+        If anything about the song, the disk or ffmpeg is wrong. No half-written file remains.
     """
     started = time.monotonic()
-    facts = None if str(song) == STANDARD_INPUT else examine(Path(song), track=estimator.settings.track)
-    settings = estimator.settings
-    with SongReader(facts, keep_partial=settings.keep_partial) as reader:
-        layout = None if facts is None else facts.channel_layout
-        coding = choose_coding(
-            settings, sample_rate=reader.sample_rate, n_channels=reader.n_channels, channel_layout=layout
-        )
-        duration_s = None if facts is None else facts.duration_s
-        watch = Watch(duration_s, longest_s=longest_s, progress=progress, cancelled=cancelled)
-        stream = separate_stream(
-            reader.blocks(),
-            reader.sample_rate,
-            estimator=estimator,
-            pool=pool,
-            watch=watch,
-            tape_folder=Path(tempfile.gettempdir()) if places is None else places.vocals.parent,
-        )
+    facts = None if str(song) == STANDARD_INPUT else examine(Path(song), track=settings.track)
+    duration_s = None if facts is None else facts.duration_s
 
-        def outcome(levels: Levels, scale: float) -> Outcome:
-            return Outcome(
-                file=str(song),
-                outcome=DONE,
-                seconds=time.monotonic() - started,
-                duration_s=levels.n_samples / coding.sample_rate,
-                vocals=None if places is None else places.vocals,
-                accompaniment=None if places is None else places.accompaniment,
-                scale=scale,
-                notes=_notes(coding, reader, levels, scale),
-            )
-
-        if places is None:
-            return outcome(_write_to_standard_output(stream, coding), 1.0)
-
-        def are_whole(stems: list[Path], levels: Levels, scale: float) -> None:
-            if announce is not None:
-                announce(outcome(levels, scale), stems)
-
-        return outcome(*_write_files(stream, places, coding, facts, cancelled, are_whole))
-
-
-def _notes(coding: Coding, reader: SongReader, levels: Levels, scale: float) -> tuple[str, ...]:
-    """Say what else there is to say of a song."""
-    notes = [*coding.notes, *reader.notes]
-    if levels.is_silent:
-        notes.append("the song is silent, and so are its stems")
-    if scale != 1.0:
-        notes.append(f"both stems are scaled by {scale:.6f}, so that {coding.name} does not clip")
-    return tuple(notes)
-
-
-def _stoppable(stream: Stream, cancelled: Cancelled | None) -> Stream:
-    """Pass a stream on until asked to stop."""
-    for pair in stream:
+    def watch(done_s: float, total_s: float | None) -> None:
         if cancelled is not None and cancelled():
             raise ExtractionCancelledError
-        yield pair
+        if progress is not None:
+            progress(done_s, total_s)
 
-
-def _write_to_standard_output(stream: Stream, coding: Coding) -> Levels:
-    levels = Levels(bits=None)
-    coding = dataclasses.replace(
-        coding, name="float", format=FORMATS["float"], coded_rate=coding.sample_rate, coded_channels=coding.n_channels
-    )
-    with StemWriter(None, coding) as writer:
-        for mixture, vocals in stream:
-            levels.hear(mixture, vocals)
-            writer.write(vocals)
-        writer.finish()
-    return levels
-
-
-def _write_files(
-    stream: Stream,
-    places: Places,
-    coding: Coding,
-    facts: SongFacts | None,
-    cancelled: Cancelled | None,
-    are_whole: Callable[[list[Path], Levels, float], None],
-) -> tuple[Levels, float]:
-    levels, scale = Levels(coding.format.bits), 1.0
     try:
         with contextlib.ExitStack() as stack:
-            asides = [stack.enter_context(whole_file(place)) for place in (places.vocals, places.accompaniment)]
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tags-")))
-            attachments = gather(facts, coding.format, folder=folder)
-            # The encoders start now, while the song is being estimated; they are closed before their files get names.
-            writers = [stack.enter_context(StemWriter(aside, coding, attachments=attachments)) for aside in asides]
-            if coding.format.bits is not None or not coding.format.is_lossless:
-                spool = stack.enter_context(tempfile.TemporaryFile(dir=places.vocals.parent))
-                for mixture, vocals in stream:
-                    levels.hear(mixture, vocals)
-                    spool.write(np.concatenate([mixture, vocals]).T.tobytes())
-                scale = levels.fitting_scale()
-                stream = _stoppable(_spooled(spool, coding.n_channels), cancelled)
-            for mixture, vocals in stream:
-                if coding.format.bits is None and coding.format.is_lossless:
-                    levels.hear(mixture, vocals)
-                for writer, stem in zip(writers, levels.stems(mixture, vocals, scale), strict=True):
-                    writer.write(stem)
-            for writer in writers:
-                writer.finish()
-            are_whole(asides, levels, scale)
+            reader = stack.enter_context(SongReader(facts, keep_partial=settings.keep_partial))
+            coding = choose_coding(
+                settings if paths is not None else dataclasses.replace(settings, format="float"),
+                sample_rate=reader.sample_rate,
+                n_channels=reader.n_channels,
+                channel_layout=None if facts is None else facts.channel_layout,
+            )
+            temporary = {stem: stack.enter_context(whole_file(path)) for stem, path in (paths or {}).items()}
+            mixture = stack.enter_context(contextlib.closing(DiskArray((reader.n_channels,), folder)))
+            _decode(reader, mixture, longest_s, lambda done_s: watch(_DECODING * done_s, duration_s))
+            duration_s = len(mixture) / reader.sample_rate
+            estimates = separator(
+                mixture,
+                reader.sample_rate,
+                sources=plan.sources,
+                progress=lambda done_s, total_s: watch(_DECODING * duration_s + (1 - _DECODING) * done_s, duration_s),
+                cancelled=cancelled,
+            )
+            stems = StemBlocks(mixture, estimates, plan, coding.format.bits)
+            scale = 1.0 if coding.format.bits is None and coding.format.is_lossless else stems.fitting_scale()
+            _encode(stems, scale, coding, facts, temporary, lambda: watch(duration_s, duration_s))
+            notes = [*coding.notes, *reader.notes]
+            if _is_silent(mixture):
+                notes.append("the song is silent, and so are its stems")
+            if scale != 1.0:
+                notes.append(f"all stems are scaled by {scale:.6f}, so that {coding.name} does not clip")
+            outcome = Outcome(
+                str(song),
+                DONE,
+                time.monotonic() - started,
+                duration_s=duration_s,
+                stems=dict(paths or {}),
+                scale=scale,
+                notes=tuple(notes),
+            )
+            if record is not None:
+                record(outcome, temporary)
     finally:
         # Where nothing came of it, no empty folder remains; one that holds anything is not removed by this.
-        with contextlib.suppress(OSError):
-            places.vocals.parent.rmdir()
-    return levels, scale
+        for path in (paths or {}).values():
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()
+    return outcome
 
 
-def _spooled(spool: IO[bytes], n_channels: int) -> Stream:
-    """Read mixture and vocals back."""
-    spool.seek(0)
-    while data := spool.read(_SPOOLED_SAMPLES * 2 * n_channels * 4):
-        both = np.frombuffer(data, np.float32).reshape(-1, 2 * n_channels).T
-        yield both[:n_channels], both[n_channels:]
+def _decode(reader: SongReader, mixture: DiskArray, longest_s: float | None, watch: Callable[[float], None]) -> None:
+    """Put the samples of a song into an array."""
+    for block in reader.blocks():
+        mixture.append(block.T)
+        decoded_s = len(mixture) / reader.sample_rate
+        if longest_s is not None and decoded_s > longest_s:
+            raise SongTooLongError(longest_s)
+        watch(decoded_s)
+
+
+def _encode(
+    stems: StemBlocks,
+    scale: float,
+    coding: Coding,
+    facts: SongFacts | None,
+    temporary: Mapping[str, Path],
+    watch: Callable[[], None],
+) -> None:
+    """Write every stem to its temporary file, or the only one to standard output."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tags-")))
+        attachments = gather(facts, coding.format, folder=folder) if temporary else None
+        writers = {
+            stem: stack.enter_context(StemWriter(temporary.get(stem), coding, attachments=attachments))
+            for stem in stems.plan.names
+        }
+        for block in stems.blocks(scale):
+            for stem, writer in writers.items():
+                writer.write(block[stem].T)
+            watch()
+        for writer in writers.values():
+            writer.finish()
+
+
+def _is_silent(mixture: DiskArray) -> bool:
+    return not any(mixture[start : start + _BLOCK_SAMPLES].any() for start in range(0, len(mixture), _BLOCK_SAMPLES))

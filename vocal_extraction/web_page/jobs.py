@@ -204,7 +204,6 @@ def _extract(job: Job, admission: Admission, model: LoadedModel, folder: Path) -
 
 def _laid_out(outcome: Outcome, folder: Path) -> dict[str, Path]:
     """Move the stems from where `extraction` filed them to where they are served; return them by name."""
-    filed = [path for path in (outcome.vocals, outcome.accompaniment) if path is not None]
-    stems = {path.stem: path.rename(folder / path.name) for path in filed}
+    stems = {name: path.rename(folder / path.name) for name, path in outcome.stems.items()}
     shutil.rmtree(folder / "extracted")
     return stems
