@@ -4,7 +4,6 @@ SHELL := /bin/sh
 VENV := .venv
 export PYTHONPATH := tests
 RUN := $(VENV)/bin/python
-PIP := $(RUN) -m pip --disable-pip-version-check
 TOOLS := .venv-tools
 INSTALLED := $(VENV)/.installed
 DEVELOPMENT := $(INSTALLED)-dev $(addprefix $(INSTALLED)-,$(patsubst requirements-%.txt,%,$(wildcard requirements-web.txt)))
@@ -16,7 +15,7 @@ help:  ## List the targets
 demo: programs $(INSTALLED)  ## Synthesise songs, train on them, evaluate, and extract the vocals of one
 	$(RUN) main.py demo
 
-test: programs $(DEVELOPMENT)  ## Run the tests, doctests included
+test: programs $(DEVELOPMENT)  ## Run the tests, doctests included; TESTS=tests/separation runs some of them
 	$(RUN) -m pytest $(TESTS)
 
 lint: $(DEVELOPMENT)  ## Check style, format and types
@@ -27,16 +26,9 @@ lint: $(DEVELOPMENT)  ## Check style, format and types
 bench: programs $(INSTALLED)  ## Measure speed beside nussl and scaper as they come
 	$(RUN) -m benchmarks
 
-fuzz: programs $(DEVELOPMENT)  ## Feed 100,000 inputs and more to every edge of the program
-	-$(PIP) install -r requirements-fuzz.txt
-	$(RUN) -m stress.fuzz
-	$(RUN) -m stress.guided_fuzz
-
-kill-test: programs $(DEVELOPMENT)  ## Kill jobs 60 times at random moments, 15 times each of four, and look at what is left
-	$(RUN) -m stress.kills
-
-memory: programs $(INSTALLED)  ## Measure the peak memory of every command
-	$(RUN) -m stress.memory
+stress: programs $(DEVELOPMENT)  ## Fuzz, kill, count and measure memory; ARGS="kills --kills 8" does one of them
+	-@sh setup/requirements.sh $(RUN) requirements-fuzz.txt
+	$(RUN) -m stress $(ARGS)
 
 lock: $(TOOLS)/.installed  ## Write the lock files: every requirement with the hashes of all its files
 	$(TOOLS)/bin/python tests/stress/lock.py
@@ -52,7 +44,7 @@ setup: programs $(INSTALLED)  ## Only set up: programs, .venv and requirements
 
 clean:  ## Remove .venv, caches and the demo; datasets, checkpoints and results stay
 	rm -rf $(VENV) $(TOOLS) .pytest_cache .mypy_cache .ruff_cache .hypothesis demo_output
-	rm -rf vendor/soxbindings/build vendor/soxbindings/soxbindings.egg-info
+	rm -rf build *.egg-info vendor/soxbindings/build vendor/soxbindings/soxbindings.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 programs:
@@ -62,17 +54,17 @@ $(VENV)/.created:
 	@PYTHON="$(PYTHON)" sh setup/python.sh $(VENV)
 	@touch $@
 
-$(INSTALLED): $(VENV)/.created requirements.txt vendor/soxbindings/pyproject.toml
-	$(PIP) install -r requirements.txt
+$(INSTALLED): requirements.txt $(VENV)/.created pyproject.toml vendor/soxbindings/pyproject.toml
+	@sh setup/requirements.sh $(RUN) $<
 	@touch $@
 
 $(INSTALLED)-%: requirements-%.txt $(INSTALLED)
-	$(PIP) install -r $<
+	@sh setup/requirements.sh $(RUN) $<
 	@touch $@
 
 $(TOOLS)/.installed: requirements-tools.txt
 	@PYTHON="$(PYTHON)" sh setup/python.sh $(TOOLS)
-	$(TOOLS)/bin/python -m pip --disable-pip-version-check install -q -r $<
+	@sh setup/requirements.sh $(TOOLS)/bin/python $<
 	@touch $@
 
-.PHONY: help demo test lint bench fuzz kill-test memory lock audit serve setup clean programs
+.PHONY: help demo test lint bench stress lock audit serve setup clean programs

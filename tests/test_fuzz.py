@@ -1,4 +1,4 @@
-"""The short version of ``make fuzz``, and what the long one found, each fault by its name."""
+"""The short version of ``make stress``, and what the long one found, each bug by its name."""
 
 import struct
 from pathlib import Path

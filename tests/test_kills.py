@@ -1,4 +1,4 @@
-"""The short version of ``make kill-test``, and whether it would notice a loss."""
+"""The short version of ``make stress``, and whether it would notice a loss."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Trials of what the program withstands, by numbers: ``make fuzz``, ``make kill-test``, ``make memory``.
+"""Trials of what the program withstands: ``make stress``.
 
 The tests run a short version of each; docs/hardening.md has what the long ones found.
 """

@@ -26,7 +26,7 @@ def lock(requirements: Path) -> None:
         *("--no-emit-package", "vocal-extraction"),
         *("--no-annotate", "--custom-compile-command", "make lock", "--quiet", *constraints),
     ]
-    subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, "UV_NATIVE_TLS": "1"})
+    subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, "UV_SYSTEM_CERTS": "1"})
     print(f"{target.name}: {target.read_text(encoding='utf-8').count('==')} packages")
 
 

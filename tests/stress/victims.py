@@ -1,4 +1,4 @@
-"""The four jobs that ``make kill-test`` kills: each on songs made for it, small enough to end within seconds.
+"""The four jobs that ``make stress`` kills: each on songs made for it, small enough to end within seconds.
 
 Every job has inputs that are made once, and one function that does it from wherever an earlier run was stopped.
 """
