@@ -1,5 +1,6 @@
 """The short version of ``make stress ARGS=resources``: nothing piles up in a process that extracts and trains again."""
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ def test_nothing_piles_up(tmp_path, tmp_path_factory):
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="what a process holds is read from /proc")
-def test_a_file_that_stays_open_is_noticed(tmp_path):
+def test_a_file_that_stays_open_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = resources.held()
     with open(tmp_path / "a", "w"):
         assert resources.held().files == before.files + 1
