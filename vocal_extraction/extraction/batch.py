@@ -134,7 +134,7 @@ def extract_songs(
         ):
             job = _Job(found, folder, manifest, loaded, plan, settings, pool=pool, bars=bars)
             if n_jobs == 1:
-                return [job.extract(song) for song in found]
+                return list(map(job.extract, found))
             with ThreadPoolExecutor(n_jobs, "song") as threads:
                 try:
                     return list(threads.map(job.extract, found))
