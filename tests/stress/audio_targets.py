@@ -114,7 +114,10 @@ def _probed_files(draw: st.DrawFn) -> tuple[bytes, dict[str, Any], str]:
     document: Any = _PROBED
     kind = draw(st.sampled_from(("mp3", "wav", "ogg")))
     document = {**document, "format": {**document["format"], "format_name": kind}}
-    streams = [{name: value for name, value in stream.items() if draw(st.booleans())} for stream in _PROBED["streams"]]
+    streams = [
+        {name: value for name, value in stream.items() if name == "index" or draw(st.booleans())}
+        for stream in _PROBED["streams"]
+    ]
     return content, {**document, "streams": streams}, messages
 
 
@@ -156,7 +159,9 @@ def _model() -> Any:
     arguments = dataclasses.asdict(NetworkSettings(hidden_size=2, num_layers=2))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = MaskNetwork(arguments.pop("kind"), {"num_features": signal.n_bins, **arguments}).eval()
+        network = MaskNetwork(
+            arguments.pop("kind"), {"num_features": signal.n_bins, "num_sources": 1, **arguments}
+        ).eval()
     metadata = CheckpointMetadata(signal)
     return LoadedModel(network, signal, 1, ("vocals",), "mask", metadata, Path("tiny.pth"), "0" * 64)
 

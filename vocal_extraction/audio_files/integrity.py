@@ -23,8 +23,8 @@ SELF_FRAMED = ("mp3", "aac", "ac3", "eac3")
 """Files whose frames follow each other without anything between, and have no time of their own."""
 _TAG_STARTS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS", b"3DI")
 """How tags begin that lie between the frames of files that were joined, or behind the last."""
-_SHORTEST_GAP_S = 0.003
-"""Containers round times to a millisecond."""
+_SHORTEST_GAP_S, _LONGEST_GAP_S = 0.003, 600.0
+"""Containers round times to a millisecond; longer gaps are times that are wrong."""
 _FILLED_SAMPLES = 2**16
 _READ_BYTES = 2**20
 
@@ -113,8 +113,9 @@ def survey_frames(path: Path, *, track: int, sample_rate: int, container: str, d
             sync = file.read(1)
             file.seek(int(ends[-1]))
             begins_a_frame = file.read(1) == sync and n_trailing < 2 * sizes.max()
-            is_cut_off = begins_a_frame or (len(sizes) > 1 and bool(sizes[-1] < sizes[:-1].min()))
-    (lost,) = np.nonzero(missing > _SHORTEST_GAP_S * sample_rate)
+            is_short = container == "mp3" and n_trailing == 0 and len(sizes) > 1 and bool(sizes[-1] < sizes[:-1].min())
+            is_cut_off = begins_a_frame or is_short
+    (lost,) = np.nonzero((missing > _SHORTEST_GAP_S * sample_rate) & (missing < _LONGEST_GAP_S * sample_rate))
     gaps = [Gap(int(starts[index]), round(float(missing[index]))) for index in lost]
     if container in SELF_FRAMED and gaps and declared_s is not None and not is_cut_off:
         # Frames that were taken out leave no trace but the count of all frames at the beginning.

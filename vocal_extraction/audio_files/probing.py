@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,8 @@ class SongFacts:
     """By how much it begins after the picture of a video."""
     bext: dict[str, str] = dataclasses.field(default_factory=dict)
     """Fields of a broadcast wav, by the names under which ffmpeg writes them."""
+    unreadable_cover: str = ""
+    """Kind of a cover that ffmpeg does not know."""
     notes: tuple[str, ...] = ()
     """What there is to say of the choice of the track."""
 
@@ -110,6 +113,7 @@ def examine(path: Path, *, containers: str | None = None, track: str | None = No
         track=number,
         offset_s=_offset_s(audio, videos),
         bext=_bext(tags) if container.get("format_name") in ("wav", "w64") else {},
+        unreadable_cover="" if pictures else _unreadable_cover(streams, messages),
         notes=(f"track {_description(number, audio)} was taken; others: {', '.join(others)}",) if others else (),
     )
 
@@ -137,6 +141,12 @@ def _front_cover(pictures: list[dict[str, Any]]) -> Cover | None:
     for picture in pictures:
         return Cover(picture["index"], picture.get("codec_name", ""), picture.get("width", 0), picture.get("height", 0))
     return None
+
+
+def _unreadable_cover(streams: list[dict[str, Any]], messages: str) -> str:
+    attached = [stream.get("tags", {}).get("mimetype", "") for stream in streams]
+    complaints = re.findall(r"unknown (?:attached picture mimetype|cover type): ([\w/]+)", messages, re.IGNORECASE)
+    return next(iter([*complaints, *(kind for kind in attached if kind.startswith("image/"))]), "")
 
 
 def _check_file(path: Path) -> None:

@@ -57,6 +57,8 @@ def gather(facts: SongFacts | None, kind: Format, *, folder: Path) -> Attachment
     tags = {} if facts is None else dict(facts.tags)
     bext = facts.bext if facts is not None and kind.extension == "wav" else {}
     picture, notes = None, []
+    if facts is not None and facts.unreadable_cover and kind.cover:
+        notes.append(f"the cover ({facts.unreadable_cover}) is of a kind that ffmpeg cannot read, and was left out")
     if facts is not None and facts.cover is not None and kind.cover:
         ending, coder = ("jpg", "copy") if facts.cover.codec == "mjpeg" else ("png", "png")
         coder = "copy" if facts.cover.codec == "png" else coder

@@ -151,8 +151,8 @@ def extract_song(
             )
             stems = StemBlocks(mixture, estimates, plan, coding.format.bits)
             scale = 1.0 if coding.format.bits is None and coding.format.is_lossless else stems.fitting_scale()
-            _encode(stems, scale, coding, facts, temporary, lambda: watch(duration_s, duration_s))
-            notes = [*coding.notes, *reader.notes]
+            lost = _encode(stems, scale, coding, facts, temporary, lambda: watch(duration_s, duration_s))
+            notes = [*coding.notes, *reader.notes, *lost]
             if _is_silent(mixture):
                 notes.append("the song is silent, and so are its stems")
             if scale != 1.0:
@@ -184,6 +184,10 @@ def _decode(reader: SongReader, mixture: DiskArray, longest_s: float | None, wat
         if longest_s is not None and decoded_s > longest_s:
             raise SongTooLongError(longest_s)
         watch(decoded_s)
+    n_samples = len(mixture) + sum(gap.n_samples for gap in reader.gaps)
+    if longest_s is not None and n_samples > longest_s * reader.sample_rate:
+        raise SongTooLongError(longest_s)
+    reader.fill_gaps(mixture)
 
 
 def _encode(
@@ -193,8 +197,8 @@ def _encode(
     facts: SongFacts | None,
     temporary: Mapping[str, Path],
     watch: Callable[[], None],
-) -> None:
-    """Write every stem to its temporary file, or the only one to standard output."""
+) -> tuple[str, ...]:
+    """Write every stem to its temporary file, or the only one to standard output; return what was left out."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tags-")))
         attachments = gather(facts, coding.format, folder=folder) if temporary else None
@@ -208,6 +212,7 @@ def _encode(
             watch()
         for writer in writers.values():
             writer.finish()
+    return () if attachments is None else attachments.notes
 
 
 def _is_silent(mixture: DiskArray) -> bool:

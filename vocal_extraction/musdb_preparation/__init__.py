@@ -203,4 +203,5 @@ def _read_record(dataset_folder: Path) -> dict[str, int]:
         record = json.loads((dataset_folder / _RECORD).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
-    return record if isinstance(record, dict) else {}
+    sizes = record.items() if isinstance(record, dict) else ()
+    return {key: n_bytes for key, n_bytes in sizes if isinstance(n_bytes, int)}

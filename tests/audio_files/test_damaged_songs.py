@@ -1,0 +1,204 @@
+"""Songs that are damaged, joined or followed by something else: whole or truncated, and where sound is missing."""
+
+import os
+import struct
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from extraction_models import ConstantMask, loaded, music
+
+from vocal_extraction.audio_files.decoding import SongReader
+from vocal_extraction.audio_files.integrity import Gap, fill_gaps
+from vocal_extraction.audio_files.probing import examine
+from vocal_extraction.errors import DamagedSongError, SongTooLongError
+from vocal_extraction.extraction import extract_vocals
+from vocal_extraction.separation.disk_array import DiskArray
+
+RATE = 44_100
+DURATION_S = 4.0
+CODECS = {
+    "wav": ["-c:a", "pcm_s16le"],
+    "flac": [],
+    "mp3": ["-b:a", "128k"],
+    "ogg": ["-c:a", "libvorbis"],
+    "opus": [],
+    "aac": [],
+    "ac3": [],
+    "m4a": [],
+    "webm": ["-c:a", "libopus"],
+    "wv": [],
+}
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory) -> dict[str, Path]:
+    """One song in many formats, all coded by one ffmpeg, and an mp3 that does not declare its length."""
+    folder = tmp_path_factory.mktemp("songs")
+    soundfile.write(folder / "song.wav", music(DURATION_S).T, RATE, subtype="PCM_16")
+    coded = {ending: folder / f"song.{ending}" for ending in CODECS if ending != "wav"}
+    outputs = [word for ending, path in coded.items() for word in (*CODECS[ending], path)]
+    endless = ["-b:a", "128k", "-write_xing", "0", folder / "endless.mp3"]
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-i", folder / "song.wav", *outputs, *endless]
+    subprocess.run(list(map(str, command)), check=True, timeout=60)
+    return {**coded, "wav": folder / "song.wav", "endless": folder / "endless.mp3"}
+
+
+def changed(song, tmp_path, change) -> Path:
+    path = tmp_path / f"changed{song.suffix}"
+    path.write_bytes(change(song.read_bytes()))
+    return path
+
+
+def zeroed(data, *, n_bytes=500):
+    middle = len(data) // 2
+    return data[:middle] + bytes(n_bytes) + data[middle + n_bytes :]
+
+
+def read(path, **options):
+    """Return a song with its gaps filled, (n_samples, n_channels), and its notes."""
+    with SongReader(examine(path), **options) as reader, DiskArray((reader.n_channels,)) as song:
+        for block in reader.blocks():
+            song.append(block.T)
+        reader.fill_gaps(song)
+        return np.array(song[0 : len(song)]), reader.notes
+
+
+@pytest.mark.parametrize("ending", [*CODECS, "endless"])
+def test_an_undamaged_song_has_no_notes(songs, ending):
+    assert read(songs[ending])[1] == []
+
+
+@pytest.mark.parametrize("ending", ["mp3", "endless", "flac", "ogg", "opus", "aac", "ac3", "webm"])
+def test_files_that_were_joined_are_taken_together(songs, tmp_path, ending):
+    once, _ = read(songs[ending])
+    twice, notes = read(changed(songs[ending], tmp_path, lambda data: data + data))
+    assert len(twice) == pytest.approx(2 * len(once), abs=2 * 1_152 + 1_105)
+    assert not any("sound is missing" in note for note in notes)
+
+
+@pytest.mark.parametrize("ending", ["mp3", "endless", "flac", "ogg", "opus", "aac", "webm", "m4a", "wv", "wav"])
+@pytest.mark.parametrize("junk", [bytes(100_000), b"TAG" + b"x" * 125, b"\x00"], ids=["zeros", "ID3v1", "a byte"])
+def test_what_follows_a_song_does_not_make_it_damaged(songs, tmp_path, ending, junk):
+    whole, _ = read(songs[ending])
+    followed, notes = read(changed(songs[ending], tmp_path, lambda data: data + junk))
+    assert len(whole) - 1_600 <= len(followed) <= len(whole) + 1_152 + 1_105
+    assert not any("sound is missing" in note for note in notes)
+
+
+def test_an_ape_tag_behind_an_mp3_is_no_damage(songs, tmp_path):
+    item = struct.pack("<II", 4, 0) + b"Title\0Song"
+    footer = b"APETAGEX" + struct.pack("<IIII", 2_000, len(item) + 32, 1, 0) + bytes(8)
+    _, notes = read(changed(songs["mp3"], tmp_path, lambda data: data + item + footer))
+    assert not any("sound is missing" in note or "truncated" in note for note in notes)
+
+
+@pytest.mark.parametrize("ending", ["mp3", "endless", "flac", "ogg", "opus", "aac", "ac3", "m4a"])
+def test_what_follows_a_gap_keeps_its_place(songs, tmp_path, ending):
+    whole, _ = read(songs[ending])
+    damaged, notes = read(changed(songs[ending], tmp_path, zeroed))
+    (note,) = notes
+    assert note.startswith("damaged, but decoded to its end: silence stands where sound is missing: ")
+    assert " ms at " in note
+    n = min(len(whole), len(damaged))
+    assert n >= len(whole) - (2_048 if ending == "aac" else 10)
+    last = slice(n - 20_000, n - 5_000)
+    # Decoders of aac and ac3 add noise of their own. Of aac without a container, the number of frames is a guess.
+    if ending != "aac":
+        difference = damaged[last] - whole[last]
+        assert np.square(difference).mean() < 0.03 * np.square(whole[last]).mean()
+
+
+def test_the_note_says_where_sound_is_missing_and_how_much(songs, tmp_path):
+    """Zeros over two frames of an mp3."""
+    _, (note,) = read(changed(songs["mp3"], tmp_path, zeroed))
+    place_s = float(note.split(" ms at ")[1].split(" s")[0])
+    assert place_s == pytest.approx(DURATION_S / 2, abs=0.1)
+    assert float(note.split("missing: ")[1].split(" ms")[0]) in (52, 78)
+    assert "Header missing" in note
+
+
+def test_frames_that_were_taken_out_are_counted_by_what_the_mp3_declares(songs, tmp_path):
+    whole, _ = read(songs["mp3"])
+    shorter = changed(songs["mp3"], tmp_path, lambda data: data[: len(data) // 2] + data[len(data) // 2 + 5_000 :])
+    damaged, notes = read(shorter)
+    assert "missing" in notes[0]
+    assert len(whole) <= len(damaged) <= len(whole) + 1_152
+    np.testing.assert_allclose(damaged[120_000:160_000], whole[120_000:160_000], atol=1e-3)
+
+
+def test_a_flac_is_compared_with_its_checksum(songs, tmp_path):
+    wrong_sum = changed(songs["flac"], tmp_path, lambda data: data[:26] + bytes(15) + b"\1" + data[42:])
+    _, (note,) = read(wrong_sum)
+    assert "MD5" in note
+    no_sum = changed(songs["flac"], tmp_path, lambda data: data[:26] + bytes(16) + data[42:])
+    assert read(no_sum)[1] == []
+
+
+@pytest.mark.parametrize("subtype, n_channels", [("PCM_S8", 1), ("PCM_24", 2), ("PCM_16", 6)])
+def test_checksums_of_all_kinds_of_flac_are_right(tmp_path, subtype, n_channels):
+    path = tmp_path / "song.flac"
+    soundfile.write(path, music(0.3, n_channels=n_channels).T, RATE, subtype=subtype)
+    tagged = tmp_path / "tagged.flac"
+    tagged.write_bytes(b"ID3\4\0\0\0\0\0\4" + bytes(4) + path.read_bytes())
+    assert read(path)[1] == read(tagged)[1] == []
+    data = bytearray(path.read_bytes())
+    data[41] ^= 1
+    path.write_bytes(data)
+    assert "MD5" in read(path)[1][0]
+
+
+@pytest.mark.parametrize("ending", ["aac", "ogg", "webm", "mp3", "flac", "wv", "wav"])
+def test_a_last_frame_that_is_not_whole_shows_where_a_song_was_cut(songs, tmp_path, ending):
+    cut = changed(songs[ending], tmp_path, lambda data: data[: int(len(data) * 0.605)])
+    with pytest.raises(DamagedSongError, match="--keep-partial"):
+        read(cut)
+    song, notes = read(cut, keep_partial=True)
+    assert 0.5 * DURATION_S * RATE <= len(song) < 0.75 * 48_000 * DURATION_S
+    assert "as far as it decodes" in notes[0]
+
+
+def test_an_mp3_without_a_declared_length_is_cut_off_where_its_last_frame_is_not_whole(songs, tmp_path):
+    """The decoder notices where the bytes that are missing make a difference."""
+    refused = 0
+    for n_bytes in range(250, 410, 20):
+        try:
+            read(changed(songs["endless"], tmp_path, lambda data, n_bytes=n_bytes: data[:-n_bytes]))
+        except DamagedSongError:
+            refused += 1
+    assert refused > 0
+
+
+def test_wavs_with_odd_chunks_and_with_more_behind_the_samples_are_whole(songs, tmp_path):
+    def with_chunks(data):
+        odd = b"junk" + struct.pack("<I", 3) + b"abc\0"
+        data = data[:12] + odd + data[12:] + b"LIST" + struct.pack("<I", 4) + b"adtl"
+        return data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
+
+    whole, _ = read(songs["wav"])
+    for change in (with_chunks, lambda data: data + os.urandom(3_333)):
+        song, notes = read(changed(songs["wav"], tmp_path, change))
+        np.testing.assert_array_equal(song, whole)
+        assert notes == []
+
+
+def test_stems_of_a_damaged_song_are_as_long_as_the_song(songs, tmp_path):
+    damaged = changed(songs["flac"], tmp_path, zeroed)
+    outcome = extract_vocals(damaged, tmp_path / "out", model=loaded(ConstantMask(0.25)))
+    assert outcome.duration_s == pytest.approx(DURATION_S)
+    assert any("sound is missing" in note for note in outcome.notes)
+    with pytest.raises(SongTooLongError):
+        extract_vocals(damaged, tmp_path / "short", model=loaded(ConstantMask(0.25)), longest_s=DURATION_S - 0.01)
+
+
+@pytest.mark.parametrize("n_samples", [10, 200_000])
+def test_gaps_are_filled_from_the_last_to_the_first(n_samples):
+    samples = np.arange(1, n_samples + 1, dtype=np.float32)[:, None]
+    with DiskArray((1,)) as song:
+        song.append(samples)
+        fill_gaps(song, [Gap(2, 3), Gap(5, 100_000), Gap(n_samples, 1)])
+        zeros = np.zeros((100_000, 1), np.float32)
+        expected = [samples[:2], zeros[:3], samples[2:5], zeros, samples[5:], zeros[:1]]
+        np.testing.assert_array_equal(song[0 : len(song)], np.concatenate(expected))
