@@ -23,12 +23,14 @@ from vocal_extraction.evaluation import evaluate_model
 from vocal_extraction.evaluation.bsseval_v4 import BssEvalV4
 from vocal_extraction.evaluation.deep_mask_reference import separate_with_nussl
 from vocal_extraction.evaluation.jobs import Job, run_jobs
-from vocal_extraction.evaluation.jobs import Row as JobRow
+from vocal_extraction.evaluation.metrics import choose_metrics
+from vocal_extraction.evaluation.models import ModelSystem
 from vocal_extraction.evaluation.scale_metrics import GramMatrix, scale_metrics
-from vocal_extraction.evaluation.separators import ModelSeparator, ModelSettings
-from vocal_extraction.evaluation.songs import Recording, find_songs
+from vocal_extraction.evaluation.sources import Sources
+from vocal_extraction.evaluation.systems import System
 from vocal_extraction.networks import create_model
 from vocal_extraction.settings import DATASET_FOLDER, PRETRAINED_FOLDER, SPECIFIED
+from vocal_extraction.tracks import Track, find_tracks
 
 N_SONGS = 24
 """As many as the benchmark table of the specification stands on."""
@@ -40,7 +42,9 @@ def rows() -> list[Row]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         dataset, checkpoint = _dataset(folder), _checkpoint(folder)
-        songs = find_songs(dataset, subset="test", limit=N_SONGS)
+        tracks = find_tracks(dataset, subset="test", limit=N_SONGS)
+        sources = Sources.shared(["vocals"], tracks)
+        songs = [sources.of(track) for track in tracks]
         n_songs = len(songs)
         evaluate = functools.partial(
             evaluate_model, checkpoint, dataset_folder=dataset, metrics="scale", progress=False, show=False
@@ -78,40 +82,43 @@ def _checkpoint(folder: Path) -> Path:
     return save_checkpoint(folder / "model.pth", create_model(SPECIFIED), preset=SPECIFIED)
 
 
-def _score(songs: list[Recording], checkpoint: Path, folder: Path) -> None:
+def _score(songs: list[Track], checkpoint: Path, folder: Path) -> None:
     """Score the model on all songs, as `evaluate_model` does, and write a JSON each."""
     sha256 = sha256_of(checkpoint)
     use = {"mask": "soft", "separator": "extraction"}
-    settings = ModelSettings(path=checkpoint, sha256=sha256, device="cpu", **use)
-    row = JobRow("model", {"sha256": sha256, **use}, ModelSeparator(settings))
+    system = System("model", "model", "evaluated", {"sha256": sha256, **use}, ModelSystem(checkpoint, sha256))
     evaluated = {"kind": "model", "name": checkpoint.name, "path": str(checkpoint), "sha256": sha256, "settings": use}
-    data = {"folder": "dataset", "subset": "test"}
-    jobs = [Job(song, (row,), ("scale",), folder, evaluated, data, save_estimates=False) for song in songs]
-    list(run_jobs(jobs, n_jobs=None))
+    data, metrics = {"folder": "dataset", "subset": "test"}, choose_metrics("scale")
+    sources = Sources.shared(["vocals"], songs)
+    list(run_jobs([Job(song, (system,), sources, metrics, folder, evaluated, data) for song in songs], n_jobs=None))
 
 
-def _nussl_loop(songs: list[Recording], checkpoint: Path, path: Path) -> None:
+def _nussl_loop(songs: list[Track], checkpoint: Path, path: Path) -> None:
     """Evaluate as nussl's documentation does."""
     model = load_checkpoint(checkpoint)
     scores = {}
     for song in songs:
         signals = [
             sum((nussl.AudioSignal(str(file)) for file in files[1:]), start=nussl.AudioSignal(str(files[0])))
-            for files in song.files.values()
+            for files in song.sources.values()
         ]
         mixture = signals[0] + signals[1]
-        estimates = separate_with_nussl(mixture.audio_data.astype(np.float32), song.sample_rate, model=model)
+        samples = mixture.audio_data.astype(np.float32)
+        vocals = separate_with_nussl(samples, song.sample_rate, model=model)["vocals"]
         evaluator = nussl.evaluation.BSSEvalScale(
             signals,
-            [nussl.AudioSignal(audio_data_array=x.astype(float), sample_rate=song.sample_rate) for x in estimates],
-            source_labels=list(song.files),
+            [
+                nussl.AudioSignal(audio_data_array=x.astype(float), sample_rate=song.sample_rate)
+                for x in (vocals, samples - vocals)
+            ],
+            source_labels=list(song.sources),
         )
         found = evaluator.evaluate()
-        scores[song.name] = {source: found[source] for source in song.files}
+        scores[song.name] = {source: found[source] for source in song.sources}
     path.write_text(json.dumps(scores, default=float), encoding="utf-8")  # nussl keeps single precision
 
 
-def _metrics_alone(song: Recording) -> list[Row]:
+def _metrics_alone(song: Track) -> list[Row]:
     """Score nine sets of estimates of one song, as ``--oracles --baselines`` does, with either family of metrics."""
     references = song.read(0, song.n_samples).astype(np.float64)
     draw = np.random.default_rng(0)
@@ -133,9 +140,9 @@ def _metrics_alone(song: Recording) -> list[Row]:
 def _our_scale(references: np.ndarray, estimates: list[np.ndarray]) -> None:
     gram = GramMatrix()
     gram.add(np.concatenate([references, references.sum(axis=0, keepdims=True), *estimates]))
-    centred = gram.centred()
+    centred, energy = gram.centred(), gram.energy()
     for k in range(len(estimates)):
-        scale_metrics(centred, n_sources=2, mixture=2, estimates=[3 + 2 * k, 4 + 2 * k])
+        scale_metrics(centred, energy, n_sources=2, mixture=2, estimates=[3 + 2 * k, 4 + 2 * k])
 
 
 def _nussl_scale(references: np.ndarray, estimates: list[np.ndarray], sample_rate: int) -> None:
@@ -150,7 +157,7 @@ def _nussl_scale(references: np.ndarray, estimates: list[np.ndarray], sample_rat
 def _our_bsseval(references: np.ndarray, estimates: list[np.ndarray], sample_rate: int) -> None:
     bsseval = BssEvalV4(sample_rate)
     bsseval.add(references, np.stack(estimates))
-    bsseval.ratios()
+    bsseval.values()
 
 
 def _museval(references: np.ndarray, estimates: list[np.ndarray], sample_rate: int) -> None:

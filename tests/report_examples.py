@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vocal_extraction.reports.page import Exhibit, report_page
+from vocal_extraction.reports.page import Example, report_page
 
 HOSTILE = "<script>alert('x')</script> \"quoted\" & | \n 'song' \u202e"
 SONGS = [HOSTILE, "A - B", "C - D"]
@@ -14,12 +14,22 @@ def statistics(value, *, left_out=None):
     return {"mean": value, "std": 1.5, "median": value + 0.25, "n": 3, "left_out": left_out or {}, "at_limit": []}
 
 
+def definition(metric):
+    family, statistic = ("bsseval_v4", "median") if metric == "SDR" else ("scale", "mean")
+    return {"definition": f"what {metric} is", "family": family, "unit": "dB", "more_is_better": True,
+            "statistic": statistic, "ranks": metric in ("SI-SDR", "SDR")}  # fmt: skip
+
+
 def summary(*, left_out=None):
-    rows = {"model": ("model", "evaluated", 1.08), "mixture": ("mixture as estimate", "floor", -4.1),
-            "ideal_ratio_mask": ("ideal ratio mask", "ceiling", 7.15)}  # fmt: skip
+    rows = {"model": ("model", "evaluated", 1.08), "mixture": ("mixture as estimate", "baseline", -4.1),
+            "ideal_ratio_mask": ("ideal ratio mask", "oracle", 7.15)}  # fmt: skip
     return {
-        "evaluated": {"kind": "model", "name": "best.model.pth", "path": "models/best.model.pth", "sha256": "0" * 64,
+        "evaluated": {"kind": "model", "name": "classic", "path": "models/best.model.pth", "sha256": "0" * 64,
                       "settings": {"mask": "soft"}},
+        "sources": ["vocals", "bass+drums+other"],
+        "definitions": {m: definition(m) for m in METRICS},
+        "notes": {},
+        "made": {"date": "2026-11-25", "machine": "Linux x86_64", "commit": "0123abc", "preset": "classic"},
         "data": {"folder": "dataset", "subset": "test", "duration_s": 20.4},
         "metrics": METRICS,
         "songs": SONGS,
@@ -56,7 +66,7 @@ def tone(frequency_hz, *, rate=44_100, duration_s=0.5, n_channels=2):
 
 def page():
     clips = {"Mixture": tone(440), "Vocals as estimated": tone(880)}
-    return report_page(summary(), songs(), exhibits=[Exhibit("best", HOSTILE, "SI-SDR", 4.0, 44_100, 0.0, clips)])
+    return report_page(summary(), songs(), examples=[Example("best", HOSTILE, "SI-SDR", 4.0, 44_100, 0.0, clips)])
 
 
 def comparison():
@@ -66,7 +76,7 @@ def comparison():
     some = {**numbers, "songs": differences, "interval": [-0.5, 2.5]}
     metrics = {"SI-SDR": some, "SNR": {**some, "interval": None}}
     pair = {"first": "a", "second": "b", "sources": {"vocals": metrics, "bass+drums+other": metrics}}
-    return {"models": {"a": summary(), "b": summary()}, "pairs": [pair]}
+    return {"sources": ["vocals", "bass+drums+other"], "models": {"a": summary(), "b": summary()}, "pairs": [pair]}
 
 
 def history(n_epochs):

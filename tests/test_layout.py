@@ -197,7 +197,7 @@ def test_documents_that_the_code_cites_are_there():
         for path in ALL_FILES
         for document in re.findall(r"\bdocs/\w+\.md\b", path.read_text(encoding="utf-8"))
     }
-    assert ("vocal_extraction/evaluation/separators.py", "docs/evaluation.md") in cited, (
+    assert ("vocal_extraction/evaluation/systems.py", "docs/evaluation.md") in cited, (
         "where the ideal masks are written out"
     )
     assert [(name, document) for name, document in cited if not (ROOT / document).is_file()] == []

@@ -19,10 +19,17 @@ def scores(values):
 def test_songs_are_paired_by_name_and_wins_are_the_seconds():
     first = scores({"a": 1.0, "b": 2.0, "c": 3.0, "d": 0.0, "silent": None, "only in the first": 50.0})
     second = scores({"d": 0.0, "c": 2.0, "b": 4.0, "a": 4.0, "silent": 9.0})
-    vocals = compare(first, second, row="model", metrics=["SI-SDR"])["vocals"]["SI-SDR"]
+    definitions = {"SI-SDR": {"more_is_better": True}}
+    vocals = compare(first, second, sources=["vocals"], definitions=definitions)["vocals"]["SI-SDR"]
     assert vocals["songs"] == {"a": [1.0, 4.0, 3.0], "b": [2.0, 4.0, 2.0], "c": [3.0, 2.0, -1.0], "d": [0.0, 0.0, 0.0]}
     assert (vocals["mean_first"], vocals["mean_second"], vocals["difference"]) == (1.5, 2.5, 1.0)
     assert (vocals["wins"], vocals["losses"], vocals["ties"], vocals["n"]) == (2, 1, 1, 4)
+
+
+def test_where_less_is_better_the_lower_wins():
+    definitions = {"SI-SDR": {"more_is_better": False}}
+    found = compare(scores({"a": 1.0}), scores({"a": -2.0}), sources=["vocals"], definitions=definitions)
+    assert (found["vocals"]["SI-SDR"]["difference"], found["vocals"]["SI-SDR"]["wins"]) == (-3.0, 1)
 
 
 def test_the_interval_covers_95_percent():

@@ -1,16 +1,17 @@
-"""On the real songs: the floor and the ceiling stand where they were found to stand, so the protocol is the same."""
+"""On the real songs: mixture and ideal masks score what they were found to score, so the protocol is the same."""
 
-import functools
 import statistics
 
 import pytest
 
-from vocal_extraction.evaluation.aggregate import aggregate
+from vocal_extraction.evaluation.metrics import choose_metrics
 from vocal_extraction.evaluation.scoring import score_song
-from vocal_extraction.evaluation.separators import ideal_mask, mixture_as_estimate
-from vocal_extraction.evaluation.songs import find_songs
+from vocal_extraction.evaluation.sources import Sources
+from vocal_extraction.evaluation.summary import aggregate
+from vocal_extraction.evaluation.systems import systems_beside
 from vocal_extraction.musdb_preparation import prepare_musdb
 from vocal_extraction.settings import SPECIFIED
+from vocal_extraction.tracks import find_tracks
 
 N_SONGS = 24
 """The first of the test folder: those of the specification's benchmark table."""
@@ -28,19 +29,19 @@ def test_songs(musdb_path, tmp_path_factory):
     for path in sorted((musdb_path / "test").iterdir())[:N_SONGS]:
         (source / "test" / path.name).symlink_to(path)
     prepare_musdb(source, source / "dataset", progress=False)
-    return find_songs(source / "dataset", subset="test")
+    return find_tracks(source / "dataset", subset="test")
 
 
-def test_floor_and_ceiling_of_the_benchmark_songs(test_songs):
-    rows = {"mixture": mixture_as_estimate}
-    for kind in EXPECTED_DB:
-        rows.setdefault(kind, functools.partial(ideal_mask, kind=kind, signal=SPECIFIED.signal))
+def test_mixture_and_oracles_of_the_benchmark_songs(test_songs):
+    sources = Sources.shared(["vocals"], test_songs)
+    options = {"sources": sources, "metrics": choose_metrics("scale")}
+    systems = systems_beside(SPECIFIED.signal, oracles=True, baselines=False)
     contents = [
         {"song": song.name, "rows": {row: {"scores": found} for row, found in scored.items()}}
-        for song, scored in ((song, score_song(song, rows, families=("scale",))) for song in test_songs)
+        for song, scored in ((song, score_song(sources.of(song), systems, **options)) for song in test_songs)
     ]
     assert len(contents) == N_SONGS
-    summary = aggregate(contents, rows=list(rows), metrics=["SI-SDR", "SNR"])
+    summary = aggregate(contents, systems=systems, sources=sources.names, metrics=["SI-SDR", "SNR"])
     for row, expected in EXPECTED_DB.items():
         found = summary[row]["scores"]["SI-SDR"]["vocals"]
         assert found["n"] == N_SONGS

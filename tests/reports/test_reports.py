@@ -49,6 +49,7 @@ def test_the_page_is_well_formed_and_says_what_went_in():
     parsed = _Parsed(page())
     text = "".join(parsed.text)
     assert "models/best.model.pth" in text
+    assert "2026-11-25, Linux x86_64, commit 0123abc, preset classic" in text
     assert "1.08 dB" in text
     assert "5.18 dB better than the untouched mixture" in text
     assert "6.07 dB worse than what an ideal ratio mask reaches" in text
@@ -101,7 +102,7 @@ def test_songs_are_sorted_by_score():
 @pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
 def test_colours_can_be_read(palette):
     """WCAG 2.2, 1.4.3: 4.5 to 1 for text."""
-    texts = (palette.ink, palette.muted, palette.model, palette.ceiling, palette.floor, palette.worse)
+    texts = (palette.ink, palette.muted, palette.model, palette.oracle, palette.baseline, palette.worse)
     for text, ground in product((*texts, palette.accompaniment), (palette.ground, palette.panel)):
         assert contrast(text, ground) >= 4.5, (text, ground)
 
@@ -164,9 +165,9 @@ def test_marks_stand_where_the_values_are():
     dots = dot_chart([Dot("a", "model", 0.0, 5.0)], unit="dB")
     assert 'class="dot" style="left:50.0%"' in dots
     assert 'class="span" style="left:8.33%;width:83.34%"' in dots
-    bars = bar_chart([Bar("a", "model", -5.0), Bar("b", "model", 5.0, (("floor", 0.0),))], unit="dB")
+    bars = bar_chart([Bar("a", "model", -5.0), Bar("b", "model", 5.0, (("baseline", 0.0),))], unit="dB")
     assert 'class="bar" style="left:8.33%;width:41.67%"' in bars
-    assert 'class="mark floor" style="left:50.0%"' in bars
+    assert 'class="mark baseline" style="left:50.0%"' in bars
 
 
 def test_boxes_are_tukeys():

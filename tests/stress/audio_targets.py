@@ -20,10 +20,10 @@ from stress.edges import Target, refusing
 def _take_wav(data: bytes, folder: Path) -> None:
     """Every reader of wavs gets the same file."""
     from vocal_extraction.command_line.tone import measure_tone
-    from vocal_extraction.evaluation.songs import _header, _recording
     from vocal_extraction.musdb_preparation.decoding import song_blocks
     from vocal_extraction.musdb_preparation.sources import Song
     from vocal_extraction.rendering.stems import duration_s_of, read_excerpt
+    from vocal_extraction.tracks import _plain_track
 
     path = folder / "song.wav"
     path.write_bytes(data)
@@ -31,9 +31,9 @@ def _take_wav(data: bytes, folder: Path) -> None:
         for block in song_blocks(Song("song", "train", (path,) * 5), threading.Event()):
             assert block.shape[1:] == (5, 2)
     with refusing():
-        n_samples = _header(path)["n_samples"]
-        if n_samples < 2**16:
-            _recording("song", {"vocals": (path,)}).read(0, n_samples)
+        track = _plain_track("song", {"vocals": path}, None)
+        if track is not None and track.n_samples < 2**16:
+            track.read(0, track.n_samples)
     with refusing():
         duration_s_of(path)
         read_excerpt(path, start_s=0.0, duration_s=0.001, sample_rate=44_100)

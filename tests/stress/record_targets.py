@@ -9,13 +9,13 @@ from stress.edges import Target, refusing
 
 
 def _song_scores() -> dict[str, Any]:
-    from vocal_extraction.evaluation.results import SCHEMA_VERSION, SONG_SCHEMA
+    from vocal_extraction.evaluation.results import SONG_SCHEMA, SONG_SCHEMA_VERSION
 
     value = {"value": 1.0, "channels": [1.0]}
     scores = {source: {"SI-SDR": value} for source in ("vocals", "bass+drums+other")}
     return {
         "schema": SONG_SCHEMA,
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": SONG_SCHEMA_VERSION,
         "song": "A - B",
         "evaluated": {"kind": "model", "name": "a", "path": "a.pth", "sha256": "0" * 64, "settings": {"mask": "soft"}},
         "data": {

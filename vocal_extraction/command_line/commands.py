@@ -83,20 +83,18 @@ def evaluate(
     musdb_path: Path | None = None,
     dataset_folder: Path = DATASET_FOLDER,
     models: Sequence[Path] = (),
-    preset_name: str | None = None,
+    preset_names: Sequence[str] = (),
     estimates_folder: Path | None = None,
     as_json: bool = False,
     **options: Any,
 ) -> int:
     """Score a checkpoint, compare several, or score estimates that another separator made."""
-    if preset_name is not None:
-        from vocal_extraction.checkpointing import shipped_checkpoint
-
-        models = [shipped_checkpoint(preset_name)]
+    from vocal_extraction.checkpointing import shipped_checkpoint
     from vocal_extraction.evaluation import compare_models, evaluate_estimates, evaluate_model
 
-    _look_at_what_is_scored([*models] or [TRAINED_MODEL], estimates_folder)
-    if musdb_path is not None or not _holds_other_things(dataset_folder):
+    models = [*map(shipped_checkpoint, preset_names), *models]
+    _look_at_what_is_scored(models or [TRAINED_MODEL], estimates_folder)
+    if options.get("tracks") is None and (musdb_path is not None or not _holds_other_things(dataset_folder)):
         _prepare_if_needed(musdb_path, dataset_folder)
 
     options |= {"dataset_folder": dataset_folder, "show": not as_json}

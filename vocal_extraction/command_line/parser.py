@@ -37,7 +37,7 @@ FFMPEG_PATH tell where those programs lie when they are not on the PATH."""
 
 _LARGEST = 2.0**62
 _SHIPPING = [name for name in PRESETS if name != SPECIFIED.name]
-_ONLY_FOR_MODELS = {"mask", "device", "save_estimates", "separator"}
+_ONLY_FOR_MODELS = {"mask", "device", "models", "normalization", "preset_names", "save_estimates", "separator"}
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
@@ -67,7 +67,9 @@ def _complaint(command: str, options: dict[str, Any]) -> str | None:
         return "extract needs a song or a folder"
     needless = sorted(_ONLY_FOR_MODELS & options.keys()) if "estimates_folder" in options else []
     if needless:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in needless)
+        flags = ", ".join(
+            f"--{name.replace('_names', '').replace('models', 'model').replace('_', '-')}" for name in needless
+        )
         return f"--estimates scores what is there already; {flags} would change nothing"
     return None
 
@@ -243,28 +245,38 @@ def _add_model(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGr
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     _add_data(parser)
-    which = _add_model(parser)
-    which.add_argument(
+    parser.add_argument(
+        "--tracks", nargs="+", metavar="PATH", help="folders of songs with stems, in any layout, instead of --dataset"
+    )
+    parser.add_argument(
+        "--preset", dest="preset_names", choices=_SHIPPING, action="append", help="a model that ships; several: compare"
+    )
+    parser.add_argument(
         "--model",
         dest="models",
         type=Path,
         action="append",
         metavar="PATH",
-        help="a checkpoint; give it twice or more to compare (default: checkpoints/best.model.pth)",
+        help="a checkpoint; several: compare (default: checkpoints/best.model.pth)",
     )
-    which.add_argument(
+    parser.add_argument(
         "--estimates", dest="estimates_folder", type=Path, metavar="DIR", help="score DIR/SONG/vocals.wav instead"
     )
     parser.add_argument("--subset", choices=("train", "valid", "test"), help="songs to score (default: test)")
     parser.add_argument("--limit", type=_count, metavar="N", help="only the first N songs")
     parser.add_argument(
-        "--metrics", nargs="+", choices=("scale", "bsseval_v4"), help="families of scores (default: both)"
+        "--metrics", nargs="+", choices=("scale", "bsseval_v4", "leakage"), help="families of scores (default: all)"
     )
     parser.add_argument("--mask", choices=("soft", "binary"), help="binary: 1 where the mask is above a half")
-    parser.add_argument("--oracles", action="store_true", help="also ideal masks: the ceiling")
-    parser.add_argument("--baselines", action="store_true", help="also a random mask, REPET-SIM, 2DFT, HPSS: the floor")
+    parser.add_argument("--oracles", action="store_true", help="also ideal masks: oracles")
+    parser.add_argument("--baselines", action="store_true", help="also a random mask, REPET-SIM, 2DFT, HPSS")
     parser.add_argument("--save-estimates", action="store_true", help="keep the estimates as wavs")
     parser.add_argument("--separator", choices=("extraction", "nussl"), help="nussl: through its DeepMaskEstimation")
+    parser.add_argument(
+        "--normalization",
+        choices=("stored", "song"),
+        help="song: batch normalization by each song's own statistics, as the published figures were computed",
+    )
     parser.add_argument(
         "-o", "--output", dest="output_folder", type=Path, metavar="DIR", help=f"default: {EVALUATION_FOLDER}"
     )

@@ -1,11 +1,24 @@
-"""How good are the estimates, and compared to what?
+"""Scores of models and of other separators' estimates, on songs whose stems are known.
 
 ``evaluate_model`` scores a checkpoint, ``evaluate_estimates`` a folder of wavs made by any separator, and
-``compare_models`` sets several checkpoints side by side, all on the same songs with the same protocol.
+``compare_models`` sets several checkpoints side by side, all on the same songs with the same protocol. `METRICS` and
+`SYSTEMS` are tables to which metrics, baselines and oracles of one's own are added.
 """
 
 from vocal_extraction.evaluation.comparison import compare_models
-from vocal_extraction.evaluation.evaluate import Evaluation, evaluate_estimates, evaluate_model
-from vocal_extraction.evaluation.songs import EvaluationError
+from vocal_extraction.evaluation.evaluate import Evaluation, EvaluationOptions, evaluate_estimates, evaluate_model
+from vocal_extraction.evaluation.metrics import METRICS, EvaluationError, Metric
+from vocal_extraction.evaluation.systems import SYSTEMS, SystemKind
 
-__all__ = ["Evaluation", "EvaluationError", "compare_models", "evaluate_estimates", "evaluate_model"]
+__all__ = [
+    "METRICS",
+    "SYSTEMS",
+    "Evaluation",
+    "EvaluationError",
+    "EvaluationOptions",
+    "Metric",
+    "SystemKind",
+    "compare_models",
+    "evaluate_estimates",
+    "evaluate_model",
+]

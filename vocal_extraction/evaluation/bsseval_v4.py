@@ -3,14 +3,14 @@
 Each estimate is split, by filters of 512 taps fitted over the whole song, into its source's image, interference and
 artefacts; the ratios of a frame are energies of those parts. Fit and energies need nothing but products of signals
 delayed by 0 to 511 samples, so a song of any length is read once, block by block, and all estimates of a song share
-the references' matrix and its factorisation, where museval builds both anew for each. A test holds every frame to
-museval's own, and museval's `TrackStore` writes the frames down (``museval_json``), for comparisons like SiSEC's.
+the references' matrix and its factorisation, where museval builds both anew for each. A test compares every frame
+with museval's own, and museval's `TrackStore` writes them (`results.write_museval_json`), for comparisons like SiSEC's.
 
 Source: Stoeter, Liutkus and Ito, "The 2018 signal separation evaluation campaign", LVA/ICA 2018; Vincent, Gribonval
 and Fevotte, "Performance measurement in blind audio source separation", IEEE TASLP 14(4), 2006; museval 0.4.1.
 
-Axes: references are ``(n_sources, n_channels, n_samples)``, estimates ``(n_sets, n_sources, n_channels, n_samples)``,
-one set a separator. A *row* is one channel of one signal; rows are counted signal by signal.
+Axes: references are ``(n_sources, n_channels, n_samples)``, estimates ``(n_systems, n_sources, n_channels,
+n_samples)``. A *row* is one channel of one signal; rows are counted signal by signal.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ import scipy.fft
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
-from vocal_extraction.evaluation.scale_metrics import SILENCE_DB
+from vocal_extraction.evaluation.scale_metrics import LIMIT_DB, SILENCE_DB
 
 Array = NDArray[np.float64]
 
@@ -30,25 +30,25 @@ FRAME_S = 1.0
 """Length of a frame, and the distance between two, in seconds: SiSEC's."""
 
 N_TAPS = 512
-"""Taps of a distortion filter, BSSEval's number; a reference is delayed by 0 to one less."""
+"""Taps of a distortion filter, BSSEval's number; references are delayed by 0 to 511 samples."""
 
 _N_FFT = 4 * N_TAPS
 
 
 @dataclasses.dataclass(frozen=True)
 class _Frame:
-    """What is kept of a frame. Outside of it, its signals count as zero."""
+    """Products and energies of one frame, whose signals count as zero outside of it."""
 
     products: Array
     """See `_delayed_products`."""
     energy: Array
     """Sum of squares of each row, the references' first. Shape: (n_rows,)."""
     silent: NDArray[np.bool_]
-    """Signals whose channels sum to zero everywhere, which museval calls silent. Shape: (1 + n_sets, n_sources)."""
+    """Signals whose channels sum to zero everywhere, which museval calls silent. Shape: (1 + n_systems, n_sources)."""
 
 
 class BssEvalV4:
-    """Adds up what BSSEval v4 needs to know about some references and estimates.
+    """The correlations of references and estimates, added up block by block, and the metrics that follow from them.
 
     Parameters
     ----------
@@ -75,14 +75,14 @@ class BssEvalV4:
         start = 0
         while start < n_samples:  # a frame at a time, so that no long block is copied whole in double precision
             stop = start + self._frame_length - self._waiting.shape[1]
-            piece = np.concatenate([signals[:, start:stop] for signals in rows]).astype(np.float64)
-            self._waiting = np.concatenate([self._waiting, piece], axis=1)
+            chunk = np.concatenate([signals[:, start:stop] for signals in rows]).astype(np.float64)
+            self._waiting = np.concatenate([self._waiting, chunk], axis=1)
             if self._waiting.shape[1] == self._frame_length:
-                self._frames.append(self._add_piece(self._waiting))
+                self._frames.append(self._add_frame(self._waiting))
                 self._waiting = self._waiting[:, :0]
             start = stop
 
-    def _add_piece(self, rows: Array) -> _Frame:
+    def _add_frame(self, rows: Array) -> _Frame:
         n_reference_rows = len(self._past)
         references = rows[:n_reference_rows]
         alone = np.concatenate([np.zeros_like(self._past), references], axis=1)
@@ -96,32 +96,32 @@ class BssEvalV4:
         by_signal = rows.reshape(-1, self._n_sources, self._n_channels, rows.shape[1])
         return _Frame(products, energy, np.all(by_signal.sum(axis=2) == 0, axis=-1))
 
-    def ratios(self) -> dict[str, Array]:
+    def values(self) -> dict[str, Array]:
         """Compute the metrics of every frame. To be called once, after the last block.
 
         Returns
         -------
         dict[str, Array]
-            Decibels by metric. Shape of each: (n_sets, n_sources, n_frames). NaN for all of a silent reference, for
+            Decibels by metric. Shape of each: (n_systems, n_sources, n_frames). NaN for all of a silent reference, for
             SIR where no other source sounds, and, which is museval's rule, for all sources of a set in a frame where
-            one of them or its reference is silent. Infinite where the denominator is zero.
+            one of them or its reference is silent. Clipped to ±`LIMIT_DB`.
         """
         if self._waiting.shape[1] or not self._frames:
-            rest = self._add_piece(self._waiting)
+            rest = self._add_frame(self._waiting)
             if not self._frames:  # a song shorter than a frame is one frame
                 self._frames.append(rest)
         everything, own = self._filters()
         ratios = np.stack([self._frame_ratios(frame, everything, own) for frame in self._frames], axis=-1)
-        loud = self.sounding()
-        ratios[:, :, ~loud] = np.nan
-        if loud.sum() < 2:
+        silent = self.silent()
+        ratios[:, :, silent] = np.nan
+        if np.sum(~silent) < 2:
             ratios[BSSEVAL_METRICS.index("SIR")] = np.nan
-        return dict(zip(BSSEVAL_METRICS, ratios, strict=True))
+        return dict(zip(BSSEVAL_METRICS, ratios.clip(-LIMIT_DB, LIMIT_DB), strict=True))
 
-    def sounding(self) -> NDArray[np.bool_]:
-        """Tell which references sound. Shape: (n_sources,)."""
+    def silent(self) -> NDArray[np.bool_]:
+        """Return which references are silent. Shape: (n_sources,)."""
         energy = self._energy[: len(self._past)].reshape(-1, self._n_channels).sum(axis=1)
-        return np.asarray(energy > 10 ** (SILENCE_DB / 10) * energy.sum())
+        return np.asarray(energy <= 10 ** (SILENCE_DB / 10) * energy.sum())
 
     def _filters(self) -> tuple[Array, Array]:
         """Fit every estimate by all references, and by its own reference alone.
@@ -130,7 +130,7 @@ class BssEvalV4:
         """
         n_rows = len(self._past)
         row_source = np.repeat(np.arange(self._n_sources), self._n_channels)
-        sounding = self.sounding()[row_source] & (self._energy[:n_rows] > 0)
+        sounding = ~self.silent()[row_source] & (self._energy[:n_rows] > 0)
         matrix = _matrix(self._products, n_rows)
         wanted = self._products[:, :, n_rows:].reshape(n_rows * N_TAPS, -1)
         everything, own = np.zeros_like(wanted), np.zeros_like(wanted)
@@ -143,7 +143,7 @@ class BssEvalV4:
         return everything, own
 
     def _frame_ratios(self, frame: _Frame, everything: Array, own: Array) -> Array:
-        """Return SDR, ISR, SIR and SAR of one frame. Shape: (4, n_sets, n_sources).
+        """Return SDR, ISR, SIR and SAR of one frame. Shape: (4, n_systems, n_sources).
 
         With s the source, e the estimate, P the projection on all references and Q that on its own, the parts are
         e_spat = Q - s, e_interf = P - Q and e_artif = e - P.
@@ -167,14 +167,14 @@ class BssEvalV4:
         )
         shape = (-1, self._n_sources, self._n_channels)
         ratios = np.stack([_decibels(*(x.reshape(shape).sum(axis=-1) for x in pair)) for pair in pairs])
-        silent = np.any(frame.silent[:, self.sounding()], axis=1, keepdims=True)  # the references, then each set
+        silent = np.any(frame.silent[:, ~self.silent()], axis=1, keepdims=True)  # the references, then each set
         return np.where(silent[:1] | silent[1:], np.nan, ratios)
 
 
 def _delayed_products(references: Array, signals: Array) -> Array:
     """Multiply references, delayed by 0 to 511 samples, with signals, and sum over time.
 
-    The spectra of short overlapping pieces are multiplied and summed before one inverse transform, which is several
+    The spectra of short overlapping chunks are multiplied and summed before one inverse transform, which is several
     times quicker than a transform of the whole length for each pair.
 
     Parameters
@@ -194,14 +194,14 @@ def _delayed_products(references: Array, signals: Array) -> Array:
     [21.0, 15.0, 50.0]
     """
     hop = _N_FFT - (N_TAPS - 1)
-    n_pieces = max(-(-signals.shape[1] // hop), 1)
-    length = n_pieces * hop
+    n_chunks = max(-(-signals.shape[1] // hop), 1)
+    length = n_chunks * hop
     padded = np.pad(references, ((0, 0), (0, length + N_TAPS - 1 - references.shape[1])))
     windows = np.lib.stride_tricks.sliding_window_view(padded, _N_FFT, axis=1)[:, ::hop]
-    pieces = np.pad(signals, ((0, 0), (0, length - signals.shape[1]))).reshape(len(signals), n_pieces, hop)
-    pieces = np.pad(pieces, ((0, 0), (0, 0), (N_TAPS - 1, 0)))
-    of_references = scipy.fft.rfft(windows, axis=-1).conj().transpose(2, 0, 1)  # (n_bins, n_references, n_pieces)
-    of_signals = scipy.fft.rfft(pieces, axis=-1).transpose(2, 1, 0)  # (n_bins, n_pieces, n_signals)
+    chunks = np.pad(signals, ((0, 0), (0, length - signals.shape[1]))).reshape(len(signals), n_chunks, hop)
+    chunks = np.pad(chunks, ((0, 0), (0, 0), (N_TAPS - 1, 0)))
+    of_references = scipy.fft.rfft(windows, axis=-1).conj().transpose(2, 0, 1)  # (n_bins, n_references, n_chunks)
+    of_signals = scipy.fft.rfft(chunks, axis=-1).transpose(2, 1, 0)  # (n_bins, n_chunks, n_signals)
     products = scipy.fft.irfft((of_references @ of_signals).transpose(1, 2, 0), n=_N_FFT)[..., :N_TAPS]
     return np.ascontiguousarray(products.swapaxes(1, 2))  # a copy, which does not keep all lags alive
 

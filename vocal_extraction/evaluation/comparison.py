@@ -1,8 +1,8 @@
-"""Two models on the same songs: the difference song by song, and how sure one can be of its mean.
+"""Two models on the same songs: the difference song by song, and an interval of its mean.
 
 The interval is the percentile bootstrap over songs (Efron and Tibshirani, "An introduction to the bootstrap", 1993,
 chapter 13): songs are drawn again with replacement, since it is other songs that one wants to know about. Only songs
-that both have a value for are paired, and their number is given.
+for which both have a value are paired, and their number is given.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from vocal_extraction.atomic_files import write_json, write_text
-from vocal_extraction.evaluation.evaluate import PathLike, evaluate_model, label_of
+from vocal_extraction.evaluation.evaluate import PathLike, evaluate_model, model_name
+from vocal_extraction.evaluation.metrics import EvaluationError
 from vocal_extraction.evaluation.results import COMPARISON
-from vocal_extraction.evaluation.songs import SOURCES, EvaluationError
 from vocal_extraction.reports.comparison_page import comparison_page
 from vocal_extraction.reports.tables import comparison_table
 from vocal_extraction.settings import EVALUATION_FOLDER
@@ -58,15 +58,18 @@ def compare_models(
         evaluate_model(path, output_folder=folder / label, show=False, **options)
         for path, label in zip(paths, labels, strict=True)
     ]
+    sources = [name for name in found[0].summary["sources"] if all(name in one.summary["sources"] for one in found)]
+    definitions = found[0].summary["definitions"]
     comparison = {
         "schema": "vocal-extraction/comparison",
-        "schema_version": 1,
+        "schema_version": 2,
+        "sources": sources,
         "models": {label: one.summary for label, one in zip(labels, found, strict=True)},
         "pairs": [
             {
                 "first": labels[0],
                 "second": label,
-                "sources": compare(found[0].songs, one.songs, row="model", metrics=one.summary["metrics"]),
+                "sources": compare(found[0].songs, one.songs, sources=sources, definitions=definitions),
             }
             for label, one in zip(labels[1:], found[1:], strict=True)
         ],
@@ -81,7 +84,11 @@ def compare_models(
 
 
 def compare(
-    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], *, row: str, metrics: Sequence[str]
+    first: Sequence[Mapping[str, Any]],
+    second: Sequence[Mapping[str, Any]],
+    *,
+    sources: Sequence[str],
+    definitions: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Pair two models' scores.
 
@@ -89,10 +96,10 @@ def compare(
     ----------
     first, second
         Contents of the songs' JSON files of each.
-    row
-        Which row is compared.
-    metrics
-        Names.
+    sources
+        Which are compared.
+    definitions
+        Metrics by name, as in the summary.
 
     Returns
     -------
@@ -104,32 +111,35 @@ def compare(
     others = {song["song"]: song for song in second}
     pairs = [(song, others[song["song"]]) for song in first if song["song"] in others]
     return {
-        source: {metric: _paired(pairs, row=row, source=source, metric=metric) for metric in metrics}
-        for source in SOURCES
+        source: {
+            name: _paired(pairs, source=source, metric=name, more_is_better=one["more_is_better"])
+            for name, one in definitions.items()
+        }
+        for source in sources
     }
 
 
 def _paired(
-    pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], *, row: str, source: str, metric: str
+    pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], *, source: str, metric: str, more_is_better: bool
 ) -> dict[str, Any]:
     songs: dict[str, list[float]] = {}
     for pair in pairs:
-        a, b = (song["rows"][row]["scores"][source][metric]["value"] for song in pair)
+        a, b = (song["rows"]["model"]["scores"][source][metric]["value"] for song in pair)
         if a is not None and b is not None:
             songs[pair[0]["song"]] = [a, b, round(b - a, 6)]
     table = np.array(list(songs.values())).reshape(-1, 3)
     means = [round(float(x), 6) for x in table.mean(axis=0)] if songs else [None] * 3
-    difference = table[:, 2]
-    interval = bootstrap_interval(difference)
+    interval = bootstrap_interval(table[:, 2])
+    gain = table[:, 2] if more_is_better else -table[:, 2]
     return {
         "songs": songs,
         "mean_first": means[0],
         "mean_second": means[1],
         "difference": means[2],
         "interval": None if interval is None else [round(x, 6) for x in interval],
-        "wins": int((difference > 0).sum()),
-        "losses": int((difference < 0).sum()),
-        "ties": int((difference == 0).sum()),
+        "wins": int((gain > 0).sum()),
+        "losses": int((gain < 0).sum()),
+        "ties": int((gain == 0).sum()),
         "n": len(songs),
     }
 
@@ -150,12 +160,12 @@ def bootstrap_interval(values: Sequence[float] | np.ndarray, *, seed: int = 0) -
 
 
 def _labels(models: Sequence[Path]) -> list[str]:
-    """Return short names that tell the models apart: by file, by folder and file, or by number.
+    """Return short names that differ: those of the models, with their folders, or with numbers.
 
     >>> _labels([Path("a/best.model.pth"), Path("b/best.model.pth")])
     ['a-best', 'b-best']
     """
-    by_file = [label_of(model) for model in models]
-    by_folder = [f"{model.resolve().parent.name}-{label_of(model)}" for model in models]
-    by_number = [f"{i}-{label}" for i, label in enumerate(by_file, start=1)]
-    return next(names for names in (by_file, by_folder, by_number) if len(set(names)) == len(names))
+    by_name = [model_name(model) for model in models]
+    by_folder = [f"{model.resolve().parent.name}-{model_name(model)}" for model in models]
+    by_number = [f"{i}-{label}" for i, label in enumerate(by_name, start=1)]
+    return next(names for names in (by_name, by_folder, by_number) if len(set(names)) == len(names))

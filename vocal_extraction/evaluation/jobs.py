@@ -1,4 +1,4 @@
-"""Songs to workers: each is a job of its own, is skipped where its scores are there already, and leaves one file."""
+"""Songs as jobs: each is scored by itself, is skipped where its scores are there already, and leaves one file."""
 
 import contextlib
 import dataclasses
@@ -6,80 +6,68 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vocal_extraction.evaluation.metrics import EvaluationError, Metric
 from vocal_extraction.evaluation.results import (
     ESTIMATES_FOLDER,
-    SCHEMA_VERSION,
     SONG_SCHEMA,
+    SONG_SCHEMA_VERSION,
     read_song,
     song_file,
     write_song,
 )
-from vocal_extraction.evaluation.scoring import FAMILIES, Scores, score_song
-from vocal_extraction.evaluation.separators import Separator
-from vocal_extraction.evaluation.songs import SOURCES, EvaluationError, Recording
-
-HOLD_PYTHON = ("repet_sim", "ft2d", "hpss")
-"""Rows that keep Python itself busy, so that songs gain nothing from threads and go to processes of their own. Those
-take seconds to start, since each imports torch and nussl; all other rows leave Python to the others."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """Something to be scored."""
-
-    name: str
-    settings: Mapping[str, Any]
-    """What its estimates depend on beside the data."""
-    separator: Separator
+from vocal_extraction.evaluation.scoring import Scores, file_name_of, score_song
+from vocal_extraction.evaluation.sources import Sources
+from vocal_extraction.evaluation.systems import System
+from vocal_extraction.tracks import Track
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One song, and what is wanted of it. The first row is what is evaluated."""
+    """One song, and what is wanted of it. The first system is what is evaluated."""
 
-    song: Recording
-    rows: tuple[Row, ...]
-    families: tuple[str, ...]
+    track: Track
+    """With the sources that are scored."""
+    systems: tuple[System, ...]
+    sources: Sources
+    metrics: Mapping[str, Metric]
     folder: Path
     evaluated: Mapping[str, Any]
     data: Mapping[str, Any]
     """Folder and subset."""
-    save_estimates: bool
+    save_estimates: bool = False
+    notes: tuple[str, ...] = ()
+    """What the report says of the song."""
 
 
 def run_job(job: Job) -> dict[str, Any]:
     """Score what is missing of one song, write its file and return its content."""
-    path = song_file(job.folder, job.song.name)
-    data = {
-        **job.data,
-        "sha256": job.song.sha256(),
-        "sample_rate": job.song.sample_rate,
-        "n_channels": job.song.n_channels,
-        "n_samples": job.song.n_samples,
-    }
+    track = job.track
+    path = song_file(job.folder, track.name)
+    shape = {key: getattr(track, key) for key in ("sample_rate", "n_channels", "n_samples")}
+    data = {**job.data, "sha256": track.sha256(), **shape}
     before = read_song(path)
     usable = before["rows"] if before is not None and before["data"] == data else {}
-    missing = [row for row in job.rows if not _is_scored(usable.get(row.name), row, job.families)]
-    estimates_folder = job.folder / ESTIMATES_FOLDER
-    save = job.save_estimates and (job.rows[0] in missing or _lacks_estimates(job, estimates_folder))
-    if save and job.rows[0] not in missing:
-        missing.insert(0, job.rows[0])
+    missing = [system for system in job.systems if not is_scored(usable.get(system.name), system, job)]
+    save = job.save_estimates and (job.systems[0] in missing or _lacks_estimates(job))
+    if save and job.systems[0] not in missing:
+        missing.insert(0, job.systems[0])
     rows = dict(usable)
     if missing:
-        scores = score_song(
-            job.song,
-            {row.name: row.separator for row in missing},
-            families=job.families,
-            save_first_to=estimates_folder if save else None,
-        )
-        for row in missing:
-            rows[row.name] = {"settings": dict(row.settings), "scores": _joined(usable.get(row.name), row, scores)}
+        save_to = job.folder / ESTIMATES_FOLDER if save else None
+        scores = score_song(track, missing, sources=job.sources, metrics=job.metrics, save_first_to=save_to)
+        for system in missing:
+            earlier = usable.get(system.name)
+            rows[system.name] = {
+                "settings": dict(system.settings),
+                "scores": _joined(earlier, system, scores[system.name]),
+            }
     content = {
         "schema": SONG_SCHEMA,
-        "schema_version": SCHEMA_VERSION,
-        "song": job.song.name,
+        "schema_version": SONG_SCHEMA_VERSION,
+        "song": track.name,
         "evaluated": dict(job.evaluated),
         "data": data,
+        **({"notes": list(job.notes)} if job.notes else {}),
         "rows": rows,
     }
     if content != before:
@@ -87,22 +75,22 @@ def run_job(job: Job) -> dict[str, Any]:
     return content
 
 
-def _is_scored(found: Mapping[str, Any] | None, row: Row, families: Sequence[str]) -> bool:
-    """Tell whether a row of a song's file holds all that is wanted, made with the same settings."""
-    if found is None or found["settings"] != row.settings:
+def is_scored(found: Mapping[str, Any] | None, system: System, job: Job) -> bool:
+    """Return whether a song's file has all that is wanted of a system, made with the same settings."""
+    if found is None or found["settings"] != system.settings:
         return False
-    wanted = {name for family in families for name in FAMILIES[family]}
-    return all(wanted <= found["scores"][source].keys() for source in SOURCES)
+    return all(job.metrics.keys() <= found["scores"].get(source, {}).keys() for source in job.sources.names)
 
 
-def _joined(found: Mapping[str, Any] | None, row: Row, scores: Mapping[str, Scores]) -> Scores:
-    """Add new metrics to those of an earlier run with the same settings."""
-    earlier = found["scores"] if found is not None and found["settings"] == row.settings else {}
-    return {source: {**earlier.get(source, {}), **scores[row.name][source]} for source in SOURCES}
+def _joined(earlier: Mapping[str, Any] | None, system: System, scores: Scores) -> Scores:
+    """Add new metrics to those of earlier, of the same settings."""
+    kept = earlier["scores"] if earlier is not None and earlier["settings"] == system.settings else {}
+    return {source: {**kept.get(source, {}), **found} for source, found in scores.items()}
 
 
-def _lacks_estimates(job: Job, folder: Path) -> bool:
-    return not all((folder / job.song.name / name).is_file() for name in ("vocals.wav", "accompaniment.wav"))
+def _lacks_estimates(job: Job) -> bool:
+    folder = job.folder / ESTIMATES_FOLDER / job.track.name
+    return not all((folder / file_name_of(name)).is_file() for name in job.sources.names)
 
 
 def run_jobs(jobs: Sequence[Job], *, n_jobs: int | None, on_accelerator: bool = False) -> Iterator[dict[str, Any]]:
@@ -119,7 +107,7 @@ def run_jobs(jobs: Sequence[Job], *, n_jobs: int | None, on_accelerator: bool = 
     Raises
     ------
     EvaluationError
-        If `n_jobs` is less than 1, a song is damaged, or a worker dies.
+        If `n_jobs` is less than 1 or a worker dies.
     """
     import joblib
 
@@ -129,7 +117,7 @@ def run_jobs(jobs: Sequence[Job], *, n_jobs: int | None, on_accelerator: bool = 
     n_workers = min(n_jobs or (1 if on_accelerator else n_cores), len(jobs))
     if n_workers == 1:
         yield from map(run_job, jobs)
-    elif any(row.name in HOLD_PYTHON for row in jobs[0].rows):
+    elif any(system.holds_python for system in jobs[0].systems):
         yield from _in_processes(jobs, n_workers, n_threads=max(n_cores // n_workers, 1))
     else:
         parallel = joblib.Parallel(n_jobs=n_workers, backend="threading", return_as="generator_unordered")

@@ -2,7 +2,8 @@
 
 A results folder belongs to one model (or one folder of estimates) and one set of songs. Results of another are never
 mixed in: another model is refused; the same checkpoint trained further is scored anew, after its earlier results have
-been moved aside. Each song's JSON says which model and data it was made from, so that a song is not scored twice.
+been moved to a folder of their own. Each song's JSON says which model and data it was made from, so that a song is not
+scored twice.
 """
 
 import csv
@@ -17,12 +18,12 @@ from typing import Any
 
 from vocal_extraction.atomic_files import whole_file, write_json, write_text
 from vocal_extraction.evaluation.bsseval_v4 import BSSEVAL_METRICS, FRAME_S
+from vocal_extraction.evaluation.metrics import EvaluationError, Metric
 from vocal_extraction.evaluation.scale_metrics import LIMIT_DB
-from vocal_extraction.evaluation.songs import SOURCES, EvaluationError
+from vocal_extraction.settings import ACCOMPANIMENT
 
-SCHEMA_VERSION = 1
-SONG_SCHEMA = "vocal-extraction/song-scores"
-SUMMARY_SCHEMA = "vocal-extraction/summary"
+SONG_SCHEMA, SONG_SCHEMA_VERSION = "vocal-extraction/song-scores", 1
+SUMMARY_SCHEMA, SUMMARY_SCHEMA_VERSION = "vocal-extraction/summary", 2
 
 SUMMARY, SCORES, CARD, PAGE = "summary.json", "scores.csv", "report_card.txt", "report.html"
 COMPARISON = "comparison.json"
@@ -32,8 +33,20 @@ MUSEVAL_FOLDER = "museval"
 _SCHEMAS = Path(__file__).parent / "schemas"
 
 
+def shown_path(path: str | os.PathLike[str]) -> str:
+    """Return a path as reports show it: below the working directory, else its last two parts; never all of it.
+
+    >>> shown_path("/home/me/models/best.model.pth"), shown_path(Path.cwd() / "a" / "b" / "c")
+    ('models/best.model.pth', 'a/b/c')
+    """
+    absolute = Path.cwd() / path
+    if absolute.is_relative_to(Path.cwd()) and absolute != Path.cwd() and ".." not in absolute.parts:
+        return absolute.relative_to(Path.cwd()).as_posix()
+    return "/".join(absolute.resolve().parts[1:][-2:])
+
+
 def song_file(folder: Path, song: str) -> Path:
-    """Return where the scores of `song` stand: under its name, made to fit where that is too long or taken.
+    """Return the file of a song's scores: under its name, shortened where that is too long, changed where it is taken.
 
     >>> song_file(Path("results"), "A - B").as_posix(), song_file(Path("results"), "summary").as_posix()
     ('results/A - B.json', 'results/summary (song).json')
@@ -47,10 +60,10 @@ def song_file(folder: Path, song: str) -> Path:
 
 
 def read_song(path: Path) -> dict[str, Any] | None:
-    """Return a song's scores, or None where `path` holds none of this version; what else is wrong does not matter."""
+    """Return a song's scores, or None where `path` holds none of this version, for whatever reason."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return None
     if not isinstance(content, dict) or content.get("schema") != SONG_SCHEMA:
         return None
@@ -93,7 +106,7 @@ def validator(name: str) -> Any:
 def claim_folder(
     folder: Path, *, evaluated: Mapping[str, Any], data: Mapping[str, Any], overwrite: bool = False
 ) -> Path | None:
-    """See to it that `folder` may hold the results of `evaluated`, moving aside what an earlier state of it left.
+    """Make sure that `folder` may hold the results of `evaluated`; earlier ones of the same path are moved away.
 
     Parameters
     ----------
@@ -102,7 +115,7 @@ def claim_folder(
     evaluated, data
         As in the songs' JSON; of the data, folder and subset are compared.
     overwrite
-        Move aside the results of another model too, instead of refusing.
+        Move the results of another model too, instead of refusing.
 
     Returns
     -------
@@ -114,35 +127,34 @@ def claim_folder(
     EvaluationError
         If the folder holds another model's results, or another dataset's.
     """
-    others = [
-        (path, found)
-        for path, found in ((path, read_song(path)) for path in sorted(folder.glob("*.json")))
-        if found is not None and not _belongs(found, evaluated, data)
-    ]
+    songs = [found for path in sorted(folder.glob("*.json")) if (found := read_song(path)) is not None]
+    others = [found for found in songs if not (_same_data(found, data) and _same_model(found, evaluated))]
     if not others:
         return None
-    _, first = others[0]
-    retrained = all(
-        {**found["evaluated"], "sha256": None} == {**evaluated, "sha256": None} and _same_data(found, data)
-        for _, found in others
-    )
+    retrained = all(_same_data(found, data) and _same_model(found, {**evaluated, "sha256": None}) for found in others)
+    first = others[0]
     if not (retrained or overwrite):
         raise EvaluationError(
             f"{folder} holds results of {_words(first['evaluated'], first['data'])}; these would be of "
-            f"{_words(evaluated, data)}. Name another output folder, or overwrite (what is there is moved aside)."
+            f"{_words(evaluated, data)}. Name another output folder, or overwrite (what is there is moved to a folder "
+            "of its own)."
         )
-    return _move_aside(folder, first["evaluated"])
+    return _move_away(folder, first["evaluated"])
 
 
-def _belongs(found: Mapping[str, Any], evaluated: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
-    """Tell whether a song's scores are of the same model, wherever it lies, and of the same data."""
+def _same_model(found: Mapping[str, Any], evaluated: Mapping[str, Any]) -> bool:
+    """Return whether scores are of the same model, wherever it lies; without a checksum the path decides."""
     before = found["evaluated"]
-    anywhere = ("kind", "settings", "sha256") if evaluated["sha256"] else ("kind", "settings", "path")
-    return all(before[key] == evaluated[key] for key in anywhere) and _same_data(found, data)
+    if any(before[key] != evaluated[key] for key in ("kind", "settings")):
+        return False
+    if evaluated["sha256"]:
+        return bool(before["sha256"] == evaluated["sha256"])
+    return shown_path(before["path"]) == shown_path(evaluated["path"])
 
 
 def _same_data(found: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
-    return all(found["data"][key] == data[key] for key in ("folder", "subset"))
+    before = found["data"]
+    return before["subset"] == data["subset"] and shown_path(before["folder"]) == shown_path(data["folder"])
 
 
 def _words(evaluated: Mapping[str, Any], data: Mapping[str, Any]) -> str:
@@ -152,60 +164,67 @@ def _words(evaluated: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     return f"{named} on {data['folder']}, {data['subset']}"
 
 
-def _move_aside(folder: Path, evaluated: Mapping[str, Any]) -> Path:
+def _move_away(folder: Path, evaluated: Mapping[str, Any]) -> Path:
     mark = evaluated["sha256"] or hashlib.sha256(evaluated["path"].encode()).hexdigest()
-    aside = folder / f"earlier-{mark[:8]}"
-    ours = [path for path in folder.glob("*.json") if read_song(path) is not None]
+    earlier = folder / f"earlier-{mark[:8]}"
+    songs = [path for path in folder.glob("*.json") if read_song(path) is not None]
     named = [folder / name for name in (SUMMARY, SCORES, CARD, PAGE, MUSEVAL_FOLDER, ESTIMATES_FOLDER)]
     try:
-        aside.mkdir(parents=True, exist_ok=True)
-        for path in [*(path for path in named if path.exists()), *ours]:  # songs last: they say whose results these are
-            target, n_more = aside / path.name, 2
+        earlier.mkdir(parents=True, exist_ok=True)
+        # Songs last: they say whose results these are.
+        for path in [*(path for path in named if path.exists()), *songs]:
+            target, number = earlier / path.name, 2
             while target.exists():
-                target, n_more = aside / f"{path.stem}-{n_more}{path.suffix}", n_more + 1
+                target, number = earlier / f"{path.stem}-{number}{path.suffix}", number + 1
             os.replace(path, target)
     except OSError as error:
         raise EvaluationError(
-            f"Earlier results in {folder} cannot be moved to {aside} ({error.strerror}). Name another output folder."
+            f"Earlier results in {folder} cannot be moved to {earlier} ({error.strerror}). Name another output folder."
         ) from error
-    return aside
+    return earlier
 
 
 def write_scores_csv(
-    path: Path, songs: Iterable[Mapping[str, Any]], *, rows: Sequence[str], metrics: Sequence[str]
+    path: Path,
+    songs: Iterable[Mapping[str, Any]],
+    *,
+    rows: Sequence[str],
+    sources: Sequence[str],
+    metrics: Mapping[str, Metric],
 ) -> None:
-    """Write one line a song, row, source and metric."""
+    """Write one line a song, row (system), source and metric."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["song", "row", "source", "metric", "value_db", "left_out", "at_limit"])
+    table.writerow(["song", "row", "source", "metric", "value", "unit", "left_out", "at_limit"])
     for song in songs:
         for row in rows:
-            for source in SOURCES:
-                for metric in metrics:
-                    entry = song["rows"][row]["scores"][source][metric]
+            for source in sources:
+                for name, metric in metrics.items():
+                    entry = song["rows"][row]["scores"][source][name]
                     value = "" if entry["value"] is None else entry["value"]
                     limit = "yes" if entry.get("at_limit") else ""
-                    table.writerow([song["song"], row, source, metric, value, entry.get("left_out", ""), limit])
+                    reason = entry.get("left_out", "")
+                    table.writerow([song["song"], row, source, name, value, metric.unit, reason, limit])
     write_text(path, text.getvalue())
 
 
-def write_museval_json(folder: Path, song: Mapping[str, Any], *, row: str, subset: str) -> Path:
+def write_museval_json(folder: Path, song: Mapping[str, Any], *, row: str, sources: Sequence[str], subset: str) -> Path:
     """Write a row's BSSEval frames as museval does, where museval's `EvalStore.add_eval_dir` looks for them.
 
-    museval keeps no infinite ratios: a frame held at the limit is written as NaN, as museval would.
+    museval keeps no infinite ratios: a frame clipped to the limit is written as NaN, as museval would.
     """
     from vocal_extraction.compatibility import museval
 
     store = museval.TrackStore(track_name=song["song"], win=FRAME_S, hop=FRAME_S)
-    for source, target in zip(SOURCES, ("vocals", "accompaniment"), strict=True):
+    for source in sources:
         entries = song["rows"][row]["scores"][source]
         frames = {name: entries[name].get("frames", []) for name in BSSEVAL_METRICS}
         finite = {
             name: [float("nan") if x is None or abs(x) >= LIMIT_DB else x for x in values]
             for name, values in frames.items()
         }
-        store.add_target(target_name=target, values=finite)
+        store.add_target(target_name="accompaniment" if source == ACCOMPANIMENT else source, values=finite)
     path = song_file(folder / MUSEVAL_FOLDER / subset, song["song"])
-    with whole_file(path) as aside:
-        store.save(aside)
+    with whole_file(path) as temporary:
+        store.save(temporary)
     return path

@@ -1,9 +1,9 @@
-"""The scale-invariant and scale-dependent metrics of Le Roux et al. 2019, from inner products alone.
+"""The scale-invariant and scale-dependent metrics of Le Roux et al. 2019, computed from inner products alone.
 
 All of them (SI-SDR, SI-SIR, SI-SAR, SD-SDR, SNR, SRR) are functions of the inner products between references and
 estimates. So a song of any length is read once, block by block, its Gram matrix is added up in constant memory, and
-every estimate of the same song shares one matrix product. nussl's ``BSSEvalScale`` computes the same numbers from
-whole signals; a test holds the two together.
+all estimates of a song share one matrix product. nussl's ``BSSEvalScale`` computes the same numbers from whole
+signals; a test compares the two.
 
 Source: Le Roux, Wisdom, Erdogan and Hershey, "SDR - half-baked or well done?", ICASSP 2019; the names and signs are
 those of nussl 1.1.9, ``evaluation/bss_eval.py``.
@@ -20,7 +20,7 @@ SCALE_METRICS = ("SI-SDR", "SI-SIR", "SI-SAR", "SD-SDR", "SNR", "SRR", "SI-SDRi"
 """In nussl's order. SRR is the source-to-rescaled-source ratio. An ``i`` is the improvement over the mixture."""
 
 LIMIT_DB = 100.0
-"""Beyond this a ratio says perfect (or silent) and no more: it is held here and flagged.
+"""Ratios beyond this are clipped to it and flagged: they mean perfect (or silent) and no more.
 
 Double precision resolves energies to about 1e-15 of their terms, so 100 dB still has four exact decimals."""
 
@@ -28,9 +28,11 @@ SILENCE_DB = -90.0
 """A reference weaker than this, relative to all references of the channel together, is silent: no ratio to it means
 anything. A sum of 16-bit dither is."""
 
+_ROUNDING = 1e-15
+"""Energies below this share of the signal as given are rounding errors. The share of 32-bit samples' own rounding."""
 
-_PIECE_SAMPLES = 1 << 15
-"""Samples that are turned to double precision at a time."""
+_CHUNK_SAMPLES = 1 << 15
+"""Samples that are converted to double precision at a time."""
 
 
 class GramMatrix:
@@ -42,10 +44,13 @@ class GramMatrix:
     >>> gram.centred()
     array([[[2., 2.],
             [2., 2.]]])
+    >>> gram.energy()
+    array([[14.,  5.]])
     """
 
     def __init__(self) -> None:
         self._n_samples = 0
+        self._shift: Array | None = None  # (n_channels, n_signals, 1): first block's means, against cancellation
         self._sums: Array = np.zeros(())
         self._products: Array = np.zeros(())
 
@@ -53,35 +58,39 @@ class GramMatrix:
         """Add the next block. Shape: (n_signals, n_channels, n_samples)."""
         by_channel = np.asarray(signals).swapaxes(0, 1)  # (n_channels, n_signals, n_samples)
         self._n_samples += by_channel.shape[-1]
-        for start in range(0, by_channel.shape[-1], _PIECE_SAMPLES):
-            piece = by_channel[..., start : start + _PIECE_SAMPLES].astype(np.float64)
-            self._sums = self._sums + piece.sum(axis=-1)
-            self._products = self._products + piece @ piece.swapaxes(1, 2)
+        for start in range(0, by_channel.shape[-1], _CHUNK_SAMPLES):
+            chunk = by_channel[..., start : start + _CHUNK_SAMPLES].astype(np.float64)
+            if self._shift is None:
+                self._shift = chunk.mean(axis=-1, keepdims=True)
+            chunk -= self._shift
+            self._sums = self._sums + chunk.sum(axis=-1)
+            self._products = self._products + chunk @ chunk.swapaxes(1, 2)
 
     def centred(self) -> Array:
         """Return the Gram matrix of the zero-mean signals. Shape: (n_channels, n_signals, n_signals)."""
         outer = self._sums[:, :, None] * self._sums[:, None, :]
         return self._products - outer / max(self._n_samples, 1)
 
-
-def is_silent(references: Array) -> NDArray[np.bool_]:
-    """Tell which references are silent beside the others.
-
-    Parameters
-    ----------
-    references
-        Gram matrix of the references. Shape: (n_channels, n_sources, n_sources).
-
-    Returns
-    -------
-    NDArray[np.bool_]
-        Shape: (n_channels, n_sources).
-    """
-    energy = np.diagonal(references, axis1=1, axis2=2)
-    return energy <= 10 ** (SILENCE_DB / 10) * energy.sum(axis=1, keepdims=True)
+    def energy(self) -> Array:
+        """Return the energies of the signals as given, means included. Shape: (n_channels, n_signals)."""
+        centred = np.diagonal(self.centred(), axis1=1, axis2=2)
+        if self._shift is None:
+            return centred
+        mean = self._shift[..., 0] + self._sums / max(self._n_samples, 1)
+        return centred + self._n_samples * mean**2
 
 
-def scale_metrics(gram: Array, *, n_sources: int, mixture: int, estimates: list[int]) -> dict[str, Array]:
+def is_silent(gram: Array, energy: Array, n_sources: int) -> NDArray[np.bool_]:
+    """Return which references are silent, constant ones included. Shape: (n_channels, n_sources)."""
+    centred = np.diagonal(gram, axis1=1, axis2=2)[:, :n_sources]
+    as_given = energy[:, :n_sources]
+    beside_others = centred <= 10 ** (SILENCE_DB / 10) * centred.sum(axis=1, keepdims=True)
+    return beside_others | (centred <= _ROUNDING * as_given)
+
+
+def scale_metrics(
+    gram: Array, energy: Array, *, n_sources: int, mixture: int, estimates: list[int]
+) -> dict[str, Array]:
     """Compute every metric of `SCALE_METRICS` for each channel and source.
 
     Parameters
@@ -89,6 +98,9 @@ def scale_metrics(gram: Array, *, n_sources: int, mixture: int, estimates: list[
     gram
         Centred Gram matrix whose first `n_sources` signals are the references.
         Shape: (n_channels, n_signals, n_signals).
+    energy
+        Energies of the signals as given; what is below rounding beside them counts as nothing.
+        Shape: (n_channels, n_signals).
     n_sources
         How many references there are.
     mixture
@@ -99,42 +111,40 @@ def scale_metrics(gram: Array, *, n_sources: int, mixture: int, estimates: list[
     Returns
     -------
     dict[str, Array]
-        Decibels, held within ±`LIMIT_DB`. Shape of each: (n_channels, n_sources). NaN where the metric has no
+        Decibels, clipped to ±`LIMIT_DB`. Shape of each: (n_channels, n_sources). NaN where the metric has no
         meaning: all of them for a silent reference, SI-SIR where no other source sounds, an improvement where the
         mixture is already perfect.
     """
-    silent = is_silent(gram[:, :n_sources, :n_sources])
-    values = _ratios(gram, silent, n_sources, estimates)
-    before = _ratios(gram, silent, n_sources, [mixture] * n_sources)
+    silent = is_silent(gram, energy, n_sources)
+    values = _ratios(gram, energy, silent, n_sources, estimates)
+    before = _ratios(gram, energy, silent, n_sources, [mixture] * n_sources)
     for name in ("SI-SDR", "SD-SDR", "SNR"):
         values[f"{name}i"] = np.where(before[name] < LIMIT_DB, values[name] - before[name], np.nan)
     return {name: np.where(silent, np.nan, values[name]) for name in SCALE_METRICS}
 
 
-def at_limit(values: dict[str, Array], name: str) -> NDArray[np.bool_]:
-    """Tell where metric `name`, or the metric that it is an improvement of, was held at ±`LIMIT_DB`."""
-    return np.abs(values[name.removesuffix("i")]) >= LIMIT_DB
-
-
-def _ratios(gram: Array, silent: NDArray[np.bool_], n_sources: int, estimates: list[int]) -> dict[str, Array]:
+def _ratios(
+    gram: Array, energy: Array, silent: NDArray[np.bool_], n_sources: int, estimates: list[int]
+) -> dict[str, Array]:
     """The six ratios; the letters are the paper's: s the reference, e the estimate, alpha the best scale of s."""
     sources = np.arange(n_sources)
     s_s = np.where(silent, 1.0, gram[:, sources, sources])
     s_e = np.where(silent, 0.0, gram[:, sources, estimates])
-    e_e = gram[:, estimates, estimates]
-    alpha = s_e / s_s
+    as_given = energy[:, estimates]
+    e_e = np.where(gram[:, estimates, estimates] > _ROUNDING * as_given, gram[:, estimates, estimates], 0.0)
+    alpha = np.where(e_e > 0, s_e / s_s, 0.0)
     target = alpha**2 * s_s
     residual = e_e - target
     interference, others = _interference(gram, silent, n_sources, estimates, alpha)
-    snr = _decibels(s_s, e_e - 2 * s_e + s_s, scale=e_e + s_s)
+    snr = _decibels(s_s, e_e - 2 * s_s * alpha + s_s, scale=as_given + s_s)
     with np.errstate(divide="ignore"):
         gain_db = 20 * np.log10(np.abs(alpha))
         # (1 - 1/alpha)^2 without dividing by an alpha of nothing
         rescaling = _decibels(alpha**2, (alpha - 1) ** 2, scale=1 + alpha**2)
     return {
-        "SI-SDR": _decibels(target, residual, scale=e_e),
-        "SI-SIR": np.where(others, _decibels(target, interference, scale=e_e), np.nan),
-        "SI-SAR": _decibels(target, residual - interference, scale=e_e),
+        "SI-SDR": _decibels(target, residual, scale=as_given),
+        "SI-SIR": np.where(others, _decibels(target, interference, scale=as_given), np.nan),
+        "SI-SAR": _decibels(target, residual - interference, scale=as_given),
         "SD-SDR": np.clip(snr + gain_db, -LIMIT_DB, LIMIT_DB),
         "SNR": snr,
         "SRR": rescaling,
@@ -148,7 +158,7 @@ def _interference(
     references = gram[:, :n_sources, :n_sources]
     loud = ~silent
     among_loud = loud[:, :, None] & loud[:, None, :]
-    # Silent references span nothing; the pseudo-inverse also stands two references that are one and the same.
+    # Silent references span nothing; the pseudo-inverse also copes with two references that are one and the same.
     inverse = np.linalg.pinv(np.where(among_loud, references, 0.0), rcond=1e-13, hermitian=True)
     # Inner products of each residual with each reference: (n_channels, n_sources of estimates, n_sources)
     onto = gram[:, estimates, :n_sources] - alpha[:, :, None] * references
@@ -159,8 +169,8 @@ def _interference(
 
 
 def _decibels(signal: Array, noise: Array, *, scale: Array) -> Array:
-    """Return 10 log10 of signal over noise, within the limit; both gone below rounding of `scale` counts as minus."""
-    floor = 1e-15 * scale
+    """Return 10 log10 of signal over noise, clipped; where both are rounding errors of `scale`, the lower limit."""
+    floor = _ROUNDING * scale
     signal, noise = np.where(signal > floor, signal, 0.0), np.where(noise > floor, noise, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(signal > 0, 10 * np.log10(signal / noise), -np.inf)

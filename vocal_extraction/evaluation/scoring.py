@@ -1,150 +1,173 @@
-"""One song, all rows, one pass: the song is read in blocks, every separator estimates each block, and inner products
-and correlations are added up; the metrics come from those at the end.
+"""One song, all systems, one pass: the song is read in blocks, every system estimates each block, and each family of
+metrics adds up what it needs; the metrics come from that at the end.
 
-A row of scores is, as plain values: ``{source: {metric: {"value", "channels" or "frames", "left_out", "at_limit"}}}``.
-``value`` is the median over channels (scale metrics) or over frames (BSSEval v4), in decibels; None with a reason under
-``left_out`` where the metric has no meaning.
+Scores of a system are plain values: ``{source: {metric: {"value", "channels" or "frames", "left_out", "at_limit"}}}``,
+see `metrics.entry`.
 """
 
 import contextlib
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
-from numpy.typing import NDArray
 
 from vocal_extraction.atomic_files import whole_file
-from vocal_extraction.evaluation.bsseval_v4 import BSSEVAL_METRICS, BssEvalV4
-from vocal_extraction.evaluation.scale_metrics import LIMIT_DB, SCALE_METRICS, GramMatrix, at_limit, scale_metrics
-from vocal_extraction.evaluation.separators import (
-    BASELINES,
-    BLOCK_SAMPLES,
-    CONTEXT_SAMPLES,
-    GRID_SAMPLES,
-    Audio,
-    Excerpt,
-    ModelSeparator,
-    Separator,
-)
-from vocal_extraction.evaluation.songs import SOURCES, EvaluationError, Recording
+from vocal_extraction.evaluation.metrics import Audio, EvaluationError, Metric, Values, accumulators, entry
+from vocal_extraction.evaluation.models import ModelSystem
+from vocal_extraction.evaluation.scale_metrics import LIMIT_DB
+from vocal_extraction.evaluation.sources import Sources
+from vocal_extraction.evaluation.systems import Excerpt, System
+from vocal_extraction.tracks import Track
 
-FAMILIES = {"scale": SCALE_METRICS, "bsseval_v4": BSSEVAL_METRICS}
-"""What ``metrics`` may name, and the metrics of each."""
+GRID_SAMPLES = 16_384
+"""Excerpts begin at a multiple of this, the longest window: so the frames of all blocks lie on one grid, and an ideal
+mask is the same as that of the whole song."""
 
-SILENT_REFERENCE = "the reference is silent"
-ALONE = "no other source sounds"
-PERFECT_MIXTURE = "the mixture is already perfect"
-NO_FRAME = "there is no frame in which all references and estimates sound"
-"""Why a value is left out; a separator that fails adds its own words."""
+CONTEXT_SAMPLES = 16 * GRID_SAMPLES
+"""Samples on either side of a block that are estimated and dropped: about 6 s."""
+
+BLOCK_SAMPLES = 80 * GRID_SAMPLES
+"""Samples of a block: about 30 s."""
 
 Scores = dict[str, dict[str, dict[str, Any]]]
 
 
-def excerpts(song: Recording) -> Iterator[tuple[Excerpt, slice]]:
-    """Cut a song into blocks; see `excerpt_of`."""
-    for start in range(0, song.n_samples, BLOCK_SAMPLES):
-        yield excerpt_of(song, start, min(start + BLOCK_SAMPLES, song.n_samples))
+def excerpts(track: Track, sources: Sources) -> Iterator[tuple[Excerpt, slice]]:
+    """Divide a song into blocks; see `excerpt_of`."""
+    for start in range(0, track.n_samples, BLOCK_SAMPLES):
+        yield excerpt_of(track, sources, start, min(start + BLOCK_SAMPLES, track.n_samples))
 
 
-def excerpt_of(song: Recording, start: int, stop: int) -> tuple[Excerpt, slice]:
+def excerpt_of(track: Track, sources: Sources, start: int, stop: int) -> tuple[Excerpt, slice]:
     """Return samples `start` to `stop` of a song with context on both sides, and which of them are not context."""
     first = max(start - CONTEXT_SAMPLES, 0) // GRID_SAMPLES * GRID_SAMPLES
-    last = min(stop + CONTEXT_SAMPLES, song.n_samples)
-    return Excerpt(song.name, first, song.sample_rate, song.read(first, last)), slice(start - first, stop - first)
+    last = min(stop + CONTEXT_SAMPLES, track.n_samples)
+    excerpt = Excerpt(track.name, first, track.sample_rate, track.read(first, last), sources)
+    return excerpt, slice(start - first, stop - first)
 
 
 def score_song(
-    song: Recording,
-    separators: Mapping[str, Separator],
+    track: Track,
+    systems: Sequence[System],
     *,
-    families: Sequence[str],
+    sources: Sources,
+    metrics: Mapping[str, Metric],
     save_first_to: Path | None = None,
 ) -> dict[str, Scores]:
-    """Score every separator on one song.
+    """Score every system on one song.
 
     Parameters
     ----------
-    song
-        Its stems.
-    separators
-        By row.
-    families
-        Keys of `FAMILIES`.
+    track
+        With the sources that are scored, see `Sources.of`.
+    systems
+        All of different names.
+    sources
+        What is scored.
+    metrics
+        By name, see `metrics.choose_metrics`.
     save_first_to
-        Folder for the first row's estimates, as float wavs under the song's name; None saves nothing.
+        Folder for the first system's estimates, as float wavs under the song's name; None saves nothing.
 
     Returns
     -------
     dict[str, Scores]
-        By row; see the head of this file.
+        By system; see the head of this file.
 
     Raises
     ------
     EvaluationError
-        If a file of the song is damaged, or the first row's separator gives NaN or infinity.
+        If the evaluated system gives NaN or infinity.
+    TrackError
+        If a file of the song is damaged.
     """
-    gram, bsseval, failures = GramMatrix(), BssEvalV4(song.sample_rate), dict[str, str]()
+    families, failures = accumulators(metrics, track.sample_rate), dict[str, str]()
     with contextlib.ExitStack() as stack:
-        if song.n_samples > BLOCK_SAMPLES:
-            separators = {
-                row: stack.enter_context(separator.hearing(song))
-                if isinstance(separator, ModelSeparator)
-                else separator
-                for row, separator in separators.items()
-            }
-        write = _writer(stack, song, save_first_to)
-        for excerpt, kept in excerpts(song):
-            references = excerpt.references[..., kept]
-            estimates = _estimate_all(excerpt, separators, failures)[..., kept]
-            write(estimates[0])
-            if "scale" in families:
-                mixture = references.sum(axis=0, keepdims=True)
-                gram.add(np.concatenate([references, mixture, *estimates]))
-            if "bsseval_v4" in families:
-                bsseval.add(references, estimates)
-    tables: list[list[Scores]] = []
-    if "scale" in families:
-        tables.append(_scale_scores(gram.centred(), n_sets=len(separators)))
-    if "bsseval_v4" in families:
-        tables.append(_bsseval_scores(bsseval.ratios(), bsseval.sounding()))
-    merged = [_merge(scores) for scores in zip(*tables, strict=True)]
+        opened = [
+            stack.enter_context(system.estimate.of_song(track, sources))
+            if isinstance(system.estimate, ModelSystem)
+            else system.estimate
+            for system in systems
+        ]
+        write = _writer(stack, track, sources, save_first_to)
+        for excerpt, kept in excerpts(track, sources):
+            estimates = np.zeros((len(systems), *excerpt.references.shape), np.float32)
+            for one, system, estimate in zip(estimates, systems, opened, strict=True):
+                if system.name not in failures:
+                    _estimate(one, excerpt, system, estimate, failures)
+            write(estimates[0][..., kept])
+            for family in families:
+                family.add(excerpt.references[..., kept], estimates[..., kept])
+    scores: dict[str, Scores] = {system.name: {source: {} for source in sources.names} for system in systems}
+    for family in families:
+        silent, values = family.silent(), family.values()
+        for i, source in enumerate(sources.names):
+            more = {"silent": bool(silent[i]), "alone": bool(np.sum(~silent) < 2)}
+            for k, system in enumerate(systems):
+                for name in values:
+                    found = (
+                        _failed(failures[system.name])
+                        if system.name in failures
+                        else entry(
+                            metrics[name], values[name][k, i], at_limit=_at_limit(values, name, (k, i), metrics), **more
+                        )
+                    )
+                    scores[system.name][source][name] = found
     return {
-        row: _failed(failures[row], families) if row in failures else scores
-        for row, scores in zip(separators, merged, strict=True)
+        system: {source: {name: found[name] for name in metrics} for source, found in by_source.items()}
+        for system, by_source in scores.items()
     }
 
 
-def _estimate_all(excerpt: Excerpt, separators: Mapping[str, Separator], failures: dict[str, str]) -> Audio:
-    """Return the estimates of all rows: (n_rows, n_sources, n_channels, n_samples), zeros for rows that failed."""
-    estimates = np.zeros((len(separators), *excerpt.references.shape), np.float32)
-    for estimate, (row, separator) in zip(estimates, separators.items(), strict=True):
-        if row in failures:
-            continue
-        try:
-            estimate[:] = separator(excerpt)
-            if not np.isfinite(estimate).all():
-                raise EvaluationError(f"The {row} gave NaN or infinite samples for {excerpt.song!r}.")
-        # nussl's separators are not made for every signal; one that gives up is named and the others are scored.
-        except (EvaluationError, ValueError, IndexError, ArithmeticError, np.linalg.LinAlgError) as error:
-            if row not in BASELINES:
-                raise
-            failures[row] = " ".join(str(error).split())
-            estimate[:] = 0
-    return estimates
+def _estimate(
+    estimates: Audio, excerpt: Excerpt, system: System, estimate: Callable[[Excerpt], Audio], failures: dict[str, str]
+) -> None:
+    """Write a system's estimates into an array; one that may fail and does is noted and leaves zeros."""
+    try:
+        estimates[:] = estimate(excerpt)
+        if not np.isfinite(estimates).all():
+            raise EvaluationError(f"The {system.name} gave NaN or infinite samples for {excerpt.song!r}.")
+    except (EvaluationError, ValueError, IndexError, ArithmeticError, np.linalg.LinAlgError) as error:
+        if not system.may_fail:
+            raise
+        failures[system.name] = " ".join(str(error).split())
+        estimates[:] = 0
 
 
-def _writer(stack: contextlib.ExitStack, song: Recording, folder: Path | None) -> Any:
+def _failed(reason: str) -> dict[str, Any]:
+    return {"value": None, "left_out": reason}
+
+
+def _at_limit(values: Values, name: str, at: tuple[int, int], metrics: Mapping[str, Metric]) -> bool:
+    """Return whether a channel of the metric, or of that which it is an improvement of, is clipped."""
+    base = name[:-1] if name.endswith("i") and name[:-1] in values else name
+    metric = metrics[base]
+    return metric.unit == "dB" and metric.parts == "channels" and bool((np.abs(values[base][at]) >= LIMIT_DB).any())
+
+
+def file_name_of(source: str) -> str:
+    """Return the name of a source's wav.
+
+    >>> file_name_of("vocals"), file_name_of("bass+drums+other")
+    ('vocals.wav', 'accompaniment.wav')
+    """
+    from vocal_extraction.settings import ACCOMPANIMENT
+
+    return "accompaniment.wav" if source == ACCOMPANIMENT else f"{source}.wav"
+
+
+def _writer(
+    stack: contextlib.ExitStack, track: Track, sources: Sources, folder: Path | None
+) -> Callable[[Audio], None]:
     """Return a function that appends a block of estimates to the song's wavs, which appear when `stack` closes."""
     if folder is None:
         return lambda estimates: None
-    names = ("vocals.wav", "accompaniment.wav")
-    asides = [stack.enter_context(whole_file(folder / song.name / name)) for name in names]
+    temporary = [stack.enter_context(whole_file(folder / track.name / file_name_of(name))) for name in sources.names]
     files = [
-        stack.enter_context(soundfile.SoundFile(aside, "w", song.sample_rate, song.n_channels, "FLOAT"))
-        for aside in asides
+        stack.enter_context(soundfile.SoundFile(path, "w", track.sample_rate, track.n_channels, "FLOAT"))
+        for path in temporary
     ]
 
     def write(estimates: Audio) -> None:
@@ -153,78 +176,7 @@ def _writer(stack: contextlib.ExitStack, song: Recording, folder: Path | None) -
                 file.write(samples.T)
             except soundfile.LibsndfileError as error:
                 raise EvaluationError(
-                    f"Cannot write the estimates of {song.name!r} to {folder} ({error}). Free some space on the disk."
+                    f"Cannot write the estimates of {track.name!r} to {folder} ({error}). Free some space on the disk."
                 ) from error
 
     return write
-
-
-def _scale_scores(gram: NDArray[np.float64], *, n_sets: int) -> list[Scores]:
-    """Turn one Gram matrix of references, mixture and all sets of estimates into scores, a set each."""
-    n_sources = len(SOURCES)
-    every = []
-    for k in range(n_sets):
-        first = n_sources + 1 + k * n_sources
-        values = scale_metrics(
-            gram, n_sources=n_sources, mixture=n_sources, estimates=list(range(first, first + n_sources))
-        )
-        scores: Scores = {}
-        for i, source in enumerate(SOURCES):
-            silent = bool(np.isnan(values["SNR"][:, i]).all())
-            scores[source] = {
-                name: _entry(
-                    values[name][:, i],
-                    parts="channels",
-                    reason=SILENT_REFERENCE if silent else ALONE if name == "SI-SIR" else PERFECT_MIXTURE,
-                    limited=bool(at_limit(values, name)[:, i].any()),
-                )
-                for name in SCALE_METRICS
-            }
-        every.append(scores)
-    return every
-
-
-def _bsseval_scores(ratios: dict[str, NDArray[np.float64]], sounding: NDArray[np.bool_]) -> list[Scores]:
-    """Turn frames (n_sets, n_sources, n_frames) of each metric into scores, a set each."""
-    n_sets = len(ratios["SDR"])
-    every = []
-    for k in range(n_sets):
-        scores: Scores = {}
-        for i, source in enumerate(SOURCES):
-            scores[source] = {
-                name: _entry(
-                    np.clip(ratios[name][k, i], -LIMIT_DB, LIMIT_DB),
-                    parts="frames",
-                    reason=SILENT_REFERENCE if not sounding[i] else ALONE if sounding.sum() < 2 else NO_FRAME,
-                )
-                for name in BSSEVAL_METRICS
-            }
-        every.append(scores)
-    return every
-
-
-def _entry(parts_db: NDArray[np.float64], *, parts: str, reason: str, limited: bool = False) -> dict[str, Any]:
-    finite = parts_db[np.isfinite(parts_db)]
-    entry: dict[str, Any] = {
-        "value": _rounded(float(np.median(finite))) if finite.size else None,
-        parts: [_rounded(float(x)) for x in parts_db],
-    }
-    if not finite.size:
-        entry["left_out"] = reason
-    elif limited or abs(entry["value"]) >= LIMIT_DB:
-        entry["at_limit"] = True
-    return entry
-
-
-def _rounded(decibels: float) -> float | None:
-    """Six decimals: the rest depends on how many threads added up."""
-    return round(decibels, 6) if math.isfinite(decibels) else None
-
-
-def _merge(scores: Sequence[Scores]) -> Scores:
-    return {source: {name: e for one in scores for name, e in one[source].items()} for source in SOURCES}
-
-
-def _failed(reason: str, families: Sequence[str]) -> Scores:
-    names = [name for family in families for name in FAMILIES[family]]
-    return {source: {name: {"value": None, "left_out": reason} for name in names} for source in SOURCES}

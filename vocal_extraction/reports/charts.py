@@ -65,7 +65,7 @@ class Dot:
 
     name: str
     role: str
-    """A class of the style sheet: model, floor, ceiling, accompaniment."""
+    """A class of the style sheet: model, baseline, oracle, accompaniment."""
     value: float | None
     spread: float | None
     note: str = ""

@@ -1,12 +1,12 @@
-"""The report of a comparison as one self-contained page: who is better, by how much, and how sure that is."""
+"""The report of a comparison as one self-contained page: which model is better, by how much, and in what interval."""
 
 from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from vocal_extraction.reports.charts import Bar, Dot, bar_chart, decibels, dot_chart
-from vocal_extraction.reports.page import VOCALS, document, main_metric
-from vocal_extraction.reports.tables import COLUMNS, HEADLINES
+from vocal_extraction.reports.charts import Bar, bar_chart, decibels, dot_chart
+from vocal_extraction.reports.page import document, dots_of, facts, section, table
+from vocal_extraction.reports.tables import facts_of, main_metric
 
 
 def comparison_page(comparison: Mapping[str, Any]) -> str:
@@ -18,92 +18,85 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
         Content of ``comparison.json``.
     """
     labels = list(comparison["models"])
-    metric = main_metric(comparison["models"][labels[0]])
+    first = comparison["models"][labels[0]]
+    metric, source = main_metric(first), comparison["sources"][0]
     body = [
         '<header><p class="over">Comparison of models, song by song</p>'
-        f"<h1>{escape(' against '.join(labels))}</h1></header>",
-        _ladder(comparison, metric),
-        *(_pair(pair, metric) for pair in comparison["pairs"]),
+        f"<h1>{escape(' against '.join(labels))}</h1><p class='under'>{escape(', '.join(facts_of(first['made'])))}</p>"
+        "</header>",
+        _systems(comparison, metric),
+        *(_pair(pair, metric, source, first["definitions"][metric]) for pair in comparison["pairs"]),
         _models(comparison),
     ]
     return document(" against ".join(labels), body)
 
 
-def _ladder(comparison: Mapping[str, Any], metric: str) -> str:
-    rows = []
-    for label, summary in comparison["models"].items():
-        found = summary["rows"]["model"]["scores"][metric][VOCALS]
-        spread = found["std"] if HEADLINES[metric] == "mean" else None
-        rows.append(Dot(label, "model", found[HEADLINES[metric]], spread, note=f" ({found['n']})"))
+def _systems(comparison: Mapping[str, Any], metric: str) -> str:
     first = next(iter(comparison["models"].values()))
-    for row in first["rows"].values():
-        if row["role"] != "evaluated":
-            found = row["scores"][metric][VOCALS]
-            spread = found["std"] if HEADLINES[metric] == "mean" else None
-            rows.append(Dot(row["title"], row["role"], found[HEADLINES[metric]], spread, note=f" ({found['n']})"))
-    rows.sort(key=lambda row: float("-inf") if row.value is None else row.value)
-    return (
-        f"<section><h2>Beside each other</h2><p class='note'>{metric} of the vocals, {HEADLINES[metric]} over songs, "
-        f"with the number of songs.</p>{dot_chart(rows, unit='dB')}</section>"
+    rows = [(label, summary["rows"]["model"]) for label, summary in comparison["models"].items()]
+    rows += [(row["title"], row) for row in first["rows"].values() if row["role"] != "evaluated"]
+    dots = sorted(dots_of(first, metric, rows), key=lambda row: float("-inf") if row.value is None else row.value)
+    definition = first["definitions"][metric]
+    return section(
+        "Beside each other",
+        f"{escape(metric)} of the {escape(first['sources'][0])}, {definition['statistic']} over songs (how many).",
+        dot_chart(dots, unit=definition["unit"]),
     )
 
 
-def _pair(pair: Mapping[str, Any], metric: str) -> str:
-    found = pair["sources"][VOCALS][metric]
-    title = f"{pair['second']} less {pair['first']}"
+def _pair(pair: Mapping[str, Any], metric: str, source: str, definition: Mapping[str, Any]) -> str:
+    found, unit = pair["sources"][source][metric], escape(definition["unit"])
     if found["interval"] is None:
         lead = "Too few songs for an interval"
     else:
         low, high = found["interval"]
         sure = "It does not include zero" if low > 0 or high < 0 else "It includes zero: the songs do not decide"
         lead = (
-            f"The mean difference is <b>{decibels(found['difference'], signed=True)} dB</b>, its 95% interval "
-            f"{decibels(low, signed=True)} to {decibels(high, signed=True)} dB. {sure}"
+            f"The mean difference is <b>{decibels(found['difference'], signed=True)} {unit}</b>, its 95% interval "
+            f"{decibels(low, signed=True)} to {decibels(high, signed=True)} {unit}. {sure}"
         )
-    bars = [
-        Bar(song, "model" if values[2] >= 0 else "worse", values[2])
-        for song, values in sorted(found["songs"].items(), key=lambda item: -item[1][2])
-    ]
+    sign = 1 if definition["more_is_better"] else -1
+    songs = sorted(found["songs"].items(), key=lambda item: -sign * item[1][2])
+    bars = [Bar(song, "model" if sign * values[2] >= 0 else "worse", values[2]) for song, values in songs]
     return (
-        f"<section><h2>{escape(title)}</h2><p class='lead'>{lead}.</p><p class='note'>{metric} of the vocals on "
-        f"{found['n']} songs: {found['wins']} better, {found['losses']} worse, {found['ties']} equal.</p>"
-        f"{bar_chart(bars, unit='dB', signed=True)}{_pair_table(pair)}</section>"
+        f"<section><h2>{escape(pair['second'])} less {escape(pair['first'])}</h2><p class='lead'>{lead}.</p>"
+        f"<p class='note'>{escape(metric)} of the {escape(source)} on {found['n']} songs: {found['wins']} better, "
+        f"{found['losses']} worse, {found['ties']} equal.</p>"
+        f"{bar_chart(bars, unit=definition['unit'], signed=True)}{_pair_table(pair)}</section>"
     )
 
 
 def _pair_table(pair: Mapping[str, Any]) -> str:
-    head = "".join(
-        f"<th>{text}</th>" for text in ("", "A", "B", "B − A", "95% interval", "B wins, loses, ties", "songs")
-    )
-    body = "".join(
-        f'<tr><th scope="row">{metric}, {escape(COLUMNS[source].lower())}</th><td>{decibels(found["mean_first"])}</td>'
-        f"<td>{decibels(found['mean_second'])}</td><td>{decibels(found['difference'], signed=True)}</td>"
-        f"<td>{_interval(found['interval'])}</td><td>{found['wins']}, {found['losses']}, {found['ties']}</td>"
-        f"<td>{found['n']}</td></tr>"
+    head = ["", "A", "B", "B − A", "95% interval", "B wins, loses, ties", "songs"]
+    rows = [
+        [
+            escape(f"{metric}, {source}"),
+            decibels(found["mean_first"]),
+            decibels(found["mean_second"]),
+            decibels(found["difference"], signed=True),
+            " to ".join(decibels(x, signed=True) for x in found["interval"] or [None]),
+            f"{found['wins']}, {found['losses']}, {found['ties']}",
+            str(found["n"]),
+        ]
         for source, metrics in pair["sources"].items()
         for metric, found in metrics.items()
-    )
+    ]
     return (
         f"<details><summary>All metrics: A is {escape(pair['first'])}, B is {escape(pair['second'])}</summary>"
-        f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        "</details>"
+        f"{table(head, rows)}</details>"
     )
-
-
-def _interval(interval: list[float] | None) -> str:
-    if interval is None:
-        return "–"
-    return f"{decibels(interval[0], signed=True)} to {decibels(interval[1], signed=True)}"
 
 
 def _models(comparison: Mapping[str, Any]) -> str:
     terms = "".join(
-        f"<dt>{escape(label)}</dt><dd><code>{escape(summary['evaluated']['path'])}, SHA-256 "
-        f"{escape(str(summary['evaluated']['sha256']))}</code></dd>"
+        f"<dt>{escape(label)}</dt><dd><code>"
+        + escape(", ".join(f"{key} {value}" for key, value in facts(summary["evaluated"]).items()))
+        + "</code></dd>"
         for label, summary in comparison["models"].items()
     )
-    return (
-        "<section><h2>How this was measured</h2><p>The interval is the percentile bootstrap of the mean difference: "
-        "the songs are drawn again, with replacement, ten thousand times. Only songs for which both have a value are "
-        f"paired.</p><dl>{terms}</dl></section>"
+    return section(
+        "How this was measured",
+        "",
+        "<p>The interval is the percentile bootstrap of the mean difference: songs are drawn again, with replacement, "
+        f"10,000 times. Only songs for which both have a value are paired.</p><dl>{terms}</dl>",
     )

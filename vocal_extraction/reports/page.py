@@ -14,48 +14,45 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vocal_extraction.reports.charts import Bar, Box, Dot, bar_chart, box_chart, decibels, dot_chart
+from vocal_extraction.reports.charts import MINUS, Bar, Box, Dot, bar_chart, box_chart, decibels, dot_chart
 from vocal_extraction.reports.pictures import HIGHEST_HZ, LOWEST_HZ, data_uri, peak_magnitude, spectrogram_png
 from vocal_extraction.reports.players import clips
 from vocal_extraction.reports.style import DARK, FONT, LIGHT, css_variables
-from vocal_extraction.reports.tables import BSSEVAL_METRICS, COLUMNS, HEADLINES, headline, in_order, notes
+from vocal_extraction.reports.tables import (
+    Summary,
+    columns_of,
+    facts_of,
+    in_order,
+    main_metric,
+    notes,
+    rankings,
+    reported,
+    value_of,
+)
 
-VOCALS, ACCOMPANIMENT = "vocals", "bass+drums+other"
-
-ROLES = {"evaluated": "model", "floor": "floor", "ceiling": "ceiling"}
+ROLES = {"evaluated": "model", "baseline": "baseline", "oracle": "oracle"}
 """The style sheet's class for each role of a row."""
 
 POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
 
-_COLUMN_HEADS = "".join(f"<th>{title.replace('+', '+<wbr>')}</th>" for title in COLUMNS.values())
-
-DEFINITIONS = {
-    "SI-SDR": "target over everything else, after the best rescaling of the reference",
-    "SI-SIR": "target over what the other sources explain of the error",
-    "SI-SAR": "target over what no source explains of the error",
-    "SD-SDR": "as SI-SDR, but a wrong level costs",
-    "SNR": "reference over the error, as it is",
-    "SRR": "source to rescaled source: how much of the level is right (not a reverberation ratio)",
-    "SI-SDRi": "SI-SDR less that of the mixture",
-    "SD-SDRi": "SD-SDR less that of the mixture",
-    "SNRi": "SNR less that of the mixture",
-    "SDR": "BSSEval v4: reference over all distortion",
-    "ISR": "BSSEval v4: reference over filtering distortion",
-    "SIR": "BSSEval v4: target over interference",
-    "SAR": "BSSEval v4: all that sources explain over artefacts",
+_COMPARED_IN_WORDS = {
+    "mixture": "than the untouched mixture",
+    "random_mask": "than a random mask",
+    "ideal_ratio_mask": "than what an ideal ratio mask reaches at the same resolution",
 }
+_MARKED_IN_BARS = {"mixture": "the mixture", "ideal_ratio_mask": "ideal ratio mask"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Exhibit:
-    """A song to be seen and heard."""
+class Example:
+    """A song with spectrograms and players."""
 
     rank: str
     """'best', 'median', 'worst'."""
     song: str
     metric: str
     value: float
-    """Of the vocals, in dB."""
+    """Of the main source."""
     sample_rate: int
     start_s: float
     """Where in the song the clips begin."""
@@ -63,9 +60,7 @@ class Exhibit:
     """By title. Shape of each: (n_channels, n_samples)."""
 
 
-def report_page(
-    summary: Mapping[str, Any], songs: Sequence[Mapping[str, Any]], *, exhibits: Sequence[Exhibit] = ()
-) -> str:
+def report_page(summary: Summary, songs: Sequence[Mapping[str, Any]], *, examples: Sequence[Example] = ()) -> str:
     """Return the page as HTML.
 
     Parameters
@@ -74,23 +69,22 @@ def report_page(
         Content of ``summary.json``.
     songs
         Contents of the songs' files.
-    exhibits
+    examples
         Songs with spectrograms and players.
     """
-    evaluated = summary["evaluated"]
     metric = main_metric(summary)
     body = [
         _header(summary, metric),
-        _ladder(summary, metric),
+        _systems(summary, metric),
         _metric_table(summary),
         _boxes(summary, songs),
         _per_song(summary, songs, metric),
-        _exhibits(exhibits),
+        _examples(examples),
         _all_rows(summary),
         _notes(summary),
         _about(summary),
     ]
-    return document(f"Evaluation of {_called(evaluated)}", body)
+    return document(f"Evaluation of {summary['evaluated']['name']}", body)
 
 
 def document(title: str, body: Sequence[str]) -> str:
@@ -111,131 +105,150 @@ def document(title: str, body: Sequence[str]) -> str:
     )
 
 
-def main_metric(summary: Mapping[str, Any]) -> str:
-    """Return the metric by which rows and songs are ranked: SI-SDR, or SDR where only BSSEval was computed."""
-    return next(metric for metric in HEADLINES if metric in summary["metrics"])
+def section(title: str, note: str, *content: str, kind: str = "") -> str:
+    """Return a section of the page with a heading and a note below it; all are HTML."""
+    text = f"<p class='note'>{note}</p>" if note else ""
+    return f"<section{f' class={kind!r}' if kind else ''}><h2>{title}</h2>{text}{''.join(content)}</section>"
 
 
-def _value(row: Mapping[str, Any], metric: str, column: str = VOCALS) -> float | None:
-    value: float | None = row["scores"][metric][column][HEADLINES[metric]]
-    return value
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, emphasised: Sequence[int] = ()) -> str:
+    """Return a table that scrolls sideways by itself; heads are text, cells HTML, the first of each row its name."""
+    heads = "".join(f"<th>{escape(text).replace('+', '+<wbr>')}</th>" for text in head)
+    body = "".join(
+        f'<tr{" class=model" if i in emphasised else ""}><th scope="row">{row[0]}</th>'
+        + "".join(f"<td>{cell}</td>" for cell in row[1:])
+        + "</tr>"
+        for i, row in enumerate(rows)
+    )
+    return f'<div class="scroll" tabindex="0"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _header(summary: Mapping[str, Any], metric: str) -> str:
-    evaluated, data = summary["evaluated"], summary["data"]
-    n_songs = len(summary["songs"])
-    lead = _lead(summary, metric)
+def dots_of(summary: Summary, metric: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Dot]:
+    """Return rows of a dot chart of the main source, each under a name."""
+    is_mean = summary["definitions"][metric]["statistic"] == "mean"
+
+    def dot(name: str, row: Mapping[str, Any]) -> Dot:
+        found = row["scores"][metric][summary["sources"][0]]
+        spread = found["std"] if is_mean else None
+        return Dot(name, ROLES[row["role"]], value_of(summary, row, metric), spread, note=f" ({found['n']})")
+
+    return [dot(*one) for one in rows]
+
+
+def _key(items: Mapping[str, str], *, kind: str = "") -> str:
+    entries = "".join(f'<li class="{kind} {role}"><span>{escape(text)}</span></li>' for role, text in items.items())
+    return f"<ul class='key'>{entries}</ul>"
+
+
+def _header(summary: Summary, metric: str) -> str:
+    data, n_songs = summary["data"], len(summary["songs"])
     songs = f"{n_songs} song{'s' if n_songs != 1 else ''}"
     return (
-        f'<header><p class="over">Evaluation of vocal extraction</p><h1>{escape(_called(evaluated))}</h1>'
+        '<header><p class="over">Evaluation of music source separation</p>'
+        f"<h1>{escape(summary['evaluated']['name'])}</h1>"
         f'<p class="under">{songs}, {data["duration_s"] / 60:.1f} minutes, <code>{escape(data["folder"])}</code>, '
-        f'{escape(data["subset"])}</p><p class="lead">{lead}.</p></header>'
+        f"{escape(data['subset'])}. {escape(', '.join(facts_of(summary['made'])))}</p>"
+        f'<p class="lead">{_lead(summary, metric)}.</p></header>'
     )
 
 
-def _called(evaluated: Mapping[str, Any]) -> str:
-    """Return what was evaluated, with its folder: the models that ship and those that one trains have the same name."""
-    return "/".join(Path(evaluated["path"]).parts[-2:])
-
-
-def _lead(summary: Mapping[str, Any], metric: str) -> str:
-    """Return the finding in a sentence: how good, and compared to what."""
-    rows = summary["rows"]
-    value = _value(next(iter(rows.values())), metric)
-    statistic = "median" if HEADLINES[metric] == "median" else "mean"
-    parts = [f"The {statistic} {metric} of the vocals is <b>{decibels(value)} dB</b>"]
-    others = {
-        "mixture": "than the untouched mixture",
-        "random_mask": "than a random mask",
-        "ideal_ratio_mask": "than what an ideal ratio mask reaches at the same resolution",
-    }
-    for row, words in others.items():
-        other = _value(rows[row], metric) if row in rows else None
+def _lead(summary: Summary, metric: str) -> str:
+    """Return the result in a sentence: how good, and compared to what."""
+    rows, definition = summary["rows"], summary["definitions"][metric]
+    value, unit = value_of(summary, next(iter(rows.values())), metric), definition["unit"]
+    source = escape(summary["sources"][0])
+    parts = [
+        f"The {definition['statistic']} {escape(metric)} of the {source} is <b>{decibels(value)} {escape(unit)}</b>"
+    ]
+    for row, words in _COMPARED_IN_WORDS.items():
+        other = value_of(summary, rows[row], metric) if row in rows else None
         if value is not None and other is not None:
-            parts.append(f"{decibels(abs(value - other))} dB {'better' if value >= other else 'worse'} {words}")
+            better = (value >= other) == definition["more_is_better"]
+            parts.append(f"{decibels(abs(value - other))} {escape(unit)} {'better' if better else 'worse'} {words}")
     return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 2 else ", ".join(parts)
 
 
-def _ladder(summary: Mapping[str, Any], metric: str) -> str:
-    """The headline: every row on one axis, from floor to ceiling."""
-    rows = []
-    for row in in_order(summary, metric):
-        found = row["scores"][metric][VOCALS]
-        spread = found["std"] if HEADLINES[metric] == "mean" else None
-        rows.append(Dot(row["title"], ROLES[row["role"]], _value(row, metric), spread, note=f" ({found['n']})"))
-    line = "The line is one standard deviation over songs; the" if HEADLINES[metric] == "mean" else "The"
+def _systems(summary: Summary, metric: str) -> str:
+    """The headline: every system on one axis."""
+    definition, columns = summary["definitions"][metric], columns_of(summary)
+    rows = dots_of(summary, metric, [(row["title"], row) for row in in_order(summary, metric)])
+    line = "The line is one standard deviation over songs; the" if definition["statistic"] == "mean" else "The"
+    words = {"evaluated": "evaluated", "baseline": "baseline: nothing learnt", "oracle": "oracle: knows the references"}
     roles = {row["role"] for row in summary["rows"].values()}
-    words = {
-        "evaluated": "what was evaluated",
-        "floor": "floor: nothing learnt",
-        "ceiling": "ceiling: knows the answer",
-    }
-    key = "".join(f'<li class="{ROLES[r]}"><span>{text}</span></li>' for r, text in words.items() if r in roles)
-    tables = "".join(_rows_table(summary, name) for name in HEADLINES if name in summary["metrics"])
-    return (
-        f"<section><h2>Between floor and ceiling</h2><p class='note'>{metric} of the vocals, {HEADLINES[metric]} over "
-        f"songs. {line} number in brackets is how many songs stand behind it.</p>{dot_chart(rows, unit='dB')}"
-        f'<ul class="key">{key}</ul>{tables}</section>'
+    tables = []
+    for name in rankings(summary):
+        found = in_order(summary, name)
+        cells = [
+            [escape(row["title"]), *(_cell(summary, row["scores"][name][c], name) for c in columns)] for row in found
+        ]
+        evaluated = [i for i, row in enumerate(found) if row["role"] == "evaluated"]
+        tables.append(table([name, *columns.values()], cells, emphasised=evaluated))
+    return section(
+        "Beside baselines and oracles",
+        f"{escape(metric)} of the {escape(summary['sources'][0])}, {definition['statistic']} over songs. {line} number "
+        "in brackets is how many songs have a value.",
+        dot_chart(rows, unit=definition["unit"]),
+        _key({ROLES[role]: text for role, text in words.items() if role in roles}),
+        *tables,
     )
 
 
-def _rows_table(summary: Mapping[str, Any], metric: str) -> str:
-    head = f"<th>{metric}</th>{_COLUMN_HEADS}"
-    body = "".join(
-        f'<tr class="{ROLES[row["role"]] if row["role"] == "evaluated" else ""}"><th scope="row">'
-        f"{escape(row['title'])}</th>"
-        + "".join(_cell(row["scores"][metric][column], metric) for column in COLUMNS)
-        + "</tr>"
-        for row in in_order(summary, metric)
-    )
-    return _table(head, body)
+def _cell(summary: Summary, statistics: Mapping[str, Any], metric: str) -> str:
+    value, _, rest = reported(summary, statistics, metric).partition(" ")
+    return f"{escape(value.replace('-', MINUS))} <small>{escape(rest)}</small>"
 
 
-def _cell(statistics: Mapping[str, Any], metric: str) -> str:
-    number, _, rest = headline(statistics, metric).partition(" ")
-    return f"<td>{escape(number.replace('-', chr(0x2212)))} <small>{escape(rest)}</small></td>"
-
-
-def _table(head: str, body: str) -> str:
-    return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _metric_table(summary: Mapping[str, Any]) -> str:
-    first = next(iter(summary["rows"].values()))
-    head = f"<th>Metric</th>{_COLUMN_HEADS}"
-    body = "".join(
-        f'<tr><th scope="row">{metric}</th>'
-        + "".join(_cell(first["scores"][metric][column], metric) for column in COLUMNS)
-        + "</tr>"
-        for metric in summary["metrics"]
-    )
-    terms = "".join(f"<dt>{metric}</dt><dd>{DEFINITIONS[metric]}</dd>" for metric in summary["metrics"])
-    return (
-        f"<section><h2>All metrics</h2><p class='note'>Decibels, more is better. Mean ± standard deviation over songs "
-        f"of the median over channels{_bsseval_words(summary)}; overall pools both sources.</p>{_table(head, body)}"
-        f"<details><summary>What each of them measures</summary><dl>{terms}</dl></details></section>"
-    )
-
-
-def _bsseval_words(summary: Mapping[str, Any]) -> str:
-    some = any(metric in BSSEVAL_METRICS for metric in summary["metrics"])
-    return "; of BSSEval v4 the median over songs of the median over frames of a second" if some else ""
-
-
-def _boxes(summary: Mapping[str, Any], songs: Sequence[Mapping[str, Any]]) -> str:
-    """Box plots by metric and source; improvements only repeat the metrics they belong to."""
-    row = next(iter(summary["rows"]))
-    boxes = [
-        Box(f"{metric}, {short}", role, values_of(songs, row, source, metric))
-        for metric in summary["metrics"]
-        if not metric.endswith("i") and metric != "SRR"
-        for source, short, role in ((VOCALS, "vocals", "model"), (ACCOMPANIMENT, "rest", "accompaniment"))
+def _metric_table(summary: Summary) -> str:
+    scores, columns = next(iter(summary["rows"].values()))["scores"], columns_of(summary)
+    rows = [
+        [escape(name), *(_cell(summary, scores[name][column], name) for column in columns)]
+        for name in summary["metrics"]
     ]
-    return (
-        "<section class='boxes'><h2>Spread over the songs</h2><p class='note'>Quartiles and median; whiskers reach to "
-        "the last song within one and a half boxes, the rest are rings. At the right the median and the number of "
-        f"songs.</p>{box_chart(boxes, unit='dB')}<ul class='key'><li class='model'><span>vocals</span></li>"
-        "<li class='accompaniment'><span>rest: bass, drums and other together</span></li></ul></section>"
+    terms = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(one['definition'])}{_unit_words(one)}</dd>"
+        for name, one in summary["definitions"].items()
+    )
+    return section(
+        "All metrics",
+        "Decibels where no other unit is given; more is better but for Leak. Mean ± standard deviation over songs of "
+        "the median over channels; without ±, the median over songs (BSSEval v4: of the median over frames). "
+        "Overall pools all sources.",
+        table(["Metric", *columns.values()], rows),
+        f"<details><summary>What each of them measures</summary><dl>{terms}</dl></details>",
+    )
+
+
+def _unit_words(definition: Mapping[str, Any]) -> str:
+    return "" if definition["unit"] == "dB" else f" [{escape(definition['unit'] or 'no unit')}]"
+
+
+def _boxes(summary: Summary, songs: Sequence[Mapping[str, Any]]) -> str:
+    """Box plots by metric and source; improvements only repeat the metrics that they belong to."""
+    row, (main, *others) = next(iter(summary["rows"])), summary["sources"]
+    short = {main: main, **{name: "rest" if "+" in name else name for name in others}}
+    metrics = [name for name, one in summary["definitions"].items() if one["unit"] == "dB" and not name.endswith("i")]
+    boxes = [
+        Box(
+            f"{metric}, {short[source]}",
+            "model" if source == main else "accompaniment",
+            values_of(songs, row, source, metric),
+        )
+        for metric in metrics
+        if metric != "SRR"
+        for source in summary["sources"]
+    ]
+    if not boxes:
+        return ""
+    rest = (
+        f"rest: {others[0].replace('+', ', ')} together" if len(others) == 1 and "+" in others[0] else "other sources"
+    )
+    return section(
+        "Spread over the songs",
+        "Quartiles and median; whiskers reach to the last song within one and a half boxes, the rest are rings. At the "
+        "right the median and the number of songs.",
+        box_chart(boxes, unit="dB"),
+        _key({"model": main} | ({"accompaniment": rest} if others else {})),
+        kind="boxes",
     )
 
 
@@ -245,115 +258,111 @@ def values_of(songs: Sequence[Mapping[str, Any]], row: str, source: str, metric:
     return [value for value in values if value is not None]
 
 
-def _per_song(summary: Mapping[str, Any], songs: Sequence[Mapping[str, Any]], metric: str) -> str:
-    first = next(iter(summary["rows"]))
-    marked = [name for name in ("mixture", "ideal_ratio_mask") if name in summary["rows"]]
-
-    def value_of(song: Mapping[str, Any], row: str) -> float | None:
-        value: float | None = song["rows"][row]["scores"][VOCALS][metric]["value"]
-        return value
-
-    def height(song: Mapping[str, Any]) -> float:
-        value = value_of(song, first)
-        return float("-inf") if value is None else value
-
+def _per_song(summary: Summary, songs: Sequence[Mapping[str, Any]], metric: str) -> str:
+    first, source, definition = next(iter(summary["rows"])), summary["sources"][0], summary["definitions"][metric]
+    marked = {name: words for name, words in _MARKED_IN_BARS.items() if name in summary["rows"]}
+    classes = {name: ROLES[summary["rows"][name]["role"]] for name in marked}
+    sign = 1 if definition["more_is_better"] else -1
     bars = []
-    for song in sorted(songs, key=height, reverse=True):
-        found = [(ROLES[summary["rows"][name]["role"]], value_of(song, name)) for name in marked]
-        marks = tuple((role, value) for role, value in found if value is not None)
-        bars.append(Bar(song["song"], "model", value_of(song, first), marks))
-    words = {"mixture": "the mixture", "ideal_ratio_mask": "ideal ratio mask"}
-    key = "".join(
-        f'<li class="tick {ROLES[summary["rows"][name]["role"]]}"><span>{words[name]}</span></li>' for name in marked
-    )
-    return (
-        f"<section><h2>Song by song</h2><p class='note'>{metric} of the vocals, the best first.</p>"
-        f"{bar_chart(bars, unit='dB')}<ul class='key'>{key}</ul></section>"
+    for song in songs:
+        values = {name: song["rows"][name]["scores"][source][metric]["value"] for name in (first, *marked)}
+        marks = tuple((classes[name], values[name]) for name in marked if values[name] is not None)
+        bars.append(Bar(song["song"], "model", values[first], marks))
+    bars.sort(key=lambda bar: float("-inf") if bar.value is None else sign * bar.value, reverse=True)
+    return section(
+        "Song by song",
+        f"{escape(metric)} of the {escape(source)}, the best first.",
+        bar_chart(bars, unit=definition["unit"]),
+        _key({classes[name]: words for name, words in marked.items()}, kind="tick"),
     )
 
 
-def _exhibits(exhibits: Sequence[Exhibit]) -> str:
-    if not exhibits:
+def _examples(examples: Sequence[Example]) -> str:
+    if not examples:
         return ""
-    sounds = [(samples, exhibit.sample_rate) for exhibit in exhibits for samples in exhibit.clips.values()]
+    sounds = [(samples, example.sample_rate) for example in examples for samples in example.clips.values()]
     # Coding sound and drawing spectrograms leave Python to the other threads.
     with concurrent.futures.ThreadPoolExecutor() as pool:
         coded = pool.submit(clips, sounds)
-        pictures = list(pool.map(_pictures, exhibits))
+        pictures = list(pool.map(_pictures, examples))
         audio = iter(coded.result())
-    songs = "".join(_exhibit(*one, audio=audio) for one in zip(exhibits, pictures, strict=True))
-    return (
-        "<section><h2>To be seen and heard</h2><p class='note'>Spectrograms, brightest where the mixture is loudest. "
-        f"The clips are coded as MP3; the scores are those of the uncoded estimates.</p>{songs}</section>"
+    songs = [_example(*one, audio=audio) for one in zip(examples, pictures, strict=True)]
+    return section(
+        "Examples",
+        "Spectrograms, brightest where the mixture is loudest. The clips are coded as MP3; the scores are those of the "
+        "uncoded estimates.",
+        *songs,
     )
 
 
-def _pictures(exhibit: Exhibit) -> list[bytes]:
+def _pictures(example: Example) -> list[bytes]:
     """Draw all clips of a song on the scale of the first, the mixture."""
-    full_scale = peak_magnitude(next(iter(exhibit.clips.values())), exhibit.sample_rate)
-    return [spectrogram_png(clip, exhibit.sample_rate, full_scale=full_scale) for clip in exhibit.clips.values()]
+    full_scale = peak_magnitude(next(iter(example.clips.values())), example.sample_rate)
+    return [spectrogram_png(clip, example.sample_rate, full_scale=full_scale) for clip in example.clips.values()]
 
 
-def _exhibit(exhibit: Exhibit, pictures: Sequence[bytes], *, audio: Iterator[tuple[bytes, str]]) -> str:
+def _example(example: Example, pictures: Sequence[bytes], *, audio: Iterator[tuple[bytes, str]]) -> str:
     figures = "".join(
-        _figure(title, samples, picture, *next(audio), exhibit=exhibit)
-        for (title, samples), picture in zip(exhibit.clips.items(), pictures, strict=True)
+        _figure(title, samples, picture, *next(audio), example=example)
+        for (title, samples), picture in zip(example.clips.items(), pictures, strict=True)
     )
     return (
-        f'<article class="song"><h3>{escape(exhibit.rank.capitalize())}: {escape(exhibit.song)} '
-        f"<small>{exhibit.metric} {decibels(exhibit.value)} dB</small></h3>"
+        f'<article class="song"><h3>{escape(example.rank.capitalize())}: {escape(example.song)} '
+        f"<small>{escape(example.metric)} {decibels(example.value)}</small></h3>"
         f'<div class="clips">{figures}</div></article>'
     )
 
 
 def _figure(
-    title: str, samples: NDArray[np.float32], picture: bytes, audio: bytes, kind: str, *, exhibit: Exhibit
+    title: str, samples: NDArray[np.float32], picture: bytes, audio: bytes, kind: str, *, example: Example
 ) -> str:
-    end_s = exhibit.start_s + samples.shape[1] / exhibit.sample_rate
-    named = escape(f"{title} of {exhibit.song}", quote=True)
-    highest_khz = min(HIGHEST_HZ, exhibit.sample_rate / 2) / 1000
+    end_s = example.start_s + samples.shape[1] / example.sample_rate
+    named = escape(f"{title} of {example.song}", quote=True)
+    highest_khz = min(HIGHEST_HZ, example.sample_rate / 2) / 1000
     return (
         f'<figure><div class="picture"><img src="{data_uri(picture, "image/png")}" alt="Spectrogram: {named}">'
         f'<span class="high">{highest_khz:g} kHz</span>'
-        f'<span class="low">{LOWEST_HZ:g} Hz, {exhibit.start_s:.1f} s</span>'
+        f'<span class="low">{LOWEST_HZ:g} Hz, {example.start_s:.1f} s</span>'
         f'<span class="end">{end_s:.1f} s</span></div><figcaption>{escape(title)}</figcaption>'
         f'<audio controls preload="metadata" src="{data_uri(audio, kind)}" aria-label="{named}"></audio></figure>'
     )
 
 
-def _all_rows(summary: Mapping[str, Any]) -> str:
+def _all_rows(summary: Summary) -> str:
     """Every row with every metric, folded away."""
     parts = []
-    for column, title in COLUMNS.items():
-        head = "<th></th>" + "".join(f"<th>{metric}</th>" for metric in summary["metrics"])
-        body = "".join(
-            f'<tr><th scope="row">{escape(row["title"])}</th>'
-            + "".join(_cell(row["scores"][metric][column], metric) for metric in summary["metrics"])
-            + "</tr>"
+    for column, title in columns_of(summary).items():
+        rows = [
+            [escape(row["title"]), *(_cell(summary, row["scores"][name][column], name) for name in summary["metrics"])]
             for row in in_order(summary, main_metric(summary))
-        )
-        parts.append(f"<details><summary>{escape(title)}</summary>{_table(head, body)}</details>")
-    return f"<section><h2>Every row, every metric</h2>{''.join(parts)}</section>"
+        ]
+        found = table(["", *summary["metrics"]], rows)
+        parts.append(f"<details><summary>{escape(title)}</summary>{found}</details>")
+    return section("Every system, every metric", "", *parts)
 
 
-def _notes(summary: Mapping[str, Any]) -> str:
-    found = notes(summary)
-    if not found:
-        return ""
-    items = "".join(f"<li>{escape(note)}</li>" for note in found)
-    return f"<section><h2>Left out and held back</h2><ul class='notes'>{items}</ul></section>"
+def _notes(summary: Summary) -> str:
+    items = "".join(f"<li>{escape(note)}</li>" for note in notes(summary))
+    return section("Notes", "", f"<ul class='notes'>{items}</ul>") if items else ""
 
 
-def _about(summary: Mapping[str, Any]) -> str:
-    evaluated = summary["evaluated"]
-    facts = {"File" if evaluated["kind"] == "model" else "Folder": evaluated["path"]}
-    facts |= {"SHA-256": evaluated["sha256"]} if evaluated["sha256"] else {}
-    facts |= {key.capitalize(): str(value) for key, value in evaluated["settings"].items()}
-    facts["Software"] = ", ".join(f"{name} {version}" for name, version in summary["software"].items())
-    terms = "".join(f"<dt>{escape(name)}</dt><dd><code>{escape(text)}</code></dd>" for name, text in facts.items())
-    return (
-        "<section><h2>How this was measured</h2><p>Sources are the vocals and the sum of bass, drums and other. The "
-        "mixture is the sum of the stems, the estimate of the rest is the mixture less the estimated vocals unless it "
-        "was given. A silent reference leaves its source out, and the song is named; no other value is dropped. "
-        f"Definitions and sources are in docs/evaluation.md.</p><dl>{terms}</dl></section>"
+def facts(evaluated: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a report says of a model or a folder of estimates, by name."""
+    found = {"File" if evaluated["kind"] == "model" else "Folder": evaluated["path"]}
+    found |= {"SHA-256": evaluated["sha256"]} if evaluated["sha256"] else {}
+    return found | {key.capitalize(): str(value) for key, value in evaluated["settings"].items()}
+
+
+def _about(summary: Summary) -> str:
+    found = facts(summary["evaluated"])
+    found["Computed"] = ", ".join(facts_of(summary["made"]))
+    found["Software"] = ", ".join(f"{name} {version}" for name, version in summary["software"].items())
+    terms = "".join(f"<dt>{escape(name)}</dt><dd><code>{escape(text)}</code></dd>" for name, text in found.items())
+    return section(
+        "How this was measured",
+        "",
+        "<p>Sources are those that the model and the songs share, and what they leave of the mixture. The mixture is "
+        "the sum of the stems, the estimate of the rest is the mixture less the other estimates unless it was given. A "
+        "silent reference leaves its source out, and the song is named; no other value is dropped. Definitions are in "
+        f"docs/evaluation.md.</p><dl>{terms}</dl>",
     )

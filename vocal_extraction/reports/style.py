@@ -1,8 +1,7 @@
 """The colours and type that every chart and page of the project shares, light and dark.
 
-Few colours, each with one meaning: the model and its vocals are teal, the accompaniment blue, a floor (what has learnt
-nothing) grey, a ceiling (what knows the answer) amber. All texts keep a contrast of at least 4.5 to 1 against their
-ground (WCAG 2.2, 1.4.3); a test computes it.
+Few colours, each with one meaning: model and vocals are teal, the accompaniment blue, a baseline grey, an oracle amber.
+All texts keep a contrast of at least 4.5 to 1 against their ground (WCAG 2.2, 1.4.3); a test computes it.
 """
 
 import dataclasses
@@ -26,9 +25,9 @@ class Palette:
     """The model under test and its vocals; validation in training plots."""
     accompaniment: str
     """The accompaniment."""
-    ceiling: str
+    oracle: str
     """Ideal masks, and the best epoch in training plots."""
-    floor: str
+    baseline: str
     """Baselines."""
     worse: str
     """A difference to the wrong side."""
@@ -42,8 +41,8 @@ LIGHT = Palette(
     rule="#dedbd5",
     model="#0b6e69",
     accompaniment="#47609c",
-    ceiling="#9a5b00",
-    floor="#6a717b",
+    oracle="#9a5b00",
+    baseline="#6a717b",
     worse="#a8324a",
 )
 
@@ -55,8 +54,8 @@ DARK = Palette(
     rule="#31363c",
     model="#57c2b8",
     accompaniment="#93abe6",
-    ceiling="#e0a95a",
-    floor="#98a0aa",
+    oracle="#e0a95a",
+    baseline="#98a0aa",
     worse="#ea8095",
 )
 

@@ -7,14 +7,7 @@ evaluation's ``summary.json`` or ``comparison.json``.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-COLUMNS = {"overall": "Overall", "bass+drums+other": "Bass+Drums+Other", "vocals": "Vocals"}
-"""Of the specification's table: column of the summary, and its head."""
-
-BSSEVAL_METRICS = ("SDR", "ISR", "SIR", "SAR")
-"""Metrics whose headline is the median over songs; of all others it is the mean and the standard deviation."""
-
-HEADLINES = {"SI-SDR": "mean", "SDR": "median"}
-"""The metric of each family by which rows are compared, and its statistic."""
+Summary = Mapping[str, Any]
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -42,32 +35,61 @@ def _cell(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text).replace("|", "/")
 
 
-def mean_and_spread(statistics: Mapping[str, Any]) -> str:
-    """Return mean ± standard deviation and, in brackets, how many values are behind them.
+def columns_of(summary: Summary) -> dict[str, str]:
+    """Return the columns of all tables with their heads: overall, then the sources, the main one last.
 
-    >>> mean_and_spread({"mean": 1.08, "std": 2.814, "n": 24})
-    '1.08 ± 2.81 (24)'
-    >>> mean_and_spread({"mean": None, "std": None, "n": 0})
-    '- (0)'
+    >>> columns_of({"sources": ["vocals", "bass+drums+other"]})
+    {'overall': 'Overall', 'bass+drums+other': 'Bass+Drums+Other', 'vocals': 'Vocals'}
     """
-    if statistics["mean"] is None:
-        return f"- ({statistics['n']})"
-    spread = "" if statistics["std"] is None else f" ± {statistics['std']:.2f}"
-    return f"{statistics['mean']:z.2f}{spread} ({statistics['n']})"
+    main, *others = summary["sources"]
+    return {"overall": "Overall", **{name: name.title() for name in (*others, main)}}
 
 
-def median_and_count(statistics: Mapping[str, Any]) -> str:
-    """Return the median and, in brackets, how many values are behind it."""
-    median = statistics["median"]
-    return f"{'-' if median is None else f'{median:z.2f}'} ({statistics['n']})"
+def rankings(summary: Summary) -> list[str]:
+    """Return the metrics by which systems are ranked; without any such, the first metric."""
+    ranks = [name for name in summary["metrics"] if summary["definitions"][name]["ranks"]]
+    return ranks or list(summary["metrics"][:1])
 
 
-def headline(statistics: Mapping[str, Any], metric: str) -> str:
-    """Return what is reported of `metric`: the median over songs for BSSEval v4, else mean ± standard deviation."""
-    return median_and_count(statistics) if metric in BSSEVAL_METRICS else mean_and_spread(statistics)
+def main_metric(summary: Summary) -> str:
+    """Return the metric by which songs are ranked: SI-SDR, or another where it was not computed."""
+    return rankings(summary)[0]
 
 
-def report_card(summary: Mapping[str, Any]) -> str:
+def value_of(summary: Summary, row: Mapping[str, Any], metric: str, column: str | None = None) -> float | None:
+    """Return what is reported of a metric, for the main source unless another column is named."""
+    statistics = row["scores"][metric][column or summary["sources"][0]]
+    value: float | None = statistics[summary["definitions"][metric]["statistic"]]
+    return value
+
+
+def number(value: float | None, unit: str = "dB", *, signed: bool = False) -> str:
+    """Return a value as text: decibels to 0.01, others to three digits.
+
+    >>> number(-1.0), number(3.0, signed=True), number(0.01234, ""), number(None)
+    ('-1.00', '+3.00', '0.0123', '-')
+    """
+    if value is None:
+        return "-"
+    return f"{value:{'+' if signed else ''}{'z.2f' if unit == 'dB' else '.3g'}}"
+
+
+def reported(summary: Summary, statistics: Mapping[str, Any], metric: str) -> str:
+    """Return the reported statistic, with the standard deviation beside a mean, and in brackets how many values.
+
+    >>> definitions = {"SNR": {"statistic": "mean", "unit": "dB"}, "SDR": {"statistic": "median", "unit": "dB"}}
+    >>> found = {"mean": 1.08, "std": 2.814, "median": 1.5, "n": 24}
+    >>> [reported({"definitions": definitions}, found, name) for name in definitions]
+    ['1.08 ± 2.81 (24)', '1.50 (24)']
+    """
+    definition = summary["definitions"][metric]
+    value, unit = statistics[definition["statistic"]], definition["unit"]
+    has_spread = definition["statistic"] == "mean" and statistics["std"] is not None
+    spread = f" ± {number(statistics['std'], unit)}" if has_spread else ""
+    return f"{number(value, unit)}{spread} ({statistics['n']})"
+
+
+def report_card(summary: Summary) -> str:
     """Return the report of an evaluation as text.
 
     Parameters
@@ -78,85 +100,94 @@ def report_card(summary: Mapping[str, Any]) -> str:
     Returns
     -------
     str
-        The specification's table for what was evaluated, the rows beside it, and what is to be known of both.
+        The specification's table for what was evaluated, all systems by the ranking metrics, and notes on both.
     """
     evaluated = next(iter(summary["rows"].values()))
-    parts = [_title(summary), _metric_table(evaluated["scores"], summary["metrics"])]
-    parts += [_rows_table(summary, metric) for metric in HEADLINES if metric in summary["metrics"]]
-    return "\n\n".join([*parts, *_notes(summary)]) + "\n"
+    parts = [_title(summary), *_metric_tables(summary, evaluated["scores"])]
+    for metric in rankings(summary):
+        columns = columns_of(summary)
+        rows = [
+            [row["title"], *(reported(summary, row["scores"][metric][column], metric) for column in columns)]
+            for row in in_order(summary, metric)
+        ]
+        parts.append(f"{metric} beside baselines and oracles\n\n{text_table([metric, *columns.values()], rows)}")
+    lines = [f"- {_cell(note)}" for note in notes(summary)]
+    return "\n\n".join([*parts, *(["Notes\n\n" + "\n".join(lines)] if lines else [])]) + "\n"
 
 
-def _title(summary: Mapping[str, Any]) -> str:
-    evaluated, data = summary["evaluated"], summary["data"]
-    settings = [f"{key} {value}" for key, value in evaluated["settings"].items()]
-    mark = [f"SHA-256 {evaluated['sha256'][:12]}"] if evaluated["sha256"] else []
-    about = ", ".join([*mark, *settings])
+def _title(summary: Summary) -> str:
+    evaluated, data, made = summary["evaluated"], summary["data"], summary["made"]
+    marks = [f"SHA-256 {evaluated['sha256'][:12]}"] if evaluated["sha256"] else []
+    about = ", ".join([*marks, *(f"{key} {value}" for key, value in evaluated["settings"].items())])
     n_songs = f"{len(summary['songs'])} song{'s' if len(summary['songs']) != 1 else ''}"
     return (
-        f"{evaluated['path']}{f' ({about})' if about else ''}\n"
-        f"{n_songs} of {data['folder']}, {data['subset']}, {data['duration_s'] / 60:.1f} minutes. Decibels; in "
-        f"brackets the number of values behind each."
+        f"{evaluated['name']}{f' ({about})' if about else ''}\n"
+        f"{n_songs} of {data['folder']}, {data['subset']}, {data['duration_s'] / 60:.1f} minutes. In brackets the "
+        f"number of values behind each.\n{', '.join(facts_of(made))}"
     )
 
 
-def _metric_table(scores: Mapping[str, Any], metrics: Sequence[str]) -> str:
-    families = {
-        "Mean ± standard deviation over songs of the median over channels": [
-            m for m in metrics if m not in BSSEVAL_METRICS
-        ],
-        "BSSEval v4: median over songs of the median over frames of 1 s": [m for m in metrics if m in BSSEVAL_METRICS],
+def facts_of(made: Mapping[str, str]) -> list[str]:
+    """Return when and with what scores were computed, as far as it is known."""
+    words = {"date": "", "machine": "", "commit": "commit ", "preset": "preset "}
+    return [f"{word}{made[key]}" for key, word in words.items() if made[key]]
+
+
+def _metric_tables(summary: Summary, scores: Mapping[str, Any]) -> list[str]:
+    titles = {
+        "mean": "Mean ± standard deviation over songs of the median over channels",
+        "median": "Median over songs (BSSEval v4: of the median over frames of 1 s)",
     }
-    tables = []
-    for title, names in families.items():
+    definitions, columns, tables = summary["definitions"], columns_of(summary), []
+    for statistic, title in titles.items():
+        names = [name for name in summary["metrics"] if definitions[name]["statistic"] == statistic]
+        rows = [
+            [_named(name, definitions), *(reported(summary, scores[name][c], name) for c in columns)] for name in names
+        ]
+        remarks = {
+            "SRR": "SRR is the source-to-rescaled-source ratio: how far the level is off.",
+            "Leak": "Leak is the estimate's energy where the source is silent, beside the mixture's: less is better.",
+        }
+        lines = "".join(f"\n{text}" for name, text in remarks.items() if name in names)
         if names:
-            rows = [[name, *(headline(scores[name][column], name) for column in COLUMNS)] for name in names]
-            remark = "\nSRR is the source-to-rescaled-source ratio: how far the level is off." if "SRR" in names else ""
-            tables.append(f"{title}\n\n{text_table(['Metric', *COLUMNS.values()], rows)}{remark}")
-    return "\n\n".join(tables)
+            tables.append(f"{title}\n\n{text_table(['Metric', *columns.values()], rows)}{lines}")
+    return tables
 
 
-def _rows_table(summary: Mapping[str, Any], metric: str) -> str:
-    rows = [
-        [row["title"], *(headline(row["scores"][metric][column], metric) for column in COLUMNS)]
-        for row in in_order(summary, metric)
-    ]
-    return f"{metric} beside the floor and the ceiling\n\n{text_table([metric, *COLUMNS.values()], rows)}"
+def _named(metric: str, definitions: Mapping[str, Mapping[str, str]]) -> str:
+    unit = definitions[metric]["unit"]
+    return metric if unit in ("dB", "") else f"{metric} [{unit}]"
 
 
-def in_order(summary: Mapping[str, Any], metric: str) -> list[Mapping[str, Any]]:
-    """Return the rows from the lowest to the highest vocals, by the metric's headline; rows without a value first."""
+def in_order(summary: Summary, metric: str) -> list[Mapping[str, Any]]:
+    """Return the rows from the worst to the best for the main source; rows without a value first."""
+    sign = 1 if summary["definitions"][metric]["more_is_better"] else -1
 
     def height(row: Mapping[str, Any]) -> float:
-        value = row["scores"][metric]["vocals"][HEADLINES[metric]]
-        return float("-inf") if value is None else float(value)
+        value = value_of(summary, row, metric)
+        return float("-inf") if value is None else sign * float(value)
 
     return sorted(summary["rows"].values(), key=height)
 
 
-def _notes(summary: Mapping[str, Any]) -> list[str]:
-    lines = [f"- {note}" for note in notes(summary)]
-    return ["Left out and held back\n\n" + "\n".join(lines)] if lines else []
-
-
-def notes(summary: Mapping[str, Any]) -> list[str]:
-    """Return in sentences which songs some mean does without, and why, and which values are held at the limit."""
+def notes(summary: Summary) -> list[str]:
+    """Return in sentences what was done to estimates, which songs a mean does without, and which values are clipped."""
     found: dict[tuple[str, str, tuple[str, ...]], dict[str, list[str]]] = {}
     for row in summary["rows"].values():
         for metric, columns in row["scores"].items():
-            for source in ("vocals", "bass+drums+other"):
+            for source in summary["sources"]:
                 statements = {f"left out, since {why}": songs for why, songs in columns[source]["left_out"].items()}
-                # Floors and ceilings are at the limit by nature: the mixture has no artefacts. Where rows are compared,
-                # it is said of all of them.
-                if columns[source]["at_limit"] and (row["role"] == "evaluated" or metric in HEADLINES):
-                    statements["held at ±100 dB (a perfect or a silent estimate)"] = columns[source]["at_limit"]
+                # Baselines and oracles are at the limit by nature: the mixture has no artefacts. It is said of all
+                # systems only where they are compared.
+                if columns[source]["at_limit"] and (row["role"] == "evaluated" or metric in rankings(summary)):
+                    statements["clipped to ±100 dB (a perfect or a silent estimate)"] = columns[source]["at_limit"]
                 for what, songs in statements.items():
                     found.setdefault((what, source, tuple(songs)), {}).setdefault(row["title"], []).append(metric)
-    return [_sentence(summary, *key, rows) for key, rows in found.items()]
+    of_songs = [f"{song}: {note}" for song, texts in summary["notes"].items() for note in texts]
+    return of_songs + [_sentence(summary, *key, rows) for key, rows in found.items()]
 
 
-def _sentence(
-    summary: Mapping[str, Any], what: str, source: str, songs: Sequence[str], rows: Mapping[str, Sequence[str]]
-) -> str:
+def _sentence(summary: Summary, what: str, source: str, songs: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
     metrics = list(dict.fromkeys(metric for names in rows.values() for metric in names))
     of_metrics = "" if set(metrics) == set(summary["metrics"]) else f", {', '.join(metrics)}"
     of_rows = "" if len(rows) == len(summary["rows"]) else f", {', '.join(rows)}"
@@ -171,25 +202,18 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
     comparison
         Content of ``comparison.json``.
     """
+    definitions = next(iter(comparison["models"].values()))["definitions"]
+    head = ["Metric", "A", "B", "B - A", "95% interval", "B wins/loses/ties", "songs"]
     parts = []
     for pair in comparison["pairs"]:
-        rows = [
-            [
-                f"{metric}, {source}",
-                _number(found["mean_first"]),
-                _number(found["mean_second"]),
-                _number(found["difference"], signed=True),
-                "-" if found["interval"] is None else f"{found['interval'][0]:+.2f} to {found['interval'][1]:+.2f}",
-                f"{found['wins']}/{found['losses']}/{found['ties']}",
-                str(found["n"]),
-            ]
-            for source, metrics in pair["sources"].items()
-            for metric, found in metrics.items()
-        ]
-        head = ["Metric", "A", "B", "B - A", "95% interval", "B wins/loses/ties", "songs"]
+        rows = []
+        for source, metrics in pair["sources"].items():
+            for metric, found in metrics.items():
+                unit, low_high = definitions[metric]["unit"], found["interval"]
+                cells = [number(found[f"mean_{one}"], unit) for one in ("first", "second")]
+                cells.append(number(found["difference"], unit, signed=True))
+                cells.append("-" if low_high is None else " to ".join(number(x, unit, signed=True) for x in low_high))
+                cells += [f"{found['wins']}/{found['losses']}/{found['ties']}", str(found["n"])]
+                rows.append([f"{metric}, {source}", *cells])
         parts.append(f"A = {pair['first']}\nB = {pair['second']}\n\n{text_table(head, rows)}")
     return "\n\n".join(parts) + "\n"
-
-
-def _number(value: float | None, *, signed: bool = False) -> str:
-    return "-" if value is None else f"{value:+z.2f}" if signed else f"{value:z.2f}"

@@ -38,7 +38,7 @@ def plot_training(history: Sequence[Epoch]) -> "Figure":
 
     figure = Figure(figsize=(8, 7), dpi=110, facecolor=LIGHT.ground, layout="constrained")
     losses, rate, waiting = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1, 1))
-    _draw(losses, history, "train_loss", colour=LIGHT.floor, label="training")
+    _draw(losses, history, "train_loss", colour=LIGHT.baseline, label="training")
     _draw(losses, history, "validation_loss", colour=LIGHT.model, label="validation")
     _mark_best(losses, history)
     _draw(rate, history, "learning_rate", colour=LIGHT.ink)
@@ -81,14 +81,14 @@ def _mark_best(axes: "Axes", history: Sequence[Epoch]) -> None:
     if not best or math.isnan(_number(best[-1].get("validation_loss"))):
         return
     epoch, loss = best[-1]["epoch"], _number(best[-1]["validation_loss"])
-    axes.axvline(epoch, color=LIGHT.ceiling, linewidth=1, linestyle=(0, (4, 3)))
+    axes.axvline(epoch, color=LIGHT.oracle, linewidth=1, linestyle=(0, (4, 3)))
     axes.plot(
         [epoch],
         [loss],
         marker="o",
         markersize=8,
         markerfacecolor="none",
-        markeredgecolor=LIGHT.ceiling,
+        markeredgecolor=LIGHT.oracle,
         markeredgewidth=1.6,
         linestyle="none",
         label=f"best: epoch {epoch}, {loss:.4g}",

@@ -1,0 +1,266 @@
+"""Every metric, a row of `METRICS` each; what is computed together shares a family.
+
+A metric of one's own is one row more, and then stands in scores, CSV, summary and report like any other::
+
+    def level(reference, estimate, *, mixture, sample_rate):
+        return [10 * np.log10((e @ e) / (r @ r)) for r, e in zip(reference, estimate)]
+
+    METRICS["level"] = Metric("level of the estimate beside the reference", function=level)
+
+Axes: references are ``(n_sources, n_channels, n_samples)``, estimates ``(n_systems, n_sources, n_channels,
+n_samples)``.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vocal_extraction.errors import VocalExtractionError
+from vocal_extraction.evaluation.bsseval_v4 import BssEvalV4
+from vocal_extraction.evaluation.scale_metrics import LIMIT_DB, SCALE_METRICS, GramMatrix, is_silent, scale_metrics
+
+Audio = NDArray[np.float32]
+Values = dict[str, NDArray[np.float64]]
+"""By metric, NaN where there is no value. Shape of each: (n_systems, n_sources, n_parts)."""
+
+SILENT_REFERENCE = "the reference is silent"
+ALONE = "no other source sounds"
+NO_VALUE = "it has no value here"
+"""Why a value is left out; a system that fails adds its own words."""
+
+
+class EvaluationError(VocalExtractionError):
+    """An evaluation cannot be done or continued; the text says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """How a metric is computed and reported."""
+
+    definition: str
+    """What it measures, in a few words for the report."""
+    family: str | None = None
+    """Key of `FAMILIES` that computes it; None for a metric that has a `function` of its own."""
+    unit: str = "dB"
+    more_is_better: bool = True
+    statistic: str = "mean"
+    """What is reported over songs: 'mean' (with the standard deviation) or 'median'."""
+    parts: str = "channels"
+    """What a song's value is the median of: 'channels', or 'frames' of a second."""
+    without_value: str = NO_VALUE
+    """Why there may be no value although the reference sounds."""
+    needs_others: bool = False
+    """Whether it has no meaning where no other source sounds."""
+    ranks: bool = False
+    """Whether systems are ranked by it: one metric of a family."""
+    function: Callable[..., ArrayLike] | None = None
+    """``function(reference, estimate, *, mixture, sample_rate)`` gives a value, or one for each channel. Arrays of a
+    whole song, of shape (n_channels, n_samples)."""
+
+
+def _scale(definition: str, **more: Any) -> Metric:
+    return Metric(definition, "scale", **more)
+
+
+def _improvement(name: str) -> Metric:
+    return Metric(f"{name} less that of the mixture", "scale", without_value="the mixture is already perfect")
+
+
+def _bsseval(definition: str, **more: Any) -> Metric:
+    why = "there is no frame in which all references and estimates sound"
+    return Metric(
+        f"BSSEval v4: {definition}", "bsseval_v4", statistic="median", parts="frames", without_value=why, **more
+    )
+
+
+METRICS: dict[str, Metric] = {
+    "SI-SDR": _scale("target over everything else, after the best rescaling of the reference", ranks=True),
+    "SI-SIR": _scale("target over what the other sources explain of the error", needs_others=True),
+    "SI-SAR": _scale("target over what no source explains of the error"),
+    "SD-SDR": _scale("as SI-SDR, but a wrong level costs"),
+    "SNR": _scale("reference over the error, as it is"),
+    "SRR": _scale("source to rescaled source: how much of the level is right (not a reverberation ratio)"),
+    "SI-SDRi": _improvement("SI-SDR"),
+    "SD-SDRi": _improvement("SD-SDR"),
+    "SNRi": _improvement("SNR"),
+    "SDR": _bsseval("reference over all distortion", ranks=True),
+    "ISR": _bsseval("reference over filtering distortion"),
+    "SIR": _bsseval("target over interference", needs_others=True),
+    "SAR": _bsseval("all that sources explain over artefacts"),
+    "Leak": Metric(
+        "estimate over mixture, where the source is silent: less is better",
+        "leakage",
+        more_is_better=False,
+        statistic="median",
+        without_value="the source is never silent while others sound",
+    ),
+}
+"""By name, in the order of the tables."""
+
+
+class Accumulator(Protocol):
+    """What reads a song block by block and computes the metrics of a family."""
+
+    def add(self, references: Audio, estimates: Audio) -> None:
+        """Add the next block of all references and estimates."""
+
+    def values(self) -> Values:
+        """Compute the metrics. To be called once, after the last block."""
+
+    def silent(self) -> NDArray[np.bool_]:
+        """Return which references are silent, so that they have no values. Shape: (n_sources,)."""
+
+
+class ScaleScores:
+    """The metrics of Le Roux et al. 2019, see `scale_metrics`."""
+
+    def __init__(self, sample_rate: int) -> None:
+        self._gram, self._n_systems, self._n_sources = GramMatrix(), 0, 0
+
+    def add(self, references: Audio, estimates: Audio) -> None:
+        self._n_systems, self._n_sources = estimates.shape[:2]
+        self._gram.add(np.concatenate([references, references.sum(axis=0, keepdims=True), *estimates]))
+
+    def values(self) -> Values:
+        gram, energy, n = self._gram.centred(), self._gram.energy(), self._n_sources
+        first = [n + 1 + k * n for k in range(self._n_systems)]
+        systems = [scale_metrics(gram, energy, n_sources=n, mixture=n, estimates=list(range(i, i + n))) for i in first]
+        return {name: np.stack([values[name].T for values in systems]) for name in SCALE_METRICS}
+
+    def silent(self) -> NDArray[np.bool_]:
+        return np.all(is_silent(self._gram.centred(), self._gram.energy(), self._n_sources), axis=0)
+
+
+class Leakage:
+    """The energy of estimates while their references are silent, relative to the mixture's in the same frames.
+
+    A reference is silent in a frame of `FRAME_S` where it lies `SILENT_FRAME_DB` below the mixture's mean power over
+    the song. Source: Schulze-Forster et al., "Weakly informed audio source separation", WASPAA 2019, whose "predicted
+    energy at silence" is absolute; relative to the mixture it does not depend on the song's level.
+    """
+
+    FRAME_S = 0.1
+    SILENT_FRAME_DB = -40.0
+
+    def __init__(self, sample_rate: int) -> None:
+        self._length = round(self.FRAME_S * sample_rate)
+        self._rest: Audio | None = None  # signals (n_channels, n_samples) of an unfinished frame
+        self._energies: list[NDArray[np.float64]] = []  # (n_frames, n_signals): references, mixture, estimates
+        self._shape = (0, 0)
+
+    def add(self, references: Audio, estimates: Audio) -> None:
+        self._shape = estimates.shape[:2]
+        signals = np.concatenate([references, references.sum(axis=0, keepdims=True), *estimates])
+        if self._rest is not None:
+            signals = np.concatenate([self._rest, signals], axis=-1)
+        stop = signals.shape[-1] // self._length * self._length
+        self._add_frames(signals[..., :stop], self._length)
+        self._rest = signals[..., stop:].copy()
+
+    def _add_frames(self, signals: Audio, length: int) -> None:
+        frames = signals.reshape(*signals.shape[:2], -1, length)
+        self._energies.append(np.einsum("scft,scft->fs", frames, frames, dtype=np.float64))
+
+    def values(self) -> Values:
+        if self._rest is not None and self._rest.shape[-1]:
+            self._add_frames(self._rest, self._rest.shape[-1])
+        n_systems, n_sources = self._shape
+        energies = np.concatenate(self._energies)
+        references, mixture = energies[:, :n_sources], energies[:, n_sources]
+        estimates = energies[:, n_sources + 1 :].reshape(-1, n_systems, n_sources)
+        silent = references <= 10 ** (self.SILENT_FRAME_DB / 10) * mixture.mean()
+        leaked = np.einsum("fks,fs->ks", estimates, silent)
+        beside = (mixture[:, None] * silent).sum(axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = 10 * np.log10(leaked / np.where(beside > 0, beside, np.nan))
+        return {"Leak": values.clip(-LIMIT_DB, LIMIT_DB)[..., None]}
+
+    def silent(self) -> NDArray[np.bool_]:
+        return np.zeros(self._shape[1], bool)
+
+
+class WholeSongs:
+    """Metrics that are functions of whole signals; all of a song's are kept in memory."""
+
+    def __init__(self, functions: Mapping[str, Callable[..., ArrayLike]], sample_rate: int) -> None:
+        self._functions, self._sample_rate = functions, sample_rate
+        self._blocks: list[tuple[Audio, Audio]] = []
+
+    def add(self, references: Audio, estimates: Audio) -> None:
+        self._blocks.append((references.copy(), estimates.copy()))
+
+    def values(self) -> Values:
+        references, estimates = (np.concatenate(blocks, axis=-1) for blocks in zip(*self._blocks, strict=True))
+        more = {"mixture": references.sum(axis=0), "sample_rate": self._sample_rate}
+
+        def table(function: Callable[..., ArrayLike]) -> NDArray[np.float64]:
+            found = [
+                [function(reference, estimate, **more) for reference, estimate in zip(references, one, strict=True)]
+                for one in estimates
+            ]
+            return np.asarray(found, float).reshape(*estimates.shape[:2], -1)
+
+        return {name: table(function) for name, function in self._functions.items()}
+
+    def silent(self) -> NDArray[np.bool_]:
+        return ~np.any([references.any(axis=(1, 2)) for references, _ in self._blocks], axis=0)
+
+
+FAMILIES: dict[str, Callable[[int], Accumulator]] = {
+    "scale": ScaleScores,
+    "bsseval_v4": BssEvalV4,
+    "leakage": Leakage,
+}
+"""What computes a family of metrics, made for a sample rate."""
+
+
+def choose_metrics(names: str | Sequence[str] | None) -> dict[str, Metric]:
+    """Return the metrics of some families, or of all for None, in the order of `METRICS`.
+
+    Raises
+    ------
+    EvaluationError
+        If a name is neither a family nor a metric with a function of its own, or there are none.
+    """
+    known = list(dict.fromkeys(metric.family or name for name, metric in METRICS.items()))
+    wanted = known if names is None else [names] if isinstance(names, str) else list(names)
+    for name in wanted:
+        if name not in known:
+            raise EvaluationError(f"Unknown metrics: {name!r}. Expected one of {', '.join(known)}.")
+    if not wanted:
+        raise EvaluationError(f"No metrics were asked for. Choose of {', '.join(known)}.")
+    return {name: metric for name, metric in METRICS.items() if (metric.family or name) in wanted}
+
+
+def accumulators(metrics: Mapping[str, Metric], sample_rate: int) -> list[Accumulator]:
+    """Return what computes `metrics` at a sample rate."""
+    families = dict.fromkeys(metric.family for metric in metrics.values() if metric.family)
+    found = [FAMILIES[family](sample_rate) for family in families]
+    functions = {name: metric.function for name, metric in metrics.items() if metric.function}
+    return [*found, WholeSongs(functions, sample_rate)] if functions else found
+
+
+def entry(metric: Metric, values: NDArray[np.float64], *, silent: bool, alone: bool, at_limit: bool) -> dict[str, Any]:
+    """Return what a song's file holds of one metric, source and system: ``{"value", "channels" or "frames", ...}``.
+
+    ``value`` is the median over the parts; None with a reason under ``left_out`` where the metric has no meaning.
+    """
+    finite = values[np.isfinite(values)]
+    found: dict[str, Any] = {
+        "value": _rounded(float(np.median(finite))) if finite.size else None,
+        metric.parts: [_rounded(float(x)) if np.isfinite(x) else None for x in values],
+    }
+    if not finite.size:
+        is_alone = alone and metric.needs_others
+        found["left_out"] = SILENT_REFERENCE if silent else ALONE if is_alone else metric.without_value
+    elif at_limit or (metric.unit == "dB" and abs(found["value"]) >= LIMIT_DB):
+        found["at_limit"] = True
+    return found
+
+
+def _rounded(value: float) -> float:
+    """Six decimals: the rest depends on how many threads added up."""
+    return round(value, 6)
