@@ -141,7 +141,9 @@ def test_every_option_is_an_argument_of_the_function_behind_it(command):
 
 
 def test_every_option_of_serve_is_an_argument_of_the_page():
-    pytest.importorskip("gradio", reason="the page's packages are not installed: pip install -r requirements-web.txt")
+    pytest.importorskip(
+        "starlette", reason="the page's packages are not installed: pip install -r requirements-web.txt"
+    )
     from vocal_extraction.web_page import Limits, serve_page
 
     (subparsers,) = [action for action in build_parser()._actions if action.dest == "command"]
@@ -437,7 +439,7 @@ def test_evaluation_goes_to_the_function_that_is_meant(monkeypatch, capsys, prep
 
 
 def test_a_page_that_lacks_its_packages_says_so(monkeypatch):
-    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
     for name in [name for name in sys.modules if name.startswith("vocal_extraction.web_page")]:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(commands.MissingPartError, match="make serve"):

@@ -328,6 +328,9 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", metavar="ADDRESS", help="default: 127.0.0.1, this machine only")
     parser.add_argument("--port", type=_port, metavar="N", help="default: 7860, or a free one")
     parser.add_argument("--model", type=Path, metavar="PATH", help="offer this checkpoint before those that ship")
+    parser.add_argument(
+        "--token", metavar="TEXT", help="what clients must bring; made up for other addresses than this machine's"
+    )
     parser.add_argument("--no-browser", dest="open_browser", action="store_false", help="do not start a browser")
     parser.add_argument("--upload-mb", dest="upload_bytes", type=_megabytes, metavar="MB", help="largest song file")
     parser.add_argument("--longest", dest="longest_s", type=_minutes, metavar="MIN", help="longest song, in minutes")

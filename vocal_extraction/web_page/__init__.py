@@ -1,24 +1,21 @@
-"""A local web page over `extraction`, for those who would rather listen than type.
+"""A local web page and JSON API over `extraction`.
 
 The only package that needs ``requirements-web.txt``; nothing but the command ``serve`` imports it.
 
-================  ===================================================================
-file              what it holds
-================  ===================================================================
-``limits.py``     how much the page does for its visitors
-``visitors.py``   each visitor's folder, his alone, and its end
-``gate.py``       what passes before Gradio sees it
-``routes.py``     uploads, results, reports and scripts
-``intake.py``     whether a song may come in
-``listening.py``  a result made ready to be heard and seen
-``markup.py``     what is shown of the work, as HTML
-``jobs.py``       one song's way through the page
-``layout.py``     the page in Gradio's components
-``server.py``     all of it on one port
-``page.css``      colours and places, light and dark, wide and narrow
-``page.js``       stages of the work are spoken
-``players.js``    three players under one clock, and the karaoke fader
-================  ===================================================================
+=================  ====================================================================
+file               what it holds
+=================  ====================================================================
+``limits.py``      how much the server does for a session
+``uploads.py``     upload validation
+``listening.py``   stems as the players need them: samples, spectrograms, waveform
+``jobs.py``        jobs and their queue
+``sessions.py``    middleware: hosts, origins, token, session cookie, response headers
+``api.py``         the JSON API, and its OpenAPI document
+``server.py``      all of it on one port
+``index.html``     the page; ``page.css`` its style, ``page.js`` its behaviour
+``engine.js``      the page's access to the separation: this server's API
+``player.js``      a song's player: stems under one clock
+=================  ====================================================================
 """
 
 from vocal_extraction.web_page.limits import Limits

@@ -1,26 +1,18 @@
-"""A result made ready to be heard and seen in a browser: one stream for the players, one picture for each.
-
-The stream is ``listen.pcm``: 16-bit samples, little-endian, four to a frame (vocals left and right, accompaniment left
-and right). Any piece of it can be fetched by its position in bytes, and both stems of a piece come together.
-"""
+"""Stems made ready for a browser's players: 16-bit samples that can be fetched by position, and a spectrogram each."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vocal_extraction.atomic_files import whole_file
 from vocal_extraction.audio_files.ffmpeg import Ffmpeg, ProgramError, input_arguments
 from vocal_extraction.errors import VocalExtractionError
-from vocal_extraction.reports.pictures import peak_magnitude, spectrogram_png
+from vocal_extraction.reports.pictures import HIGHEST_HZ, LOWEST_HZ, peak_magnitude, spectrogram_png
 
-STREAM = "listen.pcm"
-
-_CHANNELS = 4
-_HIGHEST_RATE = 48_000
-_LOWEST_RATE = 8_000
-_BLOCK = 2**20
+_HIGHEST_RATE, _LOWEST_RATE = 48_000, 8_000
+_WAVEFORM_RATE, _WAVEFORM_POINTS = 8_000, 800
 
 
 class ListeningError(VocalExtractionError):
@@ -28,78 +20,68 @@ class ListeningError(VocalExtractionError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Listening:
-    """How the stream is to be read."""
+class Track:
+    """What the players play: ``NAME.pcm`` (16-bit little-endian stereo) and ``NAME.png`` for each stem in a folder."""
 
+    folder: Path
+    stems: tuple[str, ...]
     sample_rate: int
-    n_frames: int
+    n_samples: int
+    start_s: float = 0.0
+    """Where in the song it begins."""
 
-    @property
-    def duration_s(self) -> float:
-        """Length in seconds."""
-        return self.n_frames / self.sample_rate
+    def as_json(self) -> dict[str, Any]:
+        """Return what the page needs, with the name of the folder below the job's address."""
+        lowest_hz, highest_hz = LOWEST_HZ, min(HIGHEST_HZ, self.sample_rate / 2)
+        return dataclasses.asdict(self) | {"folder": self.folder.name, "lowest_hz": lowest_hz, "highest_hz": highest_hz}
 
 
 def prepare_listening(
-    folder: Path, vocals: Path, accompaniment: Path, *, sample_rate: int, n_channels: int
-) -> Listening:
-    """Write the stream and the pictures of two stems into `folder`.
+    folder: Path, stems: Mapping[str, Path], *, sample_rate: int, n_channels: int, start_s: float = 0.0
+) -> Track:
+    """Write samples and spectrograms of `stems` (in any format that ffmpeg reads) into `folder`.
 
-    Parameters
-    ----------
-    folder
-        Where ``listen.pcm``, ``mixture.png``, ``vocals.png`` and ``accompaniment.png`` shall stand.
-    vocals, accompaniment
-        The stems' files, in any format that ffmpeg reads.
-    sample_rate
-        Theirs, in Hz. The stream keeps it if browsers play it.
-    n_channels
-        Theirs. The stream has two for each stem.
+    The spectrograms share one scale: what is louder is brighter. The sample rate is kept where browsers play it.
 
     Raises
     ------
     ListeningError
         If ffmpeg cannot read the stems, or there is nothing in them.
-    StorageError
-        If the disk is full.
     """
     rate = min(max(sample_rate, _LOWEST_RATE), _HIGHEST_RATE)
+    folder.mkdir(parents=True, exist_ok=True)
     # ffmpeg by itself takes 3 dB off a single channel that it spreads over two.
     stereo = "pan=stereo|c0=c0|c1=c0" if n_channels == 1 else "aformat=channel_layouts=stereo"
-    _write_stream(folder / STREAM, vocals, accompaniment, stereo, rate)
-    if (folder / STREAM).stat().st_size == 0:
+    for name, path in stems.items():
+        _decode(path, ["-af", stereo, "-ar", str(rate)], folder / f"{name}.pcm")
+    n_samples = min((folder / f"{name}.pcm").stat().st_size // 4 for name in stems)
+    if n_samples == 0:
         raise ListeningError("The result cannot be played: it is shorter than one sample of what browsers play.")
-    frames = np.memmap(folder / STREAM, "<i2", "r").reshape(-1, _CHANNELS)
-    _draw_pictures(folder, frames, rate)
-    return Listening(rate, len(frames))
+    samples = {name: np.memmap(folder / f"{name}.pcm", "<i2", "r").reshape(-1, 2).T for name in stems}
+    full_scale = max(peak_magnitude(stem, rate) for stem in samples.values())
+    for name, stem in samples.items():
+        (folder / f"{name}.png").write_bytes(spectrogram_png(stem, rate, full_scale=full_scale))
+    return Track(folder, tuple(stems), rate, n_samples, start_s)
 
 
-def _write_stream(stream: Path, vocals: Path, accompaniment: Path, stereo: str, sample_rate: int) -> None:
-    # Layouts that are alike are laid one after the other, and the result is called 4.0.
-    merged = f"[0:a:0]{stereo}[v];[1:a:0]{stereo}[a];[v][a]amerge=inputs=2[m]"
-    inputs = [part for path in (vocals, accompaniment) for part in input_arguments(path)]
-    output = ["-filter_complex", merged, "-map", "[m]", "-ar", str(sample_rate), "-f", "s16le", "pipe:1"]
+def waveform(song: Path, folder: Path, *, longest_s: float) -> tuple[list[int], float]:
+    """Return the peaks of a song's waveform, 0 to 100, for an overview, and its length in seconds."""
+    path = folder / "waveform.pcm"
+    _decode(song, ["-ac", "1", "-ar", str(_WAVEFORM_RATE), "-t", f"{longest_s:.3f}"], path)
+    samples = np.abs(np.fromfile(path, "<i2").astype(np.int32))
+    path.unlink()
+    edges = np.linspace(0, len(samples), min(_WAVEFORM_POINTS, max(1, len(samples))), endpoint=False).astype(int)
+    peaks = np.maximum.reduceat(samples, edges) if len(samples) else samples
+    return (100 * peaks // max(1, int(peaks.max(initial=1)))).tolist(), len(samples) / _WAVEFORM_RATE
+
+
+def _decode(path: Path, arguments: list[str], target: Path) -> None:
+    """Write 16-bit samples of the first audio stream of `path` to `target`."""
+    command = [*input_arguments(path), "-map", "0:a:0", *arguments, "-f", "s16le", "pipe:1"]
     try:
-        with whole_file(stream) as aside, open(aside, "wb") as file, Ffmpeg([*inputs, *output], reads=True) as ffmpeg:
+        with open(target, "wb") as file, Ffmpeg(command, reads=True) as ffmpeg:
             while block := ffmpeg.read():
                 file.write(block)
             ffmpeg.close()
     except ProgramError as error:
-        raise ListeningError(f"The result cannot be played: {error}") from error
-
-
-def _draw_pictures(folder: Path, frames: NDArray[np.int16], sample_rate: int) -> None:
-    """Draw all three on the mixture's scale, so that what is louder is brighter."""
-    full_scale = peak_magnitude(_mono(frames, slice(0, 4)), sample_rate)
-    for stem, channels in (("mixture", slice(0, 4)), ("vocals", slice(0, 2)), ("accompaniment", slice(2, 4))):
-        with whole_file(folder / f"{stem}.png") as aside:
-            aside.write_bytes(spectrogram_png(_mono(frames, channels), sample_rate, full_scale=full_scale))
-
-
-def _mono(frames: NDArray[np.int16], channels: slice) -> NDArray[np.float32]:
-    """Return the mean of left and right, block by block, as (1, n_frames); with all channels, the mixture's."""
-    mono = np.empty((1, len(frames)), np.float32)
-    for start in range(0, len(frames), _BLOCK):
-        block = frames[start : start + _BLOCK, channels]
-        mono[0, start : start + len(block)] = block.sum(axis=1, dtype=np.float32) / (2 * 32_768)
-    return mono
+        raise ListeningError(f"The song cannot be played: {error}") from error

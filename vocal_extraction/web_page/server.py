@@ -1,42 +1,36 @@
-"""The web page's server: the gate, the page's own routes and Gradio's page, on one port of this machine."""
+"""The web page's server: middleware, API and page on one port of this machine."""
 
 import contextlib
 import errno
+import fcntl
 import os
+import secrets
+import shutil
+import signal
 import socket
 import sys
-import threading
+import tempfile
 import webbrowser
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
-import gradio as gr
 import uvicorn
-from fastapi import FastAPI
-from starlette.types import ASGIApp
 
 from vocal_extraction.checkpointing import load_checkpoint, shipped_checkpoints
 from vocal_extraction.errors import VocalExtractionError
-from vocal_extraction.reports.style import DARK, LIGHT, css_variables
 from vocal_extraction.settings import CHECKPOINT_FOLDER, EVALUATION_FOLDER, LARGEST_PORT
-from vocal_extraction.web_page.gate import Gate
-from vocal_extraction.web_page.jobs import Workshop
-from vocal_extraction.web_page.layout import Service, build_page, theme
+from vocal_extraction.web_page.api import Api
+from vocal_extraction.web_page.jobs import JobQueue
 from vocal_extraction.web_page.limits import USUAL_LIMITS, Limits
-from vocal_extraction.web_page.routes import add_routes
-from vocal_extraction.web_page.visitors import Visitors, visitors_folder
+from vocal_extraction.web_page.sessions import SessionMiddleware
 
 USUAL_PORT = 7860
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_CLEAN_EVERY_S = 30.0
 _GOODBYE_S = 2
 """How long open connections are waited for at the end."""
-_HEAD = (
-    f"<style>:root {{ {css_variables(LIGHT)} }} .dark {{ {css_variables(DARK)} }}</style>"
-    '<link rel="stylesheet" href="/page/page.css">'
-    '<script src="/page/page.js" defer></script><script src="/page/players.js" defer></script>'
-)
+_PREFIX, _LOCK = "vocal-extraction-page-", "in-use"
 
 
 class ServingError(VocalExtractionError):
@@ -51,14 +45,15 @@ def serve_page(
     device: str = "auto",
     limits: Limits = USUAL_LIMITS,
     reports_folder: str | Path = EVALUATION_FOLDER,
+    token: str | None = None,
     open_browser: bool | None = None,
 ) -> None:
-    """Serve the page until Ctrl-C.
+    """Serve the page until SIGINT (Ctrl-C) or SIGTERM, then cancel all jobs and remove their files.
 
     Parameters
     ----------
     host
-        The address to listen on; the default is heard by this machine only.
+        The address to listen on; the default is reached from this machine only.
     port
         None takes 7860, or any free port where that is taken.
     model
@@ -66,9 +61,11 @@ def serve_page(
     device
         Where the networks run, as in `device.choose_device`.
     limits
-        Bounds for visitors.
+        Bounds for sessions.
     reports_folder
         Where evaluations write their reports.
+    token
+        What clients must bring. None asks for one that is made up and printed where `host` is not this machine's own.
     open_browser
         Whether a browser is started; None does so at a screen.
 
@@ -77,16 +74,29 @@ def serve_page(
     ServingError
         If the address cannot be had, or there is no model.
     CheckpointError
-        If `networks` cannot be used.
+        If `model` cannot be used.
     """
     models = _models(model)
-    with contextlib.closing(_listen(host, port)) as listener, visitors_folder() as root:
-        visitors = Visitors(root, limits)
-        with Workshop(visitors, limits, device) as workshop, _cleaning(visitors, limits):
-            service = Service(models, workshop, visitors, limits, Path(reports_folder))
-            application = _application(service, hosts=_LOOPBACK if host in _LOOPBACK else ())
-            _greet(host, listener.getsockname()[1], open_browser)
-            _run(application, listener)
+    is_local = host in _LOOPBACK
+    token = token or (None if is_local else secrets.token_urlsafe(16))
+    signal.signal(signal.SIGTERM, _exit)
+    with (
+        contextlib.closing(_listen(host, port)) as listener,
+        jobs_folder() as root,
+        JobQueue(root, limits, models, device) as queue,
+    ):
+        api = Api(queue, Path(reports_folder)).application()
+        application = SessionMiddleware(api, hosts=_LOOPBACK if is_local else (), token=token)
+        _greet(host, listener.getsockname()[1], token, open_browser)
+        config = uvicorn.Config(
+            application, log_level="warning", timeout_graceful_shutdown=_GOODBYE_S, ws="none", lifespan="off"
+        )
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    """End as `sys.exit` does, so that everything is tidied up; uvicorn raises the signal again when it has stopped."""
+    sys.exit(128 + number)
 
 
 def _models(model: str | Path | None) -> dict[str, Path]:
@@ -120,36 +130,11 @@ def _listen(host: str, port: int | None) -> socket.socket:
         ) from error
 
 
-def _application(service: Service, *, hosts: Collection[str]) -> ASGIApp:
-    """Put the parts together."""
-    # Gradio reads these where it needs them: its cache is below the visitors' folder, and it tells nobody anything.
-    os.environ["GRADIO_TEMP_DIR"] = str(service.visitors.root)
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    app = FastAPI(openapi_url=None)
-    add_routes(app, visitors=service.visitors, limits=service.limits, reports_folder=service.reports_folder)
-    app = gr.mount_gradio_app(
-        app,
-        build_page(service),
-        path="/",
-        theme=theme(),
-        head=_HEAD,
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=False,
-        enable_monitoring=False,
-        max_file_size=service.limits.upload_bytes,
-        show_error=False,
-    )
-    return Gate(app, visitors=service.visitors, limits=service.limits, hosts=hosts)
-
-
-def _greet(host: str, port: int, open_browser: bool | None) -> None:
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+def _greet(host: str, port: int, token: str | None, open_browser: bool | None) -> None:
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}" + (f"/?token={token}" if token else "")
     print(f"The page is at {address}\nCtrl-C stops it.", flush=True)
     if host not in _LOOPBACK:
-        print(f"Anyone who can reach {host} can use it.", file=sys.stderr)
+        print(f"Anyone who can reach {host} and has the token can use it.", file=sys.stderr)
     if open_browser is None:
         open_browser = sys.stdout.isatty() and _has_screen()
     if open_browser:
@@ -161,23 +146,19 @@ def _has_screen() -> bool:
 
 
 @contextlib.contextmanager
-def _cleaning(visitors: Visitors, limits: Limits) -> Iterator[None]:
-    """Remove what is over its time, in the background."""
-    over = threading.Event()
+def jobs_folder() -> Iterator[Path]:
+    """Yield a folder for all jobs' files that nobody else may read; it is removed at the end.
 
-    def clean() -> None:
-        while not over.wait(min(_CLEAN_EVERY_S, limits.lifetime_s / 4)):
-            visitors.remove_expired()
-
-    thread = threading.Thread(target=clean, name="cleaning", daemon=True)
-    thread.start()
+    What servers that were killed left behind is removed as well: a lock ends with the process that held it.
+    """
+    for abandoned in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError), open(abandoned / _LOCK) as lock:  # in use, or another user's
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(abandoned, ignore_errors=True)
+    root = Path(tempfile.mkdtemp(prefix=_PREFIX))
     try:
-        yield
+        with open(root / _LOCK, "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield root
     finally:
-        over.set()
-        thread.join()
-
-
-def _run(application: ASGIApp, listener: socket.socket) -> None:
-    config = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=_GOODBYE_S, ws="none")
-    uvicorn.Server(config).run(sockets=[listener])
+        shutil.rmtree(root, ignore_errors=True)

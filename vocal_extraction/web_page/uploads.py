@@ -1,7 +1,7 @@
-"""Whether a song may come in: asked of its file before any of it is decoded, and again while it is.
+"""Upload validation: what a file may be is asked of its header before any of it is decoded.
 
-A visitor's file may be anything. What a header says is not to be believed either, so how much may be decoded
-is a number of seconds that holds to the end, however long the file claims to be.
+A header is not to be believed either, so how much may be decoded is a number of seconds that holds to the end, however
+long the file claims to be.
 """
 
 import dataclasses
@@ -19,19 +19,17 @@ _CONTAINERS = (
 """ffmpeg's names of formats that hold their audio themselves. A playlist is a format to ffmpeg, too, whatever its file
 is called: it may name any song on this machine."""
 
-_FLOAT_BYTES = 4
-_STORED_PER_DECODED = 5
-"""Most bytes that are written for a decoded one, beside the tapes: mixture and vocals as floats, two stems, what is
-listened to."""
+_STORED_PER_DECODED = 12
+"""Most bytes written for a decoded one: mixture, estimates and layer outputs as floats, stems, samples to play."""
 
 
 class RefusedError(VocalExtractionError):
-    """Something that the page does not do; the text says why."""
+    """Something that the server does not do; the text says why."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Admission:
-    """What is known of a song that may come in."""
+class Upload:
+    """What is known of a valid upload."""
 
     sample_rate: int
     n_channels: int
@@ -42,14 +40,14 @@ class Admission:
     expected_s: float
     """How long it says it is; where it does not say, the longest that it may be."""
 
-    def stored_bytes(self, *, taped_bytes: float) -> float:
-        """Return about what it will take of the disk, at most, if a second of it takes so much tape."""
-        decoded_bytes = self.sample_rate * self.n_channels * _FLOAT_BYTES
-        return self.expected_s * (_STORED_PER_DECODED * decoded_bytes + taped_bytes)
+    @property
+    def stored_bytes(self) -> float:
+        """About what its job takes of the disk, at most."""
+        return self.expected_s * self.sample_rate * self.n_channels * 4 * _STORED_PER_DECODED
 
 
-def admit(song: Path, limits: Limits) -> Admission:
-    """Look at the header of a song.
+def validate_upload(song: Path, limits: Limits) -> Upload:
+    """Examine the header of a song.
 
     Raises
     ------
@@ -66,18 +64,13 @@ def admit(song: Path, limits: Limits) -> Admission:
         raise
     except ExtractionError as error:
         raise RefusedError(f"{song.name} holds no audio that can be read. Choose an audio or video file.") from error
-    admission = _measured(facts.sample_rate, facts.n_channels, limits)
-    declared_s = facts.duration_s or admission.longest_s
-    if declared_s > admission.longest_s:
-        raise RefusedError(f"{song.name} is too long: {declared_s / 60:.1f} minutes. {admission.why}")
-    return dataclasses.replace(admission, expected_s=declared_s)
-
-
-def _measured(sample_rate: int, n_channels: int, limits: Limits) -> Admission:
-    bytes_per_s = sample_rate * n_channels * _FLOAT_BYTES
+    bytes_per_s = facts.sample_rate * facts.n_channels * 4
     if bytes_per_s <= 0:
         raise RefusedError("The file does not say how many channels it has, or at which rate.")
     longest_s = min(limits.longest_s, limits.decoded_bytes / bytes_per_s)
     why = f"At most {longest_s / 60:.3g} minutes are taken"
-    why += "." if longest_s == limits.longest_s else f" of {n_channels} channels at {sample_rate} Hz."
-    return Admission(sample_rate, n_channels, longest_s, why, expected_s=longest_s)
+    why += "." if longest_s == limits.longest_s else f" of {facts.n_channels} channels at {facts.sample_rate} Hz."
+    expected_s = facts.duration_s or longest_s
+    if expected_s > longest_s:
+        raise RefusedError(f"{song.name} is too long: {expected_s / 60:.1f} minutes. {why}")
+    return Upload(facts.sample_rate, facts.n_channels, longest_s, why, expected_s)

@@ -1,0 +1,274 @@
+"""The JSON API, documented at ``/api`` as OpenAPI: jobs, events, files, models, reports, and the page."""
+
+import asyncio
+import inspect
+import json
+import mimetypes
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import AsyncIterator, Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from vocal_extraction.errors import SettingsError
+from vocal_extraction.output_formats import FORMATS
+from vocal_extraction.reports.style import DARK, LIGHT, css_variables
+from vocal_extraction.settings import ExtractionSettings
+from vocal_extraction.web_page.jobs import DONE, Job, JobQueue, Options
+from vocal_extraction.web_page.uploads import RefusedError
+
+REPORT_NAMES = ("report.html", "comparison.html")
+
+_EVENT_EVERY_S = 0.25
+_FOLDER = Path(__file__).resolve().parent
+_ASSETS = {path.name: path.read_bytes() for ending in ("js", "css", "html") for path in _FOLDER.glob(f"*.{ending}")}
+_ASSETS["page.css"] = (
+    f":root {{ color-scheme: light dark; {css_variables(LIGHT)} }}\n"
+    f"@media (prefers-color-scheme: dark) {{ :root {{ {css_variables(DARK)} }} }}\n"
+).encode() + _ASSETS["page.css"]
+# A report is a page by itself, from a folder that anything may have written into: it may draw and play, not ask.
+_REPORT_POLICY = (
+    "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data:; media-src data:; font-src data:; frame-ancestors 'self'"
+)
+_SUBMIT_PARAMETERS: dict[str, dict[str, Any]] = {
+    "name": {"type": "string", "description": "The song's file name."},
+    "model": {"type": "string", "description": "A name that /api/models gives; without it the first."},
+    "format": {"type": "string", "enum": list(FORMATS)},
+    "bitrate_kbps": {"type": "integer", "description": "Of mp3, ogg and m4a."},
+    "mask": {"type": "string", "enum": ["soft", "binary"]},
+    "phase": {"type": "string", "enum": ["mixture", "griffin-lim"]},
+    "keep_partial": {"type": "boolean", "description": "Whether a damaged song is taken as far as it decodes."},
+}
+
+
+class Api:
+    """The endpoints. `queue` holds the jobs, `reports_folder` what evaluations wrote."""
+
+    def __init__(self, queue: JobQueue, reports_folder: Path) -> None:
+        self._queue, self._reports_folder = queue, reports_folder
+
+    def application(self) -> Starlette:
+        """Return the application with all routes."""
+        routes = [
+            Route("/", self.page),
+            Route("/static/{name}", self.static),
+            Route("/api", self.document),
+            Route("/api/models", self.models),
+            Route("/api/jobs", self.list_jobs),
+            Route("/api/jobs", self.submit, methods=["POST"]),
+            Route("/api/jobs/{id}", self.job),
+            Route("/api/jobs/{id}", self.delete, methods=["DELETE"]),
+            Route("/api/jobs/{id}/events", self.events),
+            Route("/api/jobs/{id}/preview", self.preview, methods=["POST"]),
+            Route("/api/jobs/{id}/stems/{name}", self.stem),
+            Route("/api/jobs/{id}/all.zip", self.archive),
+            Route("/api/jobs/{id}/{folder}/{file}", self.listening),
+            Route("/api/reports", self.list_reports),
+            Route("/reports/{path:path}", self.report),
+        ]
+        self._routes = routes
+        return Starlette(routes=routes, exception_handlers={HTTPException: _as_json, RefusedError: _as_json})
+
+    def document(self, request: Request) -> Response:
+        """Return this document."""
+        paths: dict[str, dict[str, Any]] = {}
+        for route in self._routes:
+            summary = (inspect.getdoc(route.endpoint) or "").splitlines()[0]
+            names = [part[1:-1].partition(":")[0] for part in route.path.split("/") if part.startswith("{")]
+            parameters: list[dict[str, Any]] = [
+                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+            ]
+            method = "get" if "GET" in (route.methods or ()) else next(iter(route.methods or ())).lower()
+            operation: dict[str, Any] = {"summary": summary, "responses": {"200": {"description": "Done."}}}
+            if route.endpoint == self.submit:
+                parameters += [{"name": name, "in": "query", "schema": it} for name, it in _SUBMIT_PARAMETERS.items()]
+                operation["requestBody"] = {"content": {"application/octet-stream": {}}, "required": True}
+            paths.setdefault(route.path.replace(":path", ""), {})[method] = operation | {"parameters": parameters}
+        about = {"title": "Vocal extraction", "version": "1", "description": 'Errors are JSON: {"error": SENTENCE}.'}
+        return JSONResponse({"openapi": "3.1.0", "info": about, "paths": paths})
+
+    def page(self, request: Request) -> Response:
+        """Return the web page."""
+        return Response(_ASSETS["index.html"], media_type="text/html")
+
+    def static(self, request: Request) -> Response:
+        """Return a script or style of the page."""
+        name = request.path_params["name"]
+        if name not in _ASSETS:
+            raise _missing()
+        return Response(_ASSETS[name], media_type=mimetypes.guess_type(name)[0])
+
+    def models(self, request: Request) -> Response:
+        """List the models, the default first."""
+        return JSONResponse([{"name": name} for name in self._queue.models])
+
+    def list_jobs(self, request: Request) -> Response:
+        """List the session's jobs, the oldest first."""
+        return JSONResponse([self._queue.state(job) for job in self._queue.jobs(request.state.session)])
+
+    async def submit(self, request: Request) -> Response:
+        """Put a song, the request's body, into the queue."""
+        options = self._options(request)
+        length = request.headers.get("content-length", "")
+        if not length.isdecimal():
+            raise HTTPException(HTTPStatus.LENGTH_REQUIRED, "Say how long the file is (Content-Length).")
+        limit = self._queue.limits.upload_bytes
+        if int(length) > limit:
+            raise HTTPException(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The file is too large: at most {limit / 2**20:g} MB are taken."
+            )
+        self._queue.check_queue(request.state.session)
+        self._queue.check_room(int(length))
+        song = self._queue.new_song(request.query_params.get("name", "song"))
+        try:
+            with open(song, "wb") as file:
+                async for block in request.stream():
+                    file.write(block)
+            job = self._queue.submit(request.state.session, song, options)
+        except (ClientDisconnect, OSError, RefusedError) as error:
+            shutil.rmtree(song.parent, ignore_errors=True)
+            raise HTTPException(HTTPStatus.BAD_REQUEST, f"The upload was not stored whole: {error}") from error
+        return JSONResponse(self._queue.state(job), HTTPStatus.CREATED)
+
+    def _options(self, request: Request) -> Options:
+        asked = dict(request.query_params)
+        model = asked.get("model", next(iter(self._queue.models)))
+        if model not in self._queue.models:
+            raise _bad(f"There is no model {model!r}. Those that are here: {', '.join(self._queue.models)}.")
+        try:
+            settings = ExtractionSettings(
+                format=asked.get("format", ExtractionSettings.format),
+                bitrate_kbps=int(asked.get("bitrate_kbps", ExtractionSettings.bitrate_kbps)),
+                mask=asked.get("mask", ExtractionSettings.mask),
+                phase=asked.get("phase", ExtractionSettings.phase),
+                keep_partial=asked.get("keep_partial", "false") == "true",
+            )
+        except (SettingsError, ValueError) as error:
+            raise _bad(str(error)) from error
+        return Options(model, settings)
+
+    def job(self, request: Request) -> Response:
+        """Return a job's state."""
+        return JSONResponse(self._queue.state(self._found(request)))
+
+    def delete(self, request: Request) -> Response:
+        """Cancel a job, or remove what came of it."""
+        self._queue.remove(self._found(request))
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    async def events(self, request: Request) -> Response:
+        """Stream a job's state as server-sent events, named by the state, until the job is over."""
+        job = self._found(request)
+
+        async def stream() -> AsyncIterator[str]:
+            sent = None
+            while True:
+                is_over = job.is_over
+                if (state := self._queue.state(job)) != sent:
+                    yield f"event: {state['state']}\ndata: {json.dumps(state)}\n\n"
+                    sent = state
+                if is_over:
+                    return
+                await asyncio.sleep(_EVENT_EVERY_S)
+
+        return StreamingResponse(stream(), media_type="text/event-stream")
+
+    def preview(self, request: Request) -> Response:
+        """Separate half a minute from the query's ``from``, in seconds, while the whole song is worked on."""
+        job = self._found(request)
+        try:
+            start_s = float(request.query_params.get("from", "0"))
+        except ValueError as error:
+            raise _bad("Say where it shall begin, in seconds: ?from=70") from error
+        if not 0 <= start_s < (job.duration_s or 0.0):
+            raise _bad(f"The song has no second {start_s:g}, or has not been read yet.")
+        if not job.is_over:
+            self._queue.request_preview(job, start_s)
+        return JSONResponse(self._queue.state(job), HTTPStatus.ACCEPTED)
+
+    def stem(self, request: Request) -> Response:
+        """Return a stem's file."""
+        job = self._found(request, done=True)
+        path = job.stems.get(request.path_params["name"])
+        if path is None:
+            raise _missing()
+        return _file(path, f"{job.song.stem} - {path.name}")
+
+    def archive(self, request: Request) -> Response:
+        """Return all stems as a ZIP file."""
+        job = self._found(request, done=True)
+        path = job.folder / "all.zip"
+        if not path.is_file():
+            with tempfile.NamedTemporaryFile(dir=job.folder, delete=False) as file:
+                with zipfile.ZipFile(file, "w") as archive:
+                    for stem in job.stems.values():
+                        archive.write(stem, f"{job.song.stem}/{stem.name}")
+                os.replace(file.name, path)
+        return _file(path, f"{job.song.stem}.zip")
+
+    def listening(self, request: Request) -> Response:
+        """Return samples (.pcm) or a spectrogram (.png) of a stem of the job's track or preview."""
+        job = self._found(request)
+        folder, file = request.path_params["folder"], request.path_params["file"]
+        for track in (job.track, job.preview):
+            if track is not None and track.folder.name == folder and file[:-4] in track.stems:
+                return _file(track.folder / file)
+        raise _missing()
+
+    def list_reports(self, request: Request) -> Response:
+        """List the reports of evaluations, the newest first."""
+        return JSONResponse([name for name, _ in reports_in(self._reports_folder)])
+
+    def report(self, request: Request) -> Response:
+        """Return a report."""
+        path = dict(reports_in(self._reports_folder)).get(request.path_params["path"])
+        if path is None:
+            raise _missing()
+        return FileResponse(path, headers={"Content-Security-Policy": _REPORT_POLICY})
+
+    def _found(self, request: Request, *, done: bool = False) -> Job:
+        job = self._queue.find(request.state.session, request.path_params["id"])
+        if job is None or (done and job.state != DONE):
+            raise _missing()
+        return job
+
+
+def reports_in(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the reports below `folder`, newest first, as name and path; links that lead out of it are left out."""
+    inside = folder.resolve()
+    found = [path for name in REPORT_NAMES for path in inside.rglob(name)]
+    found = [path for path in found if path.is_file() and path.resolve().is_relative_to(inside)]
+    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
+        yield path.relative_to(inside).as_posix(), path
+
+
+def _file(path: Path, download_as: str | None = None) -> Response:
+    if not path.is_file():
+        raise _missing()
+    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    return FileResponse(path, media_type=kind, filename=download_as)
+
+
+def _as_json(request: Request, error: Exception) -> Response:
+    """Return an error's response: its sentence as JSON."""
+    if isinstance(error, HTTPException):
+        return JSONResponse({"error": error.detail}, error.status_code)
+    return JSONResponse({"error": str(error)}, HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+def _missing() -> HTTPException:
+    return HTTPException(HTTPStatus.NOT_FOUND, "There is nothing here, or its time is over.")
+
+
+def _bad(reason: str) -> HTTPException:
+    return HTTPException(HTTPStatus.BAD_REQUEST, reason)

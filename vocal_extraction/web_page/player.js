@@ -1,0 +1,456 @@
+// A song's player: all stems under one clock, with a fader between the voice and the rest.
+//
+// Short chunks of all stems are fetched as they are needed and scheduled for the same sample, so the stems cannot drift
+// apart, and what is heard of all of them is the song. Nothing grows with the length of the song.
+
+const CHUNK_S = 2;
+const AHEAD_S = 6; // a tab in the background is woken once a second at most
+const LEAD_S = 0.08;
+const SMOOTHING_S = 0.015; // of gains, so that they do not click
+
+const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+export function clock(seconds) {
+  const whole = Math.floor(seconds);
+  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
+}
+
+// An element with properties; those that start with "aria-" or "data-" or are no properties of it become attributes.
+export function make(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name in element && name !== "list") element[name] = value;
+    else element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+// Changes speed and keeps pitch: WSOLA (Verhelst and Roelands, 1993). Overlapping frames are laid out at another distance
+// than they were taken at, each from where it continues the one before it best; all stems from the same place.
+export class Stretcher {
+  constructor(speed, rate) {
+    this.speed = speed;
+    this.hop = Math.round(0.02 * rate);
+    this.search = Math.round(0.01 * rate);
+    this.margin = 2 * (this.hop + this.search);
+    this.previous = null; // where the last frame was taken from, in samples of the song
+  }
+
+  // How many samples of the song make a whole number of frames, about `n`.
+  round(n) {
+    return Math.max(1, Math.floor(n / this.speed / this.hop)) * this.hop * this.speed;
+  }
+
+  // `stems` begin `margin` samples before `start` and end as much after `start + n`.
+  process(stems, start, n) {
+    const { hop, speed, margin } = this;
+    const nFrames = Math.round(n / speed / hop);
+    const base = Math.round(start) - margin;
+    const sum = stems[0][0].map((_, i) => stems.reduce((total, [left, right]) => total + left[i] + right[i], 0));
+    const output = stems.map((channels) => channels.map(() => new Float32Array(nFrames * hop)));
+    for (let frame = 0; frame < nFrames; frame++) {
+      const wanted = Math.round(start + frame * hop * speed) - base;
+      const continued = this.previous === null ? wanted : this.previous + hop - base;
+      const taken = this.bestMatch(sum, wanted, continued);
+      stems.forEach((channels, stem) => channels.forEach((samples, channel) => {
+        const target = output[stem][channel];
+        for (let i = 0; i < hop; i++) {
+          const rising = Math.sin((Math.PI * (i + 0.5)) / (2 * hop)) ** 2;
+          target[frame * hop + i] = rising * samples[taken + i] + (1 - rising) * samples[continued + i];
+        }
+      }));
+      this.previous = taken + base;
+    }
+    return output;
+  }
+
+  bestMatch(sum, wanted, continued) {
+    let [best, highest] = [wanted, -Infinity];
+    for (let place = wanted - this.search; place <= wanted + this.search; place += 2) {
+      let [product, power] = [0, 1e-9];
+      for (let i = 0; i < this.hop; i += 4) {
+        product += sum[place + i] * sum[continued + i];
+        power += sum[place + i] ** 2;
+      }
+      if (product / Math.sqrt(power) > highest) [best, highest] = [place, product / Math.sqrt(power)];
+    }
+    return best;
+  }
+}
+
+export class Player {
+  // `onseekoutside(seconds)` is called for a place that the track does not hold (yet).
+  constructor(song, onseekoutside) {
+    this.song = song;
+    this.onseekoutside = onseekoutside;
+    this.track = song.track;
+    this.position = this.track.start_s; // seconds of the song, where it stood when it last stopped
+    this.scheduled = []; // what sounds or will: {when, start, n, speed}, `when` on the context's clock
+    this.run = 0; // counts starts and stops, so that what belongs to an earlier one gives up
+    this.playing = false;
+    this.speed = 1;
+    this.loop = null; // [from, to] in seconds
+    this.build();
+  }
+
+  // Another track of the same song, as when a preview is followed by the whole: it plays on.
+  setSong(song) {
+    const [wasPlaying, position] = [this.playing, this.now()];
+    const isNew = song.track.folder !== this.track.folder;
+    this.song = song;
+    if (isNew) {
+      this.stop();
+      this.track = song.track;
+      this.context?.close();
+      this.context = null;
+      this.position = this.holds(position) ? position : this.track.start_s;
+    }
+    this.showDownloads();
+    if (isNew) {
+      this.element.querySelectorAll(".picture img").forEach((image) => { image.src = this.track.spectrogram(image.dataset.stem); });
+      this.placeAxes();
+      if (wasPlaying) this.play();
+      this.show();
+    }
+  }
+
+  get durationS() {
+    return this.song.duration_s ?? this.track.durationS;
+  }
+
+  get endS() {
+    return this.track.start_s + this.track.durationS;
+  }
+
+  holds(seconds) {
+    return seconds >= this.track.start_s && seconds < this.endS;
+  }
+
+  now() {
+    const time = this.context?.currentTime ?? 0;
+    const part = this.scheduled.findLast(({ when }) => when <= time);
+    if (!this.playing || !part) return this.position;
+    const samples = part.start + Math.min((time - part.when) * this.track.sample_rate * part.speed, part.n);
+    return this.track.start_s + samples / this.track.sample_rate;
+  }
+
+  toggle() {
+    if (this.playing) this.stop();
+    else this.play();
+  }
+
+  async play() {
+    this.openContext();
+    if (this.position >= this.endS - 0.01) this.position = this.track.start_s;
+    if (this.loop && (this.position < this.loop[0] || this.position >= this.loop[1])) this.position = this.loop[0];
+    this.playing = true;
+    const run = ++this.run;
+    document.dispatchEvent(new CustomEvent("plays", { detail: this }));
+    this.show();
+    try {
+      await this.context.resume();
+      await this.feed(run);
+      this.complaint.textContent = "";
+    } catch (error) {
+      if (run !== this.run) return;
+      this.stop();
+      this.complaint.textContent = `This cannot be played: ${error.message}`;
+    }
+  }
+
+  stop() {
+    this.position = this.now();
+    this.playing = false;
+    this.run += 1;
+    this.scheduled = [];
+    for (const source of this.sources ?? []) source.stop();
+    this.sources?.clear();
+    this.show();
+  }
+
+  seek(seconds) {
+    const place = Math.min(Math.max(seconds, 0), this.durationS);
+    if (!this.song.isWhole && !this.holds(place)) this.onseekoutside(place);
+    this.restart(() => { this.position = Math.min(Math.max(place, this.track.start_s), this.endS); });
+  }
+
+  // Change something that what is scheduled already does not know of.
+  restart(change) {
+    const wasPlaying = this.playing;
+    this.stop();
+    change();
+    if (wasPlaying) this.play();
+    else this.show();
+  }
+
+  // Each stem: sources -> gain -> level meter -> loudspeakers.
+  openContext() {
+    if (this.context) return;
+    this.context = new AudioContext({ sampleRate: this.track.sample_rate });
+    this.sources = new Set();
+    this.lanes.forEach((lane) => {
+      lane.meter = this.context.createAnalyser();
+      lane.gain = this.context.createGain();
+      lane.gain.connect(lane.meter).connect(this.context.destination);
+    });
+    this.applyGains();
+  }
+
+  // Fetch and schedule chunk after chunk until the song ends or something else begins.
+  async feed(run) {
+    const { sample_rate: rate, start_s: startS, n_samples: nSamples } = this.track;
+    const toSample = (seconds) => Math.min(Math.max(Math.round((seconds - startS) * rate), 0), nSamples);
+    let [sample, due] = [toSample(this.position), 0];
+    let stretcher = this.speed === 1 ? null : new Stretcher(this.speed, rate);
+    for (;;) {
+      const end = this.loop ? toSample(this.loop[1]) : nSamples;
+      if (sample >= end) {
+        if (!this.loop) break;
+        sample = toSample(this.loop[0]);
+        stretcher = stretcher && new Stretcher(this.speed, rate);
+      }
+      const wanted = Math.min(Math.round(CHUNK_S * rate), end - sample);
+      const n = stretcher ? stretcher.round(wanted) : wanted;
+      const margin = stretcher?.margin ?? 0;
+      let stems = await this.track.read(Math.round(sample) - margin, Math.ceil(n) + 2 * margin + 1 - (margin ? 0 : 1));
+      if (run !== this.run) return;
+      if (stretcher) stems = stretcher.process(stems, sample, n);
+      // The start, or a chunk that came too late, is moved to a whole sample a moment from now.
+      if (due < this.context.currentTime) due = Math.ceil((this.context.currentTime + LEAD_S) * rate) / rate;
+      this.schedule(stems, due);
+      this.scheduled.push({ when: due, start: sample, n, speed: this.speed });
+      due += stems[0][0].length / rate;
+      sample += n;
+      while (due > this.context.currentTime + AHEAD_S) {
+        await pause(200);
+        if (run !== this.run) return;
+      }
+    }
+    while (this.context.currentTime < due) {
+      await pause(100);
+      if (run !== this.run) return;
+    }
+    this.stop();
+    this.position = startS;
+    this.show();
+  }
+
+  schedule(stems, when) {
+    stems.forEach((channels, index) => {
+      const buffer = this.context.createBuffer(2, channels[0].length, this.track.sample_rate);
+      channels.forEach((samples, channel) => buffer.copyToChannel(samples, channel));
+      const source = this.context.createBufferSource();
+      source.buffer = buffer;
+      source.connect(this.lanes[index].gain);
+      source.onended = () => this.sources.delete(source);
+      this.sources.add(source);
+      source.start(when);
+    });
+  }
+
+  // Volume, mute and solo of each stem, and the fader: -100 is the voice only, 100 the rest only, 0 both in full.
+  applyGains() {
+    const fader = Number(this.fader?.value ?? 0);
+    const [voice, rest] = [Math.min(1, 1 - fader / 100), Math.min(1, 1 + fader / 100)];
+    const anySolo = this.lanes.some(({ solo }) => pressed(solo));
+    this.lanes.forEach((lane) => {
+      const isOn = pressed(lane.solo) || (!anySolo && !pressed(lane.mute));
+      const side = this.fader ? (lane.stem === "vocals" ? voice : rest) : 1;
+      lane.level = isOn ? side * (Number(lane.volume.value) / 100) ** 2 : 0;
+      lane.gain?.gain.setTargetAtTime(lane.level, this.context.currentTime, SMOOTHING_S);
+      lane.section.classList.toggle("silent", lane.level === 0);
+    });
+    const percent = (level) => `${Math.round(100 * level)} %`;
+    this.fader?.setAttribute("aria-valuetext", `vocals ${percent(voice)}, everything else ${percent(rest)}`);
+  }
+
+  // ------------------------------------------------------------------------------------------- what is seen
+
+  build() {
+    const { song } = this;
+    this.playButton = make("button", { className: "play", onclick: () => this.toggle() });
+    this.seekSlider = make("input", { type: "range", className: "seek", min: 0, max: this.durationS, step: "any", value: 0, "aria-label": "Position in the song" });
+    this.seekSlider.oninput = () => this.seek(Number(this.seekSlider.value));
+    this.time = make("span", { className: "time" });
+    this.complaint = make("p", { className: "complaint", role: "alert" });
+    this.speedSelect = make("select", { "aria-label": "Speed, at the same pitch" }, ...[0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5].map((speed) => make("option", { value: speed, selected: speed === 1 }, `${speed} ×`)));
+    this.speedSelect.onchange = () => this.restart(() => { this.speed = Number(this.speedSelect.value); });
+    this.loopButton = make("button", { className: "small", "aria-pressed": "false", onclick: () => this.setLoop(null) }, "Loop off");
+    this.overview = make("canvas", { width: 1000, height: 60, role: "img", "aria-label": "Waveform of the song" });
+    const overview = this.pointable(make("div", { className: "picture overview" }, this.overview));
+    this.lanes = this.track.stems.map((stem) => this.buildLane(stem));
+    this.downloads = make("p", { className: "downloads" });
+    this.element = make("div", { className: "player", role: "group", "aria-label": `Player for ${song.name}` },
+      make("div", { className: "transport" }, this.playButton, this.seekSlider, this.time, this.speedSelect, this.loopButton),
+      this.complaint, overview, this.buildFader(), ...this.lanes.map(({ section }) => section), this.downloads);
+    this.element.addEventListener("keydown", (event) => this.onKey(event));
+    this.element.player = this;
+    this.drawWaveform();
+    this.placeAxes();
+    this.showDownloads();
+    this.setLoop(null);
+    this.applyGains();
+    this.show();
+  }
+
+  buildFader() {
+    if (!this.track.stems.includes("vocals") || this.track.stems.length < 2) return "";
+    this.fader = make("input", { type: "range", min: -100, max: 100, step: 5, value: 0, list: "", "aria-label": "Karaoke fader, from vocals to everything else" });
+    this.fader.oninput = () => this.applyGains();
+    return make("div", { className: "fader" }, make("span", {}, "Vocals"), make("div", {}, this.fader, make("i", { className: "middle", "aria-hidden": "true" })), make("span", {}, "Karaoke"));
+  }
+
+  buildLane(stem) {
+    const title = stem[0].toUpperCase() + stem.slice(1).replace("_", " ");
+    const toggle = (text, what) => {
+      const button = make("button", { className: "small", "aria-pressed": "false", "aria-label": `${what} ${stem}` }, text);
+      button.onclick = () => {
+        button.setAttribute("aria-pressed", String(!pressed(button)));
+        this.applyGains();
+      };
+      return button;
+    };
+    const lane = { stem, mute: toggle("Mute", "Mute"), solo: toggle("Solo", "Solo") };
+    lane.volume = make("input", { type: "range", min: 0, max: 100, value: 100, "aria-label": `Volume of ${stem}`, oninput: () => this.applyGains() });
+    lane.bar = make("div", { className: "level", "aria-hidden": "true" }, make("i"));
+    lane.download = make("a", { className: "download", hidden: true });
+    const image = make("img", { src: this.track.spectrogram(stem), alt: `Spectrogram of ${stem}`, width: 480, height: 200, draggable: false });
+    image.dataset.stem = stem;
+    lane.section = make("section", { className: "lane", "aria-label": title },
+      make("div", { className: "head" }, make("h3", {}, title), lane.solo, lane.mute, lane.volume, lane.bar, lane.download),
+      this.pointable(make("div", { className: "picture" }, image, make("div", { className: "axis", "aria-hidden": "true" }))));
+    return lane;
+  }
+
+  // A click seeks, a drag selects what is looped.
+  pointable(picture) {
+    const secondsAt = (event) => {
+      const box = picture.getBoundingClientRect();
+      const share = Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1);
+      return picture.classList.contains("overview") ? share * this.durationS : this.track.start_s + share * this.track.durationS;
+    };
+    picture.onpointerdown = (event) => { this.grabbed = { x: event.clientX, at: secondsAt(event) }; };
+    picture.onpointerup = (event) => {
+      if (!this.grabbed) return;
+      const ends = [this.grabbed.at, secondsAt(event)].sort((one, other) => one - other);
+      if (Math.abs(event.clientX - this.grabbed.x) > 6) this.setLoop(ends);
+      else this.seek(ends[0]);
+      this.grabbed = null;
+    };
+    picture.append(make("i", { className: "selection" }), make("i", { className: "cursor" }));
+    return picture;
+  }
+
+  setLoop(ends) {
+    this.restart(() => { this.loop = ends && ends[1] - ends[0] > 0.1 ? ends : null; });
+    this.loopButton.hidden = !this.loop;
+    this.loopButton.textContent = this.loop ? `Loop ${clock(this.loop[0])}–${clock(this.loop[1])} ×` : "";
+    this.loopButton.setAttribute("aria-label", "Remove the loop");
+    this.placeMarks();
+  }
+
+  onKey(event) {
+    const control = event.target.closest("button, a, input, select");
+    if (event.key === " " && (!control || control.type === "range")) {
+      event.preventDefault();
+      this.toggle();
+    }
+  }
+
+  drawWaveform() {
+    const context = this.overview.getContext("2d");
+    const { width, height } = this.overview;
+    context.fillStyle = getComputedStyle(document.body).getPropertyValue("--accompaniment");
+    const peaks = this.song.peaks;
+    peaks.forEach((peak, i) => {
+      const tall = Math.max(1, (peak / 100) * height);
+      context.fillRect((i * width) / peaks.length, (height - tall) / 2, width / peaks.length, tall);
+    });
+  }
+
+  // Frequencies at the left of each spectrogram, times at its foot.
+  placeAxes() {
+    const { lowest_hz: lowest, highest_hz: highest, start_s: startS, durationS } = this.track;
+    const step = [1, 2, 5, 10, 15, 30, 60, 120, 300].find((seconds) => durationS / seconds <= 8) ?? 600;
+    for (const { section } of this.lanes) {
+      const axis = section.querySelector(".axis");
+      axis.replaceChildren();
+      for (const hz of [100, 300, 1000, 3000, 10000].filter((hz) => hz < highest)) {
+        const label = make("span", { className: "hz" }, hz < 1000 ? `${hz} Hz` : `${hz / 1000} kHz`);
+        label.style.bottom = `${(100 * Math.log(hz / lowest)) / Math.log(highest / lowest)}%`;
+        axis.append(label);
+      }
+      for (let at = (Math.floor(startS / step) + 1) * step; at < startS + durationS * 0.97; at += step) {
+        const label = make("span", { className: "s" }, clock(at));
+        label.style.left = `${(100 * (at - startS)) / durationS}%`;
+        axis.append(label);
+      }
+    }
+  }
+
+  showDownloads() {
+    const { downloads, name, isWhole } = this.song;
+    for (const { stem, file, bytes, url } of downloads) {
+      const lane = this.lanes.find((one) => one.stem === stem);
+      const ending = file.split(".").pop();
+      lane.download.replaceChildren("Download", make("span", { className: "spoken" }, ` ${stem}`), ` (${ending.toUpperCase()}, ${(bytes / 1e6).toFixed(1)} MB)`);
+      Object.assign(lane.download, { href: url, hidden: false, download: `${name} - ${stem}.${ending}` });
+    }
+    this.downloads.replaceChildren(isWhole ? make("a", { href: this.song.archive, download: `${name}.zip` }, "Download all as ZIP") : "");
+  }
+
+  show() {
+    if (!this.element) return;
+    this.element.dataset.state = this.playing ? "playing" : "paused";
+    this.playButton.setAttribute("aria-label", this.playing ? "Pause" : "Play");
+    this.seekSlider.max = this.durationS;
+    this.placeMarks();
+    if (this.playing && !this.drawing) this.draw();
+  }
+
+  placeMarks() {
+    const at = this.now();
+    const text = `${clock(at)} / ${clock(this.durationS)}`;
+    if (this.time.textContent !== text) {
+      this.time.textContent = text;
+      this.seekSlider.setAttribute("aria-valuetext", `${clock(at)} of ${clock(this.durationS)}`);
+    }
+    this.seekSlider.value = at;
+    const [from, to] = this.loop ?? (this.song.isWhole ? [0, 0] : [this.track.start_s, this.endS]);
+    for (const picture of this.element.querySelectorAll(".picture")) {
+      const isOverview = picture.classList.contains("overview");
+      const share = (seconds) => (isOverview ? seconds / this.durationS : (seconds - this.track.start_s) / this.track.durationS);
+      const bounded = (seconds) => 100 * Math.min(Math.max(share(seconds), 0), 1);
+      picture.querySelector(".cursor").style.left = `${bounded(at)}%`;
+      const selection = picture.querySelector(".selection");
+      selection.style.left = `${bounded(from)}%`;
+      selection.style.width = this.loop || isOverview ? `${bounded(to) - bounded(from)}%` : 0;
+    }
+  }
+
+  // While it plays: cursors, time and level meters, once a frame.
+  draw() {
+    this.drawing = true;
+    requestAnimationFrame(() => {
+      this.drawing = false;
+      if (!this.element.isConnected) {
+        this.stop();
+        return;
+      }
+      this.placeMarks();
+      for (const lane of this.lanes) lane.bar.style.setProperty("--level", this.playing ? level(lane.meter) : 0);
+      if (this.playing) this.draw();
+    });
+  }
+}
+
+const pressed = (button) => button.getAttribute("aria-pressed") === "true";
+
+// From 0 (silence) to 1 (full scale), on a scale of decibels.
+function level(meter) {
+  const samples = new Float32Array(meter.fftSize);
+  meter.getFloatTimeDomainData(samples);
+  const power = samples.reduce((sum, sample) => sum + sample * sample, 0) / samples.length;
+  return power > 0 ? Math.max(0, 1 + Math.log10(power) / 6).toFixed(3) : 0;
+}
