@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from vocal_extraction.checkpointing import CheckpointMetadata, LoadedModel
 from vocal_extraction.extraction.manifest import MANIFEST_NAME
 from vocal_extraction.networks import NETWORKS, EnsembleMaskInference, MaskInference
+from vocal_extraction.separation.masking import estimate_at_once
 from vocal_extraction.settings import ACCOMPANIMENT, SignalSettings
-from vocal_extraction.spectrogram import istft, stft
-from vocal_extraction.stereo import in_groups, infer_masks, masked, n_channels_together, views_of
 
 SIGNAL = SignalSettings()
 
@@ -134,17 +133,13 @@ def remembering_model(
     return loaded(Layered(network), n_channels=n_channels, signal=signal)
 
 
-def whole_song(mixture: np.ndarray, model: LoadedModel) -> np.ndarray:
-    """Estimate the vocals of a song at the model's rate, all at once."""
-    stereo = model.signal.stereo
-    n_together = n_channels_together(stereo, n_network_channels=model.n_channels, n_song_channels=len(mixture))
-    items = in_groups(torch.from_numpy(mixture).unsqueeze(0), n_together)  # (n_items, n_channels, n_samples)
+def whole_song(mixture: np.ndarray, model: LoadedModel, source: str = "vocals") -> np.ndarray:
+    """Estimate a source of a song at the model's rate, all at once."""
     with torch.inference_mode():
-        spectrum = stft(items, signal=model.signal)
-        mask = infer_masks(model.network, views_of(spectrum, stereo).abs(), n_network_channels=model.n_channels)
-        mask = mask[..., model.sources.index("vocals")]
-        estimate = istft(masked(spectrum, mask, stereo), n_samples=mixture.shape[1], signal=model.signal)
-        return estimate.flatten(0, 1)[: len(mixture)].numpy()
+        estimates = estimate_at_once(
+            model.network, torch.from_numpy(mixture), signal=model.signal, n_network_channels=model.n_channels
+        )
+    return estimates[model.sources.index(source)].numpy()
 
 
 def music(duration_s: float, *, sample_rate: int = 44_100, n_channels: int = 2, seed: int = 0) -> np.ndarray:

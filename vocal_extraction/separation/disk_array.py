@@ -69,25 +69,17 @@ class DiskArray:
         """Write rows from ``rows.start`` on, as many as there are values."""
         start, _, _ = rows.indices(max(self.n_rows, rows.start or 0))
         values = np.ascontiguousarray(values, np.float32)
-        data = values.reshape(-1).view(np.uint8).data
-        position = start * self._row_bytes
+        data, position = values.reshape(-1).view(np.uint8).data, start * self._row_bytes
         while data:
             n_written = os.pwrite(self._file.fileno(), data, position)
             position, data = position + n_written, data[n_written:]
         self.n_rows = max(self.n_rows, start + len(values))
 
     def __getitem__(self, rows: slice) -> Rows:
-        """Read rows.
-
-        Raises
-        ------
-        EOFError
-            If the file ends early, as after rows beyond the end were skipped.
-        """
+        """Read rows; EOFError if the file ends before them."""
         start, stop, _ = rows.indices(self.n_rows)
         values = np.empty((max(stop - start, 0), *self.row_shape), np.float32)
-        data = values.reshape(-1).view(np.uint8).data
-        position = start * self._row_bytes
+        data, position = values.reshape(-1).view(np.uint8).data, start * self._row_bytes
         while data:
             part = os.pread(self._file.fileno(), len(data), position)
             if not part:
@@ -101,22 +93,17 @@ class DiskArray:
         self[self.n_rows :] = values
 
 
-Array = NDArray[np.float32] | DiskArray
+Array = Rows | DiskArray
 """Rows at random access, in memory or on disk."""
 
 
 class Scratch:
-    """The arrays of one separation, all in memory or all on disk. Those that it still has are closed when it ends.
+    """Makes the arrays of one separation, all in memory or all on disk, and closes at its end those that it still has.
 
-    Parameters
-    ----------
-    on_disk
-        Whether they are `DiskArray`.
-    folder
-        As for `DiskArray`.
+    `folder` is as for `DiskArray`.
     """
 
-    def __init__(self, *, on_disk: bool, folder: Path | None) -> None:
+    def __init__(self, *, on_disk: bool, folder: Path | None = None) -> None:
         self._on_disk, self._folder = on_disk, folder
         self._arrays: dict[int, Array] = {}
         self.most_bytes = 0
@@ -127,9 +114,9 @@ class Scratch:
     def __exit__(self, *error: object) -> None:
         self.close(*self._arrays.values())
 
-    def new(self, shape: tuple[int, ...]) -> Array:
+    def new(self, *shape: int) -> Array:
         """Return an array of zeros."""
-        array: Array = np.zeros(shape if not self._on_disk else 0, np.float32)
+        array: Array = np.zeros(0 if self._on_disk else shape, np.float32)
         if self._on_disk:
             array = DiskArray(shape[1:], self._folder, n_rows=shape[0])
         self._arrays[id(array)] = array

@@ -19,7 +19,7 @@ from vocal_extraction.spectrogram import istft, magnitude, stft, synthesis_weigh
 
 
 def n_channels_together(stereo: str, *, n_network_channels: int, n_song_channels: int) -> int:
-    """Return how many channels of a song make up one item: what one call of the network needs, and mid and side both.
+    """Return how many channels of a song make up one item: the channels of one call of the network, or mid and side.
 
     >>> n_channels_together("mid-side", n_network_channels=1, n_song_channels=6)
     2
@@ -39,7 +39,7 @@ def in_groups(samples: Tensor, n_together: int) -> Tensor:
 
 
 def views_of(spectrum: Tensor, stereo: str) -> Tensor:
-    """Return what the network hears of the channels: themselves, or mid and side. A channel alone is its own mid.
+    """Return the views of channels: themselves, or mid and side. A channel alone is its own mid.
 
     Shape: (..., n_channels, n_frames, n_bins), before and after.
     """
@@ -68,7 +68,7 @@ def masked(spectrum: Tensor, mask: Tensor, stereo: str) -> Tensor:
 
 
 def as_batch(magnitudes: Tensor, *, n_network_channels: int) -> Tensor:
-    """Return what a network takes of the views' magnitudes.
+    """Return the magnitudes of the views as a network takes them.
 
     Shape: (n_items, n_channels, n_frames, n_bins) to (n, n_frames, n_bins, n_network_channels).
     """
@@ -85,37 +85,18 @@ def as_masks(masks: Tensor, *, n_items: int) -> Tensor:
 
 
 def infer_masks(network: nn.Module, magnitudes: Tensor, *, n_network_channels: int) -> Tensor:
-    """Let a network listen.
+    """Infer masks (n_items, n_channels, n_frames, n_bins, n_sources) from the magnitudes of the views.
 
-    Parameters
-    ----------
-    network
-        Takes ``{'mix_magnitude': (n, n_frames, n_bins, n_network_channels)}`` and gives ``{'mask': ...}``.
-    magnitudes
-        Of the views. Shape: (n_items, n_channels, n_frames, n_bins).
-    n_network_channels
-        How many of them go in together.
-
-    Returns
-    -------
-    Tensor
-        Masks. Shape: (n_items, n_channels, n_frames, n_bins, n_sources).
+    The network takes ``{'mix_magnitude': (n, n_frames, n_bins, n_network_channels)}`` and gives ``{'mask': ...}``.
     """
     mask: Tensor = network({"mix_magnitude": as_batch(magnitudes, n_network_channels=n_network_channels)})["mask"]
     return as_masks(mask, n_items=len(magnitudes))
 
 
 def source_mask(masks: Tensor, index: int, *, kind: str) -> Tensor:
-    """Choose the mask of one source.
+    """Choose the mask of one source from (..., n_sources).
 
-    Parameters
-    ----------
-    masks
-        Shape: (..., n_sources).
-    index
-        Which source.
-    kind
-        'soft', or 'binary': 1 where this source's mask is the largest; with one source, where it exceeds a half.
+    `kind` is 'soft' or 'binary': 1 where this source's mask is the largest; with one source, where it exceeds a half.
 
     >>> source_mask(torch.tensor([[0.2, 0.4], [0.7, 0.6]]), 1, kind="binary")
     tensor([1., 0.])
@@ -155,19 +136,8 @@ def _weight(n_frames: int, signal: SignalSettings, device: torch.device) -> Tens
 def synthesize_part(spectrum: Tensor, samples: slice, *, signal: SignalSettings) -> Tensor:
     """Transform some frames of a longer signal back to the samples of which they hold all frames.
 
-    Parameters
-    ----------
-    spectrum
-        Complex. Shape: (..., n_frames, n_bins).
-    samples
-        Which to return, counted from the first sample of the first frame.
-    signal
-        Window and hop.
-
-    Returns
-    -------
-    Tensor
-        Shape: (..., n_samples).
+    `samples` says which to return, counted from the first sample of the first frame.
+    Shape: (..., n_frames, n_bins) to (..., n_samples).
     """
     weight = _weight(spectrum.shape[-2], signal, spectrum.device)
     return synthesize(spectrum, signal=signal)[..., samples] / weight[samples]

@@ -14,62 +14,50 @@ _LARGEST_SAMPLE = 1e15
 
 
 class Resampler:
-    """Resamples one array of samples into another, as far as it is asked to.
+    """Resamples an array (n_samples, n_channels) into `target`, as far as it is asked to.
 
-    Parameters
-    ----------
-    source
-        Shape: (n_samples, n_channels).
-    from_rate, to_rate
-        Samples per second; with equal rates nothing is copied, and `target` is the source.
-    scratch
-        Where the target comes from.
-    n_samples
-        Length of the target; None follows from the rates. What soxr gives beyond it is dropped, what lacks is silence.
+    With equal rates nothing is copied, and `target` is the source. What soxr gives beyond `n_samples` of the target is
+    dropped, what lacks is silence; None follows from the rates. `check` refuses samples that are no numbers.
     """
 
     def __init__(
-        self, source: Array, from_rate: int, to_rate: int, *, scratch: Scratch, n_samples: int | None = None
+        self,
+        source: Array,
+        rates: tuple[int, int],
+        scratch: Scratch,
+        *,
+        n_samples: int | None = None,
+        check: bool = False,
     ) -> None:
-        self._source, self._rate = source, from_rate
+        self._source, self._rate, self._check = source, rates[0], check
         self._n_read = self._n_written = 0
         self._stream: soxr.ResampleStream | None = None
         self.target = source
-        if from_rate != to_rate:
-            n_samples = math.ceil(source.shape[0] * to_rate / from_rate) if n_samples is None else n_samples
-            self._stream = soxr.ResampleStream(from_rate, to_rate, source.shape[1], dtype="float32")
-            self.target = scratch.new((n_samples, source.shape[1]))
+        if rates[0] != rates[1]:
+            n_samples = math.ceil(len(source) * rates[1] / rates[0]) if n_samples is None else n_samples
+            self._stream = soxr.ResampleStream(*rates, source.shape[1], dtype="float32")
+            self.target = scratch.new(n_samples, source.shape[1])
 
-    def read_to(self, stop: int, *, check: bool = False) -> None:
-        """Take in the source up to a sample.
+    def read_to(self, stop: int) -> None:
+        """Take in the source up to a sample; raise ExtractionError if one is NaN, infinite or absurdly large."""
+        while self._n_read < min(stop, len(self._source)) and (self._check or self._stream is not None):
+            start, self._n_read = self._n_read, min(self._n_read + _BLOCK_ROWS, stop, len(self._source))
+            rows, is_last = self._source[start : self._n_read], self._n_read == len(self._source)
+            if self._check:
+                _refuse_numbers_out_of_range(rows, start, self._rate)
+            if self._stream is not None:
+                rows = self._stream.resample_chunk(np.ascontiguousarray(rows, np.float32), last=is_last)
+                rows = rows[: len(self.target) - self._n_written]
+                self.target[self._n_written : self._n_written + len(rows)] = rows
+            self._n_written = len(self.target) if is_last else self._n_written + len(rows)
 
-        Raises
-        ------
-        ExtractionError
-            If a sample is NaN, infinite or absurdly large, and `check` is given.
-        """
-        n_samples = self._source.shape[0]
-        while self._n_read < min(stop, n_samples) and (check or self._stream is not None):
-            start, self._n_read = self._n_read, min(self._n_read + _BLOCK_ROWS, stop, n_samples)
-            rows = self._source[start : self._n_read]
-            if check:
-                _check(rows, start, self._rate)
-            if self._stream is None:
-                self._n_written = self._n_read
-                continue
-            is_last = self._n_read == n_samples
-            rows = self._stream.resample_chunk(np.ascontiguousarray(rows, np.float32), last=is_last)
-            rows = rows[: self.target.shape[0] - self._n_written]
-            self.target[self._n_written : self._n_written + len(rows)] = rows
-            self._n_written = self.target.shape[0] if is_last else self._n_written + len(rows)
-
-    def write_to(self, stop: int, *, check: bool = False) -> None:
+    def write_to(self, stop: int) -> None:
         """Take in as much of the source as the target needs up to a sample; raises as `read_to`."""
-        while self._n_written < min(stop, self.target.shape[0]):
-            self.read_to(self._n_read + _BLOCK_ROWS, check=check)
+        while self._n_written < min(stop, len(self.target)):
+            self.read_to(self._n_read + _BLOCK_ROWS)
 
 
-def _check(rows: Rows, n_before: int, sample_rate: int) -> None:
+def _refuse_numbers_out_of_range(rows: Rows, n_before: int, sample_rate: int) -> None:
     """Raise at the first sample that is not a number of usual size; both comparisons are false for NaN."""
     if -_LARGEST_SAMPLE < rows.min() and rows.max() < _LARGEST_SAMPLE:
         return

@@ -101,7 +101,7 @@ class Separator:
         ExtractionCancelledError
             If `cancelled` said so.
         """
-        duration_s = mixture.shape[0] / sample_rate
+        duration_s = len(mixture) / sample_rate
 
         def tick(share: float) -> None:
             if cancelled is not None and cancelled():
@@ -129,7 +129,7 @@ class Separator:
         signal, most = self.model.signal, []
         lengths = [round(n_hops * signal.hop_length * sample_rate / signal.sample_rate) for n_hops in (50, 100)]
         for n_samples in lengths:
-            with Scratch(on_disk=False, folder=None) as scratch, worker_pool(self.model) as pool:
+            with Scratch(on_disk=False) as scratch, worker_pool(self.model) as pool:
                 silence = np.zeros((n_samples, n_channels), np.float32)
                 self._song(silence, sample_rate, self.model.sources, scratch).estimate(pool, lambda share: None)
                 most.append(scratch.most_bytes)

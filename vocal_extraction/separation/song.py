@@ -14,12 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from vocal_extraction.checkpointing import LoadedModel
-from vocal_extraction.separation.disk_array import Array, Scratch
-from vocal_extraction.separation.layerwise import LayerwiseSong, Runtime
+from vocal_extraction.separation.disk_array import Array, Rows, Scratch
+from vocal_extraction.separation.layerwise import LayerwiseSong, TorchRuntime
 from vocal_extraction.separation.masking import (
     as_batch,
     as_masks,
@@ -32,7 +31,7 @@ from vocal_extraction.separation.masking import (
     views_of,
 )
 from vocal_extraction.separation.resampling import Resampler
-from vocal_extraction.separation.workers import for_each
+from vocal_extraction.separation.workers import Item, for_each
 from vocal_extraction.settings import ExtractionSettings
 from vocal_extraction.spectrogram import analyze, griffin_lim, magnitude, n_frames_of
 
@@ -70,18 +69,10 @@ def chunks_of(n: int, *, size: int, context: int) -> list[Chunk]:
 
 
 class SongSeparation:
-    """The separation of one song.
+    """One song on its way through a model.
 
-    Parameters
-    ----------
-    mixture, sample_rate, sources
-        As for `Separator.__call__`.
-    model, settings
-        What separates, and how.
-    runtime
-        Of a network that goes through the song layer by layer; None runs the network on chunks.
-    scratch
-        Where arrays come from, those of the estimates too.
+    `runtime` is that of a network which goes through the song layer by layer; with None, the network is run on chunks.
+    `scratch` makes all arrays, those of the estimates too. The others are as for `Separator`.
     """
 
     def __init__(
@@ -89,84 +80,90 @@ class SongSeparation:
         mixture: Array,
         sample_rate: int,
         model: LoadedModel,
-        runtime: Runtime | None,
+        runtime: TorchRuntime | None,
         settings: ExtractionSettings,
         *,
         sources: Sequence[str],
         scratch: Scratch,
     ) -> None:
-        self._model, self._signal, self._settings = model, model.signal, settings
-        self._incoming = Resampler(mixture, sample_rate, model.signal.sample_rate, scratch=scratch)
+        self._model, self._signal, self._runtime = model, model.signal, runtime
+        self._settings, self._scratch = settings, scratch
+        rate = model.signal.sample_rate
+        self._incoming = Resampler(mixture, (sample_rate, rate), scratch, check=True)
         self._song = self._incoming.target
-        self._n_samples, self._n_channels = self._song.shape[0], self._song.shape[1]
-        self._estimates = {name: scratch.new(self._song.shape) for name in sources}
+        self._n_samples, self._n_channels = len(self._song), self._song.shape[1]
+        self._estimates = {name: scratch.new(*self._song.shape) for name in sources}
         self._outgoing = {
-            name: Resampler(
-                estimate, model.signal.sample_rate, sample_rate, scratch=scratch, n_samples=mixture.shape[0]
-            )
+            name: Resampler(estimate, (rate, sample_rate), scratch, n_samples=len(mixture))
             for name, estimate in self._estimates.items()
         }
         self._channels_together = n_channels_together(
             model.signal.stereo, n_network_channels=model.n_channels, n_song_channels=self._n_channels
         )
-        self._runtime, self._scratch = runtime, scratch
-        self._layers: LayerwiseSong | None = None
+        self._n_frames = n_frames_of(self._n_samples, model.signal)
         self._beside = -(-model.signal.window_length // 2 // model.signal.hop_length)
-        self._chunks = self._divide()
+        self._layers: LayerwiseSong | None = None
 
-    def _divide(self) -> list[Chunk]:
-        def frames(seconds: float) -> int:
-            return round(seconds * self._signal.sample_rate / self._signal.hop_length)
+    @property
+    def _items_together(self) -> int:
+        """How many items go through the network in one batch."""
+        factor = 1 if self._model.device.type == "cpu" else _ON_AN_ACCELERATOR
+        return max(1, factor * _BINS_TOGETHER // (self._signal.n_bins * self._model.n_channels))
 
-        chunk_s, context_s = self._settings.chunk_s, self._settings.context_s
+    def _groups(self) -> list[list[Chunk]]:
+        """Return the chunks of the song, in groups that go through the network together."""
+        signal, chunk_s, context_s = self._signal, self._settings.chunk_s, self._settings.context_s
         if self._runtime is not None:
             context_s = context_s if self._settings.phase == "griffin-lim" else 0.0
             if self._model.device.type == "cpu":
                 chunk_s = min(chunk_s, _LAYERWISE_CHUNK_S + 2 * context_s)
-        size, context = max(1, frames(chunk_s)), frames(context_s)
+        size, context = (round(seconds * signal.sample_rate / signal.hop_length) for seconds in (chunk_s, context_s))
         if self._model.output == "audio":
-            hop = self._signal.hop_length
-            return chunks_of(self._n_samples, size=size * hop, context=context * hop)
-        n_frames = n_frames_of(self._n_samples, self._signal)
-        return chunks_of(n_frames, size=size, context=max(context, self._beside))
+            chunks = chunks_of(self._n_samples, size=size * signal.hop_length, context=context * signal.hop_length)
+        else:
+            chunks = chunks_of(self._n_frames, size=max(size, 1), context=max(context, self._beside))
+        n_items = -(-self._n_channels // self._channels_together)
+        n_together = max(1, self._items_together // n_items) if self._runtime is None else 1
+        return [chunks[start : start + n_together] for start in range(0, len(chunks), n_together)]
 
     def estimate(self, pool: ThreadPoolExecutor, tick: Tick) -> dict[str, Array]:
         """Estimate all sources on the threads of a pool; return arrays of the mixture's shape and rate."""
-        if self._n_samples == 0:
-            return {name: outgoing.target for name, outgoing in self._outgoing.items()}
-        before = 0.0
-        if self._runtime is not None:
-            before = _ENCODING + _LAYERS
-            self._layers = self._through_layers(self._runtime, pool, tick)
-        groups = self._groups()
+        groups = self._groups() if self._n_samples else []
+        share_before = 0.0
+        if self._runtime is not None and groups:
+            share_before = _ENCODING + _LAYERS
+            self._layers = self._through_layers(self._runtime, [chunk.kept for (chunk,) in groups], pool, tick)
         work = self._estimate_audio if self._model.output == "audio" else self._estimate_masked
 
         def after_each(n_done: int) -> None:
             for outgoing in self._outgoing.values():
                 outgoing.read_to(self._samples_of(groups[n_done - 1][-1].kept).stop)
-            tick(1.0 - (1.0 - before) * (1.0 - n_done / len(groups)))
+            tick(1.0 - (1.0 - share_before) * (1.0 - n_done / len(groups)))
 
-        for_each(pool, work, self._arriving(groups), after_each)
+        for_each(pool, work, self._arriving(groups, lambda group: group[-1].computed), after_each)
         return {name: outgoing.target for name, outgoing in self._outgoing.items()}
 
-    def _groups(self) -> list[list[Chunk]]:
-        """Return the chunks that go through the network together."""
-        n_together = 1
-        if self._runtime is None:
-            n_items = -(-self._n_channels // self._channels_together)
-            n_together = max(1, self._items_together // n_items)
-        return [self._chunks[start : start + n_together] for start in range(0, len(self._chunks), n_together)]
+    def _through_layers(
+        self, runtime: TorchRuntime, chunks: list[slice], pool: ThreadPoolExecutor, tick: Tick
+    ) -> LayerwiseSong:
+        """Take the song through all layers of a network."""
+        self._incoming.write_to(self._signal.window_length)
+        example = self._network_input(slice(0, 1))
+        layers = LayerwiseSong(runtime, self._scratch, n_frames=self._n_frames, example=example)
 
-    @property
-    def _items_together(self) -> int:
-        factor = 1 if self._model.device.type == "cpu" else _ON_AN_ACCELERATOR
-        return max(1, factor * _BINS_TOGETHER // (self._signal.n_bins * self._model.n_channels))
+        def encode(frames: slice) -> None:
+            layers.encode(frames, self._network_input(frames))
 
-    def _arriving(self, groups: Sequence[list[Chunk]]) -> Iterator[list[Chunk]]:
-        """Yield groups as soon as the samples that they need are there."""
-        for group in groups:
-            self._incoming.write_to(self._samples_of(group[-1].computed).stop + self._signal.window_length, check=True)
-            yield group
+        arriving = self._arriving(chunks, lambda frames: frames)
+        for_each(pool, encode, arriving, lambda n_done: tick(_ENCODING * n_done / len(chunks)))
+        layers.run(chunks, pool, lambda share: tick(_ENCODING + _LAYERS * share))
+        return layers
+
+    def _arriving(self, items: Sequence[Item], frames_of: Callable[[Item], slice]) -> Iterator[Item]:
+        """Yield items as soon as the samples of their frames are there."""
+        for item in items:
+            self._incoming.write_to(self._samples_of(frames_of(item)).stop + self._signal.window_length)
+            yield item
 
     def _samples_of(self, frames: slice) -> slice:
         """Return the samples that belong to frames: as many hops, from the middle of the first on."""
@@ -175,21 +172,7 @@ class SongSeparation:
         hop = self._signal.hop_length
         return slice(frames.start * hop, min(frames.stop * hop, self._n_samples))
 
-    def _through_layers(self, runtime: Runtime, pool: ThreadPoolExecutor, tick: Tick) -> LayerwiseSong:
-        """Take the song through all layers of a network."""
-        groups = self._groups()
-        self._incoming.write_to(self._signal.window_length, check=True)
-        n_frames = n_frames_of(self._n_samples, self._signal)
-        layers = LayerwiseSong(runtime, self._scratch, n_frames=n_frames, example=self._network_input(slice(0, 1)))
-
-        def encode(group: list[Chunk]) -> None:
-            layers.encode(group[0].kept, self._network_input(group[0].kept))
-
-        for_each(pool, encode, self._arriving(groups), lambda n_done: tick(_ENCODING * n_done / len(groups)))
-        layers.run([chunk.kept for chunk in self._chunks], pool, lambda share: tick(_ENCODING + _LAYERS * share))
-        return layers
-
-    def _network_input(self, frames: slice) -> NDArray[np.float32]:
+    def _network_input(self, frames: slice) -> Rows:
         """Return magnitudes (n_batch, n_frames, n_bins, n_channels) for the runtime."""
         magnitudes = self._magnitudes(self._spectrum(frames))
         return as_batch(magnitudes, n_network_channels=self._model.n_channels).cpu().numpy()

@@ -38,37 +38,26 @@ def for_each(
     items: Iterable[Item],
     after_each: Callable[[int], None] = lambda n_done: None,
 ) -> None:
-    """Call a function on every item on the threads of a pool, a few items ahead.
+    """Call a function on every item on the threads of a pool, a few items ahead of the first that is not done.
 
-    Parameters
-    ----------
-    pool
-        Several songs may share it.
-    function
-        Its result is dropped; its error is raised here, that of the earliest item first.
-    items
-        In turn.
-    after_each
-        Called from this thread with the number of items that are done, in order; may raise to stop. No call of
-        `function` is under way any more when this returns or raises.
+    `after_each` is called from this thread with the number of items that are done, in order, and may raise to stop. No
+    call of `function` is under way any more when this returns or raises, so that arrays may be closed.
     """
-    n_ahead = min(_n_cores(), _WORKERS_OF_A_SONG) + 1
     ahead: deque[Future[Any]] = deque()
     n_done = 0
 
-    def wait_for_next() -> None:
+    def finish(n_left: int) -> None:
         nonlocal n_done
-        ahead[0].result()
-        ahead.popleft()
-        n_done += 1
-        after_each(n_done)
+        while len(ahead) > n_left:
+            ahead[0].result()
+            ahead.popleft()
+            n_done += 1
+            after_each(n_done)
 
     try:
         for item in items:
             ahead.append(pool.submit(function, item))
-            if len(ahead) == n_ahead:
-                wait_for_next()
-        while ahead:
-            wait_for_next()
+            finish(min(_n_cores(), _WORKERS_OF_A_SONG))
+        finish(0)
     finally:
         wait([future for future in ahead if not future.cancel()])

@@ -1,13 +1,14 @@
-"""Channels that know of each other: what the network hears of them, and what its masks do to them."""
+"""Channels in groups: what a network takes of them, and what its masks do to them."""
 
 import numpy as np
 import pytest
 import torch
 from extraction_models import ConstantMask, loaded
 
-from vocal_extraction.separation.separation import separate
+from vocal_extraction.separation import separate
+from vocal_extraction.separation.masking import in_groups, infer_masks, mask_waveform, source_mask
 from vocal_extraction.settings import SignalSettings
-from vocal_extraction.stereo import in_groups, infer_masks
+from vocal_extraction.spectrogram import stft
 
 RATE = 44_100
 
@@ -24,7 +25,7 @@ class FirstOnly(torch.nn.Module):
 
 
 class LevelMask(torch.nn.Module):
-    """A mask that follows the level of what is heard."""
+    """A mask that follows the level of its input."""
 
     def __init__(self):
         super().__init__()
@@ -42,9 +43,9 @@ def test_a_mask_on_the_side_leaves_the_middle():
     """What sounds alike in both channels stays; what differs in sign alone goes, to rounding."""
     (middle,), (beside,) = noise(1, 0), noise(1, 1)
     model = loaded(FirstOnly(), n_channels=2, signal=SignalSettings(stereo="mid-side"))
-    vocals, rest = separate(np.stack([middle + beside, middle - beside]), RATE, model=model)
-    np.testing.assert_allclose(vocals, [middle, middle], atol=1e-6)
-    np.testing.assert_allclose(rest, [beside, -beside], atol=1e-6)
+    stems = separate(np.stack([middle + beside, middle - beside]), RATE, model=model)
+    np.testing.assert_allclose(stems["vocals"], [middle, middle], atol=1e-6)
+    np.testing.assert_allclose(stems["accompaniment"], [beside, -beside], atol=1e-6)
 
 
 @pytest.mark.parametrize("n_channels", [1, 3])
@@ -52,7 +53,7 @@ def test_a_channel_without_a_partner_is_its_own(n_channels):
     """Repeated, it has no side; so the mask on mid alone lets all of it through."""
     mixture = noise(n_channels)
     model = loaded(FirstOnly(), n_channels=2, signal=SignalSettings(stereo="mid-side"))
-    vocals, _ = separate(mixture, RATE, model=model)
+    vocals = separate(mixture, RATE, model=model)["vocals"]
     assert vocals.shape == mixture.shape
     np.testing.assert_allclose(vocals[-1], mixture[-1], atol=1e-6)
 
@@ -62,23 +63,37 @@ def test_a_channel_without_a_partner_is_its_own(n_channels):
 def test_a_mask_of_a_half_halves_every_channel(stereo, n_channels):
     mixture = noise(2)
     model = loaded(ConstantMask(0.5), n_channels=n_channels, signal=SignalSettings(stereo=stereo))
-    vocals, _ = separate(mixture, RATE, model=model)
+    vocals = separate(mixture, RATE, model=model)["vocals"]
     np.testing.assert_allclose(vocals, mixture / 2, atol=1e-6)
 
 
-def test_a_network_for_one_channel_hears_mid_and_side_in_turn():
+def test_a_network_for_one_channel_takes_mid_and_side_in_turn():
     """A mask that follows the level, found for mid and for side: by hand, and through a song."""
     mixture = 10 * noise(2)
     magnitudes = torch.rand(2, 2, 5, 7, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(infer_masks(LevelMask(), magnitudes, n_network_channels=1)[..., 0], magnitudes)
-    together, _ = separate(mixture, RATE, model=loaded(LevelMask(), signal=SignalSettings(stereo="mid-side")))
+    together = separate(mixture, RATE, model=loaded(LevelMask(), signal=SignalSettings(stereo="mid-side")))["vocals"]
     views = np.stack([mixture[0] + mixture[1], mixture[0] - mixture[1]]) / 2
-    mid, side = separate(views, RATE, model=loaded(LevelMask()))[0]
+    mid, side = separate(views, RATE, model=loaded(LevelMask()))["vocals"]
     np.testing.assert_allclose(together, [mid + side, mid - side], atol=1e-6)
-    apart, _ = separate(mixture, RATE, model=loaded(LevelMask()))
-    assert np.abs(apart - together).max() > 1e-4
+    by_channel = separate(mixture, RATE, model=loaded(LevelMask()))["vocals"]
+    assert np.abs(by_channel - together).max() > 1e-4
 
 
 def test_groups_repeat_the_last_channel():
     samples = torch.arange(6.0).reshape(1, 3, 2)
     assert in_groups(samples, 2).tolist() == [[[0, 1], [2, 3]], [[4, 5], [4, 5]]]
+
+
+def test_a_binary_mask_belongs_to_the_largest_source():
+    masks = torch.tensor([[0.3, 0.4], [0.9, 0.8]])
+    assert source_mask(masks, 1, kind="binary").tolist() == [1, 0]
+    assert source_mask(masks, 0, kind="binary").tolist() == [0, 1]
+    assert source_mask(masks[:, :1], 0, kind="binary").tolist() == [0, 1], "with one source above a half"
+    torch.testing.assert_close(source_mask(masks, 1, kind="soft"), masks[:, 1])
+
+
+def test_a_masked_waveform_keeps_what_the_mask_keeps():
+    waveform = torch.from_numpy(noise(1, n_samples=5_001))
+    mask = torch.full_like(stft(waveform, signal=SignalSettings()).real, 0.25)
+    torch.testing.assert_close(mask_waveform(waveform, mask, signal=SignalSettings()), waveform / 4, atol=1e-6, rtol=0)
