@@ -15,8 +15,6 @@ from musdb_forms import (
     VALID_SONG,
     assert_nothing_half_done,
     encode,
-    make_coded_folder,
-    make_hq_folder,
     one_song,
     read_song,
 )
@@ -30,24 +28,6 @@ from vocal_extraction.musdb_preparation import (
     song_names,
     sources,
 )
-
-
-@pytest.fixture(autouse=True)
-def _no_source_from_outside(monkeypatch):
-    monkeypatch.delenv("MUSDB_PATH", raising=False)
-
-
-@pytest.fixture(scope="module")
-def hq_folder(tmp_path_factory):
-    """Songs as wavs, below a parent with a stem's name in its name."""
-    return make_hq_folder(tmp_path_factory.mktemp("vocals-project") / "musdb18hq")
-
-
-@pytest.fixture(scope="module")
-def coded_folder(hq_folder, tmp_path_factory):
-    """The same songs as stem files."""
-    return make_coded_folder(hq_folder, tmp_path_factory.mktemp("vocals-project") / "musdb18")
-
 
 prepare = functools.partial(prepare_musdb, progress=False)
 

@@ -14,7 +14,7 @@ import zipfile
 
 import musdb
 import pytest
-from musdb_forms import COUNTS, make_hq_folder
+from musdb_forms import COUNTS
 
 from vocal_extraction.musdb_preparation import PreparationError, prepare_musdb, sample_download
 from vocal_extraction.musdb_preparation.sample_download import download_sample
@@ -23,8 +23,7 @@ SONGS = {"train/A - B.stem.mp4": b"first song" * 5_000, "test/Ç - D.stem.mp4": 
 
 
 @pytest.fixture(autouse=True)
-def _no_source_and_no_proxy(monkeypatch):
-    monkeypatch.delenv("MUSDB_PATH", raising=False)
+def _no_proxy(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
 
 
@@ -119,8 +118,8 @@ def test_progress_is_shown_on_stderr(server, tmp_path, capsys):
     assert "100%" in shown.err
 
 
-def test_preparation_downloads_and_decodes_where_nothing_else_is_given(server, tmp_path):
-    server.serve(zipped(files_below(make_hq_folder(tmp_path / "hq")), zipfile.ZIP_STORED))
+def test_preparation_downloads_and_decodes_where_nothing_else_is_given(server, hq_folder, tmp_path):
+    server.serve(zipped(files_below(hq_folder), zipfile.ZIP_STORED))
     for _ in range(2):
         assert prepare_musdb(None, tmp_path / "dataset", progress=False) == COUNTS
     assert server.n_requests == 1

@@ -13,7 +13,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import textwrap
@@ -21,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vocal_extraction.atomic_files import sha256_of
+from vocal_extraction.audio_files.ffmpeg import Program, ProgramError, read_all
 from vocal_extraction.command_line.programs import PROGRAM_VARIABLES, put_programs_on_path
 from vocal_extraction.command_line.tone import TONE_HZ, TONE_S, measure_tone, write_tone
 from vocal_extraction.settings import IS_CHECKOUT, PRETRAINED_FOLDER, PROJECT_FOLDER
@@ -29,7 +29,6 @@ _PITCH_SHIFT_SEMITONES = 2.0
 _TEMPO = 0.8
 _FREQUENCY_TOLERANCE_SEMITONES = 0.1
 _LENGTH_TOLERANCE_S = 0.05  # AAC pads to whole frames of 1,024 samples, 23 ms, at either end
-_TIME_LIMIT_S = 20.0
 _NEEDED_FOR = {"sox": ". Only scaper's own rendering, nussl's effects and two benchmarks call it; extract does without"}
 _REINSTALL = "pip install --force-reinstall vocal-extraction"
 _RESTORE_MODELS = "git checkout -- pretrained_model" if IS_CHECKOUT else _REINSTALL
@@ -48,10 +47,6 @@ class Finding:
     """What is there, in one sentence or less."""
     remedy: str = ""
     """What to do about it; empty when nothing is to be done."""
-
-
-class _UnfitError(Exception):
-    """A program is missing, hangs, fails or gives the wrong answer; the text says which."""
 
 
 def examine() -> list[Finding]:
@@ -156,41 +151,21 @@ def _examine_device() -> Finding:
     return Finding("device", "ok", f"CPU, {torch.get_num_threads()} threads (no CUDA device was found)")
 
 
-def _run(*arguments: str) -> str:
-    """Run a program and return what it printed; raise _UnfitError if it is missing, fails or does not end."""
-    try:
-        done = subprocess.run(
-            arguments,
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            timeout=_TIME_LIMIT_S,
-            check=False,
-            text=True,
-            errors="replace",
-        )
-    except FileNotFoundError:
-        raise _UnfitError(f"{arguments[0]} was not found on the PATH") from None
-    except OSError as error:
-        raise _UnfitError(f"{arguments[0]} cannot be started ({error.strerror})") from None
-    except subprocess.TimeoutExpired:
-        raise _UnfitError(f"{arguments[0]} did not end within {_TIME_LIMIT_S:g} s") from None
-    printed = (done.stdout + done.stderr).strip()
-    if done.returncode != 0:
-        last_line = printed.splitlines()[-1] if printed else "it said nothing"
-        raise _UnfitError(f"{arguments[0]} ended with status {done.returncode} ({last_line})")
-    return printed
+def _run(name: str, *arguments: str) -> str:
+    """Run a program and return what it printed; raise ProgramError if it is missing, fails or does not end."""
+    return read_all(Program(name, arguments, reads=True)).decode(errors="replace").strip()
 
 
 def _expect_tone(path: Path, *, frequency_hz: float, length_s: float) -> str:
-    """Return what was measured, in words; raise _UnfitError if it is not the tone expected."""
+    """Return what was measured, in words; raise ProgramError if it is not the tone expected."""
     try:
         measured_hz, measured_s = measure_tone(path)
     except ValueError as error:
-        raise _UnfitError(f"what came out is no tone: {error}") from None
+        raise ProgramError(f"what came out is no tone: {error}") from None
     words = f"{measured_hz:.1f} Hz, {measured_s:.2f} s"
     off_semitones = abs(12 * math.log2(measured_hz / frequency_hz)) if measured_hz > 0 else math.inf
     if off_semitones > _FREQUENCY_TOLERANCE_SEMITONES or abs(measured_s - length_s) > _LENGTH_TOLERANCE_S:
-        raise _UnfitError(f"a tone came out at {words} instead of {frequency_hz:.1f} Hz, {length_s:.2f} s")
+        raise ProgramError(f"a tone came out at {words} instead of {frequency_hz:.1f} Hz, {length_s:.2f} s")
     return words
 
 
@@ -211,7 +186,7 @@ def _use_ffmpeg(folder: Path) -> str:
     _run(*quiet, "-i", str(tone), "-c:a", "aac", str(coded))
     show = ("-v", "error", "-show_entries", "stream=codec_name", "-of", "default=nokey=1:noprint_wrappers=1")
     if (codec := _run("ffprobe", *show, str(coded))) != "aac":
-        raise _UnfitError(f"ffprobe took an AAC file for {codec!r}")
+        raise ProgramError(f"ffprobe took an AAC file for {codec!r}")
     _run(*quiet, "-i", str(coded), "-c:a", "pcm_s16le", str(decoded))
     measured = _expect_tone(decoded, frequency_hz=TONE_HZ, length_s=TONE_S)
     return f"a {TONE_HZ:.0f} Hz tone through AAC and back came out at {measured}, as it should"
@@ -222,7 +197,7 @@ def _examine_program(name: str, use: Callable[[Path], str]) -> Finding:
     try:
         with tempfile.TemporaryDirectory(prefix="doctor-") as folder:
             return Finding(name, "ok", f"{place}: {use(Path(folder))}")
-    except _UnfitError as unfit:
+    except ProgramError as unfit:
         where = f" (used: {place})" if place else ""
         return Finding(name, "failed", f"{unfit}{where}", _program_remedy(name))
     except OSError as error:
