@@ -13,6 +13,7 @@ from extraction_models import ConstantMask, loaded, music
 from vocal_extraction.audio_files.decoding import SongReader
 from vocal_extraction.audio_files.integrity import Gap, fill_gaps
 from vocal_extraction.audio_files.probing import examine
+from vocal_extraction.audio_files.stem_conversion import convert_stems
 from vocal_extraction.errors import DamagedSongError, SongTooLongError
 from vocal_extraction.extraction import extract_vocals
 from vocal_extraction.separation.disk_array import DiskArray
@@ -191,6 +192,14 @@ def test_stems_of_a_damaged_song_are_as_long_as_the_song(songs, tmp_path):
     assert any("sound is missing" in note for note in outcome.notes)
     with pytest.raises(SongTooLongError):
         extract_vocals(damaged, tmp_path / "short", model=loaded(ConstantMask(0.25)), longest_s=DURATION_S - 0.01)
+
+
+def test_a_stem_with_a_gap_is_refused(songs, tmp_path):
+    """Songs of one's own for training; the stems would no longer fit together."""
+    damaged = changed(songs["mp3"], tmp_path, zeroed)
+    with pytest.raises(DamagedSongError, match=r"changed\.mp3 is damaged, but .* sound is missing"):
+        convert_stems([songs["flac"], damaged], [tmp_path / "a.wav", tmp_path / "b.wav"])
+    assert [path.name for path in tmp_path.iterdir()] == ["changed.mp3"]
 
 
 @pytest.mark.parametrize("n_samples", [10, 200_000])

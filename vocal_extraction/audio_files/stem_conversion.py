@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from vocal_extraction.atomic_files import whole_file
 from vocal_extraction.audio_files.decoding import SongReader
 from vocal_extraction.audio_files.probing import examine
+from vocal_extraction.errors import DamagedSongError
 
 _SAME_TIME_NS = 2 * 10**9
 """File systems keep times to 2 s or better."""
@@ -49,6 +50,8 @@ def convert_stems(stems: Sequence[Path], wavs: Sequence[Path], *, sample_rate: i
             file = stack.enter_context(soundfile.SoundFile(temporary, "w", rate, reader.n_channels, "FLOAT"))
             for block in _resampled(reader, rate):
                 file.write(block)
+            if reader.gaps:  # the stems would drift apart
+                raise DamagedSongError(f"{stem} is {reader.notes[-1]}. Export it again.")
             files.append(file)
         longest = max(file.frames for file in files)
         for file in files:
