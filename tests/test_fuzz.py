@@ -114,7 +114,7 @@ def test_a_failure_of_the_system_leads_back_to_the_menu(monkeypatch, capsys):
 
     answers = iter(["1", "4"])
     monkeypatch.setattr("builtins.input", lambda _: next(answers))
-    monkeypatch.setattr(commands, "train", refuse)
+    monkeypatch.setitem(commands.COMMANDS, "train", refuse)
     assert menu.run_menu() == 0
     assert "File name too long. Look at the path" in capsys.readouterr().err
 

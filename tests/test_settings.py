@@ -75,9 +75,9 @@ WRONG: dict[type, list[tuple[str, str, tuple]]] = {
         ("bitrate kbps must be 16 to 512", "bitrate_kbps", (15, 513)),
         ("mask must be soft or binary", "mask", ("hard",)),
         ("phase must be mixture or griffin lim", "phase", ("griffin lim",)),
-        ("output template must hold song stem and ext", "output_template", ("{folder}/{song}.{ext}", "", "{song", "}")),
+        ("output template must hold {song}, {stem} and {ext}", "output_template", ("{folder}/{song}.{ext}", "", "{song", "}")),
         (
-            "output template may hold only folder song stem and ext",
+            "output template may hold {folder}, {song}, {stem} and {ext} only",
             "output_template",
             ("{song}{stem}{ext}{artist}", "{song.__class__}{stem}{ext}", "{song}{stem}{ext}{}", "{song}{stem}{ext}{0}"),
         ),

@@ -53,8 +53,10 @@ def _require(owner: object, **checks: bool) -> None:
     broken = [name for name, holds in checks.items() if not holds]
     if broken:
         values = dataclasses.asdict(owner)  # type: ignore[call-overload]
+        named = [[field for field in values if name.startswith(field)] for name in broken]
+        got = {field: values[field] for fields in named for field in fields} if all(named) else values
         complaints = "; ".join(name.replace("_", " ") for name in broken)
-        raise SettingsError(f"{type(owner).__name__}: {complaints}. Got {values}.")
+        raise SettingsError(f"{type(owner).__name__}: {complaints}. Got {got}.")
 
 
 def _is_range(bounds: tuple[float, float]) -> bool:
@@ -281,12 +283,15 @@ class ExtractionSettings:
             bitrate_kbps_must_be_16_to_512=16 <= self.bitrate_kbps <= 512,
             mask_must_be_soft_or_binary=self.mask in ("soft", "binary"),
             phase_must_be_mixture_or_griffin_lim=self.phase in ("mixture", "griffin-lim"),
-            output_template_must_hold_song_stem_and_ext={"song", "stem", "ext"} <= fields,
-            output_template_may_hold_only_folder_song_stem_and_ext=fields <= {"folder", "song", "stem", "ext"},
             chunk_s_must_be_1_to_600=1 <= self.chunk_s <= 600,
             context_s_must_be_0_to_30=0 <= self.context_s <= 30,
             track_must_be_a_number_from_1_or_a_language=self.track is None or self.track.strip("0") != "",
-            **{f"format_must_be_one_of_{'_'.join(FORMATS)}": self.format in FORMATS},
+            **{
+                f"format_must_be_one_of_{'_'.join(FORMATS)}": self.format in FORMATS,
+                "output_template must hold {song}, {stem} and {ext}": {"song", "stem", "ext"} <= fields,
+                "output_template may hold {folder}, {song}, {stem} and {ext} only": fields
+                <= {"folder", "song", "stem", "ext"},
+            },
         )
 
 

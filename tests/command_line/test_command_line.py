@@ -1,4 +1,4 @@
-"""The parser against the functions that it feeds, and the menu as a person or a pipe meets it."""
+"""The parser against the functions that it feeds, and what the commands print."""
 
 import dataclasses
 import inspect
@@ -10,8 +10,9 @@ from typing import ClassVar
 
 import pytest
 
+import main
 from vocal_extraction.checkpointing import shipped_checkpoint
-from vocal_extraction.command_line import commands, menu
+from vocal_extraction.command_line import commands
 from vocal_extraction.command_line.parser import build_parser, parse
 from vocal_extraction.errors import VocalExtractionError
 from vocal_extraction.settings import PRESETS, ExtractionSettings
@@ -104,6 +105,34 @@ def test_nonsense_is_a_usage_error(line, capsys):
         parse(line.split())
     assert exit_.value.code == 2
     assert "usage: vocal-extraction" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line, meant",
+    [
+        ("extrct song.mp3", "extract"),
+        ("extract song.mp3 --formt flac", "--format"),
+        ("extract song.mp3 --format flak", "flac"),
+        ("train --epoch 3", "--epochs"),
+    ],
+)
+def test_what_was_probably_meant_is_said(line, meant, capsys):
+    with pytest.raises(SystemExit):
+        parse(line.split())
+    text = capsys.readouterr().err
+    assert f"Did you mean {meant}?" in text
+    assert len(text.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "line, words", [("extract song.mp3 --device gpu", "cuda"), ("extract song.mp3 --output-template {song}", "{stem}")]
+)
+def test_wrong_values_are_answered_in_a_sentence(line, words, capsys, monkeypatch, make_song):
+    monkeypatch.chdir(make_song("song.mp3").parent)
+    assert main.main(line.split()) == 1
+    (text,) = capsys.readouterr().err.splitlines()
+    assert words in text
+    assert len(text) < 250
 
 
 def test_help_names_every_command(capsys):
@@ -220,130 +249,6 @@ def test_an_interrupted_preparation_is_continued(prepared, tmp_path):
     assert not commands._holds_other_things(tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------- menu
-
-
-@pytest.fixture
-def chosen(monkeypatch):
-    """What the menu's choices were called with; none of them does anything."""
-    calls = []
-    for name in ("train", "evaluate", "extract", "serve", "doctor"):
-        monkeypatch.setattr(commands, name, lambda name=name, **options: calls.append((name, options)))
-    return calls
-
-
-@pytest.fixture
-def answer(monkeypatch):
-    """A function that runs the menu on the given answers and then the end of the input."""
-
-    def run(*answers):
-        waiting = list(answers)
-
-        def next_answer(question):
-            print(question, end="")
-            if not waiting:
-                raise EOFError
-            if isinstance(waiting[0], BaseException):
-                raise waiting.pop(0)
-            return waiting.pop(0)
-
-        monkeypatch.setattr("builtins.input", next_answer)
-        return menu.run_menu()
-
-    return run
-
-
-@pytest.mark.parametrize(
-    "key, call",
-    [
-        ("1", ("train", {})),
-        ("2", ("evaluate", {})),
-        ("3", ("evaluate", {"models": [menu.PRETRAINED_MODEL]})),
-        ("w", ("serve", {})),
-        ("D", ("doctor", {})),
-        ("  d ", ("doctor", {})),
-    ],
-)
-def test_a_choice_calls_its_command(answer, chosen, key, call):
-    assert answer(key) == 0
-    assert chosen == [call]
-
-
-def test_numbers_are_those_of_the_specification(answer, capsys):
-    assert answer("4") == 0
-    text = capsys.readouterr().out
-    for line in (
-        "1. Train MaskInference model",
-        "2. Evaluate model with test set",
-        "3. Evaluate with pretrained model",
-        "4. Exit",
-    ):
-        assert line in text
-
-
-@pytest.mark.parametrize("wrong", ["", "0", "5", "-1", "1 2", "exit", "é", "1\0", "\udcff", "9" * 5_000])
-def test_wrong_input_is_answered_and_asked_again(answer, chosen, capsys, wrong):
-    assert answer(wrong, "d") == 0
-    assert chosen == [("doctor", {})]
-    assert "is not a choice" in capsys.readouterr().out
-
-
-def test_a_failing_choice_says_why_and_leads_back(answer, chosen, capsys, monkeypatch):
-    def fail(**options):
-        raise VocalExtractionError("There are no songs. Put some there.")
-
-    monkeypatch.setattr(commands, "train", fail)
-    assert answer("1", "d", "4") == 0
-    assert chosen == [("doctor", {})]
-    assert "There are no songs. Put some there." in capsys.readouterr().err
-
-
-def test_ctrl_c_in_a_choice_leads_back_to_the_menu(answer, chosen, monkeypatch):
-    def interrupt(**options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(commands, "train", interrupt)
-    assert answer("1", "d") == 0
-    assert chosen == [("doctor", {})]
-
-
-def test_ctrl_c_at_the_prompt_leaves(answer):
-    with pytest.raises(KeyboardInterrupt):
-        answer(KeyboardInterrupt())
-
-
-def test_a_fault_of_the_program_is_not_hidden(answer, monkeypatch):
-    def break_down(**options):
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(commands, "train", break_down)
-    with pytest.raises(ZeroDivisionError):
-        answer("1")
-
-
-@pytest.mark.parametrize("spelling", ["{}", "'{}'", '"{}"'])
-def test_song_is_asked_for_until_it_exists(answer, chosen, capsys, tmp_path, spelling):
-    song = tmp_path / "-a song's \u266a.wav"
-    song.touch()
-    if spelling == "'{}'":
-        song = song.rename(tmp_path / "a song.wav")
-    assert answer("e", str(tmp_path / "nothing.wav"), "'unclosed", spelling.format(song), "4") == 0
-    assert chosen == [("extract", {"songs": [song]})]
-    assert "There is no" in capsys.readouterr().out
-
-
-def test_a_song_with_escaped_blanks_is_found(answer, chosen, tmp_path):
-    (tmp_path / "two words.wav").touch()
-    answer("e", f"{tmp_path}/two\\ words.wav")
-    assert chosen == [("extract", {"songs": [tmp_path / "two words.wav"]})]
-
-
-@pytest.mark.parametrize("answers", [("e", ""), ("e",)])
-def test_no_song_leads_back_to_the_menu(answer, chosen, answers):
-    assert answer(*answers) == 0
-    assert chosen == []
-
-
 # ------------------------------------------------------------------------------------------------ results
 
 
@@ -353,7 +258,7 @@ def outcomes(monkeypatch):
     from vocal_extraction import extraction
 
     made = [
-        extraction.Outcome("a.mp3", "done", 1.0, duration_s=10.0, vocals=Path("v.wav"), accompaniment=Path("r.wav")),
+        extraction.Outcome("a.mp3", "done", 1.0, duration_s=10.0, stems={"vocals": Path("v.wav")}),
         extraction.Outcome("b.mp3", "failed", reason="It is empty."),
     ]
     monkeypatch.setattr(extraction, "extract_songs", lambda songs, **options: made)
@@ -362,15 +267,18 @@ def outcomes(monkeypatch):
 
 def test_one_bad_song_is_status_1(outcomes, capsys):
     assert commands.extract(songs=["a.mp3", "b.mp3"]) == 1
-    assert capsys.readouterr().out == f"{outcomes[0]}\n"
+    printed = capsys.readouterr()
+    assert printed.out == f"{outcomes[0]}\n"
+    assert printed.err == "1 of 2 done, 1 failed: b.mp3, It is empty.\n"
     outcomes.pop()
     assert commands.extract(songs=["a.mp3"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_outcomes_are_one_json_list(outcomes, capsys):
     assert commands.extract(songs=["a.mp3", "b.mp3"], as_json=True) == 1
     first, second = json.loads(capsys.readouterr().out)
-    assert (first["vocals"], first["outcome"]) == ("v.wav", "done")
+    assert (first["stems"], first["outcome"]) == ({"vocals": "v.wav"}, "done")
     assert second["reason"] == "It is empty."
 
 
@@ -404,7 +312,7 @@ def test_a_stopped_training_says_how_to_go_on(monkeypatch, capsys, prepared, tmp
     monkeypatch.setattr(training, "train_model", interrupt)
     with pytest.raises(KeyboardInterrupt):
         commands.train(checkpoint_folder=tmp_path)
-    assert "--resume continues it" in capsys.readouterr().err
+    assert "--resume or choice 1 goes on" in capsys.readouterr().err
 
 
 def test_evaluation_goes_to_the_function_that_is_meant(monkeypatch, capsys, prepared):
@@ -444,3 +352,14 @@ def test_a_page_that_lacks_its_packages_says_so(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(commands.MissingPartError, match="make serve"):
         commands.run_command("serve")
+
+
+@pytest.mark.parametrize("command", ["prepare", "evaluate", "extract"])
+def test_ctrl_c_says_what_stays_and_how_to_go_on(monkeypatch, capsys, command):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(commands.COMMANDS, command, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        commands.run_command(command)
+    assert "stay. The same command or choice goes on with the rest." in capsys.readouterr().err

@@ -14,7 +14,7 @@ from vocal_extraction.command_line import demo
 def small(monkeypatch, tmp_path):
     """Two songs to train on, one step, one song to extract; in a folder of its own."""
     training = dataclasses.replace(
-        demo.DEMO.training, n_epochs=1, batches_per_epoch=1, batch_size=2, n_validation_mixtures=2
+        demo.DEMO.training, n_epochs=1, batches_per_epoch=1, batch_size=1, n_validation_mixtures=1
     )
     monkeypatch.setattr(demo, "DEMO", dataclasses.replace(demo.DEMO, training=training))
     monkeypatch.setattr(demo, "N_SONGS", {"n_train": 2, "n_valid": 1, "n_test": 1})
@@ -32,8 +32,14 @@ def test_demo_makes_all_that_it_names_and_can_be_repeated(capsys):
     assert all(Path(place).is_relative_to("demo_output") for place in places.values())
 
     assert main.main(["demo"]) == 0
-    text = capsys.readouterr().out
-    assert all(place in text for place in places.values())
+    printed = capsys.readouterr()
+    assert all(place in printed.out for place in places.values())
+    assert printed.out.count("SI-SDR") == 1, "one table"
+    assert printed.out.splitlines()[-2].startswith(f"Listen to {places['vocals']}")
+    assert printed.out.splitlines()[-1].endswith("vocal-extraction extract SONG.mp3")
+    steps = [line for line in printed.err.splitlines() if "/5  " in line]
+    assert [step[0] for step in steps] == list("12345")
+    assert printed.err.count("done in ") == 5
 
 
 def test_demo_is_the_specified_network_and_recipe_only_shorter():

@@ -21,6 +21,14 @@ class MissingPartError(VocalExtractionError):
     """A command needs packages that are not installed, or a folder that is not there."""
 
 
+_KEPT = {
+    "prepare": "Songs that are prepared stay.",
+    "evaluate": "Songs that are scored stay.",
+    "extract": "Songs that are done stay.",
+}
+"""What Ctrl-C leaves, by command; a training says it by itself."""
+
+
 def run_command(name: str, **options: Any) -> int:
     """Run a command; what it needs and is not installed becomes an error that says how to install it.
 
@@ -31,6 +39,10 @@ def run_command(name: str, **options: Any) -> int:
     """
     try:
         return COMMANDS[name](**options)
+    except KeyboardInterrupt:
+        if done := _KEPT.get(name):
+            print(f"\n{done} The same command or choice goes on with the rest.", file=sys.stderr)
+        raise
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("vocal_extraction"):
             raise
@@ -71,7 +83,9 @@ def train(
         checkpoint = train_model(dataset_folder=dataset_folder, checkpoint_folder=checkpoint_folder, **options)
     except KeyboardInterrupt:
         if is_first_process and (checkpoint_folder / "latest.model.pth").exists():
-            print(f"\nThe last completed epoch is in {checkpoint_folder}; --resume continues it.", file=sys.stderr)
+            print(
+                f"\nThe last epoch that ended is in {checkpoint_folder}: --resume or choice 1 goes on.", file=sys.stderr
+            )
         raise
     if is_first_process:
         print(json.dumps({"checkpoint": str(checkpoint)}) if as_json else f"Best checkpoint: {checkpoint}")
@@ -138,7 +152,12 @@ def extract(
     else:
         # Failures went to stderr as they came.
         print("\n".join(str(outcome) for outcome in outcomes if not outcome.failed), file=results)
-    return 1 if any(outcome.failed for outcome in outcomes) else 0
+    failures = [f"{outcome.file}, {outcome.reason}" for outcome in outcomes if outcome.failed]
+    if len(outcomes) > 1:
+        n_done = len(outcomes) - len(failures)
+        summary = f"{n_done} of {len(outcomes)} done" + (f", {len(failures)} failed: " if failures else ".")
+        print(summary + "; ".join(failures), file=sys.stderr)
+    return 1 if failures else 0
 
 
 def _list_models(*, as_json: bool) -> int:

@@ -1,21 +1,25 @@
 """The menu: asks, calls and prints.
 
 The numbers are the specification's and never move; whatever came later has a letter. A choice that fails says why and
-leads back here. The answers may come from a pipe; its end means the same as ``4``.
+leads back here. The answers may come from a pipe; its end means the same as ``4``. Only a terminal is asked more than
+what to do.
 """
 
 import contextlib
 import dataclasses
-import io
+import functools
+import glob
+import os
 import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from vocal_extraction.atomic_files import sentence_of
-from vocal_extraction.command_line import commands
+from vocal_extraction.command_line.commands import run_command
 from vocal_extraction.errors import VocalExtractionError
-from vocal_extraction.settings import PRETRAINED_FOLDER
+from vocal_extraction.settings import CHECKPOINT_FOLDER, DATASET_FOLDER, PRESETS, PRETRAINED_FOLDER, SPECIFIED
 
 PRETRAINED_MODEL = PRETRAINED_FOLDER / "best.model.pth"
 """What choice 3 evaluates."""
@@ -32,11 +36,10 @@ class Choice:
 
 def run_menu() -> int:
     """Show the menu until it is left; return the exit status, 0."""
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # a file name need not be UTF-8
+    _edit_lines()
     choices = {choice.key: choice for choice in _choices()}
     while True:
-        print(_menu_text(choices))
+        print("\n".join(["", "Vocal extraction", *(f"  {each.key}. {each.label}" for each in choices.values())]))
         answer = _ask("Your choice: ")
         if answer is None or answer == "4":
             print("Goodbye.")
@@ -48,26 +51,45 @@ def run_menu() -> int:
 
 
 def _choices() -> list[Choice]:
+    pretrained = functools.partial(run_command, "evaluate", models=[PRETRAINED_MODEL])
     return [
-        Choice("1", "Train MaskInference model", commands.train),
-        Choice("2", "Evaluate model with test set", commands.evaluate),
-        Choice("3", "Evaluate with pretrained model", lambda: commands.evaluate(models=[PRETRAINED_MODEL])),
+        Choice("1", "Train MaskInference model", _train),
+        Choice("2", "Evaluate model with test set", functools.partial(run_command, "evaluate")),
+        Choice("3", "Evaluate with pretrained model", pretrained),
         Choice("4", "Exit", lambda: None),
-        Choice("e", "Extract the vocals of a song of yours", _extract),
-        Choice("w", "Web page: the same, with the mouse", commands.serve),
-        Choice("d", "Doctor: is everything here that is needed?", commands.doctor),
+        Choice("e", "Extract the vocals of songs of yours", _extract),
+        Choice("w", "Web page: the same, with the mouse", functools.partial(run_command, "serve")),
+        Choice("d", "Doctor: is everything here that is needed?", functools.partial(run_command, "doctor")),
     ]
 
 
-def _menu_text(choices: dict[str, Choice]) -> str:
-    lines = [f"  {choice.key}. {choice.label}" for choice in choices.values()]
-    return "\n".join(["", "Vocal extraction", *lines])
+def _is_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _edit_lines() -> None:
+    """Give a terminal's answers editing, a history and completed paths, where Python has readline."""
+    if not _is_terminal():
+        return
+    with contextlib.suppress(ImportError):
+        import readline
+
+        readline.set_completer_delims("")
+        readline.set_completer(_complete_path)
+        readline.parse_and_bind("bind ^I rl_complete" if "libedit" in (readline.__doc__ or "") else "tab: complete")
+
+
+def _complete_path(text: str, state: int) -> str | None:
+    """Return the path number `state` that begins with `text`, or None; folders end with a slash."""
+    with contextlib.suppress(RuntimeError):  # the home of a user that nobody knows
+        text = str(Path(text).expanduser()) + "/" * text.endswith("/") if text.startswith("~") else text
+    found = sorted(glob.glob(glob.escape(text) + "*"))  # noqa: PTH207 - pathlib drops what was typed as ./
+    paths = [path + "/" * Path(path).is_dir() for path in found]
+    return paths[state] if state < len(paths) else None
 
 
 def _ask(question: str) -> str | None:
     """Return the answer without blanks around it, or None at the end of the input."""
-    if sys.stdin is None:  # the caller closed it
-        return None
     try:
         return input(question).strip()
     except EOFError:
@@ -87,24 +109,83 @@ def _perform(choice: Choice) -> None:
         print("\nStopped. Back to the menu; Ctrl-C once more leaves.", file=sys.stderr)
 
 
+def _train() -> None:
+    """Train by the defaults, or as a person at a terminal answers."""
+    options = _training_options() if _is_terminal() else {}
+    if options is not None:
+        run_command("train", **options)
+
+
+def _training_options() -> dict[str, Any] | None:
+    """Ask what is trained, on which songs and for how long; None: not at all."""
+    history = CHECKPOINT_FOLDER / "history.jsonl"
+    n_done = len(history.read_bytes().splitlines()) if history.exists() else 0
+    if 0 < n_done < SPECIFIED.training.n_epochs:
+        answer = _ask(f"A training of {n_done} epochs lies in {CHECKPOINT_FOLDER}. Go on with it? [Y/n] ")
+        if answer is None or not answer.lower().startswith("n"):
+            return None if answer is None else {"resume": True}
+    options: dict[str, Any] = {}
+    if not (DATASET_FOLDER / "train").is_dir():
+        place = os.environ.get("MUSDB_PATH") or "download"
+        print("MUSDB18: name its folder, or download the sample of 7 s a song: 140 MB, prepared 1.7 GB, 5 minutes.")
+        options["musdb_path"] = _ask_until_read("Folder", place, _folder)
+    print(f"With {SPECIFIED.name} a training takes about 20 minutes on two cores, with the other presets hours.")
+    options["preset"] = _ask_until_read(f"Preset, one of {', '.join(PRESETS)}", SPECIFIED.name, PRESETS.__getitem__)
+    training = (options["preset"] or SPECIFIED).training
+    if training.n_mixtures is not None:
+        name = "maximum_number_of_mixtures"
+        options[name] = _ask_until_read("Mixtures to draw from", str(training.n_mixtures), _positive)
+    options["n_epochs"] = _ask_until_read("Epochs", str(training.n_epochs), _positive)
+    answer = _ask(f"Checkpoints go to {CHECKPOINT_FOLDER}; Ctrl-C stops, and choice 1 then goes on. Start? [Y/n] ")
+    if answer is None or answer.lower().startswith("n"):
+        return None
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _ask_until_read(question: str, default: str, read: Callable[[str], Any]) -> Any:
+    """Ask until `read` takes the answer, and return what it made of it; None: the default is taken."""
+    while answer := _ask(f"{question} [{default}]: "):
+        with contextlib.suppress(KeyError, ValueError):
+            return read(answer)
+        print(f"{answer!r} does not fit. Type another, or Enter for {default}.")
+    return None
+
+
+def _positive(answer: str) -> int:
+    if not 0 < (number := int(answer)) <= 10**6:
+        raise ValueError(answer)
+    return number
+
+
+def _folder(answer: str) -> Path:
+    found = _existing(answer)
+    if len(found) != 1 or not found[0].is_dir():
+        raise ValueError(answer)
+    return found[0]
+
+
 def _extract() -> None:
-    while answer := _ask("Song or folder (empty: back to the menu): "):
-        song = _existing(answer)
-        if song is not None:
-            commands.extract(songs=[song])
+    """Ask for songs until there are some, and extract them."""
+    while answer := _ask("Songs or folders, as many as you like (empty: back to the menu): "):
+        if songs := _existing(answer):
+            run_command("extract", songs=songs)
             return
-        print(f"There is no {answer!r}. Type the path of a song, or drop its file onto this window.")
+        print(f"There is no {answer!r}. Type the path of a song, or drop files onto this window.")
 
 
-def _existing(answer: str) -> Path | None:
-    """Return the path that `answer` means; terminals quote or escape the name of a file that is dropped onto them."""
-    spellings = [answer]
+def _existing(answer: str) -> list[Path]:
+    """Return the paths that `answer` means, or none if one of them does not exist.
+
+    Terminals quote or escape the names of files that are dropped onto them, and put blanks between several.
+    """
+    readings = [[answer]]
     with contextlib.suppress(ValueError):  # an apostrophe in a name is no quotation
-        spellings += shlex.split(answer)[:1]
-    for spelling in spellings:
+        readings.append(shlex.split(answer))
+    readings.append(answer.split())
+    for names in readings:
         # A name may be too long for any file, or begin with the ~ of a user that nobody knows.
         with contextlib.suppress(OSError, RuntimeError, ValueError):
-            path = Path(spelling).expanduser()
-            if path.exists():
-                return path
-    return None
+            paths = [Path(name).expanduser() for name in names]
+            if paths and all(path.exists() for path in paths):
+                return paths
+    return []

@@ -1,0 +1,205 @@
+"""The menu as a person at a terminal or a pipe meets it."""
+
+from pathlib import Path
+
+import pytest
+
+from vocal_extraction.command_line import commands, menu
+from vocal_extraction.errors import VocalExtractionError
+from vocal_extraction.settings import PRESETS
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """What the menu's choices were called with; none of them does anything."""
+    calls = []
+    for name in ("train", "evaluate", "extract", "serve", "doctor"):
+        monkeypatch.setitem(commands.COMMANDS, name, lambda name=name, **options: calls.append((name, options)))
+    return calls
+
+
+@pytest.fixture
+def answer(monkeypatch):
+    """A function that runs the menu on the given answers and then the end of the input."""
+
+    def run(*answers):
+        waiting = list(answers)
+
+        def next_answer(question):
+            print(question, end="")
+            if not waiting:
+                raise EOFError
+            if isinstance(waiting[0], BaseException):
+                raise waiting.pop(0)
+            return waiting.pop(0)
+
+        monkeypatch.setattr("builtins.input", next_answer)
+        return menu.run_menu()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "key, call",
+    [
+        ("1", ("train", {})),
+        ("2", ("evaluate", {})),
+        ("3", ("evaluate", {"models": [menu.PRETRAINED_MODEL]})),
+        ("w", ("serve", {})),
+        ("D", ("doctor", {})),
+        ("  d ", ("doctor", {})),
+    ],
+)
+def test_a_choice_calls_its_command(answer, chosen, key, call):
+    assert answer(key) == 0
+    assert chosen == [call]
+
+
+def test_numbers_are_those_of_the_specification(answer, capsys):
+    assert answer("4") == 0
+    text = capsys.readouterr().out
+    for line in (
+        "1. Train MaskInference model",
+        "2. Evaluate model with test set",
+        "3. Evaluate with pretrained model",
+        "4. Exit",
+    ):
+        assert line in text
+
+
+@pytest.mark.parametrize("wrong", ["", "0", "5", "-1", "1 2", "exit", "é", "1\0", "\udcff", "9" * 5_000])
+def test_wrong_input_is_answered_and_asked_again(answer, chosen, capsys, wrong):
+    assert answer(wrong, "d") == 0
+    assert chosen == [("doctor", {})]
+    assert "is not a choice" in capsys.readouterr().out
+
+
+def test_a_failing_choice_says_why_and_leads_back(answer, chosen, capsys, monkeypatch):
+    def fail(**options):
+        raise VocalExtractionError("There are no songs. Put some there.")
+
+    monkeypatch.setitem(commands.COMMANDS, "train", fail)
+    assert answer("1", "d", "4") == 0
+    assert chosen == [("doctor", {})]
+    assert "There are no songs. Put some there." in capsys.readouterr().err
+
+
+def test_ctrl_c_in_a_choice_leads_back_to_the_menu(answer, chosen, monkeypatch):
+    def interrupt(**options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(commands.COMMANDS, "train", interrupt)
+    assert answer("1", "d") == 0
+    assert chosen == [("doctor", {})]
+
+
+def test_ctrl_c_at_the_prompt_leaves(answer):
+    with pytest.raises(KeyboardInterrupt):
+        answer(KeyboardInterrupt())
+
+
+def test_a_fault_of_the_program_is_not_hidden(answer, monkeypatch):
+    def break_down(**options):
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(commands.COMMANDS, "train", break_down)
+    with pytest.raises(ZeroDivisionError):
+        answer("1")
+
+
+@pytest.mark.parametrize("spelling", ["{}", "'{}'", '"{}"'])
+def test_song_is_asked_for_until_it_exists(answer, chosen, capsys, tmp_path, spelling):
+    song = tmp_path / "-a song's \u266a.wav"
+    song.touch()
+    if spelling == "'{}'":
+        song = song.rename(tmp_path / "a song.wav")
+    assert answer("e", str(tmp_path / "nothing.wav"), "'unclosed", spelling.format(song), "4") == 0
+    assert chosen == [("extract", {"songs": [song]})]
+    assert "There is no" in capsys.readouterr().out
+
+
+def test_a_song_with_escaped_blanks_is_found(answer, chosen, tmp_path):
+    (tmp_path / "two words.wav").touch()
+    answer("e", f"{tmp_path}/two\\ words.wav")
+    assert chosen == [("extract", {"songs": [tmp_path / "two words.wav"]})]
+
+
+@pytest.mark.parametrize("answers", [("e", ""), ("e",)])
+def test_no_song_leads_back_to_the_menu(answer, chosen, answers):
+    assert answer(*answers) == 0
+    assert chosen == []
+
+
+@pytest.mark.parametrize(
+    "dropped", ["'{0}' '{1}'", "{0!s} {1!s}", '"{0}"  "{1}" ', "{2} {1}"], ids=["quoted", "bare", "double", "escaped"]
+)
+def test_several_files_dropped_at_once_are_all_extracted(answer, chosen, tmp_path, dropped):
+    one, two = tmp_path / ("a.wav" if "!s" in dropped else "a b.wav"), tmp_path / "c.wav"
+    one.touch()
+    two.touch()
+    answer("e", dropped.format(one, two, str(one).replace(" ", "\\ ")))
+    assert chosen == [("extract", {"songs": [one, two]})]
+
+
+def test_nothing_is_extracted_if_one_of_several_files_is_not_there(answer, chosen, tmp_path, capsys):
+    (tmp_path / "a.wav").touch()
+    answer("e", f"{tmp_path}/a.wav {tmp_path}/b.wav", "")
+    assert chosen == []
+    assert "There is no" in capsys.readouterr().out
+
+
+def test_paths_are_completed(tmp_path):
+    (tmp_path / "two words.wav").touch()
+    (tmp_path / "two [folders]").mkdir()
+    found = [menu._complete_path(f"{tmp_path}/two ", state) for state in range(3)]
+    assert found == [f"{tmp_path}/two [folders]/", f"{tmp_path}/two words.wav", None]
+    assert menu._complete_path(f"{tmp_path}/two [f", 0) == f"{tmp_path}/two [folders]/"
+
+
+CLASSIC = PRESETS["classic"]
+
+
+@pytest.fixture
+def at_a_terminal(monkeypatch, tmp_path):
+    monkeypatch.setattr(menu, "_is_terminal", lambda: True)
+    monkeypatch.setattr(menu, "_edit_lines", lambda: None)
+    monkeypatch.delenv("MUSDB_PATH", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("at_a_terminal")
+@pytest.mark.parametrize(
+    "answers, options",
+    [
+        (("", "", "", "", ""), {}),
+        (
+            (".", "classic", "2", "y"),
+            {"musdb_path": Path(), "preset": PRESETS["classic"], "n_epochs": 2},
+        ),
+        (("nowhere", "", "nothing", "", "0", "20", "many", "3", ""), {"n": 20, "n_epochs": 3}),
+    ],
+)
+def test_training_from_a_terminal_asks_with_defaults(answer, chosen, capsys, answers, options):
+    """Choice 1 started hours of work without a word about songs, size and time."""
+    options = {"maximum_number_of_mixtures" if name == "n" else name: value for name, value in options.items()}
+    answer("1", *answers)
+    assert chosen == [("train", options)]
+    text = capsys.readouterr().out
+    words = ("[download]", "140 MB", "20 minutes", "[specified]", "[1000]", "[25]", "Ctrl-C")
+    assert [word for word in words if word not in text and "classic" not in answers] == []
+
+
+@pytest.mark.usefixtures("at_a_terminal")
+@pytest.mark.parametrize("answers", [("",) * 4 + ("n",), ("", ""), ()])
+def test_training_does_not_start_without_a_yes(answer, chosen, answers):
+    answer("1", *answers)
+    assert chosen == []
+
+
+@pytest.mark.usefixtures("at_a_terminal")
+def test_a_stopped_training_is_gone_on_with(answer, chosen, tmp_path, capsys):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "history.jsonl").write_text("{}\n{}\n")
+    answer("1", "")
+    assert chosen == [("train", {"resume": True})]
+    assert "2 epochs lies in checkpoints" in capsys.readouterr().out
