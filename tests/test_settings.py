@@ -75,7 +75,11 @@ WRONG: dict[type, list[tuple[str, str, tuple]]] = {
         ("bitrate kbps must be 16 to 512", "bitrate_kbps", (15, 513)),
         ("mask must be soft or binary", "mask", ("hard",)),
         ("phase must be mixture or griffin lim", "phase", ("griffin lim",)),
-        ("output template must hold {song}, {stem} and {ext}", "output_template", ("{folder}/{song}.{ext}", "", "{song", "}")),
+        (
+            "output template must hold {song}, {stem} and {ext}",
+            "output_template",
+            ("{folder}/{song}.{ext}", "", "{song", "}"),
+        ),
         (
             "output template may hold {folder}, {song}, {stem} and {ext} only",
             "output_template",
@@ -117,6 +121,7 @@ def test_each_complaint_is_made(cls, complaint, wrong):
 def test_the_table_above_knows_every_complaint(cls):
     body = Path(settings.__file__).read_text(encoding="utf-8").split(f"class {cls.__name__}:")[1].split("\n@")[0]
     checks = re.findall(r"^ {12}(\w+)=", body, flags=re.MULTILINE)
+    checks += re.findall(r'^ {16}"(.+)":', body, flags=re.MULTILINE)  # those with braces
     # The formats are named in a table of their own, where more may be added.
     expected = [complaint for complaint, field, _ in WRONG[cls] if field != "format"]
     assert sorted(check.replace("_", " ") for check in checks) == sorted(expected)
