@@ -66,11 +66,11 @@ def _menu_inputs() -> st.SearchStrategy[bytes]:
 
 
 def _take_menu(data: bytes, folder: Path) -> None:
-    from vocal_extraction.command_line.menu import run_menu
+    import main
 
     answers = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8")
     with _commands_that_do_nothing(), unittest.mock.patch.object(sys, "stdin", answers):
-        assert run_menu() == 0
+        assert main.main([]) == 0
 
 
 def _command_lines() -> st.SearchStrategy[list[str]]:
