@@ -3,7 +3,7 @@
 nussl transforms one signal at a time through ``scipy.signal.stft``: half a window of zeros on both sides, zeros at the
 end up to a whole frame, the window divided by its sum. The network's weights depend on that scale, so it is kept to
 the letter; only the loop over signals is gone. Source: SciPy's documentation of ``stft`` and ``istft``; Griffin and
-Lim, "Signal estimation from modified short-time Fourier transform", 1984.
+Lim, "Signal estimation from modified short-time Fourier transform", 1984; Perraudin et al., 2013.
 
 Axes: waveforms are ``(..., n_samples)``, spectrograms ``(..., n_frames, n_bins)``.
 """
@@ -160,7 +160,13 @@ def _overlap_add(frames: Tensor, hop_length: int) -> Tensor:
 
 
 def griffin_lim(
-    magnitude: Tensor, *, phase_of: Tensor, n_samples: int, signal: SignalSettings, n_iterations: int = 32
+    magnitude: Tensor,
+    *,
+    phase_of: Tensor,
+    n_samples: int,
+    signal: SignalSettings,
+    n_iterations: int = 32,
+    momentum: float = 0.99,
 ) -> Tensor:
     """Find a waveform whose magnitudes come close to `magnitude`, starting from the phase of the mixture.
 
@@ -173,7 +179,10 @@ def griffin_lim(
     n_samples, signal
         As for `istft`.
     n_iterations
-        Rounds of inverse and forward transform (Griffin and Lim 1984, equation 5).
+        Rounds of inverse and forward transform.
+    momentum
+        How far each round goes on in the direction of the one before, 0 to 1 (Perraudin et al., "A fast Griffin-Lim
+        algorithm", WASPAA 2013); 0 is Griffin and Lim's own (1984, equation 5).
 
     Returns
     -------
@@ -181,7 +190,10 @@ def griffin_lim(
         Real samples. Shape: (..., n_samples).
     """
     phase = torch.polar(torch.ones_like(magnitude), phase_of.angle())
+    before = torch.zeros_like(phase)
     for _ in range(n_iterations):
         estimate = stft(istft(magnitude * phase, n_samples=n_samples, signal=signal), signal=signal)
-        phase = torch.polar(torch.ones_like(magnitude), estimate.angle())
+        # As in librosa: the step back is less than the whole of the last estimate, so that its own angle still counts.
+        phase = torch.polar(torch.ones_like(magnitude), (estimate - momentum / (1 + momentum) * before).angle())
+        before = estimate
     return istft(magnitude * phase, n_samples=n_samples, signal=signal)

@@ -230,8 +230,8 @@ def test_griffin_lim_in_chunks_gives_what_it_gives_on_the_whole(model):
         mask = model.network({"mix_magnitude": spectrum.abs().unsqueeze(-1)})["mask"][..., 0, 0]
         whole = griffin_lim(spectrum.abs() * mask, phase_of=spectrum, n_samples=mixture.shape[1], signal=SIGNAL).numpy()
     found = estimate(mixture, model, phase="griffin-lim", chunk_s=1.0, context_s=1.0)
-    assert decibels(found - whole, whole) < -40, "iterations amplify what the context leaves"
-    assert decibels(found - whole_song(mixture, model), whole) > -40, "the phase is the mixture's"
+    assert decibels(found - whole, whole) < -30, "iterations with momentum amplify what the context leaves"
+    assert decibels(found - whole_song(mixture, model), whole) > -20, "the phase is the mixture's"
 
 
 @pytest.mark.parametrize("duration_s", [0.3, 2.0, 7.7])
