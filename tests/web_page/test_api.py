@@ -1,5 +1,6 @@
 """The JSON API as programs use it: jobs and their files, sessions, token, limits, and what is refused."""
 
+import dataclasses
 import io
 import json
 import re
@@ -94,6 +95,36 @@ def test_all_stems_come_as_one_zip_file(done):
     archive = zipfile.ZipFile(io.BytesIO(client.get(f"/api/jobs/{job['id']}/all.zip").content))
     assert sorted(archive.namelist()) == ["A song/accompaniment.flac", "A song/vocals.flac"]
     assert archive.read("A song/vocals.flac") == client.get(f"/api/jobs/{job['id']}/stems/vocals").content
+
+
+def test_the_mix_has_each_stem_at_its_gain(done):
+    client, job = done
+    address = f"/api/jobs/{job['id']}"
+    mixture, vocals, accompaniment = (
+        soundfile.read(io.BytesIO(client.get(f"{address}/{path}").content))[0]
+        for path in ("mix.wav?vocals=0.5", "stems/vocals", "stems/accompaniment")
+    )
+    assert mixture == pytest.approx(0.5 * vocals + accompaniment, abs=2 / 2**15)  # rounded to 16 bits
+    for gain in ("-1", "5", "nan", "loud"):
+        assert client.get(f"{address}/mix.wav?vocals={gain}").status == 400
+
+
+FOUR = ("bass", "drums", "other", "vocals")
+
+
+def test_a_model_of_four_sources_gives_the_stems_that_are_asked_for(tmp_path, wav):
+    preset = dataclasses.replace(SPECIFIED, sources=FOUR)
+    path = save_checkpoint(tmp_path / "four.pth", create_model(preset), preset=preset)
+    (tmp_path / "jobs").mkdir()
+    with served(tmp_path / "jobs", {"four": path}, Limits()) as (_, port):
+        client = Client(port)
+        assert client.get("/api/models").json() == [{"name": "four", "sources": list(FOUR)}]
+        assert "guitar" in client.submit(wav, "stems=guitar").json()["error"]
+        queries = {"stems=all": set(FOUR), "": {"vocals", "accompaniment"}, "without=drums": {"no_drums"}}
+        jobs = {query: client.submit(wav, query).json() for query in queries}
+        for query, stems in queries.items():
+            job = client.wait(jobs[query])
+            assert set(job["stems"]) == set(job["track"]["stems"]) == stems, job
 
 
 def test_samples_to_play_are_fetched_by_position(done):

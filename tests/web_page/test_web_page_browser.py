@@ -457,7 +457,7 @@ def test_everything_is_reached_and_done_with_the_keyboard(visit, songs):
     page = visit()
     names = press_tab(page, "More options")
     assert names.pop(1).startswith("Choose songs")
-    assert names == ["Separate", "Model", "Format", "Record", "More options"]
+    assert names == ["Separate", "Model", "Stems", "Format", "Record", "More options"]
     page.keyboard.press("Enter")
     names = press_tab(page, "Keep what a damaged file still plays")
     assert names[:-1] == ["Mask", "Phase", "Bit rate of MP3, Ogg, M4A"]

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from vocal_extraction.errors import SettingsError
+from vocal_extraction.errors import VocalExtractionError
 from vocal_extraction.output_formats import FORMATS
 from vocal_extraction.reports.style import DARK, LIGHT, css_variables
+from vocal_extraction.separation.stems import stem_plan
 from vocal_extraction.settings import ExtractionSettings
 from vocal_extraction.web_page.jobs import DONE, Job, JobQueue, Options
 from vocal_extraction.web_page.uploads import RefusedError
@@ -43,6 +45,8 @@ _REPORT_POLICY = (
 _SUBMIT_PARAMETERS: dict[str, dict[str, Any]] = {
     "name": {"type": "string", "description": "The song's file name."},
     "model": {"type": "string", "description": "A name that /api/models gives; without it the first."},
+    "stems": {"type": "string", "description": "Names with commas between, or 'all'; without it vocals and the rest."},
+    "without": {"type": "string", "description": "Sources to take out of the song, instead of stems."},
     "format": {"type": "string", "enum": list(FORMATS)},
     "bitrate_kbps": {"type": "integer", "description": "Of mp3, ogg and m4a."},
     "mask": {"type": "string", "enum": ["soft", "binary"]},
@@ -72,6 +76,7 @@ class Api:
             Route("/api/jobs/{id}/preview", self.preview, methods=["POST"]),
             Route("/api/jobs/{id}/stems/{name}", self.stem),
             Route("/api/jobs/{id}/all.zip", self.archive),
+            Route("/api/jobs/{id}/mix.wav", self.mix),
             Route("/api/jobs/{id}/{folder}/{file}", self.listening),
             Route("/api/reports", self.list_reports),
             Route("/reports/{path:path}", self.report),
@@ -109,8 +114,9 @@ class Api:
         return Response(_ASSETS[name], media_type=mimetypes.guess_type(name)[0])
 
     def models(self, request: Request) -> Response:
-        """List the models, the default first."""
-        return JSONResponse([{"name": name} for name in self._queue.models])
+        """List the models and the sources that each estimates, the default first."""
+        models = [{"name": name, "sources": self._queue.model(name).sources} for name in self._queue.models]
+        return JSONResponse(models)
 
     def list_jobs(self, request: Request) -> Response:
         """List the session's jobs, the oldest first."""
@@ -118,7 +124,7 @@ class Api:
 
     async def submit(self, request: Request) -> Response:
         """Put a song, the request's body, into the queue."""
-        options = self._options(request)
+        options = await run_in_threadpool(self._options, request)
         length = request.headers.get("content-length", "")
         if not length.isdecimal():
             raise HTTPException(HTTPStatus.LENGTH_REQUIRED, "Say how long the file is (Content-Length).")
@@ -153,9 +159,13 @@ class Api:
                 phase=asked.get("phase", ExtractionSettings.phase),
                 keep_partial=asked.get("keep_partial", "false") == "true",
             )
-        except (SettingsError, ValueError) as error:
+            stems, without = (
+                tuple(asked[name].split(",")) if asked.get(name) else None for name in ("stems", "without")
+            )
+            stem_plan(self._queue.model(model).sources, stems, without)
+        except (VocalExtractionError, ValueError) as error:
             raise _bad(str(error)) from error
-        return Options(model, settings)
+        return Options(model, settings, stems, without)
 
     def job(self, request: Request) -> Response:
         """Return a job's state."""
@@ -215,6 +225,17 @@ class Api:
                         archive.write(stem, f"{job.song.stem}/{stem.name}")
                 os.replace(file.name, path)
         return _file(path, f"{job.song.stem}.zip")
+
+    def mix(self, request: Request) -> Response:
+        """Return the sum of all stems, each times the gain that the query gives by its name (1 without)."""
+        job = self._found(request, done=True)
+        try:
+            gains = {name: float(gain) for name, gain in request.query_params.items() if name in job.stems}
+        except ValueError as error:
+            raise _bad("A gain is a number: ?vocals=0.5") from error
+        if not all(0 <= gain <= 4 for gain in gains.values()):
+            raise _bad("Gains go from 0 to 4.")
+        return _file(self._queue.mix(job, gains), f"{job.song.stem} - mix.wav")
 
     def listening(self, request: Request) -> Response:
         """Return samples (.pcm) or a spectrogram (.png) of a stem of the job's track or preview."""

@@ -60,12 +60,13 @@ export class ServerEngine {
     const track = job.track ?? job.preview;
     const address = `/api/jobs/${job.id}`;
     const downloads = Object.entries(job.stems).map(([stem, file]) => ({ stem, ...file, url: `${address}/stems/${stem}` }));
-    return { ...job, track: track && new ServedTrack(job, track), isWhole: Boolean(job.track), downloads, archive: `${address}/all.zip` };
+    return { ...job, track: track && new ServedTrack(job, track), isWhole: Boolean(job.track), downloads, archive: `${address}/all.zip`, mix: `${address}/mix.wav` };
   }
 
   // Uploads and separates a file; calls `onprogress(song)` with each new state, the upload's included.
   async separate(file, options, onprogress) {
-    const query = new URLSearchParams({ ...options, name: file.name });
+    const { stems, ...others } = options; // stems is a part of the query: "", "stems=all", "without=drums"
+    const query = `${new URLSearchParams({ ...others, name: file.name })}&${stems}`;
     const job = await new Promise((resolve, reject) => {
       const request = new XMLHttpRequest();
       const uploading = { id: null, name: file.name, state: "uploading", stage: "Uploading", total_s: 1, downloads: [] };

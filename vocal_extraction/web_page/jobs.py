@@ -44,6 +44,8 @@ class Options:
 
     model: str
     settings: ExtractionSettings
+    stems: tuple[str, ...] | None = None
+    without: tuple[str, ...] | None = None
 
 
 class Job:
@@ -134,6 +136,11 @@ class JobQueue:
         """Return a job's state for clients."""
         waiting = [other for other in self.jobs() if not other.is_over]
         return job.as_json(n_ahead=waiting.index(job) if job in waiting else 0)
+
+    def model(self, name: str) -> LoadedModel:
+        """Load a model, once until its file changes."""
+        path = self.models[name]
+        return _loaded(path, path.stat().st_mtime_ns if path.is_file() else 0, self._device)
 
     def check_queue(self, session: str) -> None:
         """Raise `RefusedError` if the queue, or the session's share of it, is full."""
@@ -277,19 +284,31 @@ class JobQueue:
         progress: Callable[[float, float | None], None] | None,
         settings: ExtractionSettings | None = None,
     ) -> Outcome:
-        path = self.models[job.options.model]
         try:
             return extract_vocals(
                 song,
                 job.folder / folder,
                 settings=settings or job.options.settings,
-                model=_loaded(path, path.stat().st_mtime_ns if path.is_file() else 0, self._device),
+                stems=job.options.stems,
+                without=job.options.without,
+                model=self.model(job.options.model),
                 longest_s=upload.longest_s,
                 progress=progress,
                 cancelled=job.stop.is_set,
             )
         except SongTooLongError:
             raise RefusedError(f"{song.name} is too long. {upload.why}") from None
+
+    def mix(self, job: Job, gains: Mapping[str, float]) -> Path:
+        """Write the sum of a job's stems, each times its gain, and return its path."""
+        path = job.folder / "mix.wav"
+        inputs = [part for stem in job.stems.values() for part in input_arguments(stem)]
+        scaled = "".join(f"[{i}:a:0]volume={gains.get(name, 1.0):.4f}[s{i}];" for i, name in enumerate(job.stems))
+        labels = "".join(f"[s{i}]" for i in range(len(job.stems)))
+        graph = f"{scaled}{labels}amix=inputs={len(job.stems)}:normalize=0[mix]"
+        with Ffmpeg([*inputs, "-filter_complex", graph, "-map", "[mix]", "-y", f"file:{path}"]) as ffmpeg:
+            ffmpeg.close()
+        return path
 
     def _in_words_of_the_page(self, text: str) -> str:
         """Leave out where files lie on the server, and name options as the page does."""

@@ -6,6 +6,8 @@ const engine = new ServerEngine();
 const byId = (id) => document.getElementById(id);
 const form = byId("options");
 
+const PURPOSES = { studio: "Best quality (studio)", classic: "Quick (classic)" };
+
 function announce(text) {
   if (byId("announcer").textContent !== text) byId("announcer").textContent = text;
 }
@@ -166,6 +168,14 @@ function connectTabs() {
   }
 }
 
+// What can be had of a model's sources: all stems, two, or the song without one of them.
+function offerStems(sources) {
+  const choices = sources.length > 1 ? [["stems=all", `All: ${sources.join(", ")}`]] : [];
+  if (sources.includes("vocals")) choices.push(["", "Vocals and accompaniment"]);
+  for (const source of sources) choices.push([`without=${source}`, `Everything but ${source}`]);
+  form.elements.stems.replaceChildren(...choices.map(([value, text]) => make("option", { value }, text)));
+}
+
 async function begin() {
   history.replaceState(null, "", "/"); // without the token that it was opened with
   byId("privacy").hidden = !ServerEngine.isLocal;
@@ -176,7 +186,9 @@ async function begin() {
     for (const { player } of document.querySelectorAll(".player")) if (player !== detail && player.playing) player.stop();
   });
   const models = await engine.models();
-  form.elements.model.replaceChildren(...models.map(({ name }) => make("option", { value: name }, name)));
+  form.elements.model.replaceChildren(...models.map(({ name }) => make("option", { value: name }, PURPOSES[name] ?? name)));
+  form.elements.model.onchange = () => offerStems(models.find(({ name }) => name === form.elements.model.value).sources);
+  form.elements.model.onchange();
   for (const song of await engine.songs()) {
     const card = new SongCard();
     if (["queued", "working"].includes(song.state)) engine.follow(song, (now) => card.show(now));

@@ -261,6 +261,7 @@ export class Player {
       lane.gain?.gain.setTargetAtTime(lane.level, this.context.currentTime, SMOOTHING_S);
       lane.section.classList.toggle("silent", lane.level === 0);
     });
+    if (this.mixLink) this.mixLink.href = `${this.song.mix}?${new URLSearchParams(this.lanes.map(({ stem, level }) => [stem, level.toFixed(3)]))}`;
     const percent = (level) => `${Math.round(100 * level)} %`;
     this.fader?.setAttribute("aria-valuetext", `vocals ${percent(voice)}, everything else ${percent(rest)}`);
   }
@@ -397,7 +398,9 @@ export class Player {
       lane.download.replaceChildren("Download", make("span", { className: "spoken" }, ` ${stem}`), ` (${ending.toUpperCase()}, ${(bytes / 1e6).toFixed(1)} MB)`);
       Object.assign(lane.download, { href: url, hidden: false, download: `${name} - ${stem}.${ending}` });
     }
-    this.downloads.replaceChildren(isWhole ? make("a", { href: this.song.archive, download: `${name}.zip` }, "Download all as ZIP") : "");
+    this.mixLink = make("a", { href: this.song.mix, download: `${name} - mix.wav` }, "Download the mix as it sounds now");
+    this.downloads.replaceChildren(...(isWhole ? [make("a", { href: this.song.archive, download: `${name}.zip` }, "Download all as ZIP"), " · ", this.mixLink] : []));
+    this.applyGains();
   }
 
   show() {
