@@ -307,5 +307,5 @@ def test_with_a_token_only_who_brings_it_comes_in(tmp_path, model):
         assert stranger.get("/api/jobs", Authorization="Bearer other").status == 401
         response = stranger.get(f"/?token={TOKEN}")
         assert response.status == 200
-        visitor = Client(port, cookie=response.headers["set-cookie"].partition(";")[0])
-        assert visitor.get("/api/jobs").status == 200
+        opened = Client(port, cookie=response.headers["set-cookie"].partition(";")[0])
+        assert opened.get("/api/jobs").status == 200

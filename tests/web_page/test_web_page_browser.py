@@ -97,7 +97,7 @@ def server(folder, model):
     try:
         address = re.search(r"http://\S+", process.stdout.readline()).group()
         yield address
-        assert process.poll() is None, "the server lives on, whatever its visitors did"
+        assert process.poll() is None, "the server lives on, whatever was asked of it"
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_S) == 143
         assert list(files.glob("vocal-extraction-page-*")) == []
