@@ -24,7 +24,6 @@ LAYERS = (
     "rendering",
     "data_augmentation",
     "spectrogram",
-    "stereo",
     "networks",
     "checkpointing",
     "separation",

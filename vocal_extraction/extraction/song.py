@@ -149,6 +149,9 @@ def extract_song(
                 progress=lambda done_s, total_s: watch(_DECODING * duration_s + (1 - _DECODING) * done_s, duration_s),
                 cancelled=cancelled,
             )
+            for estimate in estimates.values():
+                if isinstance(estimate, DiskArray):
+                    stack.enter_context(estimate)
             stems = StemBlocks(mixture, estimates, plan, coding.format.bits)
             scale = 1.0 if coding.format.bits is None and coding.format.is_lossless else stems.fitting_scale()
             lost = _encode(stems, scale, coding, facts, temporary, lambda: watch(duration_s, duration_s))

@@ -98,15 +98,11 @@ Array = Rows | DiskArray
 
 
 class Scratch:
-    """Makes the arrays of one separation, all in memory or all on disk, and closes at its end those that it still has.
-
-    `folder` is as for `DiskArray`.
-    """
+    """Makes the arrays of one separation, all in memory or all on disk; closes at its end those that it still has."""
 
     def __init__(self, *, on_disk: bool, folder: Path | None = None) -> None:
         self._on_disk, self._folder = on_disk, folder
         self._arrays: dict[int, Array] = {}
-        self.most_bytes = 0
 
     def __enter__(self) -> "Scratch":
         return self
@@ -120,7 +116,6 @@ class Scratch:
         if self._on_disk:
             array = DiskArray(shape[1:], self._folder, n_rows=shape[0])
         self._arrays[id(array)] = array
-        self.most_bytes = max(self.most_bytes, sum(4 * math.prod(each.shape) for each in self._arrays.values()))
         return array
 
     def release(self, array: Array) -> Array:

@@ -113,27 +113,10 @@ class Separator:
             scratch = stack.enter_context(Scratch(on_disk=isinstance(mixture, DiskArray), folder=self._folder))
             pool = self._pool or stack.enter_context(worker_pool(self.model))
             names = self.model.sources if sources is None else sources
-            estimates = self._song(mixture, sample_rate, names, scratch).estimate(pool, tick)
-            return {name: scratch.release(array) for name, array in estimates.items()}
-
-    def _song(self, mixture: Array, sample_rate: int, sources: Sequence[str], scratch: Scratch) -> SongSeparation:
-        return SongSeparation(
-            mixture, sample_rate, self.model, self._runtime, self._settings, sources=sources, scratch=scratch
-        )
-
-    def disk_bytes(self, sample_rate: int, n_channels: int) -> float:
-        """Return how much disk a second of a song takes at most, estimates included, beside the song itself.
-
-        The network itself is asked: two silences of different length are separated.
-        """
-        signal, most = self.model.signal, []
-        lengths = [round(n_hops * signal.hop_length * sample_rate / signal.sample_rate) for n_hops in (50, 100)]
-        for n_samples in lengths:
-            with Scratch(on_disk=False) as scratch, worker_pool(self.model) as pool:
-                silence = np.zeros((n_samples, n_channels), np.float32)
-                self._song(silence, sample_rate, self.model.sources, scratch).estimate(pool, lambda share: None)
-                most.append(scratch.most_bytes)
-        return (most[1] - most[0]) / (lengths[1] - lengths[0]) * sample_rate
+            song = SongSeparation(
+                mixture, sample_rate, self.model, self._runtime, self._settings, sources=names, scratch=scratch
+            )
+            return {name: scratch.release(array) for name, array in song.estimate(pool, tick).items()}
 
 
 def separate(

@@ -174,7 +174,7 @@ class SongSeparation:
 
     def _network_input(self, frames: slice) -> Rows:
         """Return magnitudes (n_batch, n_frames, n_bins, n_channels) for the runtime."""
-        magnitudes = self._magnitudes(self._spectrum(frames))
+        magnitudes = magnitude(views_of(self._spectrum(frames), self._signal.stereo))
         return as_batch(magnitudes, n_network_channels=self._model.n_channels).cpu().numpy()
 
     def _spectrum(self, frames: slice) -> Tensor:
@@ -191,10 +191,6 @@ class SongSeparation:
         rows[:, start - samples.start : stop - samples.start] = self._song[start:stop].T
         return in_groups(torch.from_numpy(rows).unsqueeze(0).to(self._model.device), self._channels_together)
 
-    def _magnitudes(self, spectrum: Tensor) -> Tensor:
-        """Return the magnitudes of the views of a spectrum, of the same shape."""
-        return magnitude(views_of(spectrum, self._signal.stereo))
-
     @torch.inference_mode()
     def _estimate_masked(self, group: Sequence[Chunk]) -> None:
         spectra = [self._spectrum(chunk.computed) for chunk in group]
@@ -203,7 +199,7 @@ class SongSeparation:
             found = torch.from_numpy(self._layers.masks(group[0].computed)).to(self._model.device)
             masks = as_masks(found, n_items=n_items)
         else:
-            magnitudes = self._magnitudes(torch.cat(spectra))
+            magnitudes = magnitude(views_of(torch.cat(spectra), self._signal.stereo))
             n_together, n_channels = self._items_together, self._model.n_channels
             masks = torch.cat(
                 [

@@ -8,9 +8,9 @@ that phases differ, and unlike the plain ratio it does not chase items that are 
 import torch
 from torch import Tensor, nn
 
+from vocal_extraction.separation.masking import in_groups, infer_masks, masked, n_channels_together, views_of
 from vocal_extraction.settings import Preset
 from vocal_extraction.spectrogram import istft, magnitude, stft
-from vocal_extraction.stereo import in_groups, infer_masks, masked, n_channels_together, views_of
 
 _FLOOR = 1e-3
 """Share of the mixture's energy (-30 dB) below which less error hardly counts."""
