@@ -24,11 +24,13 @@ from vocal_extraction.data_augmentation import event_template
 from vocal_extraction.demo_songs import write_demo_songs
 from vocal_extraction.musdb_preparation import song_names
 from vocal_extraction.settings import DATASET_FOLDER, SPECIFIED, STEMS, MixingSettings
-from vocal_extraction.training.journal import write_epoch
-from vocal_extraction.training.loop import Session
+from vocal_extraction.training.data_module import DataModule, find_training_tracks
+from vocal_extraction.training.mixtures import batches_of
 from vocal_extraction.training.processes import Processes
 from vocal_extraction.training.resources import resources
-from vocal_extraction.training.state import Run
+from vocal_extraction.training.run_folder import write_epoch
+from vocal_extraction.training.state import TrainingState
+from vocal_extraction.training.trainer import Trainer
 
 N_ROUNDS = 3
 N_VALIDATED = 200
@@ -137,22 +139,25 @@ def _our_round(seconds: Seconds, dataset: Path, folder: Path, *, epoch: int) -> 
     preset = dataclasses.replace(SPECIFIED, training=training)
     with resources(_CPU, None) as n_workers:
 
-        def start() -> Session:
-            run = Run(preset, seed=0, device=_CPU)
-            session = Session(run, dataset, folder, Processes(), n_workers=n_workers, cache_bytes=0, progress=False)
-            session.rehearse()
-            return session
+        def start() -> Trainer:
+            state, tracks = TrainingState(preset, seed=0, device=_CPU), find_training_tracks([dataset], preset)
+            data = DataModule(preset, 0, tracks, Processes(), device=_CPU, n_workers=n_workers, cache_folder=dataset)
+            trainer = Trainer(state, data, folder, Processes(), progress=False)
+            trainer.sanity_check()
+            return trainer
 
-        start_s, session = _timed(start)
-        run = session.run
-        training_s, row = _timed(lambda: session.train_epoch(epoch))
-        first_s, loss = _timed(lambda: session.validate(run.result))
+        start_s, trainer = _timed(start)
+        state = trainer.state
+        trainer.data.sampler.epoch = epoch
+        training_s, row = _timed(lambda: trainer.train_epoch(batches_of(trainer.data.training_loader)))
+        first_s, scores = _timed(lambda: trainer.validate(state.result))
         if not seconds.rendering:
-            again_s, loss = _timed(lambda: session.validate(run.result))
+            again_s, scores = _timed(lambda: trainer.validate(state.result))
             seconds.rendering.append((first_s - again_s) * _our_factor())
             first_s = again_s
-        run.history.append({"epoch": epoch, **row, "validation_loss": loss, "is_best": True, "duration_s": training_s})
-        writing_s, _ = _timed(lambda: write_epoch(run, folder))
+        losses = {"validation_loss": scores.loss, "validation_si_sdr_db": scores.si_sdr_db}
+        state.history.append({"epoch": epoch, **row, **losses, "is_best": True, "duration_s": training_s})
+        writing_s, _ = _timed(lambda: write_epoch(state, folder))
     seconds.start.append(start_s)
     seconds.training.append(training_s)
     seconds.validation.append(first_s * _our_factor())

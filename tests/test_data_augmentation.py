@@ -17,6 +17,7 @@ from vocal_extraction.data_augmentation import (
 )
 from vocal_extraction.rendering import RenderingError
 from vocal_extraction.settings import PRESETS, STEMS, MixingSettings, SignalSettings
+from vocal_extraction.tracks import TrackError
 
 RATE = 44_100
 HOP_SAMPLES = SignalSettings().hop_length
@@ -414,8 +415,13 @@ def test_closure_is_a_mix_closure(demo_dataset):
 
 
 def test_missing_data_is_named(tmp_path, demo_dataset):
-    with pytest.raises(RenderingError, match=r"No wav files in .*foreground/bass.*Prepare"):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(TrackError, match="No songs in"):
         create_mix_closure(tmp_path, "train")
+    with pytest.raises(TrackError, match="no subset 'training'; there are train, valid, test"):
+        create_mix_closure(demo_dataset, "training")
+    with pytest.raises(RenderingError, match=r"No wav files in .*foreground/bass.*Prepare"):
+        generate_incoherent_mixture(tmp_path / "foreground", tmp_path, event_template(MixingSettings()), 0)
     foreground, _ = folders(demo_dataset)
     with pytest.raises(RenderingError, match=r"No folder .*nowhere"):
         generate_coherent_mixture(foreground, tmp_path / "nowhere", event_template(MixingSettings()), 0)

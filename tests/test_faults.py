@@ -28,8 +28,8 @@ from vocal_extraction.audio_files.encoding import StemWriter, choose_coding
 from vocal_extraction.evaluation import jobs
 from vocal_extraction.extraction import song
 from vocal_extraction.settings import ExtractionSettings
-from vocal_extraction.training.loop import Session
 from vocal_extraction.training.state import STATE_NAME
+from vocal_extraction.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -177,7 +177,7 @@ def test_a_file_that_vanishes_meanwhile(world, tmp_path, monkeypatch, capsys):
     vanish = once(lambda: lost.rename(tmp_path / lost.name))
     room, function = {
         "prepare": (musdb_preparation, "song_blocks"),
-        "train": (Session, "_tell"),
+        "train": (Trainer, "_report"),
         "evaluate": (jobs, "score_song"),
         "extract": (song, "examine"),
     }[world.name]
@@ -218,14 +218,14 @@ def test_a_worker_of_the_loader_that_is_killed(world, tmp_path, monkeypatch, cap
     results = tmp_path / "results"
     look_at_songs(world, results)
     kill = once(lambda: [child.kill() for child in multiprocessing.active_children()])
-    real = Session._tell
+    real = Trainer._report
 
     def killing(self, row):
         kill()
         real(self, row)
 
     with monkeypatch.context() as during:
-        during.setattr(Session, "_tell", killing)
+        during.setattr(Trainer, "_report", killing)
         assert_fails(world.arguments(results), capsys, "A process that mixes was killed")
     assert_as_if_undisturbed(world, results, capsys)
 

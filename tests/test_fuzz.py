@@ -18,7 +18,7 @@ from vocal_extraction.extraction import extract_songs, extract_vocals
 from vocal_extraction.musdb_preparation import prepare_musdb
 from vocal_extraction.settings import ExtractionSettings
 from vocal_extraction.training import train_model
-from vocal_extraction.training.state import STATE_NAME, ResumeError, Run
+from vocal_extraction.training.state import STATE_NAME, ResumeError, TrainingState
 
 SHORT_RUN = 1 / 250
 
@@ -192,10 +192,10 @@ def test_the_songs_go_through_the_layers_of_a_network():
 )
 def test_a_training_state_whose_pickle_ends_too_early_cannot_be_resumed_from(tmp_path, data):
     """torch takes what is no archive for a file of before 1.6, and its machine ran out of stack: IndexError."""
-    run = Run(victims.PRESET, seed=0, device=torch.device("cpu"))
+    run = TrainingState(victims.PRESET, seed=0, device=torch.device("cpu"))
     (tmp_path / STATE_NAME).write_bytes(data)
     with pytest.raises(ResumeError, match="cannot be resumed from"):
-        run.load_state(tmp_path)
+        run.load(tmp_path)
 
 
 @pytest.mark.parametrize("record", ['{"train/A": NaN}', '{"train/A": 1e999}', "[1]"])

@@ -20,6 +20,7 @@ LAYERS = (
     "audio_files",
     "musdb_preparation",
     "demo_songs",
+    "track_layouts",
     "tracks",
     "rendering",
     "data_augmentation",

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from vocal_extraction.tracks import LAYOUTS, Layout, Track, TrackError, TrackFolder, find_tracks, stems_of
+from vocal_extraction.track_layouts import LAYOUTS, Layout
+from vocal_extraction.tracks import Track, TrackError, TrackFolder, find_tracks, stems_of
 
 RATE = 8_000
 

@@ -1,4 +1,4 @@
-"""A preset small enough to train in a second, and the figures of a run; shared by the tests of training."""
+"""A preset small enough to train in a second, its trainer, and the figures of a run; shared by tests of training."""
 
 import dataclasses
 import json
@@ -17,16 +17,38 @@ def tiny_preset(**changes) -> Preset:
 
     preset = Preset(
         "tiny",
-        sources=changes.pop("sources", ("vocals",)),
         signal=changed(SignalSettings()),
         mixing=changed(MixingSettings(duration_s=0.5)),
         network=changed(NetworkSettings(hidden_size=8)),
         training=changed(
             TrainingSettings(n_epochs=2, batches_per_epoch=3, batch_size=2, n_mixtures=8, n_validation_mixtures=3)
         ),
+        sources=changes.pop("sources", ("vocals",)),
     )
     assert not changes, f"no such settings: {changes}"
     return preset
+
+
+def trainer_of(preset, dataset, folder, *, seed=0, device="cpu", n_workers=0, cache_bytes=0, processes=None):
+    """Return the trainer that `train_model` would make."""
+    from vocal_extraction.training.data_module import DataModule, find_training_tracks
+    from vocal_extraction.training.processes import Processes
+    from vocal_extraction.training.state import TrainingState
+    from vocal_extraction.training.trainer import Trainer
+
+    processes = processes or Processes()
+    data = DataModule(
+        preset,
+        seed,
+        find_training_tracks([dataset], preset),
+        processes,
+        device=torch.device(device),
+        n_workers=n_workers,
+        cache_folder=dataset,
+        cache_bytes=cache_bytes,
+    )
+    state = TrainingState(preset, seed=seed, device=torch.device("cpu"), rank=processes.rank)
+    return Trainer(state, data, folder, processes, progress=False)
 
 
 def history_of(folder):

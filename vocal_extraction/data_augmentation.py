@@ -8,13 +8,14 @@ stem, so scaper never has to warn and repair.
 A mixture depends on its seed alone, whoever makes it and in whatever order.
 """
 
+import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vocal_extraction.compatibility import scaper
 from vocal_extraction.rendering import (
@@ -22,11 +23,14 @@ from vocal_extraction.rendering import (
     RenderingError,
     duration_s_of,
     fade,
-    loudness_lufs,
+    gains_of,
+    overall_scale,
+    place,
     render_events,
     songs_of,
 )
 from vocal_extraction.settings import STEMS, MixingSettings, SignalSettings
+from vocal_extraction.tracks import Track, check_subset, find_tracks, prepare_if_needed
 
 Mixture = tuple[Audio, Any, list[list[Any]], list[Audio]]
 """(mixture_audio, mixture_jam, annotation_list, stem_audio_list), as scaper returns them."""
@@ -37,9 +41,6 @@ _CHANNELS = {
     "stereo": (*("stereo", "swapped") * 3, "doubled"),
 }
 """What may be drawn of a song under each name in the settings; once in seven times a stereo song is a mono one."""
-
-_QUIETEST_LUFS = -60.0
-"""An excerpt below this is lifted as if it had this loudness: scaper would turn near-silence into loud noise."""
 
 
 def event_template(mixing: MixingSettings, *, coherent: bool = False) -> dict[str, Any]:
@@ -112,16 +113,11 @@ def generate_coherent_mixture(
         If a folder or a stem is missing or cannot be read.
     """
     mixing = mixing or MixingSettings()
+    _check_folders(foreground_dir, background_dir)
     drawer = _scaper(foreground_dir, background_dir, seed, mixing, sample_rate)
     song = Path(_draw(("choose", songs_of(Path(foreground_dir) / "vocals")), drawer.random_state))
     # .../<stem>/<song>.wav: only the stem's own folder changes, whatever the folders above are called.
-    siblings = {stem: str(song.parent.parent / stem / song.name) for stem in STEMS}
-    fitted = _fit(template, siblings.values(), mixing, drawer.random_state)
-    # One draw for the song: from here on the offset is a constant too.
-    fitted["source_time"] = ("const", _draw(fitted["source_time"], drawer.random_state))
-    for stem, sibling in siblings.items():
-        drawer.add_event(**{**fitted, "label": ("const", stem), "source_file": ("const", sibling)})
-    return _render(drawer, mixing, coherent=True)
+    return _coherent(drawer, {stem: str(song.parent.parent / stem / song.name) for stem in STEMS}, template, mixing)
 
 
 def generate_incoherent_mixture(
@@ -138,22 +134,52 @@ def generate_incoherent_mixture(
     Parameters and returns are those of `generate_coherent_mixture`.
     """
     mixing = mixing or MixingSettings()
+    _check_folders(foreground_dir, background_dir)
     drawer = _scaper(foreground_dir, background_dir, seed, mixing, sample_rate)
+    choices = {stem: ("choose", songs_of(Path(foreground_dir) / stem)) for stem in STEMS}
+    return _incoherent(drawer, choices, template, mixing)
+
+
+def _check_folders(foreground_dir: str | Path, background_dir: str | Path) -> None:
+    """Look at the folders first, since scaper's own message says less."""
     for stem in STEMS:
-        song = _draw(("choose", songs_of(Path(foreground_dir) / stem)), drawer.random_state)
-        fitted = _fit(template, [song], mixing, drawer.random_state)
-        drawer.add_event(**{**fitted, "label": ("const", stem), "source_file": ("const", song)})
-    return _render(drawer, mixing, coherent=False)
+        songs_of(Path(foreground_dir) / stem)
+    if not Path(background_dir).is_dir():
+        raise RenderingError(f"No folder {background_dir}, which scaper asks for; it may be empty. Make it.")
+
+
+def _coherent(drawer: Any, files: Mapping[str, str], template: dict[str, Any], mixing: MixingSettings) -> Mixture:
+    """Mix the stems of one song, `files` by stem."""
+    fitted = _fit(template, files.values(), mixing, drawer.random_state)
+    # One draw for the song: from here on the offset is a constant too.
+    fitted["source_time"] = ("const", _draw(fitted["source_time"], drawer.random_state))
+    for file in files.values():
+        _add_event(drawer, fitted, file)
+    return _render(drawer, mixing, {file: stem for stem, file in files.items()}, coherent=True)
+
+
+def _incoherent(
+    drawer: Any, choices: Mapping[str, tuple[Any, ...]], template: dict[str, Any], mixing: MixingSettings
+) -> Mixture:
+    """Mix stems of songs that are drawn one by one, from one of scaper's distributions of files a stem."""
+    stems = {}
+    for stem, choice in choices.items():
+        file = _draw(choice, drawer.random_state)
+        _add_event(drawer, _fit(template, [file], mixing, drawer.random_state), file)
+        stems[file] = stem
+    return _render(drawer, mixing, stems, coherent=False)
+
+
+def _add_event(drawer: Any, fitted: dict[str, Any], file: str) -> None:
+    # Scaper wants the label to be the file's folder; `_render` puts the stem's name in its place.
+    label = Path(file).parent.name
+    drawer.fg_labels = sorted({*drawer.fg_labels, label})
+    drawer.add_event(**{**fitted, "label": ("const", label), "source_file": ("const", file)})
 
 
 def _scaper(
     foreground_dir: str | Path, background_dir: str | Path, seed: int, mixing: MixingSettings, sample_rate: int
 ) -> Any:
-    """Set scaper up, after a look at the folders that says more than its own message."""
-    for stem in STEMS:
-        songs_of(Path(foreground_dir) / stem)
-    if not Path(background_dir).is_dir():
-        raise RenderingError(f"No folder {background_dir}, which scaper asks for; it may be empty. Make it.")
     drawer = scaper.Scaper(mixing.duration_s, str(foreground_dir), str(background_dir), random_state=seed)
     drawer.sr, drawer.ref_db, drawer.n_channels = sample_rate, mixing.ref_db, 2 if mixing.channels == "stereo" else 1
     return drawer
@@ -195,11 +221,13 @@ def _fit(
     }
 
 
-def _render(drawer: Any, mixing: MixingSettings, *, coherent: bool) -> Mixture:
+def _render(drawer: Any, mixing: MixingSettings, stems_by_file: Mapping[str, str], *, coherent: bool) -> Mixture:
     """Instantiate what scaper holds, render it and complete the annotation."""
     _, jam, annotation_list, _ = drawer.generate(no_audio=True, fix_clipping=True)
     annotation = jam.annotations.search(namespace="scaper")[0]
     events = [event.value for event in annotation.data]
+    for event, entry in zip(events, annotation_list, strict=True):
+        event["label"] = entry[2] = stems_by_file[event["source_file"]]
     n_draws = 1 if coherent else len(events)
     channels = [_draw_channel(mixing, drawer.random_state) for _ in range(n_draws)] * (len(events) // n_draws)
     rendered = render_events(events, channels, sample_rate=drawer.sr, together=coherent)
@@ -207,13 +235,13 @@ def _render(drawer: Any, mixing: MixingSettings, *, coherent: bool) -> Mixture:
         # Before the loudness is measured, not after as in scaper: a drum that is faded away may be 0.2 dB of it.
         fade(audio, n_in=int(drawer.fade_in_len * drawer.sr), n_out=int(drawer.fade_out_len * drawer.sr))
     keeps_balance = coherent and mixing.coherent_gain_db is not None
-    gains = _gains(rendered, events, drawer, keeps_balance=keeps_balance)
+    gains = gains_of(rendered, events, drawer, keeps_balance=keeps_balance)
     polarities = np.ones(len(events), dtype=np.float32)
     if mixing.polarity_flips and not coherent:
         polarities = drawer.random_state.choice([-1.0, 1.0], size=len(events)).astype(np.float32)
-    stems = _place(rendered, events, gains * polarities, drawer)
+    stems = place(rendered, events, gains * polarities, drawer)
     mixture = stems.sum(axis=0)
-    scale = _overall_scale(mixture, mixing, drawer.random_state)
+    scale = overall_scale(mixture, mixing, drawer.random_state)
     if scale != 1.0:
         stems *= np.float32(scale)
         mixture = stems.sum(axis=0)
@@ -231,43 +259,6 @@ def _draw_channel(mixing: MixingSettings, random_state: np.random.RandomState) -
     return names[random_state.randint(len(names))] if len(names) > 1 else names[0]
 
 
-def _gains(
-    rendered: Sequence[Audio], events: list[dict[str, Any]], drawer: Any, *, keeps_balance: bool
-) -> NDArray[np.float32]:
-    """Return each event's gain as a factor, and make the annotation's SNR what will be heard.
-
-    A levelled event gets ``ref_db + snr``. One that keeps the song's balance is moved by ``snr``, and the annotation
-    then says the loudness that results. Silence stays silence: scaper would lift its noise by up to 55 dB.
-    """
-    lufs = np.array([loudness_lufs(audio, drawer.sr) for audio in rendered])
-    snr_db = np.array([event["snr"] for event in events])
-    if keeps_balance:
-        gain_db = snr_db
-        for event, heard_db in zip(events, lufs + gain_db - drawer.ref_db, strict=True):
-            event["snr"] = float(heard_db)
-    else:
-        # No event is lifted further than from _QUIETEST_LUFS; what is quieter misses its SNR.
-        gain_db = drawer.ref_db + snr_db - np.maximum(lufs, _QUIETEST_LUFS)
-    factors: NDArray[np.float32] = (10 ** (gain_db / 20)).astype(np.float32)
-    return factors
-
-
-def _place(rendered: Sequence[Audio], events: list[dict[str, Any]], factors: NDArray[np.float32], drawer: Any) -> Audio:
-    """Level the events and put them where they begin: (n_stems, n_channels, n_samples)."""
-    stems = np.zeros((len(events), drawer.n_channels, int(drawer.duration * drawer.sr)), dtype=np.float32)
-    for stem, audio, event, factor in zip(stems, rendered, events, factors, strict=True):
-        here = stem[:, int(drawer.sr * event["event_time"]) :][:, : audio.shape[1]]
-        np.multiply(audio[:, : here.shape[1]], factor, out=here)
-    return stems
-
-
-def _overall_scale(mixture: Audio, mixing: MixingSettings, random_state: np.random.RandomState) -> float:
-    """Return one factor for everything: down to full scale where it would clip, then the drawn level."""
-    peak = float(max(mixture.max(), -mixture.min()))
-    level_db = random_state.uniform(*mixing.level_db)
-    return float(min(1.0, 1.0 / max(peak, 1e-10)) * 10 ** (level_db / 20))
-
-
 @dataclasses.dataclass(frozen=True)
 class MixClosure:
     """Makes one mixture an index: the closure that ``nussl.datasets.OnTheFly`` asks for.
@@ -275,54 +266,94 @@ class MixClosure:
     It holds plain settings only, so that it travels to the workers of a DataLoader.
     """
 
-    path: Path
-    """Folder of the datasets."""
-    subset: str
-    """'train', 'valid' or 'test'."""
+    tracks: tuple[Track, ...]
+    """What is mixed; the stems of a track need not be those of another."""
     mixing: MixingSettings = MixingSettings()
     sample_rate: int = SignalSettings.sample_rate
     seed: int = 0
 
     def mixture(self, index: int, epoch: int = 0) -> Mixture:
-        """Make mixture `index` of `epoch`; the same numbers always give the same mixture."""
+        """Make mixture `index` of `epoch`; the same numbers always give the same mixture.
+
+        A coherent one has all stems of a song. An incoherent one has vocals of one song, and the other stems of a song
+        that was drawn, each of any song that has it.
+        """
         # One word of entropy for the whole mixture: scaper seeds a RandomState with it.
         words = np.random.SeedSequence((self.seed, epoch, index)).generate_state(2)
-        coherent = words[1] / 2**32 < self.mixing.coherent_probability
-        generate = generate_coherent_mixture if coherent else generate_incoherent_mixture
-        return generate(
-            self.path / self.subset / "foreground",
-            self.path / self.subset / "background",
-            event_template(self.mixing, coherent=bool(coherent)),
-            int(words[0]),
-            mixing=self.mixing,
-            sample_rate=self.sample_rate,
-        )
+        songs = self._songs
+        coherent = bool(songs) and bool(words[1] / 2**32 < self.mixing.coherent_probability)
+        foreground = next(iter(self.tracks[0].sources.values()))[0].parent.parent
+        background = foreground.parent / "background"
+        background = background if background.is_dir() else foreground
+        drawer = _scaper(foreground, background, int(words[0]), self.mixing, self.sample_rate)
+        template = event_template(self.mixing, coherent=coherent)
+        if coherent:
+            file = _draw(_choice({file: weight for file, (weight, _) in songs.items()}), drawer.random_state)
+            return _coherent(drawer, songs[file][1], template, self.mixing)
+        return _incoherent(drawer, self._choices(drawer.random_state), template, self.mixing)
+
+    @functools.cached_property
+    def _songs(self) -> dict[str, tuple[float, dict[str, str]]]:
+        """Songs of several stems, by the file of their last stem: weight, and files by stem."""
+        songs = {}
+        for track in self.tracks:
+            files = {stem: str(track.sources[stem][0]) for stem in sorted(track.sources)}
+            if len(files) > 1:
+                songs[list(files.values())[-1]] = (track.weight, files)
+        return songs
+
+    @functools.cached_property
+    def _weights(self) -> dict[str, dict[str, float]]:
+        """Weights by stem and file."""
+        weights: dict[str, dict[str, float]] = {}
+        for track in self.tracks:
+            for stem, files in track.sources.items():
+                weights.setdefault(stem, {})[str(files[0])] = track.weight
+        return weights
+
+    @functools.cached_property
+    def _line_ups(self) -> dict[tuple[str, ...], float]:
+        """Combinations of stems that accompany vocals somewhere, by the weights of their songs together."""
+        line_ups: dict[tuple[str, ...], float] = collections.defaultdict(float)
+        for track in self.tracks:
+            line_ups[tuple(sorted(track.sources.keys() - {"vocals"}))] += track.weight
+        return {line_up: weight for line_up, weight in line_ups.items() if line_up} or {(): 1.0}
+
+    def _choices(self, random_state: np.random.RandomState) -> dict[str, tuple[Any, ...]]:
+        """Return what each stem of an incoherent mixture is drawn from."""
+        line_ups = list(self._line_ups)
+        shares = np.array(list(self._line_ups.values()))
+        chosen = 0 if len(line_ups) == 1 else random_state.choice(len(line_ups), p=shares / shares.sum())
+        stems = {*line_ups[chosen], *({"vocals"} & self._weights.keys())}
+        return {stem: _choice(self._weights[stem]) for stem in sorted(stems)}
 
     def __call__(self, dataset: Any, index: int) -> dict[str, Any]:
-        """Make mixture `index` for a nussl dataset.
-
-        Parameters
-        ----------
-        dataset
-            The ``OnTheFly`` dataset that asks, which sets sample rate and STFT on the signals.
-        index
-            Number of the mixture.
+        """Make mixture `index` for nussl's ``OnTheFly`` dataset, which sets sample rate and STFT on the signals.
 
         Returns
         -------
         dict
             ``mix`` and ``sources`` (by stem) as nussl's AudioSignals, and ``metadata`` with the JAMS and the labels.
         """
-        mixture, jam, _, stems = self.mixture(int(index))
+        mixture, jam, annotation_list, stems = self.mixture(int(index))
+        labels = [label for _, _, label in annotation_list]
         load: Callable[..., Any] = dataset._load_audio_from_array
         return {
             "mix": load(audio_data=mixture.T, sample_rate=self.sample_rate),
             "sources": {
-                stem: load(audio_data=audio.T, sample_rate=self.sample_rate)
-                for stem, audio in zip(STEMS, stems, strict=True)
+                label: load(audio_data=audio.T, sample_rate=self.sample_rate)
+                for label, audio in zip(labels, stems, strict=True)
             },
-            "metadata": {"jams": jam, "labels": list(STEMS)},
+            "metadata": {"jams": jam, "labels": labels},
         }
+
+
+def _choice(weights: Mapping[str, float]) -> tuple[Any, ...]:
+    """Return scaper's distribution of files with these weights."""
+    total = sum(weights.values())
+    if len(set(weights.values())) == 1:
+        return "choose", list(weights)
+    return "choose_weighted", list(weights), [weight / total for weight in weights.values()]
 
 
 def create_mix_closure(
@@ -332,17 +363,20 @@ def create_mix_closure(
     mixing: MixingSettings | None = None,
     sample_rate: int = SignalSettings.sample_rate,
     seed: int = 0,
+    musdb_path: str | Path | None = None,
 ) -> MixClosure:
-    """Create the closure that makes mixtures of a prepared dataset.
+    """Create the closure that makes mixtures of a dataset, which is prepared first if that is still to be done.
 
     Parameters
     ----------
     path
-        Folder of the datasets: ``<path>/<subset>/foreground/<stem>/<song>.wav``.
+        Folder of the datasets, or that of the subset in it.
     subset
         'train', 'valid' or 'test'.
     mixing, sample_rate, seed
         As for `MixClosure`; the specification's when left out.
+    musdb_path
+        Where MUSDB18 lies, if the dataset is to be prepared; see `prepare_if_needed`.
 
     Returns
     -------
@@ -350,9 +384,15 @@ def create_mix_closure(
 
     Raises
     ------
-    RenderingError
-        If the dataset is missing or a stem has no songs.
+    TrackError
+        If there is no such subset, or it has no songs.
+    PreparationError
+        If MUSDB18 cannot be found, downloaded or decoded.
     """
-    for stem in STEMS:
-        songs_of(Path(path) / subset / "foreground" / stem)
-    return MixClosure(Path(path), subset, mixing or MixingSettings(), sample_rate, seed)
+    folder = Path(path)
+    if folder.name == subset and not (folder / subset).is_dir():
+        folder = folder.parent
+    check_subset(subset)
+    prepare_if_needed(folder, musdb_path)
+    tracks = find_tracks(folder, subset=subset, sample_rate=sample_rate)
+    return MixClosure(tuple(tracks), mixing or MixingSettings(), sample_rate, seed)

@@ -300,12 +300,12 @@ class Preset:
     """A signal, a network and a recipe under one name."""
 
     name: str
-    sources: tuple[str, ...] = ("vocals",)
-    """What the network estimates: names of stems, 'accompaniment' (all but the vocals) or sums as 'bass+drums'."""
     signal: SignalSettings = SignalSettings()
     mixing: MixingSettings = MixingSettings()
     network: NetworkSettings = NetworkSettings()
     training: TrainingSettings = TrainingSettings()
+    sources: tuple[str, ...] = ("vocals",)
+    """What the network estimates: names of stems, 'accompaniment' (all but the vocals) or sums as 'bass+drums'."""
 
     def __post_init__(self) -> None:
         _require(

@@ -1,24 +1,15 @@
-"""Tracks: songs with their stems, and the folder layouts in which they are found, one row of `LAYOUTS` each.
+"""Tracks: songs with their stems, as training mixes them and evaluation scores them.
 
-Layouts from the most particular to the most general::
-
-    <folder>/<subset>/foreground/<stem>/<song>.wav    prepared stems, as `musdb_preparation` and `demo_songs` write them
-    <folder>/<subset>/<song>.stem.mp4                 MUSDB18
-    <folder>/<subset>/<song>/<stem>.wav               MUSDB18-HQ, or songs of one's own that are split already
-    <folder>/.../<song>/<stem>.*                      songs of one's own, at any depth, in any format that ffmpeg reads
-    <folder>/.../*                                    one source alone: a folder named vocals_only or instrumentals,
-                                                      or any folder with the source's name, as PATH:vocals
-
-Subsets are train, valid and test. Where a folder has none, one song in eight, chosen by a hash of its name, is for
-validation and the others for training; for testing, all are. Stems that are not wav or flac, differ in length or have
-another sample rate than is asked for are converted once, into the prepared layout below ``dataset/converted``.
+`track_layouts` says in which layouts songs are found. Where a folder has no subsets, one song in eight, chosen by a
+hash of its name, is for validation and the others are for training; for testing, all are. Stems that are not wav or
+flac, differ in length or have another sample rate than is asked for are converted once, below ``dataset/converted``.
 """
 
 import concurrent.futures
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,24 +19,13 @@ from tqdm import tqdm
 
 from vocal_extraction.atomic_files import sha256_of
 from vocal_extraction.audio_files.stem_conversion import convert_stems
-from vocal_extraction.errors import VocalExtractionError
-from vocal_extraction.musdb_preparation import SUBSETS, prepare_musdb
+from vocal_extraction.musdb_preparation import SUBSETS, has_begun, prepare_musdb
 from vocal_extraction.settings import ACCOMPANIMENT, DATASET_FOLDER
+from vocal_extraction.track_layouts import LAYOUTS, Song, TrackError, cache_of, layout_of, lone_files, visible
 
-_LONE_SOURCES = {"vocals_only": "vocals", "instrumentals": "accompaniment"}
-_STEM_NAMES = frozenset(("vocals", "accompaniment", "bass", "drums", "other"))
-"""A folder that holds a file of one of these names is a song; its other files are stems too, whatever their names."""
-_MIXTURES = frozenset(("mixture", "mix"))
-_ENDINGS = ("wav", "flac", "aif", "aiff", "m4a", "mp3", "mp4", "oga", "ogg", "opus", "wma", "wv")
-"""Audio files by the ending of their names; of two files of one stem, the one whose ending comes first is taken."""
+__all__ = ["Track", "TrackError", "TrackFolder", "check_subset", "find_tracks", "prepare_if_needed", "stems_of"]
+
 _VALIDATION_SHARE = 8
-
-Song = tuple[str | None, str, dict[str, Path]]
-"""A song as a layout finds it: (subset, name, {source: file}); the subset is None where the layout has none."""
-
-
-class TrackError(VocalExtractionError):
-    """Songs are missing or cannot be read; the text says which and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,21 +149,6 @@ class TrackFolder:
         return cls(Path(name).expanduser(), source or None, weight)
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """One way in which songs lie in a folder."""
-
-    recognises: Callable[[Path], bool]
-    """Whether a folder has this layout."""
-    songs: Callable[[Path], Iterable[Song]]
-    """The songs of such a folder, in any order."""
-
-
-def layout_of(folder: Path) -> Layout | None:
-    """Return the first layout that recognises a folder; those that were added last are asked first."""
-    return next((layout for layout in reversed(LAYOUTS.values()) if layout.recognises(folder)), None)
-
-
 def find_tracks(
     folders: str | Path | TrackFolder | Sequence[str | Path | TrackFolder],
     *,
@@ -217,15 +182,14 @@ def find_tracks(
     TrackError
         If a folder has no known layout, or holds no songs of the subset, or a stem cannot be read.
     """
-    if subset not in SUBSETS:
-        raise TrackError(f"There is no subset {subset!r}; there are {', '.join(SUBSETS)}.")
+    check_subset(subset)
     if limit is not None and limit < 1:
         raise TrackError(f"The limit is a number of songs, 1 or more; got {limit}.")
     given = [folders] if isinstance(folders, str | Path | TrackFolder) else folders
     tracks: list[Track] = []
     for folder in map(TrackFolder.parse, given):
         songs = _of_subset(_songs_in(folder), subset)[:limit]
-        place = _cache_of(folder.path) / subset / "foreground"
+        place = cache_of(folder.path) / subset / "foreground"
         tracks += _tracks_of(songs, place, folder.weight, sample_rate=sample_rate, progress=progress)
     if not tracks:
         names = ", ".join(str(TrackFolder.parse(folder).path) for folder in given)
@@ -236,12 +200,50 @@ def find_tracks(
     return tracks
 
 
+def check_subset(subset: str) -> None:
+    """Raise a TrackError that names the subsets, unless it is one."""
+    if subset not in SUBSETS:
+        raise TrackError(f"There is no subset {subset!r}; there are {', '.join(SUBSETS)}.")
+
+
+def prepare_if_needed(folder: str | Path, musdb_path: str | Path | None = None, *, progress: bool = False) -> None:
+    """Prepare MUSDB18 in a data set folder, unless it holds songs of somebody's own.
+
+    Parameters
+    ----------
+    folder
+        The data set folder. Songs that somebody put there are joined by MUSDB18's only where `musdb_path` is given.
+    musdb_path
+        Folder of MUSDB18; None takes the environment variable ``MUSDB_PATH``, or downloads the 7 s sample.
+    progress
+        Whether to show progress on stderr.
+
+    Raises
+    ------
+    TrackError
+        If the folder holds other things than songs: MUSDB18 must not be put among them.
+    PreparationError, StorageError
+        As `prepare_musdb`.
+    """
+    folder = Path(folder)
+    layout = layout_of(folder) if folder.is_dir() else None
+    if musdb_path is None and not (folder / "sources.json").exists():
+        if layout is not None and (folder != DATASET_FOLDER or layout is not LAYOUTS["prepared"]):
+            return
+        if layout is None and folder.is_dir() and any(visible(folder)) and not has_begun(folder):
+            raise TrackError(
+                f"No songs in {folder}. Name an empty folder for MUSDB18, or one that holds <song>/vocals.wav and "
+                "<song>/accompaniment.wav."
+            )
+    prepare_musdb(musdb_path, folder, progress=progress)
+
+
 def _songs_in(folder: TrackFolder) -> list[Song]:
     if not folder.path.is_dir():
         raise TrackError(f"There is no folder {folder.path}. Name one that holds songs.")
     try:
         if folder.source is not None:
-            return list(_lone_files(folder.path, folder.source))
+            return list(lone_files(folder.path, folder.source))
         layout = layout_of(folder.path)
         return [] if layout is None else sorted(layout.songs(folder.path), key=lambda song: song[1])
     except OSError as error:
@@ -303,95 +305,3 @@ def _converted(name: str, files: Mapping[str, Path], place: Path, sample_rate: i
     if track := _plain_track(name, wavs, sample_rate):
         return track
     raise TrackError(f"The stems of {name!r} do not fit together. Export them with one or two channels each.")
-
-
-def _cache_of(folder: Path) -> Path:
-    """Return where the converted songs of a folder lie."""
-    resolved = folder.resolve()
-    return DATASET_FOLDER / "converted" / f"{resolved.name}-{hashlib.sha256(bytes(resolved)).hexdigest()[:8]}"
-
-
-def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
-
-
-def _has_subsets(pattern: str) -> Callable[[Path], bool]:
-    return lambda folder: any(any((folder / subset).glob(pattern)) for subset in SUBSETS)
-
-
-def _prepared(folder: Path) -> Iterator[Song]:
-    """Find prepared stems; a song that lacks one of the stems that have a folder is named rather than passed over."""
-    for subset in SUBSETS:
-        stems = [path for path in _visible(folder / subset / "foreground") if path.is_dir()]
-        songs: dict[str, dict[str, Path]] = {}
-        for stem in stems:
-            for path in _visible(stem):
-                if path.suffix == ".wav":
-                    songs.setdefault(path.stem, {})[stem.name] = path
-        for name, files in songs.items():
-            if missing := [stem.name for stem in stems if stem.name not in files]:
-                raise TrackError(
-                    f"{name!r} in {folder / subset} lacks {', '.join(missing)}. Prepare or export it again."
-                )
-            yield subset, name, files
-
-
-def _musdb(folder: Path) -> Iterator[Song]:
-    prepare_musdb(folder, _cache_of(folder))
-    return _prepared(_cache_of(folder))
-
-
-def _split_songs(folder: Path) -> Iterator[Song]:
-    """Find songs below folders of subsets; without a folder valid, those that `musdb` validates on are it."""
-    found = [(subset, name, files) for subset in SUBSETS for _, name, files in _songs_below(folder / subset)]
-    if any(subset == "valid" for subset, _, _ in found):
-        yield from found
-        return
-    import musdb  # a second of imports
-
-    names = set(musdb.DB(root=str(folder), subsets=[]).setup["validation_tracks"])
-    is_musdb = any(name in names for _, name, _ in found)
-    for subset, name, files in found:
-        own = "valid" if name in names else subset
-        yield own if is_musdb or subset != "train" else None, name, files
-
-
-def _songs_below(folder: Path) -> Iterator[Song]:
-    """Find folders with a file that is named as a stem is; a song's name tells the folders on the way to it."""
-    for parent, names, _ in os.walk(folder):
-        names[:] = sorted(name for name in names if not name.startswith("."))
-        files = _audio_files(Path(parent))
-        if _STEM_NAMES.isdisjoint(files):
-            continue
-        stems = {name: path for name, path in files.items() if name not in _MIXTURES}
-        if set(stems) == {"vocals"} and len(files) > 1:
-            raise TrackError(f"{parent} holds the mixture and the vocals. Export the accompaniment, too.")
-        yield None, " - ".join(Path(parent).relative_to(folder).parts) or folder.name, stems
-
-
-def _audio_files(folder: Path) -> dict[str, Path]:
-    """Return the audio files of a folder by their names in lower case."""
-    endings = {path: path.suffix[1:].lower() for path in _visible(folder)}
-    audio = sorted(
-        (path for path in endings if endings[path] in _ENDINGS), key=lambda path: _ENDINGS.index(endings[path])
-    )
-    return dict(sorted((path.stem.lower(), path) for path in reversed(audio)))
-
-
-def _lone_files(folder: Path, source: str) -> Iterator[Song]:
-    for parent, names, _ in os.walk(folder):
-        names[:] = sorted(name for name in names if not name.startswith("."))
-        for path in _audio_files(Path(parent)).values():
-            yield None, " - ".join(path.relative_to(folder).with_suffix("").parts), {source: path}
-
-
-LAYOUTS: dict[str, Layout] = {
-    "songs": Layout(lambda folder: any(_songs_below(folder)), _songs_below),
-    "lone source": Layout(
-        lambda folder: folder.name in _LONE_SOURCES, lambda folder: _lone_files(folder, _LONE_SOURCES[folder.name])
-    ),
-    "split songs": Layout(lambda folder: any(any(_songs_below(folder / subset)) for subset in SUBSETS), _split_songs),
-    "MUSDB18": Layout(_has_subsets("*.stem.mp4"), _musdb),
-    "prepared": Layout(_has_subsets("foreground"), _prepared),
-}
-"""Layouts by name, the most general first: of those that recognise a folder, the last is taken."""

@@ -18,7 +18,7 @@ import torch
 from forged_checkpoints import Call, content, global_, not_loaded, refused
 
 from vocal_extraction.checkpointing import load_checkpoint
-from vocal_extraction.training.state import STATE_NAME, ResumeError, Run
+from vocal_extraction.training.state import STATE_NAME, ResumeError, TrainingState
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -107,13 +107,13 @@ def test_calls_are_refused_wherever_they_stand(quiet, place):
 @pytest.mark.parametrize("call", [CALLS["os.system"], CALLS["builtins.eval"]])
 @pytest.mark.parametrize("key", ["optimizer", "network", "history", "more"])
 def test_a_training_state_that_holds_code_is_refused(quiet, call, key):
-    run = Run(_small_preset(), seed=0, device=torch.device("cpu"))
-    run.save_state(quiet)
+    run = TrainingState(_small_preset(), seed=0, device=torch.device("cpu"))
+    run.save(quiet)
     state = torch.load(quiet / STATE_NAME, weights_only=True)
     state[key] = {"state": {0: {"step": call}}, "param_groups": [call]} if key == "optimizer" else call
     torch.save(state, quiet / STATE_NAME)
     with pytest.raises(ResumeError, match="cannot be resumed from"):
-        run.load_state(quiet)
+        run.load(quiet)
 
 
 def _small_preset():

@@ -99,7 +99,7 @@ def _take_config(data: bytes, folder: Path) -> None:
 def _state() -> bytes:
     run = _run()
     with tempfile.TemporaryDirectory() as folder:
-        run.save_state(Path(folder))
+        run.save(Path(folder))
         (path,) = Path(folder).iterdir()
         return path.read_bytes()
 
@@ -108,10 +108,10 @@ def _state() -> bytes:
 def _run() -> Any:
     import torch
 
-    from vocal_extraction.training.state import Run
+    from vocal_extraction.training.state import TrainingState
 
     with torch.random.fork_rng(devices=[]):
-        return Run(_small_preset(), seed=0, device=torch.device("cpu"))
+        return TrainingState(_small_preset(), seed=0, device=torch.device("cpu"))
 
 
 def _take_state(data: bytes, folder: Path) -> None:
@@ -121,7 +121,7 @@ def _take_state(data: bytes, folder: Path) -> None:
 
     (folder / STATE_NAME).write_bytes(data)
     with torch.random.fork_rng(devices=[]), refusing():
-        _run().load_state(folder)
+        _run().load(folder)
 
 
 CHECKPOINT_TARGETS = (

@@ -144,7 +144,7 @@ def _unloadable(folder: Path) -> list[str]:
 
     found = []
     for path in folder.rglob("*.model.pth"):
-        if ".rehearsal" not in path.parts:
+        if ".sanity-check" not in path.parts:
             try:
                 load_checkpoint(path)
             except CheckpointError as error:

@@ -1,32 +1,33 @@
 """What a run listens to: the order of mixtures, what is kept on disk, workers, and the losses computed from it."""
 
+import dataclasses
 import os
 import shutil
 import signal
-import types
+import subprocess
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from training_presets import tiny_preset
+from training_presets import tiny_preset, trainer_of
 
 from vocal_extraction.atomic_files import StorageError
 from vocal_extraction.compatibility import nussl
-from vocal_extraction.data_augmentation import create_mix_closure
+from vocal_extraction.data_augmentation import MixClosure, create_mix_closure
 from vocal_extraction.networks import create_model
 from vocal_extraction.rendering import RenderingError
-from vocal_extraction.settings import PRESETS, SPECIFIED, MixingSettings
-from vocal_extraction.training import DataError, TrainingError
-from vocal_extraction.training.losses import item_losses, negative_si_sdr
-from vocal_extraction.training.material import gather_material
-from vocal_extraction.training.mixtures import Fixed, Mixtures, Order, ValidationSong, batches_of, loader_of
-from vocal_extraction.training.processes import Processes
-from vocal_extraction.training.rendered import RenderedSet, render_sources
+from vocal_extraction.settings import PRESETS, SPECIFIED, STEMS, MixingSettings
+from vocal_extraction.tracks import Track, TrackError
+from vocal_extraction.training import TrainingError
+from vocal_extraction.training.data_module import ValidationSong
+from vocal_extraction.training.losses import estimate_sources, item_losses, si_sdr_db
+from vocal_extraction.training.mixture_cache import MixtureCache, render_mixture
+from vocal_extraction.training.mixtures import FixedSampler, MixtureDataset, MixtureSampler, batches_of, make_loader
 from vocal_extraction.training.resources import in_threads, resources
-from vocal_extraction.training.state import Run
 
 SHORT = MixingSettings(duration_s=0.5)
+VOCALS = ("vocals",)
 
 
 @pytest.fixture
@@ -35,67 +36,68 @@ def closure(demo_dataset):
 
 
 def load(mixtures, order, *, n_workers=0, batch_size=2):
-    return loader_of(mixtures, order, batch_size=batch_size, n_workers=n_workers, pin_memory=False, seed=0)
+    return make_loader(mixtures, order, batch_size=batch_size, n_workers=n_workers, pin_memory=False, seed=0)
 
 
 @pytest.mark.parametrize("n_workers", [1, 8])
 def test_mixtures_are_the_same_whoever_makes_them(closure, n_workers):
-    order = Order(tiny_preset(batches_per_epoch=4), seed=0)
-    here = list(load(Mixtures(closure, n_sources=2), order))
-    there = list(load(Mixtures(closure, n_sources=2), order, n_workers=n_workers))
+    order = MixtureSampler(tiny_preset(batches_per_epoch=4), seed=0)
+    here = list(load(MixtureDataset(closure, VOCALS), order))
+    there = list(load(MixtureDataset(closure, VOCALS), order, n_workers=n_workers))
     assert len(here) == 4
     for one, other in zip(here, there, strict=True):
         assert torch.equal(one["address"], other["address"])
         assert torch.equal(one["sources"], other["sources"])
 
 
-def test_sources_add_up_to_the_mixture(closure):
-    mixture, _, _, stems = closure.mixture(3, 2)
-    pair = render_sources(closure, (2, 3), 2).numpy()
-    np.testing.assert_array_equal(pair[1], stems[3].T)
-    np.testing.assert_allclose(pair.sum(axis=0), mixture.T, atol=2**-22)
-    assert render_sources(closure, (2, 3), 4).shape == (4, 1, 22_050)
+@pytest.mark.parametrize("sources, stems", [(VOCALS, [3]), (("drums", "bass+vocals"), [1, [0, 3]]), (STEMS, range(4))])
+def test_residual_and_targets_add_up_to_the_mixture(closure, sources, stems):
+    mixture, _, _, audio = closure.mixture(3, 2)
+    rendered = render_mixture(closure, (2, 3), sources)
+    for target, which in zip(rendered[1:], stems, strict=True):
+        np.testing.assert_array_equal(target, np.atleast_3d(np.stack(audio)[which].T).sum(axis=2))
+    np.testing.assert_allclose(rendered.sum(axis=0), mixture.T, atol=2**-22)
 
 
 def test_fresh_mixtures_never_repeat():
-    order = Order(tiny_preset(n_mixtures=None), seed=0)
+    order = MixtureSampler(tiny_preset(n_mixtures=None), seed=0)
     first, order.epoch = list(order), 2
     assert first == [(1, index) for index in range(6)]
     assert list(order) == [(2, index) for index in range(6)]
 
 
 def test_fixed_set_is_drawn_without_repetition_and_anew_each_epoch():
-    order = Order(tiny_preset(n_mixtures=2_000, batches_per_epoch=100), seed=0)
+    order = MixtureSampler(tiny_preset(n_mixtures=2_000, batches_per_epoch=100), seed=0)
     first, order.epoch = list(order), 2
     assert len(set(first)) == 200
     assert {epoch for epoch, _ in first} == {0}
     assert max(index for _, index in first) > 1_500
     assert list(order) != first
-    again = Order(tiny_preset(n_mixtures=2_000, batches_per_epoch=100), seed=0)
+    again = MixtureSampler(tiny_preset(n_mixtures=2_000, batches_per_epoch=100), seed=0)
     assert list(again) == first
-    assert list(Order(tiny_preset(n_mixtures=2_000, batches_per_epoch=100), seed=1)) != first
+    assert list(MixtureSampler(tiny_preset(n_mixtures=2_000, batches_per_epoch=100), seed=1)) != first
 
 
 def test_small_fixed_set_goes_round_evenly():
-    counts = np.bincount([index for _, index in Order(tiny_preset(n_mixtures=4, batches_per_epoch=5), seed=0)])
+    counts = np.bincount([index for _, index in MixtureSampler(tiny_preset(n_mixtures=4, batches_per_epoch=5), seed=0)])
     assert set(counts) <= {2, 3}
 
 
 def test_processes_share_every_batch():
     """The union of what two processes see in a step is the batch of one."""
     preset = tiny_preset(batch_size=4)
-    whole = list(Order(preset, seed=0))
-    halves = [list(Order(preset, seed=0, rank=rank, n_ranks=2)) for rank in (0, 1)]
+    whole = list(MixtureSampler(preset, seed=0))
+    halves = [list(MixtureSampler(preset, seed=0, rank=rank, n_ranks=2)) for rank in (0, 1)]
     assert (
         [len(half) for half in halves]
         == [6, 6]
-        == [len(Order(preset, seed=0, rank=rank, n_ranks=2)) for rank in (0, 1)]
+        == [len(MixtureSampler(preset, seed=0, rank=rank, n_ranks=2)) for rank in (0, 1)]
     )
     for step in range(3):
         batch = set(whole[4 * step : 4 * step + 4])
         assert {address for half in halves for address in half[2 * step : 2 * step + 2]} == batch
-    shares = [list(Fixed(5, rank=rank, n_ranks=2)) for rank in (0, 1)]
-    assert sorted(shares[0] + shares[1]) == list(Fixed(5))
+    shares = [list(FixedSampler(5, rank=rank, n_ranks=2)) for rank in (0, 1)]
+    assert sorted(shares[0] + shares[1]) == list(FixedSampler(5))
 
 
 class _Dying:
@@ -111,19 +113,20 @@ class _Dying:
 
 
 def test_a_killed_worker_is_one_sentence(closure):
-    loader = load(_Dying(Mixtures(closure, n_sources=2)), Fixed(8), n_workers=1)
+    loader = load(_Dying(MixtureDataset(closure, VOCALS)), FixedSampler(8), n_workers=1)
     with pytest.raises(TrainingError, match=r"A process that mixes was killed .* Train with --resume") as caught:
         list(batches_of(loader))
     assert "\n" not in str(caught.value)
+    subprocess.run(["true"], check=True)  # torch's handler of ended children would raise again
 
 
 @pytest.mark.parametrize("n_workers", [0, 1])
 def test_what_a_worker_says_is_one_sentence(tmp_path, closure, n_workers):
-    gone = create_mix_closure(closure.path, "train", mixing=SHORT)
-    object.__setattr__(gone, "path", tmp_path)
+    lost = {stem: (tmp_path / f"{stem}.wav",) for stem in STEMS}
+    gone = MixClosure((dataclasses.replace(closure.tracks[0], sources=lost),), SHORT)
     with pytest.raises(RenderingError) as caught:
-        list(batches_of(load(Mixtures(gone, n_sources=2), Fixed(2), n_workers=n_workers)))
-    assert str(caught.value).startswith("No wav files in")
+        list(batches_of(load(MixtureDataset(gone, VOCALS), FixedSampler(2), n_workers=n_workers)))
+    assert str(caught.value).startswith("Cannot read the stem")
     assert "\n" not in str(caught.value)
 
 
@@ -136,8 +139,12 @@ def test_other_errors_of_a_loader_are_left_alone():
         list(batches_of(broken()))
 
 
+def rendered(closure, address):
+    return torch.from_numpy(render_mixture(closure, address, VOCALS))
+
+
 def kept_set(closure, parent, largest_bytes=10**9, **options):
-    return RenderedSet(closure, n_sources=2, parent=parent, largest_bytes=largest_bytes, **options)
+    return MixtureCache(closure, VOCALS, parent=parent, largest_bytes=largest_bytes, **options)
 
 
 def files_in(parent):
@@ -148,14 +155,14 @@ def test_cache_changes_nothing(closure, tmp_path):
     kept = kept_set(closure, tmp_path)
     for _ in range(2):  # made, then read
         for index in range(3):
-            assert torch.equal(kept.fetch((0, index)), render_sources(closure, (0, index), 2))
+            assert torch.equal(kept.fetch((0, index)), rendered(closure, (0, index)))
     assert files_in(tmp_path) == ["0.npy", "1.npy", "2.npy"]
 
 
 def test_cache_is_read_and_not_made_again(closure, tmp_path, monkeypatch):
     kept = kept_set(closure, tmp_path)
     kept.fetch((0, 1))
-    monkeypatch.setattr("vocal_extraction.training.rendered.render_sources", lambda *_: pytest.fail("mixed again"))
+    monkeypatch.setattr("vocal_extraction.training.mixture_cache.render_mixture", lambda *_: pytest.fail("mixed again"))
     assert kept.fetch((0, 1)).shape == (2, 1, 22_050)
 
 
@@ -163,7 +170,7 @@ def test_cache_stays_within_its_bound_whoever_fills_it(closure, tmp_path):
     """Room for two and a half: the first two by index are kept, in whatever order and by however many workers."""
     one = 2 * 22_050 * 4 + 128
     kept = kept_set(closure, tmp_path, largest_bytes=2.5 * one)
-    list(load(Mixtures(closure, n_sources=2, kept=kept), Fixed(6), n_workers=2, batch_size=1))
+    list(load(MixtureDataset(closure, VOCALS, cache=kept), FixedSampler(6), n_workers=2, batch_size=1))
     assert files_in(tmp_path) == ["0.npy", "1.npy"]
     assert sum(path.stat().st_size for path in tmp_path.rglob("*.npy")) <= 2.5 * one
 
@@ -176,7 +183,7 @@ def test_mixtures_that_never_come_again_are_not_kept(closure, tmp_path):
 def test_validation_set_keeps_half_the_bytes_and_gives_what_it_keeps(closure, tmp_path):
     kept = kept_set(closure, tmp_path, half_precision=True)
     made, read = kept.fetch((0, 0)), kept.fetch((0, 0))
-    exact = render_sources(closure, (0, 0), 2)
+    exact = rendered(closure, (0, 0))
     assert torch.equal(made, read)
     assert made.dtype == torch.float32
     assert (made - exact).abs().max() <= exact.abs().max() * 2**-11
@@ -184,43 +191,42 @@ def test_validation_set_keeps_half_the_bytes_and_gives_what_it_keeps(closure, tm
 
 
 def test_validation_mixtures_are_made_once_and_kept(demo_dataset, tmp_path, monkeypatch):
-    """Every epoch, and every later run, hears the same ones; none is mixed a second time."""
+    """Every epoch, and every later run, has the same ones; none is mixed a second time."""
     dataset = tmp_path / "dataset"
     shutil.copytree(demo_dataset, dataset)
     made = []
 
-    def counted(closure, address, n_sources):
+    def counted(closure, address, sources):
         made.append(address)
-        return render_sources(closure, address, n_sources)
+        return render_mixture(closure, address, sources)
 
-    monkeypatch.setattr("vocal_extraction.training.rendered.render_sources", counted)
+    monkeypatch.setattr("vocal_extraction.training.mixture_cache.render_mixture", counted)
 
-    def hear():
-        run = Run(tiny_preset(), seed=0, device=torch.device("cpu"))
-        material = gather_material(run, dataset, Processes(), n_workers=0, cache_bytes=0)
-        epochs = [torch.cat([batch["sources"] for batch in material.validation_loader]) for _ in range(2)]
+    def validation_sources():
+        data = trainer_of(tiny_preset(), dataset, tmp_path / "run").data
+        epochs = [torch.cat([read()["sources"] for read in data.validation_batches()]) for _ in range(2)]
         assert torch.equal(*epochs)
         return epochs[0]
 
-    first = hear()
+    first = validation_sources()
     assert sorted(made) == [(0, 0), (0, 1), (0, 2)]
-    assert torch.equal(hear(), first)
+    assert torch.equal(validation_sources(), first)
     assert len(made) == 3
     assert files_in(dataset / "valid" / "rendered") == ["0.npy", "1.npy", "2.npy"]
     assert not (dataset / "train" / "rendered").exists(), "without a cache, nothing else is kept"
 
 
 @pytest.mark.parametrize("n_mixtures, n_made", [(None, 12), (4, 4)], ids=["fresh", "fixed"])
-def test_an_epoch_hears_fresh_mixtures_or_those_of_the_fixed_set(demo_dataset, n_mixtures, n_made):
+def test_an_epoch_has_fresh_mixtures_or_those_of_the_fixed_set(demo_dataset, n_mixtures, n_made):
     """Two epochs of six: twelve that differ as audio, or four of them again and again."""
     preset = tiny_preset(n_mixtures=n_mixtures)
-    order = Order(preset, seed=0)
-    loader = load(Mixtures(create_mix_closure(demo_dataset, "train", mixing=SHORT), n_sources=2), order)
-    heard = []
+    order = MixtureSampler(preset, seed=0)
+    loader = load(MixtureDataset(create_mix_closure(demo_dataset, "train", mixing=SHORT), VOCALS), order)
+    seen = []
     for order.epoch in (1, 2):
-        heard += [sources.numpy().tobytes() for batch in loader for sources in batch["sources"]]
-    assert len(heard) == 12
-    assert len(set(heard)) == n_made
+        seen += [sources.numpy().tobytes() for batch in loader for sources in batch["sources"]]
+    assert len(seen) == 12
+    assert len(set(seen)) == n_made
 
 
 def test_sets_of_other_settings_are_removed(closure, demo_dataset, tmp_path):
@@ -246,17 +252,15 @@ def test_full_disk_costs_time_and_not_the_run(closure, tmp_path, monkeypatch):
     def full(path):
         raise StorageError(f"Cannot write {path}. The disk is full.")
 
-    monkeypatch.setattr("vocal_extraction.training.rendered.whole_file", full)
-    assert torch.equal(kept_set(closure, tmp_path).fetch((0, 0)), render_sources(closure, (0, 0), 2))
+    monkeypatch.setattr("vocal_extraction.training.mixture_cache.whole_file", full)
+    assert torch.equal(kept_set(closure, tmp_path).fetch((0, 0)), rendered(closure, (0, 0)))
 
 
 def test_other_songs_are_another_set(closure, tmp_path):
-    folder = tmp_path / "train" / "foreground" / "vocals"
-    folder.mkdir(parents=True)
-    object.__setattr__(elsewhere := create_mix_closure(closure.path, "train", mixing=SHORT), "path", tmp_path)
-    before = kept_set(elsewhere, tmp_path).folder
-    (folder / "song.wav").write_bytes(b"new")
-    assert kept_set(elsewhere, tmp_path).folder != before
+    fewer = MixClosure(closure.tracks[1:], SHORT)
+    before = kept_set(closure, tmp_path).folder
+    assert kept_set(closure, tmp_path).folder == before
+    assert kept_set(fewer, tmp_path).folder != before
 
 
 def test_magnitude_loss_is_the_tutorials(demo_dataset):
@@ -279,7 +283,9 @@ def test_magnitude_loss_is_the_tutorials(demo_dataset):
         ),
     )
     network = create_model(tiny_preset()).eval()
-    ours = item_losses(network, Mixtures(closure, n_sources=2).batch([(0, 0), (0, 1)])["sources"], preset=tiny_preset())
+    ours = item_losses(
+        network, MixtureDataset(closure, VOCALS).batch([(0, 0), (0, 1)])["sources"], preset=tiny_preset()
+    )
     for index in range(2):
         item = {name: value[None].float() for name, value in dataset[index].items() if torch.is_tensor(value)}
         estimates = network(item)["estimates"]
@@ -308,11 +314,12 @@ def test_silent_mixture_has_a_finite_loss():
         assert torch.isfinite(losses).all()
 
 
-def test_song_loss_is_minus_nussls_si_sdr():
+def test_si_sdr_of_a_song_is_nussls():
     generator = torch.Generator().manual_seed(0)
     vocals, rest = torch.randn(2, 2, 44_100, generator=generator)
     mixture = vocals + 0.5 * rest
-    ours = -negative_si_sdr(_HalfMask(), mixture, vocals, preset=SPECIFIED).item()
+    estimates = estimate_sources(_HalfMask(), mixture, preset=SPECIFIED)
+    ours = si_sdr_db(estimates, vocals[None]).item()
     evaluator = nussl.evaluation.BSSEvalScale(
         [nussl.AudioSignal(audio_data_array=vocals.numpy(), sample_rate=44_100)],
         [nussl.AudioSignal(audio_data_array=0.5 * mixture.numpy(), sample_rate=44_100)],
@@ -322,19 +329,39 @@ def test_song_loss_is_minus_nussls_si_sdr():
     assert ours == pytest.approx(theirs, abs=0.01)  # nussl takes the mean off first
 
 
-def test_long_songs_go_through_in_pieces(monkeypatch):
-    """A mask that hears nothing gives the same in pieces as whole: 0.1 dB for the edges of the pieces' frames."""
+def test_long_songs_go_through_in_chunks(monkeypatch):
+    """A constant mask gives the same in chunks as at once: 0.1 dB for the edges of the chunks' frames."""
     vocals, rest = torch.randn(2, 1, 88_200, generator=torch.Generator().manual_seed(0))
-    whole = negative_si_sdr(_HalfMask(), vocals + rest, vocals, preset=SPECIFIED).item()
-    monkeypatch.setattr("vocal_extraction.training.losses._LONGEST_PIECE_S", 0.5)
-    pieces = negative_si_sdr(_HalfMask(), vocals + rest, vocals, preset=SPECIFIED).item()
-    assert pieces == pytest.approx(whole, abs=0.1)
+    whole = si_sdr_db(estimate_sources(_HalfMask(), vocals + rest, preset=SPECIFIED), vocals[None]).item()
+    monkeypatch.setattr("vocal_extraction.training.losses._LONGEST_CHUNK_S", 0.5)
+    chunks = si_sdr_db(estimate_sources(_HalfMask(), vocals + rest, preset=SPECIFIED), vocals[None]).item()
+    assert chunks == pytest.approx(whole, abs=0.1)
+
+
+def validation_song(folder, *, sources=VOCALS, n_samples=100, **options):
+    for stem in ("drums", "vocals"):
+        soundfile.write(folder / f"{stem}.wav", np.full((n_samples, 2), 0.25), 44_100)
+    track = Track("song", {stem: (folder / f"{stem}.wav",) for stem in ("drums", "vocals")}, 44_100, 2, n_samples)
+    return ValidationSong(track, sources, **options)
+
+
+def test_targets_that_a_song_lacks_are_silent(tmp_path):
+    mixture, targets = validation_song(tmp_path, sources=("bass", "drums", "drums+vocals")).read()
+    assert mixture.shape == (2, 100)
+    assert targets[:, 1, 50].tolist() == [0.0, 0.25, 0.5]
+
+
+def test_an_excerpt_is_the_middle_of_a_song(tmp_path):
+    mixture, targets = validation_song(tmp_path, n_samples=44_100, longest_s=0.5).read()
+    assert mixture.shape == (2, 22_050)
+    assert targets.shape == (1, 2, 22_050)
 
 
 def test_a_song_that_cannot_be_read_is_named(tmp_path):
-    soundfile.write(tmp_path / "mixture.wav", np.zeros((100, 2)), 44_100)
-    with pytest.raises(DataError, match=r"vocals\.wav.*Prepare"):
-        ValidationSong("song", tmp_path / "mixture.wav", tmp_path / "vocals.wav").read()
+    song = validation_song(tmp_path)
+    (tmp_path / "vocals.wav").unlink()
+    with pytest.raises(TrackError, match=r"vocals\.wav cannot be read.*Prepare"):
+        song.read()
 
 
 def test_threads_keep_the_order_and_the_number_of_threads():
@@ -359,10 +386,9 @@ def test_cores_are_shared_by_network_and_workers(monkeypatch, n_cores, n_workers
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
-def test_batches_for_cuda_are_pinned_and_made_ahead(demo_dataset, device):
-    run = types.SimpleNamespace(preset=tiny_preset(), seed=0, device=torch.device(device), loader_seed=0)
-    material = gather_material(run, demo_dataset, Processes(), n_workers=2, cache_bytes=0)
-    for loader in (material.training_loader, material.validation_loader):
+def test_batches_for_cuda_are_pinned_and_made_ahead(demo_dataset, tmp_path, device):
+    data = trainer_of(tiny_preset(), demo_dataset, tmp_path, device=device, n_workers=2).data
+    for loader in (data.training_loader, data._validation_loader):
         assert loader.pin_memory == (device == "cuda")
         assert loader.prefetch_factor == 4
 
@@ -387,4 +413,4 @@ def test_cores_are_shared_by_the_processes_of_a_machine(monkeypatch):
 def test_the_mixtures_of_a_preset_have_its_length(demo_dataset, preset):
     closure = create_mix_closure(demo_dataset, "train", mixing=preset.mixing)
     n_channels = 2 if preset.mixing.channels == "stereo" else 1
-    assert render_sources(closure, (1, 0), 2).shape == (2, n_channels, int(preset.mixing.duration_s * 44_100))
+    assert rendered(closure, (1, 0)).shape == (2, n_channels, int(preset.mixing.duration_s * 44_100))

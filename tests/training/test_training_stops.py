@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_presets import assert_same_weights, history_of, tiny_preset, weights_of
+from training_presets import assert_same_weights, history_of, tiny_preset, trainer_of, weights_of
 
 from vocal_extraction.checkpointing import load_checkpoint
 from vocal_extraction.errors import SettingsError
 from vocal_extraction.training import TrainingError, train_model
-from vocal_extraction.training.loop import Session
 from vocal_extraction.training.processes import Processes, device_of_rank, joined_processes
-from vocal_extraction.training.state import STATE_NAME, Run
+from vocal_extraction.training.state import STATE_NAME, TrainingState
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -41,9 +40,7 @@ from pathlib import Path
 import torch
 from training_presets import tiny_preset
 from vocal_extraction.training import train_model
-from vocal_extraction.training.loop import Session
 from vocal_extraction.training.processes import joined_processes
-from vocal_extraction.training.state import STATE_NAME, Run
 import test_training_stops
 
 dataset, folder = Path(sys.argv[1]), Path(sys.argv[2])
@@ -117,8 +114,8 @@ def test_kill_at_any_moment_leaves_what_can_be_loaded_and_resumed(dataset, tmp_p
     assert process.returncode == -signal.SIGKILL
     for name in ("best.model.pth", "latest.model.pth"):
         assert load_checkpoint(folder / name).sources == ("vocals",)
-    run = Run(tiny_preset(), seed=0, device=torch.device("cpu"))
-    run.load_state(folder)
+    run = TrainingState(tiny_preset(), seed=0, device=torch.device("cpu"))
+    run.load(folder)
     n_done = run.n_epochs_done
     assert n_done >= 1
     train_model(
@@ -154,14 +151,15 @@ def test_ctrl_c_leaves_the_last_epoch_and_no_process(dataset, tmp_path):
 
 def gradients_of_a_step(dataset, folder, processes):
     """Return the gradients of the first step on a batch of 10, shared by all processes; batch norm is frozen."""
-    run = Run(tiny_preset(batch_size=10, dropout=0.0, num_layers=1), seed=0, device=torch.device("cpu"))
-    for layer in run.network.modules():
+    preset = tiny_preset(batch_size=10, dropout=0.0, num_layers=1, batches_per_epoch=1)
+    trainer = trainer_of(preset, dataset, folder, processes=processes)
+    network = trainer.state.network
+    for layer in network.modules():
         if isinstance(layer, torch.nn.BatchNorm1d):
             layer.eval()
             object.__setattr__(layer, "train", lambda mode=True, layer=layer: layer)
-    session = Session(run, dataset, folder, processes, n_workers=0, cache_bytes=0, progress=False)
-    session.step(next(iter(session.material.training_loader)))
-    return {name: weights.grad for name, weights in run.network.named_parameters() if weights.grad is not None}
+    trainer.train_epoch(trainer.data.training_loader)
+    return {name: weights.grad for name, weights in network.named_parameters() if weights.grad is not None}
 
 
 def free_ports(n_ports):
@@ -222,7 +220,7 @@ def test_on_gpus_batch_norm_is_shared_and_each_process_has_its_own(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     device = device_of_rank(torch.device("cuda"))
     assert asked == [torch.device("cuda", 1)] == [device]
-    run = Run(tiny_preset(), seed=0, device=torch.device("cpu"))
+    run = TrainingState(tiny_preset(), seed=0, device=torch.device("cpu"))
     weights, names = list(run.network.parameters()), list(run.network.state_dict())
     Processes(1, 2).wrap(run.network, device)
     ((network, device_ids),) = asked[1:]
@@ -255,7 +253,7 @@ def test_ranks_draw_dropout_of_their_own():
     """And the same again for an epoch that is repeated."""
 
     def drawn(rank, epoch):
-        run = Run(tiny_preset(), seed=0, device=torch.device("cpu"), rank=rank)
+        run = TrainingState(tiny_preset(), seed=0, device=torch.device("cpu"), rank=rank)
         run.begin_epoch(epoch)
         return torch.rand(3).tolist()
 

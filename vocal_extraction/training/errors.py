@@ -1,4 +1,4 @@
-"""What can go wrong in training, beside what other rooms raise."""
+"""What can go wrong in training, beside what the packages below raise."""
 
 from vocal_extraction.errors import VocalExtractionError
 

@@ -1,6 +1,6 @@
-"""What a run is made of, and how it goes on after a stop.
+"""The state of a training run, and how it goes on after a stop.
 
-After every epoch all of it goes into one file, whole or not at all: weights, optimizer, moving average, history and
+After every epoch all of it goes into one file, by an atomic write: weights, optimizer, moving average, history and
 random state. So a run that was killed at any moment goes on from its last completed epoch, to the last bit.
 """
 
@@ -19,7 +19,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from vocal_extraction.atomic_files import write_bytes
-from vocal_extraction.checkpointing import read_checkpoint
+from vocal_extraction.checkpointing import read_checkpoint, source_names
 from vocal_extraction.networks import create_model
 from vocal_extraction.settings import Preset
 from vocal_extraction.training.errors import ResumeError, TrainingError
@@ -35,7 +35,7 @@ _DAMAGE = (
 """What torch raises on a file that is cut short, altered, or holds something else."""
 
 
-class Run:
+class TrainingState:
     """A network in training, and everything that changes while it is."""
 
     def __init__(self, preset: Preset, *, seed: int, device: torch.device, rank: int = 0) -> None:
@@ -49,6 +49,8 @@ class Run:
         )
         self.history: list[dict[str, Any]] = []
         self.n_steps = 0
+        self.songs: list[str] = []
+        """Names and lengths of the songs, by which a resumed run sees whether they are the same."""
         self.loader_seed = int(torch.empty((), dtype=torch.int64).random_())
 
     @property
@@ -84,8 +86,8 @@ class Run:
             group["lr"] = rate
         return rate
 
-    def begin_with(self, path: Path) -> None:
-        """Take the weights of a checkpoint for the first.
+    def start_from(self, path: Path) -> None:
+        """Begin with the weights of a checkpoint.
 
         Raises
         ------
@@ -104,38 +106,48 @@ class Run:
         if self.average is not None:
             self.average.module.load_state_dict(weights)
 
-    def save_state(self, folder: Path) -> None:
-        """Write everything that `load_state` needs."""
+    def save(self, folder: Path) -> None:
+        """Write everything that `load` needs."""
         content = {
             "fingerprint": _fingerprint(self.preset, self.seed),
             "network": self.network.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "history": json.dumps(self.history),
+            "songs": json.dumps(self.songs),
             "n_steps": self.n_steps,
             "random_state": torch.get_rng_state(),
             "cuda_random_state": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
-        # Not to the file itself: torch reports a full disk as an error of its own, that nobody expects.
+        # Not to the file itself: torch reports a full disk as an error of its own.
         buffer = io.BytesIO()
         torch.save(content, buffer)
         write_bytes(folder / STATE_NAME, buffer.getbuffer())
 
-    def load_state(self, folder: Path) -> None:
-        """Continue where `save_state` stopped.
+    def load(self, folder: Path, *, changed_data: bool = False) -> None:
+        """Continue where `save` stopped.
+
+        Parameters
+        ----------
+        folder
+            Where it was saved.
+        changed_data
+            Whether the songs may be others than before.
 
         Raises
         ------
         ResumeError
-            If there is nothing to resume, it is damaged, or it belongs to a run of other settings.
+            If there is nothing to resume, it is damaged, or it belongs to a run of other settings or songs.
         """
         path = folder / STATE_NAME
         if not path.is_file():
             raise ResumeError(f"Nothing to resume: {path} does not exist. Start without --resume.")
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-            if content["fingerprint"] != _fingerprint(self.preset, self.seed):
+            if _settings_of(content["fingerprint"]) != _settings_of(_fingerprint(self.preset, self.seed)):
                 raise ResumeError(f"{path} belongs to a run of other settings or another seed. Resume with those.")
+            if not changed_data:
+                self._check_songs(json.loads(content.get("songs", "[]")))
             self.network.load_state_dict(content["network"])
             if self.average is not None:
                 self.average.load_state_dict(content["average"])
@@ -148,6 +160,16 @@ class Run:
         except (*_DAMAGE, OSError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ResumeError(f"{path} cannot be resumed from ({reason}). Start again without --resume.") from error
+
+    def _check_songs(self, before: list[str]) -> None:
+        added, removed = sorted({*self.songs} - {*before}), sorted({*before} - {*self.songs})
+        if before and (added or removed):
+            changes = (("added", added), ("removed", removed))
+            what = " and ".join(f"{len(names)} {verb} (as {names[0]})" for verb, names in changes if names)
+            raise ResumeError(
+                f"The songs are not those that this run began with: {what}. Losses before and after would "
+                "not compare. Put them back, or go on with --resume --changed-data."
+            )
 
 
 def _average(decay: float) -> Any:
@@ -166,6 +188,13 @@ def _average(decay: float) -> Any:
                 mean.lerp_(value, share)
 
     return average
+
+
+def _settings_of(fingerprint: str) -> Any:
+    """Return what `_fingerprint` named; before version 2, a preset had a number of sources only."""
+    facts, seed = json.loads(fingerprint)
+    n_sources = facts["network"].pop("num_sources", None)
+    return {"sources": list(source_names(n_sources)) if n_sources else None, **facts}, seed
 
 
 def _fingerprint(preset: Preset, seed: int) -> str:

@@ -1,0 +1,80 @@
+"""Closures: datasets that are prepared when they are asked for, and songs whose stems are not those of others."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from vocal_extraction.data_augmentation import MixClosure, create_mix_closure
+from vocal_extraction.settings import STEMS, MixingSettings
+from vocal_extraction.tracks import Track
+
+RATE = 44_100
+
+
+def noise(duration_s, seed=0):
+    return (0.1 * np.random.default_rng(seed).standard_normal(int(duration_s * RATE))).astype(np.float32)
+
+
+def events_of(jam):
+    return jam.annotations.search(namespace="scaper")[0].data
+
+
+def test_the_folder_of_a_subset_is_accepted_as_published(demo_dataset):
+    assert create_mix_closure(demo_dataset / "train", "train") == create_mix_closure(demo_dataset, "train")
+
+
+@pytest.mark.parametrize("folder", ["dataset", "dataset/train"])
+def test_a_missing_dataset_is_prepared(tmp_path, monkeypatch, folder):
+    """From a tiny MUSDB18 in the form of MUSDB18-HQ, in a fresh working directory."""
+    monkeypatch.chdir(tmp_path)
+    for subset in ("train", "test"):
+        for stem in ("mixture", *STEMS):
+            path = tmp_path / "musdb" / subset / "A - Song" / f"{stem}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, np.stack([noise(1.0)] * 2, axis=1), RATE)
+    closure = create_mix_closure(folder, "train", musdb_path=tmp_path / "musdb")
+    assert [track.name for track in closure.tracks] == ["A - Song"]
+    assert (tmp_path / "dataset/train/foreground/vocals/A - Song.wav").is_file()
+
+
+def tracks_of(folder, songs):
+    """Write {song: (stems, weight)} with noise of 2 s and return them as tracks."""
+    tracks = []
+    for song, (stems, weight) in songs.items():
+        files = {}
+        for seed, stem in enumerate(stems):
+            files[stem] = (folder / song / f"{stem}.wav",)
+            files[stem][0].parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(files[stem][0], noise(2.0, seed=seed), RATE, subtype="FLOAT")
+        tracks.append(Track(song, files, RATE, 1, 2 * RATE, weight))
+    return tuple(tracks)
+
+
+def labels_of(closure, n_mixtures):
+    """Return the songs by stem of each of the first mixtures."""
+    values = [[event.value for event in events_of(closure.mixture(i)[1])] for i in range(n_mixtures)]
+    return [{event["label"]: event["source_file"].split("/")[-2] for event in events} for events in values]
+
+
+def test_songs_with_an_accompaniment_are_mixed(tmp_path):
+    closure = MixClosure(tracks_of(tmp_path, {"a": (["accompaniment", "vocals"], 1.0)}), MixingSettings(duration_s=1.0))
+    mixture, _, annotation_list, stems = closure.mixture(0)
+    assert [label for _, _, label in annotation_list] == ["accompaniment", "vocals"]
+    np.testing.assert_allclose(np.sum(stems, axis=0), mixture, atol=2**-22)
+
+
+def test_voices_alone_are_mixed_with_the_accompaniment_of_others(tmp_path):
+    songs = {"voice": (["vocals"], 1.0), "band": (["accompaniment"], 1.0), "song": (["bass", "vocals"], 1.0)}
+    mixtures = labels_of(MixClosure(tracks_of(tmp_path, songs), MixingSettings(duration_s=0.5)), 40)
+    coherent = [mixture for mixture in mixtures if mixture == {"bass": "song", "vocals": "song"}]
+    assert len(coherent) >= 10
+    incoherent = {tuple(sorted(mixture.items())) for mixture in mixtures}
+    assert {(("accompaniment", "band"), ("vocals", "voice")), (("bass", "song"), ("vocals", "voice"))} <= incoherent
+    assert all("accompaniment" not in mixture or "bass" not in mixture for mixture in mixtures), "one band at a time"
+
+
+def test_songs_are_drawn_by_their_weights(tmp_path):
+    tracks = tracks_of(tmp_path, {"often": (STEMS, 9.0), "rare": (STEMS, 1.0)})
+    mixtures = labels_of(MixClosure(tracks, MixingSettings(duration_s=0.5)), 60)
+    share = np.mean([song == "often" for mixture in mixtures for song in mixture.values()])
+    assert 0.8 <= share <= 0.97  # 0.9, give or take three standard deviations of 60 draws or so

@@ -1,0 +1,143 @@
+"""The folder layouts in which songs with stems are found, one row of `LAYOUTS` each.
+
+From the most particular to the most general::
+
+    <folder>/<subset>/foreground/<stem>/<song>.wav    prepared stems, as `musdb_preparation` and `demo_songs` write them
+    <folder>/<subset>/<song>.stem.mp4                 MUSDB18
+    <folder>/<subset>/<song>/<stem>.*                 MUSDB18-HQ, or songs of one's own that are split already
+    <folder>/.../*                                    a folder named vocals_only or instrumentals: one source alone
+    <folder>/.../<song>/<stem>.*                      songs of one's own, at any depth, in any format that ffmpeg reads
+
+Subsets are train, valid and test. A song is a folder with a file named vocals, accompaniment, bass, drums or other.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from vocal_extraction.errors import VocalExtractionError
+from vocal_extraction.musdb_preparation import SUBSETS, prepare_musdb
+from vocal_extraction.settings import DATASET_FOLDER
+
+_LONE_SOURCES = {"vocals_only": "vocals", "instrumentals": "accompaniment"}
+_STEM_NAMES = frozenset(("vocals", "accompaniment", "bass", "drums", "other"))
+"""A folder that holds a file of one of these names is a song; its other files are stems too, whatever their names."""
+_MIXTURES = frozenset(("mixture", "mix"))
+_ENDINGS = ("wav", "flac", "aif", "aiff", "m4a", "mp3", "mp4", "oga", "ogg", "opus", "wma", "wv")
+"""Audio files by the ending of their names; of two files of one stem, the one whose ending comes first is taken."""
+
+Song = tuple[str | None, str, dict[str, Path]]
+"""A song as a layout finds it: (subset, name, {source: file}); the subset is None where the layout has none."""
+
+
+class TrackError(VocalExtractionError):
+    """Songs are missing or cannot be read; the text says which and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """One way in which songs lie in a folder."""
+
+    recognises: Callable[[Path], bool]
+    """Whether a folder has this layout."""
+    songs: Callable[[Path], Iterable[Song]]
+    """The songs of such a folder, in any order."""
+
+
+def layout_of(folder: Path) -> Layout | None:
+    """Return the first layout that recognises a folder; those that were added last are asked first."""
+    return next((layout for layout in reversed(LAYOUTS.values()) if layout.recognises(folder)), None)
+
+
+def cache_of(folder: Path) -> Path:
+    """Return where the converted songs of a folder lie."""
+    resolved = folder.resolve()
+    return DATASET_FOLDER / "converted" / f"{resolved.name}-{hashlib.sha256(bytes(resolved)).hexdigest()[:8]}"
+
+
+def visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+
+
+def _has_subsets(pattern: str) -> Callable[[Path], bool]:
+    return lambda folder: any(any((folder / subset).glob(pattern)) for subset in SUBSETS)
+
+
+def _prepared(folder: Path) -> Iterator[Song]:
+    """Find prepared stems; a song that lacks one of the stems that have a folder is named rather than passed over."""
+    for subset in SUBSETS:
+        stems = [path for path in visible(folder / subset / "foreground") if path.is_dir()]
+        songs: dict[str, dict[str, Path]] = {}
+        for stem in stems:
+            for path in visible(stem):
+                if path.suffix == ".wav":
+                    songs.setdefault(path.stem, {})[stem.name] = path
+        for name, files in songs.items():
+            if missing := [stem.name for stem in stems if stem.name not in files]:
+                raise TrackError(
+                    f"{name!r} in {folder / subset} lacks {', '.join(missing)}. Prepare or export it again."
+                )
+            yield subset, name, files
+
+
+def _musdb(folder: Path) -> Iterator[Song]:
+    prepare_musdb(folder, cache_of(folder))
+    return _prepared(cache_of(folder))
+
+
+def _split_songs(folder: Path) -> Iterator[Song]:
+    """Find songs below folders of subsets; without a folder valid, those that `musdb` validates on are it."""
+    found = [(subset, name, files) for subset in SUBSETS for _, name, files in _songs_below(folder / subset)]
+    if any(subset == "valid" for subset, _, _ in found):
+        yield from found
+        return
+    import musdb  # a second of imports
+
+    names = set(musdb.DB(root=str(folder), subsets=[]).setup["validation_tracks"])
+    is_musdb = any(name in names for _, name, _ in found)
+    for subset, name, files in found:
+        own = "valid" if name in names else subset
+        yield own if is_musdb or subset != "train" else None, name, files
+
+
+def _songs_below(folder: Path) -> Iterator[Song]:
+    """Find folders with a file that is named as a stem is; a song's name tells the folders on the way to it."""
+    for parent, names, _ in os.walk(folder):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        files = _audio_files(Path(parent))
+        if _STEM_NAMES.isdisjoint(files):
+            continue
+        stems = {name: path for name, path in files.items() if name not in _MIXTURES}
+        if set(stems) == {"vocals"} and len(files) > 1:
+            raise TrackError(f"{parent} holds the mixture and the vocals. Export the accompaniment, too.")
+        yield None, " - ".join(Path(parent).relative_to(folder).parts) or folder.name, stems
+
+
+def _audio_files(folder: Path) -> dict[str, Path]:
+    """Return the audio files of a folder by their names in lower case."""
+    endings = {path: path.suffix[1:].lower() for path in visible(folder)}
+    audio = sorted(
+        (path for path in endings if endings[path] in _ENDINGS), key=lambda path: _ENDINGS.index(endings[path])
+    )
+    return dict(sorted((path.stem.lower(), path) for path in reversed(audio)))
+
+
+def lone_files(folder: Path, source: str) -> Iterator[Song]:
+    for parent, names, _ in os.walk(folder):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        for path in _audio_files(Path(parent)).values():
+            yield None, " - ".join(path.relative_to(folder).with_suffix("").parts), {source: path}
+
+
+LAYOUTS: dict[str, Layout] = {
+    "songs": Layout(lambda folder: any(_songs_below(folder)), _songs_below),
+    "lone source": Layout(
+        lambda folder: folder.name in _LONE_SOURCES, lambda folder: lone_files(folder, _LONE_SOURCES[folder.name])
+    ),
+    "split songs": Layout(lambda folder: any(any(_songs_below(folder / subset)) for subset in SUBSETS), _split_songs),
+    "MUSDB18": Layout(_has_subsets("*.stem.mp4"), _musdb),
+    "prepared": Layout(_has_subsets("foreground"), _prepared),
+}
+"""Layouts by name, the most general first: of those that recognise a folder, the last is taken."""

@@ -1,0 +1,180 @@
+"""All data of one run, put together from its preset and its tracks."""
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vocal_extraction.data_augmentation import MixClosure
+from vocal_extraction.settings import Preset
+from vocal_extraction.track_layouts import cache_of
+from vocal_extraction.tracks import Track, TrackFolder, find_tracks, stems_of
+from vocal_extraction.training.errors import DataError
+from vocal_extraction.training.mixture_cache import MixtureCache
+from vocal_extraction.training.mixtures import (
+    Batch,
+    FixedSampler,
+    MixtureDataset,
+    MixtureSampler,
+    batches_of,
+    make_loader,
+)
+from vocal_extraction.training.processes import Processes
+
+Tracks = Mapping[str, Sequence[Track]]
+"""Tracks by subset: 'train' and 'valid'."""
+
+_EXCERPT_S = 30.0
+"""Of each song, the middle: enough to follow the SI-SDR of a run that is validated on mixtures."""
+
+
+def find_training_tracks(
+    folders: Sequence[str | Path | TrackFolder], preset: Preset, *, progress: bool = False
+) -> dict[str, list[Track]]:
+    """Find the tracks to train and to validate on.
+
+    Raises
+    ------
+    DataError
+        If no song has any of the preset's sources.
+    TrackError
+        If there are no songs in one of the two subsets, or a song cannot be read.
+    """
+    tracks = {
+        subset: find_tracks(folders, subset=subset, sample_rate=preset.signal.sample_rate, progress=progress)
+        for subset in ("train", "valid")
+    }
+    for subset, found in tracks.items():
+        if not any(stems_of(source, track.sources) for track in found for source in preset.sources):
+            there = sorted({stem for track in found for stem in track.sources})
+            raise DataError(
+                f"The {subset} songs have {', '.join(there)}, but none of {', '.join(preset.sources)}, which preset "
+                f"{preset.name!r} is to learn. Choose other sources or songs."
+            )
+    return tracks
+
+
+def mixture_folder(folder: str | Path | TrackFolder) -> Path:
+    """Return where mixtures are kept: beside prepared songs, but not among those of somebody's own."""
+    path = TrackFolder.parse(folder).path
+    return path if (path / "train" / "foreground").is_dir() else cache_of(path)
+
+
+class ValidationSong:
+    """A song to validate on, or an excerpt, read when its turn comes: whole albums need not fit into memory."""
+
+    def __init__(self, track: Track, sources: tuple[str, ...], *, longest_s: float = math.inf) -> None:
+        self.name, self.sources = track.name, sources
+        self._track = track
+        n_samples = min(track.n_samples, round(min(longest_s, track.duration_s) * track.sample_rate))
+        self._start = (track.n_samples - n_samples) // 2
+        self._stop = self._start + n_samples
+
+    def read(self) -> tuple[Tensor, Tensor]:
+        """Return the mixture (n_channels, n_samples) and the targets (n_sources, n_channels, n_samples).
+
+        A target that the song does not have, or that is silent in a channel, is silent in all.
+        """
+        stems = dict(zip(self._track.sources, self._track.read(self._start, self._stop), strict=True))
+        mixture = torch.from_numpy(sum(stems.values()))
+        targets = mixture.new_zeros((len(self.sources), *mixture.shape))
+        for target, source in zip(targets, self.sources, strict=True):
+            for stem in stems_of(source, stems):
+                target += torch.from_numpy(stems[stem])
+            if not bool(target.any(dim=-1).all()):
+                target.zero_()
+        return mixture, targets
+
+
+class DataModule:
+    """Training mixtures, validation mixtures and validation songs: those of one process.
+
+    Parameters
+    ----------
+    preset, seed
+        Say what is mixed.
+    tracks
+        As `find_training_tracks` finds them.
+    processes
+        Which share of everything falls to this process.
+    device
+        Where the network is.
+    n_workers
+        Processes that mix for each loader.
+    cache_folder
+        Gets the mixtures that are kept, in a folder a subset.
+    cache_bytes
+        Most bytes of training mixtures to keep.
+    loader_seed
+        Seed of the loaders' own random numbers.
+    """
+
+    def __init__(
+        self,
+        preset: Preset,
+        seed: int,
+        tracks: Tracks,
+        processes: Processes,
+        *,
+        device: torch.device,
+        n_workers: int = 0,
+        cache_folder: Path,
+        cache_bytes: int = 0,
+        loader_seed: int = 0,
+    ) -> None:
+        training, rank, n_ranks = preset.training, processes.rank, processes.n_ranks
+        self.device, self.batch_size = device, training.batch_size // n_ranks
+
+        def mixtures(subset: str, kept_bytes: float) -> MixtureDataset:
+            closure = MixClosure(tuple(tracks[subset]), preset.mixing, preset.signal.sample_rate, seed)
+            if not kept_bytes:
+                return MixtureDataset(closure, preset.sources)
+            # A cache must not change what is trained; the validation set is what it is from its first use on.
+            parent, half = cache_folder / subset / "rendered", subset == "valid"
+            cache = MixtureCache(closure, preset.sources, parent=parent, largest_bytes=kept_bytes, half_precision=half)
+            if processes.is_first:
+                cache.remove_others()
+            return MixtureDataset(closure, preset.sources, cache=cache)
+
+        def loader(dataset: MixtureDataset, sampler: MixtureSampler | FixedSampler) -> Iterable[Batch]:
+            return make_loader(
+                dataset,
+                sampler,
+                batch_size=self.batch_size,
+                n_workers=n_workers,
+                pin_memory=device.type == "cuda",
+                seed=loader_seed,
+            )
+
+        # Only a fixed set ever comes again.
+        self.training_mixtures = mixtures("train", cache_bytes if training.n_mixtures is not None else 0)
+        self.sampler = MixtureSampler(preset, seed=seed, rank=rank, n_ranks=n_ranks)
+        self.training_loader = loader(self.training_mixtures, self.sampler)
+        self.validation_sampler = FixedSampler(training.n_validation_mixtures or 0, rank=rank, n_ranks=n_ranks)
+        self.validation_mixtures = mixtures("valid", math.inf) if training.n_validation_mixtures else None
+        self._validation_loader = (
+            loader(self.validation_mixtures, self.validation_sampler) if self.validation_mixtures else []
+        )
+        longest_s = _EXCERPT_S if self.validation_mixtures else math.inf
+        self.validation_songs = [
+            ValidationSong(track, preset.sources, longest_s=longest_s)
+            for track in tracks["valid"][rank::n_ranks]
+            if len(track.sources) > 1 and any(stems_of(source, track.sources) for source in preset.sources)
+        ]
+
+    def validation_batches(self) -> Iterator[Callable[[], Batch]]:
+        """Yield functions that return the batches of validation mixtures.
+
+        The threads that validate on a CPU read mixtures that are kept by themselves: that takes a third of the time in
+        which workers hand them over.
+        """
+        mixtures, addresses, n = self.validation_mixtures, self.validation_sampler.addresses, self.batch_size
+        if self.device.type == "cpu" and mixtures and mixtures.cache and mixtures.cache.holds(addresses):
+            for i in range(0, len(addresses), n):
+                yield functools.partial(mixtures.batch, addresses[i : i + n])
+        else:
+            for batch in batches_of(self._validation_loader):
+                yield functools.partial(dict, batch)
