@@ -14,6 +14,7 @@ LAYERS = (
     "errors",
     "output_formats",
     "settings",
+    "preset_files",
     "device",
     "compatibility",
     "atomic_files",

@@ -1,13 +1,15 @@
 """Songs with stems are found in every layout, split, converted where they have to be, and read."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from vocal_extraction import tracks
 from vocal_extraction.track_layouts import LAYOUTS, Layout
-from vocal_extraction.tracks import Track, TrackError, TrackFolder, find_tracks, stems_of
+from vocal_extraction.tracks import Track, TrackError, TrackFolder, find_tracks, prepare_if_needed, stems_of
 
 RATE = 8_000
 
@@ -36,9 +38,9 @@ def names_of(folder, subset="test"):
 
 
 def test_prepared_songs_are_found_by_subset(demo_dataset):
-    tracks = {subset: find_tracks(demo_dataset, subset=subset) for subset in ("train", "valid", "test")}
-    assert [len(found) for found in tracks.values()] == [3, 2, 2]
-    track = tracks["train"][0]
+    by_subset = {subset: find_tracks(demo_dataset, subset=subset) for subset in ("train", "valid", "test")}
+    assert [len(found) for found in by_subset.values()] == [3, 2, 2]
+    track = by_subset["train"][0]
     assert list(track.sources) == ["bass", "drums", "other", "vocals"]
     assert (track.sample_rate, track.n_channels, track.duration_s) == (44_100, 2, 7.0)
     expected = soundfile.read(demo_dataset / "train/foreground/drums" / f"{track.name}.wav", dtype="float32")[0]
@@ -200,3 +202,50 @@ def test_samples_that_are_no_numbers_are_named(tmp_path):
     for read in (track.read, track.sha256):
         with pytest.raises(TrackError, match=r"a\.wav cannot be read"):
             read()
+
+
+# ------------------------------------------------------------------------------------------ preparing what is missing
+@pytest.fixture
+def prepared(monkeypatch):
+    """Calls of `prepare_musdb`, which does nothing here."""
+    calls = []
+    monkeypatch.setattr(tracks, "prepare_musdb", lambda *arguments, **_: calls.append(arguments))
+    return calls
+
+
+@pytest.mark.parametrize("folder", ["dataset", "elsewhere"])
+def test_a_folder_that_is_empty_or_not_there_is_prepared(prepared, tmp_path, folder):
+    prepare_if_needed(folder)
+    (tmp_path / folder).mkdir()
+    prepare_if_needed(folder)
+    assert prepared == [(None, Path(folder))] * 2
+
+
+def test_songs_of_ones_own_are_taken_as_they_are_or_joined_when_asked(prepared, demo_dataset):
+    prepare_if_needed(demo_dataset)
+    assert prepared == []
+    prepare_if_needed(demo_dataset, "musdb")
+    assert prepared == [("musdb", demo_dataset)]
+
+
+@pytest.mark.parametrize("file", ["song/vocals.wav", "test/song/vocals.wav", "train/song.stem.mp4"])
+@pytest.mark.parametrize("folder", ["dataset", "mine"])
+def test_nothing_is_added_to_songs_that_no_preparation_made(prepared, tmp_path, folder, file):
+    (tmp_path / folder / file).parent.mkdir(parents=True)
+    (tmp_path / folder / file).touch()
+    prepare_if_needed(folder)
+    assert prepared == []
+
+
+def test_nothing_is_added_to_other_things(prepared, tmp_path):
+    (tmp_path / "mine/song").mkdir(parents=True)
+    (tmp_path / "mine/song/voice.wav").touch()
+    with pytest.raises(TrackError, match="No songs in mine"):
+        prepare_if_needed("mine")
+    assert prepared == []
+
+
+def test_an_interrupted_preparation_is_continued(prepared, tmp_path):
+    (tmp_path / "sources.json").write_text("{}")
+    prepare_if_needed(tmp_path)
+    assert prepared == [(None, tmp_path)]

@@ -230,7 +230,7 @@ def prepare_if_needed(folder: str | Path, musdb_path: str | Path | None = None, 
     if musdb_path is None and not (folder / "sources.json").exists():
         if layout is not None and (folder != DATASET_FOLDER or layout is not LAYOUTS["prepared"]):
             return
-        if layout is None and folder.is_dir() and any(visible(folder)) and not has_begun(folder):
+        if layout is None and folder != DATASET_FOLDER and any(visible(folder)) and not has_begun(folder):
             raise TrackError(
                 f"No songs in {folder}. Name an empty folder for MUSDB18, or one that holds <song>/vocals.wav and "
                 "<song>/accompaniment.wav."

@@ -11,6 +11,7 @@ from typing import ClassVar
 import pytest
 
 import main
+from vocal_extraction import tracks
 from vocal_extraction.checkpointing import shipped_checkpoint
 from vocal_extraction.command_line import commands
 from vocal_extraction.command_line.parser import build_parser, parse
@@ -187,43 +188,18 @@ def test_every_option_of_serve_is_an_argument_of_the_page():
 @pytest.fixture
 def prepared(monkeypatch):
     """Calls of `prepare_musdb`, which does nothing here."""
-    from vocal_extraction import musdb_preparation
-
     calls = []
-    monkeypatch.setattr(musdb_preparation, "prepare_musdb", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(tracks, "prepare_musdb", lambda *arguments, **_: calls.append(arguments))
     return calls
 
 
-def test_the_default_folder_is_always_prepared(prepared, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    commands._prepare_if_needed(None, Path("dataset"))
-    assert prepared == [(None, Path("dataset"))]
-
-
-def test_songs_of_ones_own_are_taken_as_they_are(prepared, demo_dataset):
-    commands._prepare_if_needed(None, demo_dataset)
-    assert prepared == []
-
-
-def test_songs_of_ones_own_are_joined_when_asked(prepared, demo_dataset):
-    commands._prepare_if_needed(Path("musdb"), demo_dataset)
-    assert prepared == [(Path("musdb"), demo_dataset)]
-
-
-@pytest.mark.parametrize("file", ["song/vocals.wav", "test/song/vocals.wav", "song/voice.wav"])
-def test_songs_that_no_preparation_made_are_scored_without_adding_to_them(prepared, monkeypatch, tmp_path, file):
+def test_songs_are_scored_after_they_were_prepared(prepared, monkeypatch, tmp_path):
     from vocal_extraction import evaluation
 
     monkeypatch.setattr(evaluation, "evaluate_model", lambda *model, **options: SimpleNamespace(summary={}))
     monkeypatch.setattr(commands, "TRAINED_MODEL", shipped_checkpoint("classic"))
-    commands.evaluate(dataset_folder=tmp_path)
-    assert prepared == [(None, tmp_path)], "an empty folder is prepared"
-    (tmp_path / file).parent.mkdir(parents=True)
-    (tmp_path / file).touch()
-    commands.evaluate(dataset_folder=tmp_path)
-    assert len(prepared) == 1
     commands.evaluate(dataset_folder=tmp_path, musdb_path=Path("musdb"))
-    assert prepared[1:] == [(Path("musdb"), tmp_path)]
+    assert prepared == [(Path("musdb"), tmp_path)]
 
 
 @pytest.mark.parametrize(
@@ -240,13 +216,6 @@ def test_what_is_scored_is_looked_for_before_songs_are_prepared(prepared, monkey
     with pytest.raises(VocalExtractionError, match=complaint):
         commands.evaluate(**options)
     assert prepared == []
-
-
-def test_an_interrupted_preparation_is_continued(prepared, tmp_path):
-    (tmp_path / "sources.json").write_text("{}")
-    commands._prepare_if_needed(None, tmp_path)
-    assert prepared == [(None, tmp_path)]
-    assert not commands._holds_other_things(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------ results
@@ -289,20 +258,19 @@ def test_stdout_is_left_to_the_audio(outcomes, capsys):
     assert "a.mp3: done" in printed.err
 
 
-def test_only_the_first_process_prepares_and_prints(monkeypatch, capsys, prepared):
+def test_only_the_first_process_prints(monkeypatch, capsys):
     from vocal_extraction import training
 
     monkeypatch.setattr(training, "train_model", lambda **options: Path("best.model.pth"))
     monkeypatch.setenv("RANK", "1")
     assert commands.train() == 0
-    assert (prepared, capsys.readouterr().out) == ([], "")
+    assert capsys.readouterr().out == ""
     monkeypatch.setenv("RANK", "0")
     assert commands.train(as_json=True) == 0
-    assert len(prepared) == 1
     assert json.loads(capsys.readouterr().out) == {"checkpoint": "best.model.pth"}
 
 
-def test_a_stopped_training_says_how_to_go_on(monkeypatch, capsys, prepared, tmp_path):
+def test_a_stopped_training_says_how_to_go_on(monkeypatch, capsys, tmp_path):
     from vocal_extraction import training
 
     def interrupt(**options):

@@ -25,7 +25,6 @@ from musdb_forms import (
 
 from vocal_extraction import musdb_preparation
 from vocal_extraction.atomic_files import StorageError
-from vocal_extraction.command_line import commands
 from vocal_extraction.musdb_preparation import (
     STREAMS,
     SUBSETS,
@@ -37,6 +36,7 @@ from vocal_extraction.musdb_preparation import (
     sources,
 )
 from vocal_extraction.settings import PROJECT_FOLDER, STEMS
+from vocal_extraction.tracks import prepare_if_needed
 
 prepare = functools.partial(prepare_musdb, progress=False)
 
@@ -217,7 +217,7 @@ def test_killed_preparation_is_known_as_one_and_not_as_songs_of_ones_own(many_so
         process.kill()
     assert 0 < len(song_names("test", tmp_path)) < 12
     monkeypatch.setenv("MUSDB_PATH", str(many_songs))
-    commands._prepare_if_needed(None, tmp_path)
+    prepare_if_needed(tmp_path)
     assert len(song_names("test", tmp_path)) == 12
 
 

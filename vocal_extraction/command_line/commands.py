@@ -4,7 +4,6 @@ Each takes the options that were typed as keyword arguments and returns the exit
 is the rooms' own business, on stderr.
 """
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -66,21 +65,16 @@ def prepare(*, as_json: bool = False, **options: Any) -> int:
 
 def train(
     *,
-    musdb_path: Path | None = None,
-    dataset_folder: Path = DATASET_FOLDER,
     checkpoint_folder: Path = CHECKPOINT_FOLDER,
     as_json: bool = False,
     **options: Any,
 ) -> int:
     """Prepare the songs if that is still to be done, and train."""
-    # torchrun starts this once a process; the others wait inside train_model until the first has prepared.
-    is_first_process = os.environ.get("RANK", "0") == "0"
-    if is_first_process:
-        _prepare_if_needed(musdb_path, dataset_folder)
     from vocal_extraction.training import train_model
 
+    is_first_process = os.environ.get("RANK", "0") == "0"  # of those that torchrun started
     try:
-        checkpoint = train_model(dataset_folder=dataset_folder, checkpoint_folder=checkpoint_folder, **options)
+        checkpoint = train_model(checkpoint_folder=checkpoint_folder, **options)
     except KeyboardInterrupt:
         if is_first_process and (checkpoint_folder / "latest.model.pth").exists():
             print(
@@ -105,12 +99,12 @@ def evaluate(
     """Score a checkpoint, compare several, or score estimates that another separator made."""
     from vocal_extraction.checkpointing import shipped_checkpoint
     from vocal_extraction.evaluation import compare_models, evaluate_estimates, evaluate_model
+    from vocal_extraction.tracks import prepare_if_needed
 
     models = [*map(shipped_checkpoint, preset_names), *models]
     _look_at_what_is_scored(models or [TRAINED_MODEL], estimates_folder)
-    if options.get("tracks") is None and (musdb_path is not None or not _holds_other_things(dataset_folder)):
-        _prepare_if_needed(musdb_path, dataset_folder)
-
+    if options.get("tracks") is None:
+        prepare_if_needed(dataset_folder, musdb_path, progress=True)
     options |= {"dataset_folder": dataset_folder, "show": not as_json}
     if estimates_folder is not None:
         summary = evaluate_estimates(estimates_folder, **options).summary
@@ -194,18 +188,6 @@ def doctor(*, as_json: bool = False) -> int:
     return print_findings(examine(), as_json=as_json)
 
 
-def _prepare_if_needed(musdb_path: Path | None, dataset_folder: Path) -> None:
-    """Prepare MUSDB18, unless `dataset_folder` was named and holds somebody's own songs."""
-    from vocal_extraction.musdb_preparation import SUBSETS, prepare_musdb, song_names
-
-    named = dataset_folder != DATASET_FOLDER
-    came_from_musdb = (dataset_folder / "sources.json").exists()
-    holds_songs = any(song_names(subset, dataset_folder) for subset in SUBSETS)
-    if musdb_path is None and named and holds_songs and not came_from_musdb:
-        return
-    prepare_musdb(musdb_path, dataset_folder)
-
-
 def _look_at_what_is_scored(models: Sequence[Path], estimates_folder: Path | None) -> None:
     """Say what is wrong with it now, and not after songs were downloaded and decoded."""
     if estimates_folder is not None:
@@ -216,21 +198,6 @@ def _look_at_what_is_scored(models: Sequence[Path], estimates_folder: Path | Non
 
     for path in models:
         load_checkpoint(path)
-
-
-def _holds_other_things(dataset_folder: Path) -> bool:
-    """Whether a named folder holds something that no preparation left: MUSDB18-HQ, stems of one's own, or a mistake.
-
-    It is scored as it is, or found wanting; MUSDB18 must not be put among it.
-    """
-    from vocal_extraction.musdb_preparation import has_begun
-
-    if dataset_folder == DATASET_FOLDER or not dataset_folder.is_dir():
-        return False
-    with contextlib.suppress(OSError):  # what cannot be read is for the preparation to name
-        anything = any(not path.name.startswith(".") for path in dataset_folder.iterdir())
-        return anything and not has_begun(dataset_folder)
-    return False
 
 
 COMMANDS: dict[str, Callable[..., int]] = {

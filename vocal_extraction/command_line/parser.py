@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vocal_extraction import __version__
+from vocal_extraction.errors import SettingsError
 from vocal_extraction.output_formats import FORMATS
+from vocal_extraction.preset_files import find_preset
 from vocal_extraction.settings import (
     CHECKPOINT_FOLDER,
     DATASET_FOLDER,
@@ -152,6 +154,7 @@ def _number(kind: Callable[[str], float], minimum: float, maximum: float | None 
 
 _count = _number(int, 1)
 _mixtures = _number(int, 1, MOST_MIXTURES)
+_mixtures_or_none = _number(int, 0, MOST_MIXTURES)
 _epochs = _number(int, 1, MOST_EPOCHS)
 _seed = _number(int, 0, LARGEST_SEED)
 _workers = _number(int, 1, MOST_WORKERS)
@@ -189,9 +192,10 @@ def _names(text: str) -> list[str]:
 
 
 def _preset(name: str) -> Preset:
-    if name not in PRESETS:
-        raise argparse.ArgumentTypeError(f"{name!r} is no preset; there are {', '.join(PRESETS)}")
-    return PRESETS[name]
+    try:
+        return find_preset(name)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
@@ -219,16 +223,33 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
 def _add_train(parser: argparse.ArgumentParser) -> None:
     _add_data(parser)
     parser.add_argument(
+        "--tracks",
+        nargs="+",
+        metavar="DIR[:SOURCE][=WEIGHT]",
+        help="folders of songs to train on instead; a song of weight 2 is drawn twice as often as others",
+    )
+    parser.add_argument(
         "--mixtures", dest="maximum_number_of_mixtures", type=_mixtures, metavar="N", help="mixtures to draw from"
     )
     parser.add_argument("--epochs", dest="n_epochs", type=_epochs, metavar="N", help="instead of the preset's")
-    parser.add_argument("--preset", type=_preset, metavar="NAME", help=f"recipe: {', '.join(PRESETS)}")
+    parser.add_argument("--batches", dest="n_batches", type=_mixtures, metavar="N", help="batches an epoch, likewise")
+    parser.add_argument(
+        "--validation",
+        dest="n_validation_mixtures",
+        type=_mixtures_or_none,
+        metavar="N",
+        help="validation mixtures, likewise; 0 validates on the whole songs",
+    )
+    parser.add_argument(
+        "--preset", type=_preset, metavar="NAME", help=f"recipe: {', '.join(PRESETS)}, or a TOML file of yours"
+    )
     parser.add_argument(
         "--checkpoints", dest="checkpoint_folder", type=Path, metavar="DIR", help=f"default: {CHECKPOINT_FOLDER}"
     )
     parser.add_argument("--seed", type=_seed, metavar="N", help="the same seed gives the same run")
     parser.add_argument("--start-from", type=Path, metavar="CHECKPOINT", help="weights to begin with")
     parser.add_argument("--resume", action="store_true", help="continue from the last completed epoch")
+    parser.add_argument("--changed-data", action="store_true", help="resume although songs were added or removed")
     parser.add_argument(
         "--cache", dest="cache_bytes", type=_gigabytes, metavar="GB", help="keep mixtures, up to so many GB"
     )
