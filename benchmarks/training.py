@@ -25,7 +25,6 @@ from vocal_extraction.demo_songs import write_demo_songs
 from vocal_extraction.musdb_preparation import song_names
 from vocal_extraction.settings import DATASET_FOLDER, SPECIFIED, STEMS, MixingSettings
 from vocal_extraction.training.data_module import DataModule, find_training_tracks
-from vocal_extraction.training.mixtures import batches_of
 from vocal_extraction.training.processes import Processes
 from vocal_extraction.training.resources import resources
 from vocal_extraction.training.run_folder import write_epoch
@@ -149,7 +148,7 @@ def _our_round(seconds: Seconds, dataset: Path, folder: Path, *, epoch: int) -> 
         start_s, trainer = _timed(start)
         state = trainer.state
         trainer.data.sampler.epoch = epoch
-        training_s, row = _timed(lambda: trainer.train_epoch(batches_of(trainer.data.training_loader)))
+        training_s, row = _timed(lambda: trainer.train_epoch(trainer.data.training_loader))
         first_s, scores = _timed(lambda: trainer.validate(state.result))
         if not seconds.rendering:
             again_s, scores = _timed(lambda: trainer.validate(state.result))

@@ -23,7 +23,7 @@ from vocal_extraction.training import TrainingError
 from vocal_extraction.training.data_module import ValidationSong
 from vocal_extraction.training.losses import estimate_sources, item_losses, si_sdr_db
 from vocal_extraction.training.mixture_cache import MixtureCache, render_mixture
-from vocal_extraction.training.mixtures import FixedSampler, MixtureDataset, MixtureSampler, batches_of, make_loader
+from vocal_extraction.training.mixtures import FixedSampler, MixtureDataset, MixtureSampler, make_loader, worker_errors
 from vocal_extraction.training.resources import in_threads, resources
 
 SHORT = MixingSettings(duration_s=0.5)
@@ -114,8 +114,11 @@ class _Dying:
 
 def test_a_killed_worker_is_one_sentence(closure):
     loader = load(_Dying(MixtureDataset(closure, VOCALS)), FixedSampler(8), n_workers=1)
-    with pytest.raises(TrainingError, match=r"A process that mixes was killed .* Train with --resume") as caught:
-        list(batches_of(loader))
+    with (
+        pytest.raises(TrainingError, match=r"A process that mixes was killed .* Train with --resume") as caught,
+        worker_errors(loader),
+    ):
+        list(loader)
     assert "\n" not in str(caught.value)
     subprocess.run(["true"], check=True)  # torch's handler of ended children would raise again
 
@@ -124,19 +127,17 @@ def test_a_killed_worker_is_one_sentence(closure):
 def test_what_a_worker_says_is_one_sentence(tmp_path, closure, n_workers):
     lost = {stem: (tmp_path / f"{stem}.wav",) for stem in STEMS}
     gone = MixClosure((dataclasses.replace(closure.tracks[0], sources=lost),), SHORT)
-    with pytest.raises(RenderingError) as caught:
-        list(batches_of(load(MixtureDataset(gone, VOCALS), FixedSampler(2), n_workers=n_workers)))
+    with pytest.raises(RenderingError) as caught, worker_errors():
+        list(load(MixtureDataset(gone, VOCALS), FixedSampler(2), n_workers=n_workers))
     assert str(caught.value).startswith("Cannot read the stem")
     assert "\n" not in str(caught.value)
 
 
-def test_other_errors_of_a_loader_are_left_alone():
-    def broken():
-        yield {}
-        raise RuntimeError("something else")
-
-    with pytest.raises(RuntimeError, match="something else"):
-        list(batches_of(broken()))
+@pytest.mark.parametrize("error", [RuntimeError("something else"), RenderingError("two\nlines")])
+def test_other_errors_are_left_alone(error):
+    with pytest.raises(type(error)) as caught, worker_errors():
+        raise error
+    assert caught.value is error
 
 
 def rendered(closure, address):
@@ -388,7 +389,7 @@ def test_cores_are_shared_by_network_and_workers(monkeypatch, n_cores, n_workers
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_batches_for_cuda_are_pinned_and_made_ahead(demo_dataset, tmp_path, device):
     data = trainer_of(tiny_preset(), demo_dataset, tmp_path, device=device, n_workers=2).data
-    for loader in (data.training_loader, data._validation_loader):
+    for loader in (data.training_loader, data.validation_loader):
         assert loader.pin_memory == (device == "cuda")
         assert loader.prefetch_factor == 4
 

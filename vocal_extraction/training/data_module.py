@@ -19,7 +19,6 @@ from vocal_extraction.training.mixtures import (
     FixedSampler,
     MixtureDataset,
     MixtureSampler,
-    batches_of,
     make_loader,
 )
 from vocal_extraction.training.processes import Processes
@@ -155,7 +154,7 @@ class DataModule:
         self.training_loader = loader(self.training_mixtures, self.sampler)
         self.validation_sampler = FixedSampler(training.n_validation_mixtures or 0, rank=rank, n_ranks=n_ranks)
         self.validation_mixtures = mixtures("valid", math.inf) if training.n_validation_mixtures else None
-        self._validation_loader = (
+        self.validation_loader = (
             loader(self.validation_mixtures, self.validation_sampler) if self.validation_mixtures else []
         )
         longest_s = _EXCERPT_S if self.validation_mixtures else math.inf
@@ -176,5 +175,5 @@ class DataModule:
             for i in range(0, len(addresses), n):
                 yield functools.partial(mixtures.batch, addresses[i : i + n])
         else:
-            for batch in batches_of(self._validation_loader):
+            for batch in self.validation_loader:
                 yield functools.partial(dict, batch)

@@ -3,6 +3,7 @@
 An item is addressed by (epoch, index), so that workers hold no state: whoever makes it, it is the same.
 """
 
+import contextlib
 import signal as signals
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -115,8 +116,9 @@ def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def batches_of(loader: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield a loader's batches; an error in a worker becomes one sentence.
+@contextlib.contextmanager
+def worker_errors(*loaders: Iterable[Batch]) -> Iterator[None]:
+    """Turn errors of the loaders' workers into one sentence, wherever torch's handler of ended children raises them.
 
     Raises
     ------
@@ -126,8 +128,10 @@ def batches_of(loader: Iterable[Batch]) -> Iterator[Batch]:
         Whatever a worker raised.
     """
     try:
-        yield from loader
+        yield
     except VocalExtractionError as error:
+        if "in DataLoader worker process" not in str(error):
+            raise
         # torch hands over the worker's whole traceback as text; its last line is the message.
         *_, last_line = str(error).strip().splitlines()
         sentence = last_line.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")
@@ -135,9 +139,10 @@ def batches_of(loader: Iterable[Batch]) -> Iterator[Batch]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        if (iterator := getattr(loader, "_iterator", None)) is not None:
-            # Else torch would raise the same again whenever a child process ends, whatever it is for.
-            iterator._shutdown_workers()
+        for iterator in (getattr(loader, "_iterator", None) for loader in loaders):
+            if iterator is not None:
+                # Else torch would raise the same again whenever a child process ends, whatever it is for.
+                iterator._shutdown_workers()
         raise TrainingError(
             f"A process that mixes was killed ({' '.join(str(error).split())[:160]}); perhaps memory ran out. "
             "Train with --resume, and fewer --workers if it happens again."

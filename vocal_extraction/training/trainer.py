@@ -26,7 +26,7 @@ from vocal_extraction.tracks import TrackFolder, prepare_if_needed
 from vocal_extraction.training.data_module import DataModule, ValidationSong, find_training_tracks, mixture_folder
 from vocal_extraction.training.errors import DataError, TrainingError
 from vocal_extraction.training.losses import estimate_sources, item_losses, si_sdr_db
-from vocal_extraction.training.mixtures import Batch, batches_of
+from vocal_extraction.training.mixtures import Batch, worker_errors
 from vocal_extraction.training.processes import Processes, device_of_rank, joined_processes
 from vocal_extraction.training.resources import has_bfloat16, in_threads, resources
 from vocal_extraction.training.run_folder import BEST_NAME, Example, Row, move_earlier_run, write_epoch
@@ -150,7 +150,9 @@ def train_model(
             cache_bytes=cache_bytes,
             loader_seed=state.loader_seed,
         )
-        return Trainer(state, data, folder, processes, progress=progress and processes.is_first).fit()
+        trainer = Trainer(state, data, folder, processes, progress=progress and processes.is_first)
+        with worker_errors(data.training_loader, data.validation_loader):
+            return trainer.fit()
 
 
 def _own_random_numbers(device: torch.device) -> contextlib.AbstractContextManager[None]:
@@ -206,7 +208,7 @@ class Trainer:
             started = time.monotonic()
             self.data.sampler.epoch = epoch
             state.begin_epoch(epoch)
-            row: Row = {"epoch": epoch, **self.train_epoch(batches_of(self.data.training_loader), f"epoch {epoch}")}
+            row: Row = {"epoch": epoch, **self.train_epoch(self.data.training_loader, f"epoch {epoch}")}
             scores = self.validate(state.result)
             row |= {"validation_loss": scores.loss, "validation_si_sdr_db": scores.si_sdr_db}
             row["is_best"] = row["validation_loss"] < state.best_loss
