@@ -206,7 +206,9 @@ def check_subset(subset: str) -> None:
         raise TrackError(f"There is no subset {subset!r}; there are {', '.join(SUBSETS)}.")
 
 
-def prepare_if_needed(folder: str | Path, musdb_path: str | Path | None = None, *, progress: bool = False) -> None:
+def prepare_if_needed(
+    folder: str | os.PathLike[str], musdb_path: str | os.PathLike[str] | None = None, *, progress: bool = False
+) -> None:
     """Prepare MUSDB18 in a data set folder, unless it holds songs of somebody's own.
 
     Parameters

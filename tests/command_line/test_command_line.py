@@ -5,7 +5,6 @@ import inspect
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -191,15 +190,6 @@ def prepared(monkeypatch):
     calls = []
     monkeypatch.setattr(tracks, "prepare_musdb", lambda *arguments, **_: calls.append(arguments))
     return calls
-
-
-def test_songs_are_scored_after_they_were_prepared(prepared, monkeypatch, tmp_path):
-    from vocal_extraction import evaluation
-
-    monkeypatch.setattr(evaluation, "evaluate_model", lambda *model, **options: SimpleNamespace(summary={}))
-    monkeypatch.setattr(commands, "TRAINED_MODEL", shipped_checkpoint("classic"))
-    commands.evaluate(dataset_folder=tmp_path, musdb_path=Path("musdb"))
-    assert prepared == [(Path("musdb"), tmp_path)]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vocal_extraction.errors import VocalExtractionError
-from vocal_extraction.settings import CHECKPOINT_FOLDER, DATASET_FOLDER, IS_CHECKOUT, TRAINED_MODEL
+from vocal_extraction.settings import CHECKPOINT_FOLDER, IS_CHECKOUT, TRAINED_MODEL
 
 
 class MissingPartError(VocalExtractionError):
@@ -88,8 +88,6 @@ def train(
 
 def evaluate(
     *,
-    musdb_path: Path | None = None,
-    dataset_folder: Path = DATASET_FOLDER,
     models: Sequence[Path] = (),
     preset_names: Sequence[str] = (),
     estimates_folder: Path | None = None,
@@ -99,13 +97,10 @@ def evaluate(
     """Score a checkpoint, compare several, or score estimates that another separator made."""
     from vocal_extraction.checkpointing import shipped_checkpoint
     from vocal_extraction.evaluation import compare_models, evaluate_estimates, evaluate_model
-    from vocal_extraction.tracks import prepare_if_needed
 
     models = [*map(shipped_checkpoint, preset_names), *models]
     _look_at_what_is_scored(models or [TRAINED_MODEL], estimates_folder)
-    if options.get("tracks") is None:
-        prepare_if_needed(dataset_folder, musdb_path, progress=True)
-    options |= {"dataset_folder": dataset_folder, "show": not as_json}
+    options["show"] = not as_json
     if estimates_folder is not None:
         summary = evaluate_estimates(estimates_folder, **options).summary
     elif len(models) > 1:

@@ -28,7 +28,7 @@ from vocal_extraction.evaluation.systems import System, systems_beside
 from vocal_extraction.reports.page import report_page
 from vocal_extraction.reports.tables import main_metric, report_card
 from vocal_extraction.settings import DATASET_FOLDER, EVALUATION_FOLDER, SPECIFIED, TRAINED_MODEL, SignalSettings
-from vocal_extraction.tracks import Track, find_tracks
+from vocal_extraction.tracks import Track, find_tracks, prepare_if_needed
 
 PathLike = str | os.PathLike[str]
 
@@ -56,7 +56,9 @@ class EvaluationOptions:
     tracks: PathLike | Sequence[PathLike] | None = None
     """Folders of songs with stems, in any layout of `tracks.LAYOUTS`; None is `dataset_folder`."""
     dataset_folder: PathLike = DATASET_FOLDER
-    """Where prepared songs are."""
+    """Where prepared songs are, or where MUSDB18 is prepared first; see `tracks.prepare_if_needed`."""
+    musdb_path: PathLike | None = None
+    """Where MUSDB18 lies; None takes the environment variable ``MUSDB_PATH``, or downloads the 7 s sample."""
     subset: str = "test"
     """'test', 'valid' or 'train'."""
     output_folder: PathLike | None = None
@@ -80,7 +82,9 @@ class EvaluationOptions:
     """Print the report card on stdout."""
 
     def find(self) -> list[Track]:
-        """Return the songs."""
+        """Return the songs, after they were prepared if that was still to be done."""
+        if self.tracks is None:
+            prepare_if_needed(self.dataset_folder, self.musdb_path, progress=self.progress)
         return find_tracks(self._folders, subset=self.subset, limit=self.limit, progress=self.progress)
 
     @property
