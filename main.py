@@ -3,20 +3,31 @@
 From Python: ``from main import train_model, evaluate_model, create_model, extract_vocals``.
 """
 
+import importlib
 import sys
 from typing import Any
 
 import vocal_extraction
 from vocal_extraction.__main__ import main
 
-__all__ = ["create_model", "evaluate_model", "extract_vocals", "main", "train_model"]  # noqa: F822 - by __getattr__
+_FUNCTIONS = ("create_model", "evaluate_model", "extract_vocals", "train_model")
+_LIBRARIES = ("nussl", "torch")
+__all__ = [*_FUNCTIONS, *_LIBRARIES, "main", "processing_device"]  # noqa: F822 - by __getattr__
 
 
 def __getattr__(name: str) -> Any:
-    """Import a function when it is asked for, so that the menu does not wait for torch and nussl."""
-    if name not in __all__:
-        raise AttributeError(f"module 'main' has no attribute {name!r}")
-    return getattr(vocal_extraction, name)
+    """Import what is asked for, so that the menu does not wait for torch and nussl.
+
+    ``from main import *`` gives all that the specification's listings use: its functions, ``processing_device`` (the
+    device that 'auto' chooses), nussl and torch.
+    """
+    if name in _FUNCTIONS:
+        return getattr(vocal_extraction, name)
+    if name in _LIBRARIES:
+        return importlib.import_module(name)
+    if name == "processing_device":
+        return importlib.import_module("vocal_extraction.device").choose_device()
+    raise AttributeError(f"module 'main' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -1,17 +1,22 @@
 """Each bridge carries: what nussl and scaper ask of older libraries is there, and gives the right numbers."""
 
 import json
+import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
+import forged_checkpoints as forged
+import librosa
 import numpy as np
 import pytest
 import scipy.signal
+import torch
 
 from vocal_extraction import compatibility
+from vocal_extraction.checkpointing import shipped_checkpoint
 from vocal_extraction.compatibility import nussl, scaper
+from vocal_extraction.networks import MaskInference
 
 ROOT = Path(__file__).resolve().parent.parent
 RATE = 44_100
@@ -40,20 +45,113 @@ def test_libraries_are_imported_once():
     assert "nussl" in vars(compatibility)
 
 
-def test_two_threads_get_one_module_and_one_set_of_bridges(monkeypatch):
+def run_apart(tmp_path, code):
+    """Run Python in a folder of its own, with this project to be found; return what it prints."""
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    return found.stdout.split()
+
+
+def test_plain_import_works_once_this_package_is_imported_and_threads_share_one_set_of_bridges(tmp_path):
     """A bridge laid twice would take two columns from every report card."""
-    laid = []
-    monkeypatch.setattr(compatibility, "_bridge_report_card", lambda: laid.append(1))
-    monkeypatch.setattr(compatibility, "_bridge_librosa", lambda: None)
-    monkeypatch.delitem(vars(compatibility), "nussl")
-    got = []
-    threads = [threading.Thread(target=lambda: got.append(compatibility.__getattr__("nussl"))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert got == [nussl] * 4
-    assert laid == [1]
+    code = """
+import threading
+from vocal_extraction import compatibility
+from vocal_extraction.checkpointing import shipped_checkpoint
+laid, got = [], []
+compatibility.AFTER["nussl"].append(lambda: laid.append(1))
+def load():
+    import nussl
+    got.append(nussl)
+threads = [threading.Thread(target=load) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(got), len(set(map(id, got))), len(laid), got[0] is compatibility.nussl)
+from vocal_extraction.networks import Network
+Mine = type("Mine", (Network,), {"forward": lambda self, data: {"mask": data, "estimates": data}})
+print(Mine.build().config["modules"]["model"]["class"])
+"""
+    assert run_apart(tmp_path, code) == ["4", "1", "1", "True", "Mine"]
+
+
+LISTING = """
+loaded_model = torch.load(path_to_trained_model, map_location=processing_device)
+model = create_model()
+model.load_state_dict(loaded_model['state_dict'])
+
+separator = nussl.separation.deep.DeepMaskEstimation(
+    nussl.AudioSignal(), model_path=None,
+    device=processing_device,
+)
+
+# Manual model loading workaround - fixes tutorial issue #46
+separator.device = processing_device
+separator.model = model
+separator.config = loaded_model['metadata']['config']
+separator.metadata.update(loaded_model['metadata'])
+separator.transform = separator._get_transforms(loaded_model['metadata']['train_dataset']['transforms'])
+"""
+"""The specification's, word by word."""
+
+AFTERWARDS = """
+import numpy
+separator.audio_signal = nussl.AudioSignal(audio_data_array=numpy.ones((2, 4_410)), sample_rate=44_100)
+print(*separator()[0].audio_data.shape)
+"""
+
+
+def test_the_specifications_listing_runs_as_printed(tmp_path):
+    """With what ``from main import *`` gives, on a checkpoint of nussl's under torch 1.11 and NumPy 1."""
+    config = {"num_features": 257, "hidden_size": 50}
+    metadata = forged.old_metadata(stft_params=nussl.STFTParams(512, 128, "sqrt_hann"))
+    metadata["config"] = forged.tutorial_config(**config)
+    content = {"state_dict": forged.weights(**config), "config": json.dumps(metadata["config"]), "metadata": metadata}
+    path = forged.old_checkpoint(tmp_path / "best.model.pth", content)
+    code = f"from main import *\npath_to_trained_model = {str(path)!r}\n{LISTING}{AFTERWARDS}"
+    assert run_apart(tmp_path, code) == ["2", "4410"]
+
+
+@pytest.mark.parametrize("first", ["import torch, vocal_extraction", "import model", "import vocal_extraction, torch"])
+def test_torch_reads_nussls_checkpoints_once_this_package_is_imported(tmp_path, first):
+    """nussl itself is imported only when a file with its classes is read."""
+    path = forged.old_checkpoint(tmp_path / "old.pth")
+    code = f"""
+{first}
+import sys, torch
+print("nussl" in sys.modules)
+for _ in range(2):
+    metadata = torch.load({str(path)!r}, map_location="cpu")["metadata"]
+    print(*(type(value).__name__ for value in metadata["train_dataset"]["transforms"].transforms[:2]))
+import nussl
+print(type(metadata["stft_params"]) is nussl.STFTParams, metadata["trainer.state_dict"]["output"]["loss"])
+"""
+    kinds = ["SumSources", "PhaseSensitiveSpectrumApproximation"]
+    assert run_apart(tmp_path, code) == ["False", *kinds, *kinds, "True", "0.25"]
+
+
+def test_nussl_migrates_old_checkpoints(tmp_path):
+    metadata = forged.old_metadata()
+    metadata["trainer.state_dict"]["epoch_length"] = 10  # nussl's loader wants Python's integers
+    path = forged.old_checkpoint(tmp_path / "old.pth", forged.content(metadata=metadata))
+    network, metadata = nussl.ml.SeparationModel.load(str(path))
+    assert type(network.layers["model"]) is MaskInference
+    assert (metadata["nussl_version"], metadata["sample_rate"]) == ("1.1.9", 44_100)
+    assert metadata["trainer.state.epoch_history"]["train/loss"] == [0.5, 0.25]
+
+
+@pytest.mark.parametrize("preset", ["classic", "studio"])
+def test_nussls_separator_loads_the_models_that_ship(preset):
+    signal = nussl.AudioSignal(audio_data_array=np.random.default_rng(0).normal(0, 0.1, (1, 8_820)), sample_rate=RATE)
+    separator = nussl.separation.deep.DeepMaskEstimation(signal, model_path=str(shipped_checkpoint(preset)))
+    assert separator()[0].audio_data.shape == (1, 8_820)
 
 
 def test_scaper_draws_with_infinity():
@@ -103,3 +201,117 @@ def test_waveplot_is_waveshow():
     import librosa.display
 
     assert librosa.display.waveplot is librosa.display.waveshow  # type: ignore[attr-defined]
+
+
+def noise(n_channels=1, n_samples=RATE, seed=0):
+    data = np.random.default_rng(seed).normal(0, 0.1, (n_channels, n_samples))
+    return nussl.AudioSignal(audio_data_array=data, sample_rate=RATE)
+
+
+def test_loudness_over_time_is_that_of_the_samples():
+    """`AudioSignal.rms` passes librosa the samples by position, which librosa 0.10 forbids."""
+    signal = noise(2)
+    over_time = signal.rms(win_len=1_024, hop_len=512)
+    assert over_time.shape == (2, RATE // 512 + 1)
+    expected = np.sqrt(np.mean(signal.audio_data[:, 5_120 - 512 : 5_120 + 512] ** 2, axis=1))
+    assert np.allclose(over_time[:, 10], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_mel_projections_hold_librosas_filters(direction):
+    """`MelProjection` passes librosa the rate by position."""
+    projection = nussl.ml.networks.modules.MelProjection(RATE, 257, 40, direction=direction, clamp=False)
+    filters = librosa.filters.mel(sr=RATE, n_fft=512, n_mels=40)
+    filters = filters / (filters.sum(axis=1, keepdims=True) + 1e-8)
+    expected = filters if direction == "forward" else np.linalg.pinv(filters)
+    assert np.allclose(projection.transform.weight.detach().numpy(), expected, atol=1e-6)
+    n_in, n_out = (257, 40) if direction == "forward" else (40, 257)
+    assert projection(torch.rand(2, 3, n_in, 1)).shape == (2, 3, n_out, 1)
+
+
+@pytest.mark.parametrize("y_axis", ["linear", "log", "mel"])
+def test_spectrograms_and_masks_are_drawn(y_axis):
+    """librosa 0.11 wants two parameters more for an axis, and the samples by name for mels."""
+    import matplotlib.pyplot as plt
+
+    sources = {"loud": noise(seed=1), "quiet": noise(seed=2).apply_gain(0.1)}
+    figure = plt.figure()
+    nussl.utils.visualize_sources_as_masks(sources, y_axis=y_axis)
+    assert len(figure.axes[0].images) == 2
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["loud", "quiet"]
+    plt.figure()
+    nussl.utils.visualize_spectrogram(sources["loud"], y_axis=y_axis)
+    assert len(plt.gca().collections) == 1
+    plt.close("all")
+
+
+def test_waveforms_are_drawn():
+    import matplotlib.pyplot as plt
+
+    figure = plt.figure()
+    nussl.utils.visualize_sources_as_waveform({"one": noise(seed=1), "two": noise(seed=2)})
+    assert figure.axes[0].collections
+    plt.close("all")
+
+
+class Drawn(nussl.datasets.BaseDataset):  # type: ignore[name-defined]
+    """A data set whose items change with every drawing, so that what comes from a cache is seen."""
+
+    n_drawn = 0
+
+    def get_items(self, folder):
+        return list(range(3))
+
+    def process_item(self, item):
+        self.n_drawn += 1
+        return {"item": item, "drawn": self.n_drawn, "array": np.full(4, item, dtype=np.float32)}
+
+
+def test_datasets_are_cached(tmp_path):
+    """zarr 3 has no `ThreadSynchronizer`, and no arrays of objects."""
+    transforms = nussl.datasets.transforms
+
+    def dataset(*, populated):
+        cache = transforms.Cache(str(tmp_path / "cache"), cache_size=3, overwrite=not populated)
+        return Drawn("", transform=transforms.Compose([cache]), cache_populated=populated)
+
+    first = dataset(populated=False)
+    written = [first[index] for index in range(3)]
+    first.cache_populated = True
+    again = dataset(populated=True)
+    for data in (first, again):
+        assert [data[index]["drawn"] for index in range(3)] == [item["drawn"] for item in written]
+        assert np.array_equal(data[2]["array"], np.full(4, 2, dtype=np.float32))
+    assert (first.n_drawn, again.n_drawn) == (4, 1), "nussl draws one item of each data set to look at it"
+
+
+def test_an_item_that_was_not_cached_is_missed(tmp_path):
+    transforms = nussl.datasets.transforms
+    transforms.Cache(str(tmp_path / "cache"), cache_size=2, overwrite=True)({"index": 0, "a": 1})
+    cache = transforms.Cache(str(tmp_path / "cache"))
+    assert cache({"index": 0})["a"] == 1
+    with pytest.raises(transforms.TransformException, match="not a dictionary"):
+        cache({"index": 1})
+    assert cache.info
+
+
+def test_signals_without_data_are_compared():
+    """NumPy 2.2 refuses the truth of an empty array."""
+    with pytest.warns(UserWarning, match="has no data"):
+        empty = nussl.separation.base.SeparationBase(nussl.AudioSignal()).audio_signal
+    none = nussl.AudioSignal()
+    assert none == nussl.AudioSignal()
+    assert none != noise()
+    assert noise() == noise()
+    assert noise(seed=1) != noise(seed=2)
+    for one, other in ((none, empty), (empty, none), (empty, noise())):
+        assert isinstance(one == other, bool)
+
+
+def test_duet_separates_and_windows_overlap():
+    """NumPy 2 removed `np.mat`, SciPy the window called hanning."""
+    mixture = noise(2)
+    assert len(nussl.separation.spatial.Duet(mixture, 2)()) == 2
+    filtered = nussl.separation.benchmark.HighLowPassFilter(noise(), 100)
+    low, high = nussl.separation.composite.OverlapAdd(filtered, window_duration=0.3)()
+    assert np.allclose(low.audio_data + high.audio_data, noise().audio_data, atol=1e-3)

@@ -25,6 +25,7 @@ LAYERS = (
     "tracks",
     "rendering",
     "data_augmentation",
+    "published_names",
     "spectrogram",
     "networks",
     "checkpointing",

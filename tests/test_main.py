@@ -1,5 +1,6 @@
 """``python main.py`` as a program: exit statuses, what goes to stdout and stderr, and how little it imports."""
 
+import inspect
 import json
 import os
 import signal
@@ -54,6 +55,19 @@ def test_nothing_slow_is_imported(statement):
 @pytest.mark.parametrize("name", ["train_model", "evaluate_model", "create_model", "extract_vocals"])
 def test_the_four_functions_come_from_main(name):
     assert getattr(main, name).__name__ == name
+
+
+def test_main_lists_what_the_listings_of_the_specification_use():
+    """So that notebooks complete it, and ``from main import *`` gives it."""
+    names = {"train_model", "evaluate_model", "create_model", "extract_vocals", "processing_device", "nussl", "torch"}
+    assert set(main.__all__) == set(dir(main)) == names | {"main"}
+    assert {name for name in names if getattr(main, name) is None} == set()
+    assert str(main.processing_device) in ("cpu", "cuda", "mps")
+
+
+def test_evaluate_models_default_is_the_string_of_the_specification():
+    default = inspect.signature(main.evaluate_model).parameters["path_to_trained_model"].default
+    assert default == "checkpoints/best.model.pth"
 
 
 def test_main_has_nothing_else():

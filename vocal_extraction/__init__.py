@@ -1,11 +1,13 @@
 """Music source separation: a song in, its stems out; the networks that do it, their training and their evaluation.
 
 The public functions are imported when they are asked for, so that ``import vocal_extraction`` does not wait for torch
-and nussl.
+and nussl. From then on, ``import nussl`` works on current libraries, and torch reads nussl's checkpoints.
 """
 
 import importlib
 from typing import Any
+
+from vocal_extraction import compatibility
 
 __version__ = "2.0.0.dev0"
 
@@ -20,6 +22,19 @@ _MODULES = {
 }
 
 __all__ = ["__version__", *_MODULES]
+
+
+def _register_networks() -> None:
+    """Let nussl's own loader build this project's networks."""
+    from vocal_extraction.compatibility import nussl
+    from vocal_extraction.networks import NETWORKS
+
+    for network in NETWORKS.values():
+        nussl.ml.register_module(network)
+
+
+compatibility.AFTER["nussl"].append(_register_networks)
+compatibility.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -1,25 +1,48 @@
-"""The few lines that let nussl 1.1.9 and scaper 1.6.5 run on current NumPy, SciPy, pandas and librosa.
+"""The few lines that let nussl 1.1.9, scaper 1.6.5 and museval run on current NumPy, SciPy, pandas, librosa and torch.
 
-Every other module writes ``from vocal_extraction.compatibility import nussl`` (or ``scaper``, or ``museval``): the
-library is imported at that moment, not before, since nussl takes seconds, and what newer libraries removed is put back
-first. Each bridge names the change it spans.
+`install` puts a finder in front of Python's own: when one of these libraries is imported, by whomever, what newer
+libraries removed is put back first, and what is wrong in it is corrected behind. Nothing is imported before that, since
+nussl takes seconds. Each bridge names the change it spans. A program that never imports this package has none of them.
+
+This package's own modules write ``from vocal_extraction.compatibility import nussl`` (or ``scaper``, or ``museval``).
 """
 
+import functools
 import importlib
-import threading
-from collections.abc import Callable
-from types import ModuleType
+import importlib.abc
+import importlib.machinery
+import sys
+import types
+from collections.abc import Callable, Sequence
 from typing import Any
 
-_importing = threading.RLock()
+TRANSFORMS_MODULE = "nussl.datasets.transforms"
+TRANSFORMS = (
+    "Compose",
+    "SumSources",
+    "MagnitudeSpectrumApproximation",
+    "PhaseSensitiveSpectrumApproximation",
+    "MagnitudeWeights",
+    "IndexSources",
+    "GetExcerpt",
+    "GetAudio",
+    "ToSeparationModel",
+    "LabelsToOneHot",
+)
+"""nussl's transforms that only hold settings; `Cache`, which opens files, is not among them."""
+
+STFT_PARAMS = "nussl.core.audio_signal.STFTParams"
+NUMPY_SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+"""What makes a NumPy scalar of its bytes: NumPy 1's name of it, and NumPy 2's."""
 
 
 def _bridge_numpy() -> None:
-    """NumPy 2.0 removed ``np.Inf`` (scaper draws with it), 2.4 ``np.linalg.linalg`` (museval catches its error)."""
+    """NumPy 2 removed ``np.Inf`` (scaper) and ``np.mat`` (nussl), 2.4 ``np.linalg.linalg`` (museval)."""
     import numpy
 
-    if not hasattr(numpy, "Inf"):
-        numpy.Inf = numpy.inf  # type: ignore[attr-defined]
+    for name, value in (("Inf", numpy.inf), ("mat", numpy.asmatrix)):
+        if name not in vars(numpy):
+            setattr(numpy, name, value)
     if not hasattr(numpy.linalg, "linalg"):
         numpy.linalg.linalg = numpy.linalg  # type: ignore[attr-defined]
 
@@ -34,19 +57,60 @@ def _bridge_scipy() -> None:
 
 
 def _bridge_librosa() -> None:
-    """librosa 0.10 renamed ``display.waveplot`` to ``waveshow`` and made the rates of ``resample`` keyword-only."""
+    """librosa 0.10 made parameters keyword-only that nussl gives by position."""
     import librosa
-    import librosa.display
+    import librosa.feature
+    import librosa.filters
 
-    if not hasattr(librosa.display, "waveplot"):
-        librosa.display.waveplot = librosa.display.waveshow  # type: ignore[attr-defined]
-    keyword_only_resample = librosa.resample
+    for module, name, parameters in (
+        (librosa, "resample", ("y", "orig_sr", "target_sr")),
+        (librosa.feature, "rms", ("y",)),
+        (librosa.feature, "melspectrogram", ("y",)),
+        (librosa.filters, "mel", ("sr", "n_fft", "n_mels")),
+    ):
+        setattr(module, name, _by_position(getattr(module, name), parameters))
 
-    def resample(y: Any, *rates: float, **options: Any) -> Any:
-        options.update(zip(("orig_sr", "target_sr"), rates, strict=False))
-        return keyword_only_resample(y, **options)
 
-    librosa.resample = resample
+def _by_position(function: Callable[..., Any], parameters: Sequence[str]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def called(*arguments: Any, **options: Any) -> Any:
+        return function(**dict(zip(parameters, arguments, strict=False)), **options)
+
+    return called
+
+
+def _bridge_librosa_display() -> None:
+    """librosa 0.10 renamed ``waveplot``; 0.11 gave ``__scale_axes``, which nussl calls, two parameters more."""
+    display: Any = sys.modules["librosa.display"]
+    if not hasattr(display, "waveplot"):
+        display.waveplot = display.waveshow
+    name = "__scale_axes"
+    scale_axes = getattr(display, name)
+
+    def scaled(
+        axes: Any, ax_type: str | None, which: str, tempo_min: float | None = 16, tempo_max: float | None = 480
+    ) -> None:
+        scale_axes(axes, ax_type, which, tempo_min, tempo_max)
+
+    setattr(display, name, scaled)
+
+
+def _bridge_equality() -> None:
+    """NumPy 2.2 raises on the truth of an empty array; nussl's comparisons meet one where one side has no data."""
+    import numpy
+
+    nussl = sys.modules["nussl"]
+
+    def equal(one: Any, other: Any) -> bool:
+        for name, value in vars(one).items():
+            theirs = vars(other)[name]
+            differ = not numpy.array_equal(value, theirs) if isinstance(value, numpy.ndarray) else value != theirs
+            if numpy.any(differ):
+                return False
+        return True
+
+    for kind in (nussl.AudioSignal, nussl.separation.base.SeparationBase):
+        kind.__eq__ = equal
 
 
 def _bridge_report_card() -> None:
@@ -60,20 +124,176 @@ def _bridge_report_card() -> None:
         setattr(card, name, numbers_only(getattr(card, name)))
 
 
-def __getattr__(name: str) -> ModuleType:
-    """Import `name` (nussl, scaper or museval) with its bridges in place; later imports find the finished module."""
-    if name not in ("nussl", "scaper", "museval"):
+def _bridge_overlap_add() -> None:
+    """SciPy 1.1 named the window ``hann`` alone; nussl's `OverlapAdd` asks for ``hanning``."""
+    overlap_add = importlib.import_module("nussl.separation.composite.overlap_add").OverlapAdd
+    for function in (overlap_add.__init__, overlap_add.overlap_and_add):
+        function.__defaults__ = tuple("hann" if value == "hanning" else value for value in function.__defaults__)
+
+
+class _Cache:
+    """A zarr array of pickled dictionaries, as nussl's `Cache` uses one."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+
+    @property
+    def info(self) -> Any:
+        """What zarr says of it."""
+        return self._array.info
+
+    def __setitem__(self, index: int, data: Any) -> None:
+        import numcodecs
+        import numpy
+
+        pickled = numpy.empty(1, dtype=object)
+        pickled[0] = numcodecs.Pickle().encode(data)
+        self._array[index : index + 1] = pickled
+
+    def __getitem__(self, index: int) -> Any:
+        """Return an item; None where none was written."""
+        import numcodecs.pickles
+
+        pickled = self._array[index : index + 1][0]
+        before = numcodecs.pickles.ALLOW_UNSAFE_PICKLE_DECODE
+        # The folder is the caller's own, who wrote what is in it.
+        numcodecs.pickles.ALLOW_UNSAFE_PICKLE_DECODE = True
+        try:
+            return numcodecs.Pickle().decode(pickled) if pickled else None
+        finally:
+            numcodecs.pickles.ALLOW_UNSAFE_PICKLE_DECODE = before
+
+
+def _open_cache(location: str, *, mode: str, shape: tuple[int, ...] = (), chunks: Any = None, **_: Any) -> _Cache:
+    import zarr
+    import zarr.dtype
+
+    if mode == "r":
+        return _Cache(zarr.open_array(location, mode="r"))
+    items = zarr.dtype.VariableLengthBytes()
+    return _Cache(zarr.open_array(location, mode="w", shape=shape, chunks=chunks, dtype=items, zarr_format=2))
+
+
+def _bridge_zarr() -> None:
+    """zarr 3 has neither ``ThreadSynchronizer`` nor arrays of objects, in which nussl's `Cache` keeps its items."""
+    transforms: Any = importlib.import_module(TRANSFORMS_MODULE)
+    transforms.zarr = types.SimpleNamespace(open=_open_cache, ThreadSynchronizer=lambda: None)
+
+
+def _bridge_module_snapshots() -> None:
+    """Python 3.11 raises OSError where a class has no source file; nussl expects TypeError."""
+    model: Any = importlib.import_module("nussl.ml.networks.separation_model")
+    inspect = model.inspect
+
+    def source_of(thing: Any) -> str:
+        try:
+            return str(inspect.getsource(thing))
+        except OSError as error:
+            raise TypeError(str(error)) from error
+
+    model.inspect = types.SimpleNamespace(getsource=source_of)
+
+
+def _allow_plain_classes() -> None:
+    """torch 2.6 reads files with ``weights_only``, which knows none of the classes in checkpoints of nussl's.
+
+    The stand-ins are classes whose instances are nussl's, which is imported only if a file holds one.
+    """
+    import numpy
+    import torch
+
+    scalar = numpy._core.multiarray.scalar  # type: ignore[attr-defined]
+    numbers = [type(numpy.dtype(code)) for code in ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u1", "b1")]
+    paths = (STFT_PARAMS, *(f"{TRANSFORMS_MODULE}.{name}" for name in TRANSFORMS))
+    allowed: list[Any] = [numpy.dtype, *numbers, *((scalar, name) for name in NUMPY_SCALARS)]
+    if "nussl" not in sys.modules:
+        allowed += [(_stand_in(path), path) for path in paths]
+    torch.serialization.add_safe_globals(allowed)
+
+
+def _stand_in(path: str) -> type:
+    module, _, name = path.rpartition(".")
+
+    def new(_: type, *arguments: Any) -> Any:
+        real = getattr(importlib.import_module(module), name)
+        return real.__new__(real, *arguments)
+
+    return type(name, (), {"__new__": new, "__module__": f"{__name__}.stand_ins"})
+
+
+def _allow_nussls_classes() -> None:
+    """Put nussl's classes in the place of their stand-ins, which a file that is being read may still refer to."""
+    import torch
+
+    kept: list[Any] = []
+    known: list[Any] = torch.serialization.get_safe_globals()
+    for each in known:
+        is_stand_in = isinstance(each, tuple) and getattr(each[0], "__module__", "") == f"{__name__}.stand_ins"
+        kept.append(each[0] if is_stand_in else each)
+    torch.serialization.clear_safe_globals()
+    nussl = sys.modules["nussl"]
+    classes = [getattr(nussl.datasets.transforms, name) for name in TRANSFORMS]
+    torch.serialization.add_safe_globals([*kept, nussl.STFTParams, *classes])
+
+
+BEFORE: dict[str, list[Callable[[], None]]] = {
+    "nussl": [_bridge_numpy, _bridge_scipy],
+    "scaper": [_bridge_numpy, _bridge_scipy],
+    "museval": [_bridge_numpy, _bridge_scipy],
+}
+"""What is done before a library is imported."""
+AFTER: dict[str, list[Callable[[], None]]] = {
+    "nussl": [
+        *(_bridge_librosa, _bridge_equality, _bridge_report_card, _bridge_overlap_add, _bridge_zarr),
+        *(_bridge_module_snapshots, _allow_nussls_classes),
+    ],
+    "librosa.display": [_bridge_librosa_display],
+    "torch": [_allow_plain_classes],
+}
+"""What is done right after."""
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds the libraries that have bridges where Python finds them, and lays the bridges around their import."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        if name not in BEFORE and name not in AFTER:
+            return None
+        finders = [finder for finder in sys.meta_path if finder is not self]
+        found = (finder.find_spec(name, path, target) for finder in finders)
+        spec = next((spec for spec in found if spec is not None), None)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def bridged(module: types.ModuleType) -> None:
+            _lay(BEFORE, name)
+            execute(module)
+            _lay(AFTER, name)
+
+        spec.loader.exec_module = bridged  # type: ignore[method-assign]
+        return spec
+
+
+def _lay(bridges: dict[str, list[Callable[[], None]]], name: str) -> None:
+    for bridge in bridges.get(name, ()):
+        bridge()
+
+
+def install() -> None:
+    """Lay the bridges when these libraries are imported from now on, and at once where they are imported already."""
+    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        return
+    sys.meta_path.insert(0, _Finder())
+    for name in [name for name in ("torch", "librosa.display", "nussl") if name in sys.modules]:
+        _lay(AFTER, name)
+
+
+def __getattr__(name: str) -> types.ModuleType:
+    """Import nussl, scaper or museval."""
+    if name not in BEFORE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with _importing:  # a bridge must not be laid twice
-        if name in globals():
-            module: ModuleType = globals()[name]
-            return module
-        _bridge_numpy()
-        _bridge_scipy()
-        if name == "nussl":
-            _bridge_librosa()
-        module = importlib.import_module(name)
-        if name == "nussl":
-            _bridge_report_card()
-        globals()[name] = module
-        return module
+    install()
+    module = importlib.import_module(name)
+    globals()[name] = module
+    return module

@@ -322,7 +322,7 @@ def test_the_lines_in_the_documentation_run(tmp_path):
 
     page = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     save_checkpoint(tmp_path / "checkpoints" / "best.model.pth", create_model(), preset=SPECIFIED)
     found = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", "\n".join(blocks)],
@@ -334,4 +334,9 @@ def test_the_lines_in_the_documentation_run(tmp_path):
         check=False,
     )
     assert found.returncode == 0, found.stderr
-    assert found.stdout.splitlines()[1:] == ["torch.Size([2, 100, 257, 1])", "(2, 44100)", "(2, 44100)"]
+    assert found.stdout.splitlines()[1:] == [
+        "torch.Size([2, 100, 257, 1])",
+        "(2, 44100)",
+        "(2, 44100)",
+        "torch.Size([1, 3, 257, 2, 2])",
+    ]

@@ -18,16 +18,8 @@ from torch import Tensor
 
 from vocal_extraction.checkpointing.archive import CheckpointError, contents_of, packed, reason_of, records_of
 from vocal_extraction.checkpointing.metadata import STFTParams
-from vocal_extraction.checkpointing.survey import (
-    NUMPY_FORMATS,
-    NUMPY_SCALARS,
-    STFT_PARAMS,
-    TRANSFORMS,
-    TRANSFORMS_MODULE,
-    DamagedError,
-    RefusedError,
-    survey,
-)
+from vocal_extraction.checkpointing.survey import NUMPY_FORMATS, DamagedError, RefusedError, survey
+from vocal_extraction.compatibility import NUMPY_SCALARS, STFT_PARAMS, TRANSFORMS, TRANSFORMS_MODULE
 
 _MOST_VALUES = 2**20
 """Values and characters that a checkpoint may hold beside its weights."""

@@ -14,26 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vocal_extraction.checkpointing.archive import PICKLE
-
-TRANSFORMS_MODULE = "nussl.datasets.transforms"
-TRANSFORMS = (
-    "Compose",
-    "SumSources",
-    "MagnitudeSpectrumApproximation",
-    "PhaseSensitiveSpectrumApproximation",
-    "MagnitudeWeights",
-    "IndexSources",
-    "GetExcerpt",
-    "GetAudio",
-    "ToSeparationModel",
-    "LabelsToOneHot",
-)
-"""nussl's transforms that only hold settings; `Cache`, which opens files, is not among them."""
-
-STFT_PARAMS = "nussl.core.audio_signal.STFTParams"
-
-NUMPY_SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-"""What makes a NumPy scalar of its bytes: NumPy 1's name of it, and NumPy 2's."""
+from vocal_extraction.compatibility import NUMPY_SCALARS, STFT_PARAMS, TRANSFORMS, TRANSFORMS_MODULE
 
 NUMPY_FORMATS = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b", "u1": "B", "b1": "?"}
 """NumPy's codes of the scalars that metadata may hold, and how `struct` spells them."""

@@ -98,8 +98,11 @@ class EvaluationOptions:
         return [folders] if isinstance(folders, (str, os.PathLike)) else list(folders)
 
 
+_TRAINED_MODEL = TRAINED_MODEL.as_posix()
+
+
 def evaluate_model(
-    path_to_trained_model: PathLike = TRAINED_MODEL,
+    path_to_trained_model: PathLike = _TRAINED_MODEL,
     *,
     mask: str = "soft",
     separator: str = "extraction",
