@@ -399,5 +399,6 @@ def test_every_torch_load_is_weights_only():
     assert {name for name, _ in calls} >= {
         f"vocal_extraction/{name}.py" for name in ("checkpointing/reading", "training/state")
     }
-    own = "tests/checkpointing/test_hostile_checkpoints.py"
-    assert [name for name, call in calls if "weights_only=True" not in call and name != own] == []
+    # The second runs what users write, with torch's default, which is the same.
+    own = ("tests/checkpointing/test_hostile_checkpoints.py", "tests/test_compatibility.py")
+    assert [name for name, call in calls if "weights_only=True" not in call and name not in own] == []
