@@ -5,6 +5,8 @@ and nussl. From then on, ``import nussl`` works on current libraries, and torch 
 """
 
 import importlib
+import os
+import sys
 from typing import Any
 
 from vocal_extraction import compatibility
@@ -49,3 +51,12 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def _compute_on_one_thread() -> None:
+    """Keep a forked process from waiting for ever for threads of torch's pool, which only its parent has."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+os.register_at_fork(after_in_child=_compute_on_one_thread)
