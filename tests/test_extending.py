@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from vocal_extraction.preset_files import read_preset
-from vocal_extraction.track_layouts import LAYOUTS
 
 from vocal_extraction.checkpointing import LOADERS, load_checkpoint, save_checkpoint
 from vocal_extraction.evaluation import METRICS, evaluate_model
 from vocal_extraction.extraction import extract_vocals
 from vocal_extraction.networks import NETWORKS, create_model
 from vocal_extraction.output_formats import FORMATS
+from vocal_extraction.preset_files import read_preset
 from vocal_extraction.settings import SPECIFIED, ExtractionSettings
+from vocal_extraction.track_layouts import LAYOUTS
 from vocal_extraction.tracks import find_tracks
 from vocal_extraction.training import train_model
 
@@ -86,7 +86,7 @@ def test_a_network(run_block, demo_dataset, song, tmp_path):
 
 def test_a_metric(run_block, demo_dataset, tmp_path):
     run_block("A metric")
-    checkpoint = save_checkpoint(tmp_path / "a.pth", create_model(), preset=SPECIFIED, metadata={})
+    checkpoint = save_checkpoint(tmp_path / "a.pth", create_model(), preset=SPECIFIED)
     found = evaluate_model(
         checkpoint,
         dataset_folder=demo_dataset,
@@ -125,6 +125,6 @@ def test_a_layout_of_tracks(run_block, tmp_path):
 
 def test_a_kind_of_checkpoint(run_block, tmp_path):
     run_block("A kind of checkpoint")
-    checkpoint = save_checkpoint(tmp_path / "a.pth", create_model(), preset=SPECIFIED, metadata={})
+    checkpoint = save_checkpoint(tmp_path / "a.pth", create_model(), preset=SPECIFIED)
     (tmp_path / "b.mine").write_bytes(b"MYMODEL1" + checkpoint.read_bytes())
     assert load_checkpoint(tmp_path / "b.mine").sources == ("vocals",)
