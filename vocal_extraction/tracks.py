@@ -207,7 +207,12 @@ def check_subset(subset: str) -> None:
 
 
 def prepare_if_needed(
-    folder: str | os.PathLike[str], musdb_path: str | os.PathLike[str] | None = None, *, progress: bool = False
+    folder: str | os.PathLike[str],
+    musdb_path: str | os.PathLike[str] | None = None,
+    *,
+    subset: str | None = None,
+    limit: int | None = None,
+    progress: bool = False,
 ) -> None:
     """Prepare MUSDB18 in a data set folder, unless it holds songs of somebody's own.
 
@@ -217,6 +222,8 @@ def prepare_if_needed(
         The data set folder. Songs that somebody put there are joined by MUSDB18's only where `musdb_path` is given.
     musdb_path
         Folder of MUSDB18; None takes the environment variable ``MUSDB_PATH``, or downloads the 7 s sample.
+    subset, limit
+        Of MUSDB18 only the songs of one subset, or only the first so many of it.
     progress
         Whether to show progress on stderr.
 
@@ -237,7 +244,7 @@ def prepare_if_needed(
                 f"No songs in {folder}. Name an empty folder for MUSDB18, or one that holds <song>/vocals.wav and "
                 "<song>/accompaniment.wav."
             )
-    prepare_musdb(musdb_path, folder, progress=progress)
+    prepare_musdb(musdb_path, folder, subset=subset, limit=limit, progress=progress)
 
 
 def _songs_in(folder: TrackFolder) -> list[Song]:

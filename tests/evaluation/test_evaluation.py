@@ -181,6 +181,43 @@ def test_a_second_run_scores_nothing(results_folder, checkpoint, short_songs, mo
     assert shown.count("\n") == 1
 
 
+def test_results_of_the_first_version_are_read(results_folder, checkpoint, short_songs, monkeypatch):
+    """They had whole paths, names of files for names of models, floors and ceilings, and no leakage."""
+    for path in results_folder.glob("*.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["evaluated"] |= {"path": "/home/someone/vocals/checkpoints/best.model.pth", "name": "best.model.pth"}
+        if content["schema"] == results.SONG_SCHEMA:
+            for row in content["rows"].values():
+                for metrics in row["scores"].values():
+                    del metrics["Leak"]
+        else:
+            content |= {"schema_version": 1}
+            for row in content["rows"].values():
+                row["role"] = {"baseline": "floor", "oracle": "ceiling"}.get(row["role"], "evaluated")
+            for key in ("sources", "definitions", "notes", "made"):
+                del content[key]
+        path.write_text(json.dumps(content), encoding="utf-8")
+    calls = count_scored(monkeypatch)
+    options = {**EVERYTHING, "metrics": ("scale", "bsseval_v4")}
+    found = evaluate_model(checkpoint, dataset_folder=short_songs, output_folder=results_folder, **options)
+    assert calls == []
+    validator("summary").validate(found.summary)
+    assert not list(results_folder.glob("earlier-*"))
+
+
+def test_reports_hold_no_local_paths(evaluated, tmp_path):
+    """Who reads a report learns nothing of the folders of whoever made it."""
+    assert evaluated.summary["evaluated"]["name"] == "best"
+    for name in ("report.html", "report_card.txt", "summary.json", "scores.csv"):
+        content = (evaluated.output_folder / name).read_text(encoding="utf-8")
+        assert str(evaluated.output_folder.parent.parent) not in content
+        assert str(evaluated.output_folder.parent.parent.parent) not in content
+    made = evaluated.summary["made"]
+    assert made["preset"] == "tiny"
+    for fact in (made["date"], made["machine"], f"preset {made['preset']}"):
+        assert fact in evaluated.report_card
+
+
 def test_only_what_is_missing_is_scored(checkpoint, short_songs, tmp_path, monkeypatch):
     calls = count_scored(monkeypatch)
     options = {"dataset_folder": short_songs, "output_folder": tmp_path, "limit": 1, **QUIET}

@@ -84,7 +84,8 @@ class EvaluationOptions:
     def find(self) -> list[Track]:
         """Return the songs, after they were prepared if that was still to be done."""
         if self.tracks is None:
-            prepare_if_needed(self.dataset_folder, self.musdb_path, progress=self.progress)
+            only = {"subset": self.subset, "limit": self.limit}
+            prepare_if_needed(self.dataset_folder, self.musdb_path, progress=self.progress, **only)
         return find_tracks(self._folders, subset=self.subset, limit=self.limit, progress=self.progress)
 
     @property

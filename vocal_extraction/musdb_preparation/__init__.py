@@ -66,6 +66,8 @@ def prepare_musdb(
     dataset_folder: str | os.PathLike[str] = DATASET_FOLDER,
     *,
     download: bool = True,
+    subset: str | None = None,
+    limit: int | None = None,
     n_workers: int | None = None,
     progress: bool = True,
 ) -> dict[str, int]:
@@ -80,6 +82,8 @@ def prepare_musdb(
         Where to write. Songs that the source does not have, or has no more, are left there.
     download
         False raises an error where the sample would be downloaded.
+    subset, limit
+        Decode only the songs of one subset, or only the first so many; None decodes all.
     n_workers
         Songs decoded at the same time, 1 or more; None takes one per processor.
     progress
@@ -104,7 +108,9 @@ def prepare_musdb(
     remove_leftovers(dataset_folder)
     source = _choose_source(musdb_path, dataset_folder, download=download, progress=progress)
     if source is not None:
-        _decode_songs(find_songs(source), dataset_folder, n_workers=n_workers or os.cpu_count() or 1, progress=progress)
+        songs = [song for song in find_songs(source) if subset in (None, song.subset)]
+        songs = sorted(songs, key=lambda song: song.name)[:limit]
+        _decode_songs(songs, dataset_folder, n_workers=n_workers or os.cpu_count() or 1, progress=progress)
     n_songs = {subset: len(song_names(subset, dataset_folder)) for subset in SUBSETS}
     if n_songs["train"] and not n_songs["valid"]:
         _log.warning(

@@ -22,7 +22,7 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
     metric, source = main_metric(first), comparison["sources"][0]
     body = [
         '<header><p class="over">Comparison of models, song by song</p>'
-        f"<h1>{escape(' against '.join(labels))}</h1><p class='under'>{escape(', '.join(facts_of(first['made'])))}</p>"
+        f"<h1>{escape(' against '.join(labels))}</h1><p class='under'>{escape(', '.join(facts_of({**first['made'], 'preset': ''})))}</p>"
         "</header>",
         _systems(comparison, metric),
         *(_pair(pair, metric, source, first["definitions"][metric]) for pair in comparison["pairs"]),
