@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import torch
 
@@ -53,7 +54,7 @@ def trainer_of(preset, dataset, folder, *, seed=0, device="cpu", n_workers=0, ca
 
 def history_of(folder):
     """Read a run's history, without what the clock says."""
-    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (Path(folder) / "history.jsonl").read_text().splitlines()]
     timed = ("mixtures_per_s", "data_wait_share", "duration_s")
     return [{name: value for name, value in row.items() if name not in timed} for row in rows]
 

@@ -8,7 +8,7 @@ that phases differ, and unlike the plain ratio it does not chase items that are 
 import torch
 from torch import Tensor, nn
 
-from vocal_extraction.separation.masking import in_groups, infer_masks, masked, n_channels_together, views_of
+from vocal_extraction.separation.masking import as_batch, as_masks, estimate_at_once, masked, views_of
 from vocal_extraction.settings import Preset
 from vocal_extraction.spectrogram import istft, magnitude, stft
 
@@ -43,7 +43,8 @@ def item_losses(network: nn.Module, sources: Tensor, *, preset: Preset, known: T
     mixture, targets = sources.sum(dim=1), sources[:, 1:]  # (n_batch, [n_sources,] n_channels, n_samples)
     spectrum = stft(mixture, signal=signal)  # (n_batch, n_channels, n_frames, n_bins)
     magnitudes = magnitude(views_of(spectrum, stereo))  # (n_batch, n_channels, n_frames, n_bins)
-    mask = infer_masks(network, magnitudes, n_network_channels=preset.network.num_audio_channels)
+    batch = as_batch(magnitudes, n_network_channels=preset.network.num_audio_channels)
+    mask = as_masks(network({"mix_magnitude": batch})["mask"], n_items=len(magnitudes))
     mask = mask.float().movedim(-1, 1)  # (n_batch, n_sources, n_channels, n_frames, n_bins)
     if preset.training.loss == "magnitude_l1":
         wanted = magnitude(views_of(stft(targets, signal=signal), stereo))
@@ -79,15 +80,9 @@ def estimate_sources(network: nn.Module, mixture: Tensor, *, preset: Preset) -> 
     Shape: (n_channels, n_samples) to (n_sources, n_channels, n_samples).
     """
     chunks = mixture.split(int(_LONGEST_CHUNK_S * preset.signal.sample_rate), dim=-1)
-    return torch.cat([_estimate_chunk(network, chunk, preset) for chunk in chunks], dim=-1)
-
-
-def _estimate_chunk(network: nn.Module, mixture: Tensor, preset: Preset) -> Tensor:
-    signal, stereo = preset.signal, preset.signal.stereo
     n_network_channels = preset.network.num_audio_channels
-    n_together = n_channels_together(stereo, n_network_channels=n_network_channels, n_song_channels=len(mixture))
-    spectrum = stft(in_groups(mixture.unsqueeze(0), n_together), signal=signal)
-    mask = infer_masks(network, magnitude(views_of(spectrum, stereo)), n_network_channels=n_network_channels)
-    mask = mask.float().movedim(-1, 0)  # (n_sources, n_items, n_channels, n_frames, n_bins)
-    estimates = istft(masked(spectrum, mask, stereo), n_samples=mixture.shape[-1], signal=signal)
-    return estimates.flatten(1, 2)[:, : len(mixture)]
+    estimates = [
+        estimate_at_once(network, chunk, signal=preset.signal, n_network_channels=n_network_channels)
+        for chunk in chunks
+    ]
+    return torch.cat(estimates, dim=-1)
