@@ -55,8 +55,14 @@ def __dir__() -> list[str]:
 
 def _compute_on_one_thread() -> None:
     """Keep a forked process from waiting for ever for threads of torch's pool, which only its parent has."""
+    global LACKS_THREADS
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+        LACKS_THREADS = True
+
+
+LACKS_THREADS = False
+"""Whether this process was forked by one that had torch's threads, and has none of them."""
 
 
 os.register_at_fork(after_in_child=_compute_on_one_thread)

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import torch
 
+import vocal_extraction
 from vocal_extraction.settings import PROJECT_FOLDER
 
 _MOST_THREADS = 8
@@ -38,7 +39,7 @@ def resources(device: torch.device, n_workers: int | None) -> Iterator[int]:
     n_workers = max(n_workers, 0)
     n_threads_before = torch.get_num_threads()
     if device.type == "cpu":
-        torch.set_num_threads(max(n_cores - n_workers, 1))
+        torch.set_num_threads(1 if vocal_extraction.LACKS_THREADS else max(n_cores - n_workers, 1))
     keep_freed_memory(True)
     try:
         yield n_workers
