@@ -18,6 +18,7 @@ LAYERS = (
     "device",
     "compatibility",
     "atomic_files",
+    "progress",
     "audio_files",
     "musdb_preparation",
     "demo_songs",

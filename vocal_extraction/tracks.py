@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from vocal_extraction.atomic_files import sha256_of
 from vocal_extraction.audio_files.stem_conversion import convert_stems
 from vocal_extraction.musdb_preparation import SUBSETS, has_begun, prepare_musdb
+from vocal_extraction.progress import counted
 from vocal_extraction.settings import ACCOMPANIMENT, DATASET_FOLDER
 from vocal_extraction.track_layouts import LAYOUTS, Song, TrackError, cache_of, layout_of, lone_files, visible
 
@@ -282,7 +282,7 @@ def _tracks_of(
     pending = [song for song, track in zip(songs, plain, strict=True) if track is None]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = pool.map(lambda song: _converted(song[1], song[2], place, sample_rate), pending)
-        converted = iter(list(tqdm(jobs, "converting songs", len(pending), disable=not (progress and pending))))
+        converted = iter(list(counted(jobs, len(pending), "converting", show=progress)))
     for track in plain:
         yield dataclasses.replace(track or next(converted), weight=weight)
 

@@ -18,7 +18,6 @@ import os
 from collections.abc import Callable
 
 import numpy as np
-from tqdm import tqdm
 
 from vocal_extraction.atomic_files import remove_leftovers
 from vocal_extraction.demo_songs.band import play_bass, play_chords, play_drums
@@ -35,6 +34,7 @@ from vocal_extraction.musdb_preparation import (
     song_names,
     write_song,
 )
+from vocal_extraction.progress import counted
 from vocal_extraction.settings import STEMS
 
 STEM_LEVELS_DB = {"bass": -7.2, "drums": -7.1, "other": -6.2, "vocals": -5.3}
@@ -155,7 +155,7 @@ def write_demo_songs(
     make_folders(dataset_folder)
     remove_leftovers(dataset_folder)
     songs = [(subset, number) for subset, count in counts.items() for number in range(count)]
-    for subset, number in tqdm(songs, "making songs", disable=not progress):
+    for subset, number in counted(songs, len(songs), "synthesising", show=progress):
         name = f"Demo {seed} - {subset} {number + 1:03d}"
         if prepared_length(dataset_folder, subset, name) != round(duration_s * SAMPLE_RATE):
             song_seed = (seed * len(SUBSETS) + SUBSETS.index(subset)) * _SEEDS_PER_SUBSET + number

@@ -8,12 +8,9 @@ the estimates leave of the mixture.
 import dataclasses
 import os
 import sys
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from vocal_extraction.atomic_files import remove_leftovers, write_json, write_text
 from vocal_extraction.evaluation import results
@@ -25,14 +22,13 @@ from vocal_extraction.evaluation.models import ModelSystem
 from vocal_extraction.evaluation.sources import Sources
 from vocal_extraction.evaluation.summary import summarise_evaluation
 from vocal_extraction.evaluation.systems import System, systems_beside
+from vocal_extraction.progress import counted
 from vocal_extraction.reports.page import report_page
 from vocal_extraction.reports.tables import main_metric, report_card
 from vocal_extraction.settings import DATASET_FOLDER, EVALUATION_FOLDER, SPECIFIED, TRAINED_MODEL, SignalSettings
 from vocal_extraction.tracks import Track, find_tracks, prepare_if_needed
 
 PathLike = str | os.PathLike[str]
-
-_LINE_EVERY_S = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +80,9 @@ class EvaluationOptions:
     def find(self) -> list[Track]:
         """Return the songs, after they were prepared if that was still to be done."""
         if self.tracks is None:
-            only = {"subset": self.subset, "limit": self.limit}
-            prepare_if_needed(self.dataset_folder, self.musdb_path, progress=self.progress, **only)
+            prepare_if_needed(
+                self.dataset_folder, self.musdb_path, subset=self.subset, limit=self.limit, progress=self.progress
+            )
         return find_tracks(self._folders, subset=self.subset, limit=self.limit, progress=self.progress)
 
     @property
@@ -236,7 +233,9 @@ def _evaluate(
         for track, (system, notes) in zip(tracks, systems, strict=True)
     ]
     done = run_jobs(jobs, n_jobs=options.n_jobs, on_accelerator=on_accelerator)
-    contents = sorted(_counted(done, len(jobs), show=options.progress), key=lambda content: content["song"])
+    contents = sorted(
+        counted(done, len(jobs), "evaluating", show=options.progress), key=lambda content: content["song"]
+    )
     for content in contents:
         for note in content.get("notes", ()):
             print(f"{content['song']}: {note}.", file=sys.stderr)
@@ -256,20 +255,6 @@ def _evaluate(
     if options.show:
         print(f"{card}\n{folder / results.PAGE}")
     return Evaluation(summary, card, folder, contents)
-
-
-def _counted(done: Iterable[dict[str, Any]], n_songs: int, *, show: bool) -> Iterator[dict[str, Any]]:
-    """Pass songs on and show how many are done: a bar on a terminal, else a line a minute."""
-    if not show or sys.stderr.isatty():
-        yield from tqdm(done, total=n_songs, unit="song", desc="evaluating", disable=not show, file=sys.stderr)
-        return
-    start = last = time.monotonic()
-    for n_done, content in enumerate(done, start=1):
-        yield content
-        now = time.monotonic()
-        if now - last >= _LINE_EVERY_S or n_done == n_songs:
-            last = now
-            print(f"evaluating: {n_done} of {n_songs} songs in {now - start:.0f} s", file=sys.stderr)
 
 
 def _check(what: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -17,8 +17,6 @@ import shutil
 import threading
 from pathlib import Path
 
-from tqdm import tqdm
-
 from vocal_extraction.atomic_files import remove_leftovers, write_json
 from vocal_extraction.musdb_preparation.decoding import song_blocks
 from vocal_extraction.musdb_preparation.layout import (
@@ -36,6 +34,7 @@ from vocal_extraction.musdb_preparation.layout import (
 )
 from vocal_extraction.musdb_preparation.sample_download import download_sample
 from vocal_extraction.musdb_preparation.sources import LOCAL_FOLDER_ADVICE, Song, find_songs
+from vocal_extraction.progress import counted
 from vocal_extraction.settings import DATASET_FOLDER
 
 __all__ = [
@@ -190,7 +189,7 @@ def _decode_in_parallel(
         jobs = [executor.submit(decode, song) for song in songs]
         finished = concurrent.futures.as_completed(jobs)
         try:
-            for job in tqdm(finished, "decoding songs", len(jobs), disable=not progress or not songs):
+            for job in counted(finished, len(jobs), "decoding", show=progress):
                 try:
                     job.result()
                     write_json(dataset_folder / _RECORD, dict(sorted(record.items())))

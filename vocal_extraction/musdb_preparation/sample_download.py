@@ -56,7 +56,7 @@ def download_sample(folder: Path, *, progress: bool = True) -> Path:
             database = musdb.DB(root=str(sample), subsets=[])
             database.url = database.setup["sample-url"]
             with _socket_timeout(), contextlib.redirect_stdout(sys.stderr if progress else io.StringIO()):
-                database.download(progress=progress)
+                database.download(progress=progress and sys.stderr.isatty())
             os.replace(sample, folder)
     except (OSError, http.client.HTTPException, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise PreparationError(
