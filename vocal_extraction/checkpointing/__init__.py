@@ -5,17 +5,15 @@ JSON) and ``metadata`` (STFT, sample rate, transforms, history). A file may come
 freely. Data comes out, or a `CheckpointError`; no code runs. docs/checkpoints.md lists the contents and the steps.
 """
 
-from vocal_extraction.checkpointing.archive import LARGEST_BYTES, CheckpointError, contents_of, reason_of
+from vocal_extraction.checkpointing.archive import CheckpointError
 from vocal_extraction.checkpointing.loading import LOADERS, LoadedModel, Loader, load_checkpoint
-from vocal_extraction.checkpointing.metadata import FORMAT_VERSION, CheckpointMetadata, STFTParams, source_names
-from vocal_extraction.checkpointing.reading import allowed_classes, parse_checkpoint, read_checkpoint
+from vocal_extraction.checkpointing.metadata import CheckpointMetadata, STFTParams, source_names
+from vocal_extraction.checkpointing.reading import parse_checkpoint, read_checkpoint
 from vocal_extraction.checkpointing.rebuilding import MaskNetwork, rebuild
 from vocal_extraction.checkpointing.saving import save_checkpoint, save_network
 from vocal_extraction.checkpointing.shipped import default_checkpoint, shipped_checkpoint, shipped_checkpoints
 
 __all__ = [
-    "FORMAT_VERSION",
-    "LARGEST_BYTES",
     "LOADERS",
     "CheckpointError",
     "CheckpointMetadata",
@@ -23,13 +21,10 @@ __all__ = [
     "Loader",
     "MaskNetwork",
     "STFTParams",
-    "allowed_classes",
-    "contents_of",
     "default_checkpoint",
     "load_checkpoint",
     "parse_checkpoint",
     "read_checkpoint",
-    "reason_of",
     "rebuild",
     "save_checkpoint",
     "save_network",

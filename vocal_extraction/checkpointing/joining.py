@@ -49,12 +49,6 @@ def join_checkpoints(paths: Sequence[str | Path], output_path: str | Path, *, ov
     StorageError
         If the file cannot be written, or is there already.
 
-    Examples
-    --------
-    >>> join_checkpoints(["a.pth"], "joined.pth")
-    Traceback (most recent call last):
-    ...
-    vocal_extraction.checkpointing.archive.CheckpointError: An ensemble takes two checkpoints or more, got 1.
     """
     output_path = Path(output_path)
     if len(paths) < 2:

@@ -103,7 +103,7 @@ class CheckpointMetadata:
         dataset_folder: str = "dataset",
         **facts: Any,
     ) -> "CheckpointMetadata":
-        """Return the metadata of a network that was trained by this project.
+        """Return the metadata of a network that was trained with a preset.
 
         Parameters
         ----------

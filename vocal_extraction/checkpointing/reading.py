@@ -1,7 +1,7 @@
 """From a checkpoint's file to plain values, in steps each of which would by itself keep code out.
 
 1. `archive` unpacks it, `survey` finds out what its pickle would make.
-2. `torch.load` with ``weights_only``, and no class allowed besides but nussl's plain ones, reads the records.
+2. `torch.load` with ``weights_only`` reads the records, with stand-ins for nussl's plain classes and no other.
 3. `_plain` copies what came out into fresh dictionaries and lists, within bounds.
 """
 
@@ -30,10 +30,6 @@ _loading = threading.Lock()
 """torch keeps one list of allowed classes for all threads."""
 
 
-_STAND_INS: dict[str, Any] = {name: type(name, (), {"__module__": __name__}) for name in TRANSFORMS}
-"""Classes that only hold what nussl's transforms of these names held."""
-
-
 class _NumpyType:
     """Stands in for ``numpy.dtype`` in what a NumPy scalar was pickled as."""
 
@@ -53,16 +49,17 @@ def _number(kind: _NumpyType, data: bytes) -> float:
     return value
 
 
-def read_checkpoint(path: str | Path, *, with_nussl: bool = False) -> dict[str, Any]:
-    """Read a checkpoint's dictionary without running any code that it may hold.
+_STAND_INS: list[Any] = [
+    (_NumpyType, "numpy.dtype"),
+    *((_number, name) for name in NUMPY_SCALARS),
+    (STFTParams, STFT_PARAMS),
+    # Classes that only hold what nussl's transforms of these names held.
+    *((type(name, (), {"__module__": __name__}), f"{TRANSFORMS_MODULE}.{name}") for name in TRANSFORMS),
+]
 
-    Parameters
-    ----------
-    path
-        The file.
-    with_nussl
-        True: the transforms in the metadata are nussl's own objects, as its separators want them. False: plain
-        stand-ins, and nussl is not imported.
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint's dictionary without running any code that it may hold, and without nussl.
 
     Returns
     -------
@@ -74,15 +71,15 @@ def read_checkpoint(path: str | Path, *, with_nussl: bool = False) -> dict[str, 
     CheckpointError
         If the file is missing, damaged, of another format, or holds anything but weights and plain values.
     """
-    return parse_checkpoint(contents_of(path), name=str(path), with_nussl=with_nussl)
+    return parse_checkpoint(contents_of(path), name=str(path))
 
 
-def parse_checkpoint(contents: bytes, *, name: str, with_nussl: bool = False) -> dict[str, Any]:
+def parse_checkpoint(contents: bytes, *, name: str) -> dict[str, Any]:
     """Do what `read_checkpoint` does, on the contents of a file that messages call `name`."""
     records = records_of(contents, name=name)
     try:
         survey(records)
-        with _loading, allowed_classes(with_nussl=with_nussl):
+        with _loading, _allowed_classes():
             loaded = torch.load(packed(records), map_location="cpu", weights_only=True)
         loaded = _plain(loaded)
     except (RefusedError, pickle.UnpicklingError) as error:
@@ -92,42 +89,20 @@ def parse_checkpoint(contents: bytes, *, name: str, with_nussl: bool = False) ->
     except (DamagedError, RuntimeError, ValueError) as error:  # the last two are torch's
         raise CheckpointError(f"{name} is damaged ({reason_of(error)}). Train or download it again.") from error
     state = loaded.get("state_dict") if isinstance(loaded, dict) else None
-    if not _is_state(state) or not isinstance(loaded.get("metadata"), dict):
+    is_state = isinstance(state, dict) and all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    )
+    if not is_state or not isinstance(loaded.get("metadata"), dict):
         raise CheckpointError(f"{name} is no checkpoint of nussl's: it lacks 'state_dict' or 'metadata'.")
     return loaded
 
 
-def _is_state(state: Any) -> bool:
-    """Whether a value is a state dictionary: tensors by name."""
-    return isinstance(state, dict) and all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    )
-
-
 @contextlib.contextmanager
-def allowed_classes(*, with_nussl: bool) -> Iterator[None]:
-    """Let `torch.load` make NumPy's scalars and nussl's plain metadata classes, or stand-ins of their names, alone.
-
-    Parameters
-    ----------
-    with_nussl
-        Whether they are nussl's own.
-    """
-    stft_params, transforms = STFTParams, _STAND_INS
-    if with_nussl:
-        from vocal_extraction.compatibility import nussl
-
-        stft_params = nussl.STFTParams
-        transforms = {name: getattr(nussl.datasets.transforms, name) for name in TRANSFORMS}
-    allowed: list[Any] = [
-        (_NumpyType, "numpy.dtype"),
-        *((_number, name) for name in NUMPY_SCALARS),
-        (stft_params, STFT_PARAMS),
-        *((transform, f"{TRANSFORMS_MODULE}.{name}") for name, transform in transforms.items()),
-    ]
+def _allowed_classes() -> Iterator[None]:
+    """Let `torch.load` make stand-ins for NumPy's scalars and nussl's plain classes, and no other class."""
     before = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
-    torch.serialization.add_safe_globals(allowed)
+    torch.serialization.add_safe_globals(_STAND_INS)
     try:
         yield
     finally:
@@ -149,7 +124,7 @@ def _plain(content: Any) -> Any:
             return {copied(key, depth + 1): copied(item, depth + 1) for key, item in dict.items(value)}
         if isinstance(value, list | tuple):
             items = [copied(item, depth + 1) for item in value]
-            return items if isinstance(value, list) else _tuple_like(value, items)
+            return STFTParams(*items) if isinstance(value, STFTParams) else type(value)(items)
         if type(value).__name__ in TRANSFORMS:
             transform = object.__new__(type(value))
             vars(transform).update(copied(vars(value), depth + 1))
@@ -161,7 +136,3 @@ def _plain(content: Any) -> Any:
         return value
 
     return copied(content, 0)
-
-
-def _tuple_like(value: tuple[Any, ...], items: list[Any]) -> tuple[Any, ...]:
-    return tuple(items) if type(value) is tuple else type(value)(*items)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vocal_extraction.checkpointing import LoadedModel, read_checkpoint
+from vocal_extraction.checkpointing import LoadedModel
 from vocal_extraction.evaluation.metrics import EvaluationError
 from vocal_extraction.separation.masking import channels_of, in_groups, n_channels_together, views_of
 
@@ -82,14 +82,11 @@ def _estimate(nussl: Any, views: NDArray[np.float64], *, model: LoadedModel, mas
 
 def _separator(nussl: Any, signal: Any, model: LoadedModel) -> Any:
     """Return a DeepMaskEstimation with the network in place, without its loader ever seeing the checkpoint."""
-    content = read_checkpoint(model.path, with_nussl=True)
-    metadata = dict(content["metadata"])
-    for key in ("stft_params", "sample_rate", "num_channels"):  # older checkpoints keep these with the training data
-        metadata.setdefault(key, metadata["train_dataset"].get(key))
+    metadata = model.metadata.stored()
     separator = nussl.separation.deep.DeepMaskEstimation(signal, model_path=None, device=model.device)
     separator.device = model.device
     separator.model = model.network
-    separator.config = content.get("config") or metadata.get("config")
+    separator.config = {"name": "network"}
     separator.metadata.update(metadata)
     separator.transform = separator._get_transforms(metadata["train_dataset"]["transforms"])
     return separator
