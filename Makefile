@@ -23,8 +23,8 @@ lint: $(DEVELOPMENT)  ## Check style, format and types
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy .
 
-bench: programs $(INSTALLED)  ## Measure speed beside nussl and scaper as they come
-	$(RUN) -m benchmarks
+bench: programs $(INSTALLED)  ## Measure speed beside nussl and scaper as they come; ARGS=extraction does one
+	$(RUN) -m benchmarks $(ARGS)
 
 stress: programs $(DEVELOPMENT)  ## Fuzz, kill, count and measure memory; ARGS="kills --kills 8" does one of them
 	-@sh setup/requirements.sh $(RUN) requirements-fuzz.txt
