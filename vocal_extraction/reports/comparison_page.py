@@ -20,9 +20,10 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
     labels = list(comparison["models"])
     first = comparison["models"][labels[0]]
     metric, source = main_metric(first), comparison["sources"][0]
+    made = ", ".join(facts_of({**first["made"], "preset": ""}))
     body = [
         '<header><p class="over">Comparison of models, song by song</p>'
-        f"<h1>{escape(' against '.join(labels))}</h1><p class='under'>{escape(', '.join(facts_of({**first['made'], 'preset': ''})))}</p>"
+        f"<h1>{escape(' against '.join(labels))}</h1><p class='under'>{escape(made)}</p>"
         "</header>",
         _systems(comparison, metric),
         *(_pair(pair, metric, source, first["definitions"][metric]) for pair in comparison["pairs"]),
