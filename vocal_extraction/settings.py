@@ -271,10 +271,10 @@ class ExtractionSettings:
     track: str | None = None
     """Audio track of a file that has several: its number, from 1, or its language; None is what players take."""
     chunk_s: float = 16.0
-    """Length of the pieces in which a song goes through the network, less their context. Memory grows with it. Networks
-    that hear the whole song take shorter ones on a CPU: 4 s, and twice `context_s` more for Griffin-Lim."""
+    """Length of the chunks in which a song goes through the network, without context. Memory grows with it. Networks that
+    are run layer by layer take shorter ones on a CPU: 2 s, and twice `context_s` more for Griffin-Lim."""
     context_s: float = 2.0
-    """What is heard before and after a piece, and thrown away, by Griffin-Lim and by networks that hear pieces only."""
+    """What is computed before and after a chunk and dropped, by Griffin-Lim and by networks that know chunks only."""
 
     def __post_init__(self) -> None:
         fields = _fields_of(self.output_template)

@@ -17,7 +17,8 @@ import pytest
 import soundfile
 from extraction_models import ConstantMask, files_in, loaded, records, remembering_model, stems_of
 
-from vocal_extraction.errors import ExtractionError, SettingsError
+from vocal_extraction.audio_files.decoding import SongReader
+from vocal_extraction.errors import ExtractionError, SettingsError, SongTooLongError
 from vocal_extraction.extraction import Outcome, extract_songs, extract_vocals
 from vocal_extraction.extraction.manifest import MANIFEST_NAME
 from vocal_extraction.extraction.naming import find_songs, song_name
@@ -64,6 +65,23 @@ def test_names_of_any_kind(tmp_path, make_song, model, monkeypatch):
             soundfile.read(outcome.stems["vocals"])[0], 0.25 * soundfile.read(song)[0], atol=1e-3
         )
     assert [record["file"] for record in records(tmp_path / "out")] == list(UGLY)
+
+
+def test_no_more_of_a_song_is_decoded_than_its_limit(tmp_path, make_song, model, monkeypatch):
+    decoded, blocks = [], SongReader.blocks
+
+    def counted(reader):
+        for block in blocks(reader):
+            decoded.append(block.shape[1])
+            yield block
+
+    monkeypatch.setattr(SongReader, "blocks", counted)
+    song = make_song("song.wav", duration_s=20.0)
+    with pytest.raises(SongTooLongError, match="longer than 2 s"):
+        extract_vocals(song, tmp_path / "out", model=model, longest_s=2.0)
+    assert 2.0 < sum(decoded) / RATE < 5.0
+    assert not (tmp_path / "out" / "song").exists()
+    assert extract_vocals(song, tmp_path / "out", model=model, longest_s=20.0).duration_s == 20.0
 
 
 def test_names_that_are_not_unicode(tmp_path, make_song, model):

@@ -40,7 +40,7 @@ class Separator:
     phase
         'mixture' or 'griffin-lim'.
     chunk_s
-        Length of a chunk in seconds, without context; networks of layers take at most 4 on a CPU.
+        Length of a chunk in seconds, without context; networks of layers take at most 2 on a CPU.
     context_s
         Context on either side, for Griffin-Lim and for networks that know chunks only.
     pool

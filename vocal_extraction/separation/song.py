@@ -42,7 +42,7 @@ _BINS_TOGETHER = 600
 """Bins of all items that go through a network at once: two items of 257, one of 1025."""
 _ON_AN_ACCELERATOR = 16
 """How many times as much an accelerator takes at once."""
-_LAYERWISE_CHUNK_S = 4.0
+_LAYERWISE_CHUNK_S = 2.0
 """Longest chunk on a CPU where no context makes short ones costly; memory grows with it."""
 _ENCODING, _LAYERS = 0.2, 0.4
 """Shares of the time that a layer-by-layer network spends before it gives masks; for the progress."""
