@@ -271,8 +271,8 @@ class ExtractionSettings:
     track: str | None = None
     """Audio track of a file that has several: its number, from 1, or its language; None is what players take."""
     chunk_s: float = 16.0
-    """Length of the chunks in which a song goes through the network, without context. Memory grows with it. Networks that
-    are run layer by layer take shorter ones on a CPU: 2 s, and twice `context_s` more for Griffin-Lim."""
+    """Length of the chunks in which a song goes through the network, without context. Memory grows with it. Networks
+    that are run layer by layer take shorter ones on a CPU: 2 s, and twice `context_s` more for Griffin-Lim."""
     context_s: float = 2.0
     """What is computed before and after a chunk and dropped, by Griffin-Lim and by networks that know chunks only."""
 
