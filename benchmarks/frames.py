@@ -20,7 +20,7 @@ from vocal_extraction.demo_songs import write_demo_songs
 from vocal_extraction.settings import PACKAGE_FOLDER
 
 COMMANDS = {
-    "training": "train --dataset songs --mixtures 2 --batches 1 --validation 1 --epochs 1 --workers 0 --device cpu",
+    "training": "train --preset small.toml --dataset songs --mixtures 2 --batches 1 --validation 1 --epochs 1",
     "extraction": "extract song.wav --preset classic --device cpu",
 }
 
@@ -59,6 +59,7 @@ def frames_to_lstm(command: str) -> list[str]:
 def write_inputs(folder: Path) -> None:
     """Write the songs that the commands take."""
     write_demo_songs(folder / "songs", n_train=1, n_valid=1, n_test=0, duration_s=2.0)
+    (folder / "small.toml").write_text("[mixing]\nduration_s = 0.5\n[training]\nbatch_size = 1\n")
     noise = 0.1 * np.random.default_rng(0).standard_normal((44_100, 2))
     soundfile.write(folder / "song.wav", noise, 44_100)
 

@@ -9,8 +9,8 @@ log="$(dirname "$(dirname "$python")")/$(basename "$file" .txt).log"
 size=""
 if [ "$file" = requirements.txt ] && ! "$python" -c 'import torch' 2>/dev/null; then
     case "$(uname)" in
-        Linux) size=": about 3.5 GB to download with CUDA's libraries, 0.5 GB with a CPU build of torch; 3 to 20 minutes" ;;
-        *) size=": about 0.5 GB to download; 2 to 10 minutes" ;;
+        Linux) size=": about 3 GB to download with CUDA, 600 MB with a CPU build of torch; some minutes" ;;
+        *) size=": about 600 MB to download; some minutes" ;;
     esac
 fi
 printf 'Installing %s%s ' "$file" "$size" >&2

@@ -228,21 +228,21 @@ def test_reader_that_left_is_no_traceback(arguments, tmp_path):
 
 
 def test_errors_become_status_1(monkeypatch, capsys):
-    def fail(arguments):
+    def fail():
         raise VocalExtractionError("It is not there. Bring it.")
 
-    monkeypatch.setattr(entrance, "_run", fail)
+    monkeypatch.setattr(entrance, "_open_menu", fail)
     assert main.main([]) == 1
     assert capsys.readouterr().err == "Error: It is not there. Bring it.\n"
 
 
 @pytest.mark.parametrize("asked", [False, True])
 def test_an_unexpected_exception_is_one_sentence_and_a_log(monkeypatch, capsys, tmp_path, asked):
-    def break_down(arguments):
-        assert arguments == ["extract", "a.mp3"]
+    def break_down(songs):
+        assert songs == ["a.mp3"]
         raise ZeroDivisionError("nothing to divide by")
 
-    monkeypatch.setattr(entrance, "_run", break_down)
+    monkeypatch.setitem(commands.COMMANDS, "extract", break_down)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert main.main(["extract", "a.mp3", *["--traceback"] * asked]) == 1
     printed = capsys.readouterr()

@@ -25,7 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     put_programs_on_path()
     try:
         try:
-            return _run([each for each in arguments if each != "--traceback"])
+            if not (typed := [each for each in arguments if each != "--traceback"]):
+                return _open_menu()
+            from vocal_extraction.command_line.commands import COMMANDS, explained
+            from vocal_extraction.command_line.parser import parse
+
+            command, options = parse(typed)
+            with explained(command):
+                return COMMANDS[command](**options)
         finally:
             sys.stdout.flush()
     except VocalExtractionError as error:
@@ -46,16 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         discard_stdout_if_broken()
 
 
-def _run(arguments: Sequence[str]) -> int:
-    if not arguments:
-        from vocal_extraction.command_line.menu import run_menu
+def _open_menu() -> int:
+    from vocal_extraction.command_line.menu import run_menu
 
-        return run_menu()
-    from vocal_extraction.command_line.commands import run_command
-    from vocal_extraction.command_line.parser import parse
-
-    command, options = parse(arguments)
-    return run_command(command, **options)
+    return run_menu()
 
 
 def _internal_error(error: Exception, arguments: Sequence[str]) -> str:

@@ -4,11 +4,12 @@ Each takes the options that were typed as keyword arguments and returns the exit
 is the rooms' own business, on stderr.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ _KEPT = {
 """What Ctrl-C leaves, by command; a training says it by itself."""
 
 
-def run_command(name: str, **options: Any) -> int:
-    """Run a command; what it needs and is not installed becomes an error that says how to install it.
+@contextlib.contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Explain what ends a command: a library that is not installed becomes an error, Ctrl-C says what stays.
 
     Raises
     ------
@@ -37,10 +39,10 @@ def run_command(name: str, **options: Any) -> int:
         If a library is missing.
     """
     try:
-        return COMMANDS[name](**options)
+        yield
     except KeyboardInterrupt:
-        if done := _KEPT.get(name):
-            print(f"\n{done} The same command or choice goes on with the rest.", file=sys.stderr)
+        if kept := _KEPT.get(name):
+            print(f"\n{kept} The same command or choice goes on with the rest.", file=sys.stderr)
         raise
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("vocal_extraction"):
@@ -49,6 +51,12 @@ def run_command(name: str, **options: Any) -> int:
         remedy = f"make {target}" if IS_CHECKOUT else f"pip install 'vocal-extraction[{extra}]'"
         message = f"{name} needs the module {error.name!r}, which is missing. Install it: {remedy}"
         raise MissingPartError(message) from error
+
+
+def run_command(name: str, **options: Any) -> int:
+    """Run a command by its name; what ends it is `explained`."""
+    with explained(name):
+        return COMMANDS[name](**options)
 
 
 def prepare(*, as_json: bool = False, **options: Any) -> int:

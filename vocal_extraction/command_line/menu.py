@@ -19,6 +19,7 @@ from typing import Any
 from vocal_extraction.atomic_files import sentence_of
 from vocal_extraction.command_line.commands import run_command
 from vocal_extraction.errors import VocalExtractionError
+from vocal_extraction.preset_files import find_preset
 from vocal_extraction.settings import CHECKPOINT_FOLDER, DATASET_FOLDER, PRESETS, PRETRAINED_FOLDER, SPECIFIED
 
 PRETRAINED_MODEL = PRETRAINED_FOLDER / "best.model.pth"
@@ -130,7 +131,9 @@ def _training_options() -> dict[str, Any] | None:
         print("MUSDB18: name its folder, or download the sample of 7 s a song: 140 MB, prepared 1.7 GB, 5 minutes.")
         options["musdb_path"] = _ask_until_read("Folder", place, _folder)
     print(f"With {SPECIFIED.name} a training takes about 20 minutes on two cores, with the other presets hours.")
-    options["preset"] = _ask_until_read(f"Preset, one of {', '.join(PRESETS)}", SPECIFIED.name, PRESETS.__getitem__)
+    options["preset"] = _ask_until_read(
+        f"Preset, one of {', '.join(PRESETS)}, or a .toml file", SPECIFIED.name, find_preset
+    )
     training = (options["preset"] or SPECIFIED).training
     if training.n_mixtures is not None:
         name = "maximum_number_of_mixtures"

@@ -1,6 +1,7 @@
 """Threads that share the work of a song: each takes whole chunks, since one LSTM step is too short to be divided."""
 
 import functools
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -43,21 +44,16 @@ def for_each(
     `after_each` is called from this thread with the number of items that are done, in order, and may raise to stop. No
     call of `function` is under way any more when this returns or raises, so that arrays may be closed.
     """
-    ahead: deque[Future[Any]] = deque()
-    n_done = 0
-
-    def finish(n_left: int) -> None:
-        nonlocal n_done
-        while len(ahead) > n_left:
+    waiting, ahead = iter(items), deque[Future[Any]]()
+    n_ahead = min(_n_cores(), _WORKERS_OF_A_SONG) + 1
+    try:
+        for n_done in itertools.count(1):
+            for item in itertools.islice(waiting, n_ahead - len(ahead)):
+                ahead.append(pool.submit(function, item))
+            if not ahead:
+                return
             ahead[0].result()
             ahead.popleft()
-            n_done += 1
             after_each(n_done)
-
-    try:
-        for item in items:
-            ahead.append(pool.submit(function, item))
-            finish(min(_n_cores(), _WORKERS_OF_A_SONG))
-        finish(0)
     finally:
         wait([future for future in ahead if not future.cancel()])
