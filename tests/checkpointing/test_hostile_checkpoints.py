@@ -160,7 +160,7 @@ def test_torch_refuses_calls_even_without_the_survey(quiet, monkeypatch, name):
 
 
 def test_what_torch_allows_by_itself_is_no_plain_value(quiet, monkeypatch):
-    """The last gate alone: torch would make a set, a complex number and a bytearray."""
+    """The last step alone: torch would make a set, a complex number and a bytearray."""
     monkeypatch.setattr("vocal_extraction.checkpointing.reading.survey", lambda records: None)
     for value in ({1}, 1j, bytearray(2), b"bytes", torch.device("cpu"), torch.float32):
         path = forged.old_checkpoint(quiet / "a.pth", content(metadata=forged.old_metadata(a=value)))
@@ -366,7 +366,7 @@ def test_text_that_cannot_be_written_is_refused(tmp_path):
     refused(path, "is damaged .*surrogates")
 
 
-# Every door
+# Every way to a pickle
 
 
 def sources():
@@ -376,18 +376,20 @@ def sources():
     return {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in paths}
 
 
-def test_no_other_door_leads_to_a_pickle():
+def test_nothing_else_reads_pickles():
     """Beside `torch.load`, other loaders run code as well."""
-    doors = (
+    loaders = (
         r"\b(c?pickle\.(load|loads|Unpickler)|from pickle import|import (dill|shelve|marshal|cloudpickle)|joblib\.load|"
     )
-    doors += r"torch\.(jit|hub|package)\.|read_pickle|yaml\.(unsafe_|full_)?load|allow_pickle=True|weights_only=False)"
-    watchmen = ("tests/checkpointing/test_hostile_checkpoints.py", "tests/test_layout.py")
+    loaders += (
+        r"torch\.(jit|hub|package)\.|read_pickle|yaml\.(unsafe_|full_)?load|allow_pickle=True|weights_only=False)"
+    )
+    own = ("tests/checkpointing/test_hostile_checkpoints.py", "tests/test_layout.py")
     found = [
         f"{name}: {match[0]}"
         for name, text in sources().items()
-        for match in re.finditer(doors, text)
-        if name not in watchmen
+        for match in re.finditer(loaders, text)
+        if name not in own
     ]
     assert found == []
 

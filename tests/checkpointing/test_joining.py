@@ -1,4 +1,4 @@
-"""Joined checkpoints: the mean of the masks, what is told of the members, and what cannot be joined."""
+"""Joined checkpoints: the mean of the masks, what is kept of the members, and what cannot be joined."""
 
 import dataclasses
 import json
@@ -56,7 +56,7 @@ def test_the_masks_are_the_mean_of_the_members(tmp_path, trained, kind):
     assert not torch.allclose(masks_of(paths[0], data), expected, rtol=0, atol=1e-3)
 
 
-def test_it_hears_what_its_members_hear_and_tells_of_each(tmp_path, trained):
+def test_it_takes_what_its_members_take_and_names_each(tmp_path, trained):
     first, second = trained(1, 2)
     model = load_checkpoint(join_checkpoints([first, second], tmp_path / "joined.pth"))
     member = load_checkpoint(first)

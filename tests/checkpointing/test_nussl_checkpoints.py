@@ -171,7 +171,7 @@ def test_metadata_may_lie_with_the_training_data_as_before_nussl_1_1_3(tmp_path)
     assert (model.signal.window_length, model.signal.sample_rate, model.n_channels) == (STFT[0], 44_100, 1)
 
 
-def test_a_model_of_another_stem_is_told_by_its_transforms(tmp_path):
+def test_a_model_of_another_stem_is_named_by_its_transforms(tmp_path):
     from vocal_extraction.compatibility import nussl
 
     tfm = nussl.datasets.transforms

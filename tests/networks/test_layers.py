@@ -184,7 +184,7 @@ def test_residual_lstm_adds_to_what_came_in(bidirectional):
     assert torch.equal(block(data), data)
 
 
-def test_residual_lstm_of_one_direction_hears_no_future():
+def test_residual_lstm_of_one_direction_is_causal():
     torch.manual_seed(0)
     block = ResidualLSTM(6, 5, False, dropout=0.0).eval()
     data = torch.randn(1, 9, 6)

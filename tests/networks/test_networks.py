@@ -60,7 +60,7 @@ def test_create_model_returns_nussls_separation_model():
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
-def test_every_preset_builds_and_listens(preset):
+def test_every_preset_builds_and_runs(preset):
     network = create_model(preset).eval()
     data = magnitudes(1, 4, preset.signal.n_bins, preset.network.num_audio_channels)
     with torch.no_grad():
@@ -111,7 +111,7 @@ def test_silence_and_full_scale_give_numbers(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_direction_hears_no_future(kind):
+def test_one_direction_is_causal(kind):
     network = small(kind, bidirectional=False).eval()
     data = magnitudes(1, 12, 33, 1)
     changed = data.clone()
@@ -121,7 +121,7 @@ def test_one_direction_hears_no_future(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_channels_that_go_together_hear_each_other(kind):
+def test_masks_of_channels_that_go_together_depend_on_each_other(kind):
     network = small(kind, num_audio_channels=2).eval()
     data = magnitudes(1, 6, 33, 2)
     changed = data.clone()
