@@ -123,6 +123,9 @@ def test_stems_of_other_formats_rates_and_lengths_are_converted_once(tmp_path):
     assert wav.is_relative_to("dataset/converted")
     assert find_tracks("songs", subset="test", sample_rate=RATE) == [track]
     assert wav.stat().st_ctime_ns == written
+    (native,) = find_tracks("songs", subset="test")
+    assert (native.sample_rate, native.n_samples) == (2 * RATE, 16_000)
+    assert find_tracks("songs", subset="test", sample_rate=RATE) == [track], "each rate has a place of its own"
     os.utime(tmp_path / "songs/a/drums.aiff", ns=(0, 0))
     find_tracks("songs", subset="test", sample_rate=RATE)
     assert wav.stat().st_ctime_ns > written

@@ -5,6 +5,7 @@ hash of its name, is for validation and the others are for training; for testing
 flac, differ in length or have another sample rate than is asked for are converted once, below ``dataset/converted``.
 """
 
+import collections
 import concurrent.futures
 import dataclasses
 import hashlib
@@ -17,7 +18,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from vocal_extraction.atomic_files import sha256_of
-from vocal_extraction.audio_files.stem_conversion import convert_stems
+from vocal_extraction.audio_files.stem_conversion import are_converted, convert_stems
 from vocal_extraction.musdb_preparation import SUBSETS, has_begun, prepare_musdb
 from vocal_extraction.progress import counted
 from vocal_extraction.settings import ACCOMPANIMENT, DATASET_FOLDER
@@ -189,7 +190,7 @@ def find_tracks(
     tracks: list[Track] = []
     for folder in map(TrackFolder.parse, given):
         songs = _of_subset(_songs_in(folder), subset)[:limit]
-        place = cache_of(folder.path) / subset / "foreground"
+        place = cache_of(folder.path) / str(sample_rate or "own rate") / subset / "foreground"
         tracks += _tracks_of(songs, place, folder.weight, sample_rate=sample_rate, progress=progress)
     if not tracks:
         names = ", ".join(str(TrackFolder.parse(folder).path) for folder in given)
@@ -279,12 +280,20 @@ def _tracks_of(
 ) -> Iterator[Track]:
     """Turn songs into tracks, after those that have to be were converted, several at a time."""
     plain = [_plain_track(name, files, sample_rate) for _, name, files in songs]
-    pending = [song for song, track in zip(songs, plain, strict=True) if track is None]
+    wavs = [{source: place / source / f"{name}.wav" for source in files} for _, name, files in songs]
+    pending = [
+        (list(files.values()), list(to.values()))
+        for (_, _, files), to, track in zip(songs, wavs, plain, strict=True)
+        if track is None and not are_converted(files.values(), to.values())
+    ]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = pool.map(lambda song: _converted(song[1], song[2], place, sample_rate), pending)
-        converted = iter(list(counted(jobs, len(pending), "converting", show=progress)))
-    for track in plain:
-        yield dataclasses.replace(track or next(converted), weight=weight)
+        jobs = pool.map(lambda each: convert_stems(*each, sample_rate=sample_rate), pending)
+        collections.deque(counted(jobs, len(pending), "converting", show=progress), maxlen=0)
+    for (_, name, _), to, track in zip(songs, wavs, plain, strict=True):
+        track = track or _plain_track(name, to, sample_rate)
+        if track is None:
+            raise TrackError(f"The stems of {name!r} do not fit together. Export them with one or two channels each.")
+        yield dataclasses.replace(track, weight=weight)
 
 
 def _plain_track(name: str, files: Mapping[str, Path], sample_rate: int | None) -> Track | None:
@@ -305,12 +314,3 @@ def _plain_track(name: str, files: Mapping[str, Path], sample_rate: int | None) 
         return None
     sources = {source: (path,) for source, path in files.items()}
     return Track(name, sources, first.samplerate, max(channels), first.frames)
-
-
-def _converted(name: str, files: Mapping[str, Path], place: Path, sample_rate: int | None) -> Track:
-    """Return the track of stems that were decoded to wavs of one rate and length below `place`, now or before."""
-    wavs = {source: place / source / f"{name}.wav" for source in files}
-    convert_stems(list(files.values()), list(wavs.values()), sample_rate=sample_rate)
-    if track := _plain_track(name, wavs, sample_rate):
-        return track
-    raise TrackError(f"The stems of {name!r} do not fit together. Export them with one or two channels each.")

@@ -171,4 +171,5 @@ def test_training_works_in_a_process_that_was_forked_after_torch_was_used(songs,
         assert process.exitcode == 0
     finally:
         process.kill()
-    assert history_of("forked") == history_of("run")
+    (forked,), (row,) = history_of("forked"), history_of("run")
+    assert forked == pytest.approx(row, rel=1e-3)  # on another number of threads, sums have other last bits

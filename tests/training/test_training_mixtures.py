@@ -116,7 +116,7 @@ def test_a_killed_worker_is_one_sentence(closure):
     loader = load(_Dying(MixtureDataset(closure, VOCALS)), FixedSampler(8), n_workers=1)
     with (
         pytest.raises(TrainingError, match=r"A process that mixes was killed .* Train with --resume") as caught,
-        worker_errors(loader),
+        worker_errors(),
     ):
         list(loader)
     assert "\n" not in str(caught.value)

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,7 @@ def convert_stems(stems: Sequence[Path], wavs: Sequence[Path], *, sample_rate: i
     StorageError
         If a wav cannot be written.
     """
-    if all(map(_is_up_to_date, wavs, stems)):
+    if are_converted(stems, wavs):
         return
     rate = sample_rate or max(examine(stem).sample_rate for stem in stems)
     with contextlib.ExitStack() as stack:
@@ -60,8 +60,12 @@ def convert_stems(stems: Sequence[Path], wavs: Sequence[Path], *, sample_rate: i
         os.utime(wav, ns=(0, stem.stat().st_mtime_ns))
 
 
-def _is_up_to_date(wav: Path, stem: Path) -> bool:
-    return wav.is_file() and abs(wav.stat().st_mtime_ns - stem.stat().st_mtime_ns) < _SAME_TIME_NS
+def are_converted(stems: Iterable[Path], wavs: Iterable[Path]) -> bool:
+    """Whether all wavs are there, from stems as they are now."""
+    return all(
+        wav.is_file() and abs(wav.stat().st_mtime_ns - stem.stat().st_mtime_ns) < _SAME_TIME_NS
+        for stem, wav in zip(stems, wavs, strict=True)
+    )
 
 
 def _resampled(reader: SongReader, sample_rate: int) -> Iterator[NDArray[np.float32]]:

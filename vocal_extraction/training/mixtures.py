@@ -6,7 +6,7 @@ An item is addressed by (epoch, index), so that workers hold no state: whoever m
 import contextlib
 import signal as signals
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -117,8 +117,8 @@ def _start_worker(_: int) -> None:
 
 
 @contextlib.contextmanager
-def worker_errors(*loaders: Iterable[Batch]) -> Iterator[None]:
-    """Turn errors of the loaders' workers into one sentence, wherever torch's handler of ended children raises them.
+def worker_errors() -> Iterator[None]:
+    """Turn errors of loaders' workers into one sentence, wherever torch's handler of ended children raises them.
 
     Raises
     ------
@@ -139,10 +139,9 @@ def worker_errors(*loaders: Iterable[Batch]) -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        for iterator in (getattr(loader, "_iterator", None) for loader in loaders):
-            if iterator is not None:
-                # Else torch would raise the same again whenever a child process ends, whatever it is for.
-                iterator._shutdown_workers()
+        # torch's handler of ended children raises the same again whenever one ends, whatever it was for. Without it,
+        # loaders look after their workers every few seconds.
+        signals.signal(signals.SIGCHLD, signals.SIG_DFL)
         raise TrainingError(
             f"A process that mixes was killed ({' '.join(str(error).split())[:160]}); perhaps memory ran out. "
             "Train with --resume, and fewer --workers if it happens again."

@@ -151,7 +151,7 @@ def train_model(
             loader_seed=state.loader_seed,
         )
         trainer = Trainer(state, data, folder, processes, progress=progress and processes.is_first)
-        with worker_errors(data.training_loader, data.validation_loader):
+        with worker_errors():
             return trainer.fit()
 
 
