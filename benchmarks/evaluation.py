@@ -86,11 +86,15 @@ def _score(songs: list[Track], checkpoint: Path, folder: Path) -> None:
     """Score the model on all songs, as `evaluate_model` does, and write a JSON each."""
     sha256 = sha256_of(checkpoint)
     use = {"mask": "soft", "separator": "extraction"}
-    system = System("model", "model", "evaluated", {"sha256": sha256, **use}, ModelSystem(checkpoint, sha256))
+    system = System("model", "evaluated", ModelSystem(checkpoint, sha256), {"sha256": sha256, **use})
     evaluated = {"kind": "model", "name": checkpoint.name, "path": str(checkpoint), "sha256": sha256, "settings": use}
     data, metrics = {"folder": "dataset", "subset": "test"}, choose_metrics("scale")
     sources = Sources.shared(["vocals"], songs)
-    list(run_jobs([Job(song, (system,), sources, metrics, folder, evaluated, data) for song in songs], n_jobs=None))
+    list(
+        run_jobs(
+            [Job(song, {"model": system}, sources, metrics, folder, evaluated, data) for song in songs], n_jobs=None
+        )
+    )
 
 
 def _nussl_loop(songs: list[Track], checkpoint: Path, path: Path) -> None:
@@ -142,7 +146,7 @@ def _our_scale(references: np.ndarray, estimates: list[np.ndarray]) -> None:
     gram.add(np.concatenate([references, references.sum(axis=0, keepdims=True), *estimates]))
     centred, energy = gram.centred(), gram.energy()
     for k in range(len(estimates)):
-        scale_metrics(centred, energy, n_sources=2, mixture=2, estimates=[3 + 2 * k, 4 + 2 * k])
+        scale_metrics(centred, energy, 2, mixture=2, estimates=[3 + 2 * k, 4 + 2 * k])
 
 
 def _nussl_scale(references: np.ndarray, estimates: list[np.ndarray], sample_rate: int) -> None:

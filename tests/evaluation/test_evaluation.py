@@ -3,8 +3,7 @@
 import csv
 import json
 import shutil
-import threading
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,11 @@ import pytest
 import soundfile
 from evaluation_songs import QUIET, save_model, songs_in, write_songs
 
+from vocal_extraction.checkpointing import shipped_checkpoint
 from vocal_extraction.evaluation import (
     Evaluation,
     EvaluationError,
     compare_models,
-    evaluate,
     evaluate_estimates,
     evaluate_model,
     jobs,
@@ -68,9 +67,7 @@ def count_scored(monkeypatch):
     monkeypatch.setattr(
         jobs,
         "score_song",
-        lambda song, systems, **kw: (
-            calls.append((song.name, [system.name for system in systems])) or score(song, systems, **kw)
-        ),
+        lambda song, systems, **kw: calls.append((song.name, [*systems])) or score(song, systems, **kw),
     )
     return calls
 
@@ -386,34 +383,24 @@ def test_a_comparison_takes_two(checkpoint):
         compare_models([checkpoint])
 
 
-@pytest.mark.parametrize("baselines", [False, True], ids=["threads", "processes"])
-def test_workers_find_the_same(evaluated, checkpoint, short_songs, tmp_path, baselines):
-    options = {"dataset_folder": short_songs, "output_folder": tmp_path, "baselines": baselines}
-    options |= {**QUIET, "metrics": None, "n_jobs": 2}
+def test_workers_find_the_same(evaluated, checkpoint, short_songs, tmp_path):
+    options = {**EVERYTHING, "n_jobs": 2, "dataset_folder": short_songs, "output_folder": tmp_path}
     found = evaluate_model(checkpoint, **options)
     for one, expected in zip(found.songs, evaluated.songs, strict=True):
         assert one["data"] == expected["data"]
-        for source in SOURCES:
-            for metric, entry in expected["rows"]["model"]["scores"][source].items():
-                value = one["rows"]["model"]["scores"][source][metric]["value"]
-                assert value == pytest.approx(entry["value"], abs=1e-4), (source, metric)
+        for row in ("model", "repet_sim"):
+            for source in SOURCES:
+                for metric, entry in expected["rows"][row]["scores"][source].items():
+                    value = one["rows"][row]["scores"][source][metric]["value"]
+                    assert value == pytest.approx(entry["value"], abs=1e-4), (source, metric)
 
 
-def test_workers_that_had_not_begun_are_ended_without_a_complaint(monkeypatch):
-    """As when Ctrl-C comes while they start: joining a thread that has not begun is an error of its own."""
-    monkeypatch.setattr(
-        "joblib.externals.loky.get_reusable_executor",
-        lambda: SimpleNamespace(shutdown=lambda **options: threading.Thread().join()),
-    )
-    assert jobs._end_workers() is None
-
-
-def test_the_default_folders_do_not_collide(tmp_path):
-    from vocal_extraction.settings import PRETRAINED_FOLDER
-
-    assert str(evaluate._default_folder(tmp_path / "best.model.pth")) == "evaluation_results"
-    shipped = evaluate._default_folder(PRETRAINED_FOLDER / "best.model.pth")
-    assert shipped.as_posix() == "evaluation_results/pretrained-classic"
+def test_the_default_folders_do_not_collide(short_songs, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = {**QUIET, "dataset_folder": short_songs, "limit": 1}
+    for model, folder in ((checkpoint, "."), (shipped_checkpoint("classic"), "pretrained-classic")):
+        found = evaluate_model(model, **options)
+        assert found.output_folder.as_posix() == str(Path("evaluation_results", folder))
 
 
 def test_names_that_do_not_fit_get_a_file_of_their_own(tmp_path):

@@ -30,7 +30,7 @@ def scale_values(references, estimates, *, block=5_000):
     signals = np.concatenate([references, references.sum(axis=0, keepdims=True), estimates])
     for start in range(0, signals.shape[-1], block):
         gram.add(signals[..., start : start + block])
-    return scale_metrics(gram.centred(), gram.energy(), n_sources=2, mixture=2, estimates=[3, 4])
+    return scale_metrics(gram.centred(), gram.energy(), 2, mixture=2, estimates=[3, 4])
 
 
 def bsseval_values(references, estimates, sample_rate, *, block=3_000):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from evaluation_songs import QUIET, RATE, songs_in, write
 
-from vocal_extraction.evaluation import SYSTEMS, EvaluationError, SystemKind, evaluate_estimates
+from vocal_extraction.evaluation import SYSTEMS, EvaluationError, System, evaluate_estimates
 from vocal_extraction.evaluation.examples import liveliest
 from vocal_extraction.evaluation.metrics import choose_metrics
 from vocal_extraction.evaluation.results import read_song, song_file
@@ -137,7 +137,7 @@ def test_a_baseline_that_fails_is_named_and_the_rest_is_scored(songs, monkeypatc
             raise trouble
         return np.full_like(excerpt.references, np.nan)
 
-    monkeypatch.setitem(SYSTEMS, "repet_sim", SystemKind("REPET-SIM", "baseline", fail, may_fail=True))
+    monkeypatch.setitem(SYSTEMS, "repet_sim", System("REPET-SIM", "baseline", fail, may_fail=True))
     for name in ("ft2d", "hpss"):
         monkeypatch.delitem(SYSTEMS, name)
     found = evaluate_estimates(
@@ -156,7 +156,7 @@ def test_an_oracle_that_fails_stops_the_evaluation(songs, monkeypatch):
     def fail(excerpt, *, signal):
         raise ValueError("a bug")
 
-    monkeypatch.setitem(SYSTEMS, "mine", SystemKind("mine", "oracle", fail))
+    monkeypatch.setitem(SYSTEMS, "mine", System("mine", "oracle", fail))
     with pytest.raises(ValueError, match="a bug"):
         evaluate_estimates(
             songs / "estimates", dataset_folder=songs / "songs", output_folder=songs / "results", oracles=True, **QUIET
@@ -184,7 +184,7 @@ def test_leakage_is_what_an_estimate_has_where_the_source_is_silent(found, tmp_p
 
 def test_scores_of_other_settings_are_not_kept(found, songs, monkeypatch):
     before = found.songs[0]["rows"]["mixture"]
-    changed = {**SYSTEMS, "mixture": SystemKind("mixture", "baseline", SYSTEMS["mixture"].estimate, depends_on="stft")}
+    changed = {**SYSTEMS, "mixture": System("mixture", "baseline", SYSTEMS["mixture"].estimate, depends_on="stft")}
     monkeypatch.setattr("vocal_extraction.evaluation.systems.SYSTEMS", changed)
     options = {**QUIET, "dataset_folder": songs / "songs", "output_folder": songs / "results", "limit": 1}
     evaluate_estimates(songs / "estimates", **options)

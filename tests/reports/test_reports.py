@@ -16,7 +16,7 @@ from vocal_extraction.reports.charts import Bar, Box, Dot, axis_over, bar_chart,
 from vocal_extraction.reports.comparison_page import comparison_page
 from vocal_extraction.reports.pictures import peak_magnitude, spectrogram_png
 from vocal_extraction.reports.players import clips
-from vocal_extraction.reports.style import DARK, LIGHT, contrast
+from vocal_extraction.reports.style import DARK, LIGHT
 from vocal_extraction.reports.tables import comparison_table, notes, report_card, text_table
 from vocal_extraction.reports.training_plots import write_loss_plot
 
@@ -97,6 +97,23 @@ def test_songs_are_sorted_by_score():
     text = page()
     bars = text[text.index("Song by song") :]
     assert bars.index("C - D") < bars.index("A - B") < bars.index("&lt;script&gt;")
+
+
+def contrast(colour: str, ground: str) -> float:
+    """Return the contrast ratio of two ``#rrggbb`` colours, 1 to 21 (WCAG 2.2, "contrast ratio").
+
+    >>> round(contrast("#000000", "#ffffff"), 3)
+    21.0
+    """
+    brighter, darker = sorted((_luminance(colour), _luminance(ground)), reverse=True)
+    return (brighter + 0.05) / (darker + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance of an sRGB colour, 0 to 1 (WCAG 2.2, "relative luminance")."""
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 @pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])

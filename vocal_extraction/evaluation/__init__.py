@@ -8,7 +8,7 @@
 from vocal_extraction.evaluation.comparison import compare_models
 from vocal_extraction.evaluation.evaluate import Evaluation, EvaluationOptions, evaluate_estimates, evaluate_model
 from vocal_extraction.evaluation.metrics import METRICS, EvaluationError, Metric
-from vocal_extraction.evaluation.systems import SYSTEMS, SystemKind
+from vocal_extraction.evaluation.systems import SYSTEMS, System
 
 __all__ = [
     "METRICS",
@@ -17,7 +17,7 @@ __all__ = [
     "EvaluationError",
     "EvaluationOptions",
     "Metric",
-    "SystemKind",
+    "System",
     "compare_models",
     "evaluate_estimates",
     "evaluate_model",

@@ -46,7 +46,7 @@ def compare_models(
     Raises
     ------
     EvaluationError
-        If there are fewer than two models; else as `evaluate_model`.
+        If there are fewer than two models, or as `evaluate_model`.
     """
     paths = [Path(path) for path in paths_to_trained_models]
     if len(paths) < 2:

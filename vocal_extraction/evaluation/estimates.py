@@ -24,7 +24,7 @@ _ACCOMPANIMENT = "accompaniment"
 
 @dataclasses.dataclass(frozen=True)
 class SongEstimates:
-    """The estimates of one song; called with an excerpt, it reads them."""
+    """The estimates of one song, read when it is called with an excerpt."""
 
     files: Mapping[str, tuple[Path, int]]
     """By source: the file and its length in samples."""

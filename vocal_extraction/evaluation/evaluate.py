@@ -17,8 +17,9 @@ from vocal_extraction.evaluation import results
 from vocal_extraction.evaluation.estimates import find_estimates
 from vocal_extraction.evaluation.examples import choose_examples
 from vocal_extraction.evaluation.jobs import Job, run_jobs
-from vocal_extraction.evaluation.metrics import EvaluationError, Metric, choose_metrics
+from vocal_extraction.evaluation.metrics import EvaluationError, choose_metrics
 from vocal_extraction.evaluation.models import ModelSystem
+from vocal_extraction.evaluation.results import shown_path
 from vocal_extraction.evaluation.sources import Sources
 from vocal_extraction.evaluation.summary import summarise_evaluation
 from vocal_extraction.evaluation.systems import System, systems_beside
@@ -88,7 +89,7 @@ class EvaluationOptions:
     @property
     def data(self) -> dict[str, Any]:
         """What is written of the songs' whereabouts."""
-        return {"folder": ", ".join(map(results.shown_path, self._folders)), "subset": self.subset}
+        return {"folder": ", ".join(map(shown_path, self._folders)), "subset": self.subset}
 
     @property
     def _folders(self) -> list[Any]:
@@ -146,30 +147,32 @@ def evaluate_model(
     from vocal_extraction.checkpointing import load_checkpoint
     from vocal_extraction.device import choose_device
 
-    _check("mask", mask, ("soft", "binary"))
-    _check("separator", separator, ("extraction", "nussl"))
-    _check("normalization", normalization, ("stored", "song"))
-    common = EvaluationOptions(**options)
-    metrics, path = choose_metrics(common.metrics), Path(path_to_trained_model)
-    on_accelerator = choose_device(device).type != "cpu"
-    model = load_checkpoint(path)
+    for what, value, allowed in (
+        ("mask", mask, ("soft", "binary")),
+        ("separator", separator, ("extraction", "nussl")),
+        ("normalization", normalization, ("stored", "song")),
+    ):
+        if value not in allowed:
+            raise EvaluationError(f"Unknown {what}: {value!r}. Expected one of {', '.join(allowed)}.")
+    common, path = EvaluationOptions(**options), Path(path_to_trained_model)
+    choose_metrics(common.metrics)
+    if common.n_jobs is None and choose_device(device).type != "cpu":
+        common = dataclasses.replace(common, n_jobs=1)
+    model, name = load_checkpoint(path), model_name(path)
     use = {"mask": mask, "separator": separator} | ({"normalization": "song"} if normalization == "song" else {})
     estimate = ModelSystem(path, model.sha256, mask, separator, normalization, device)
-    system = System("model", model_name(path), "evaluated", {"sha256": model.sha256, **use}, estimate)
-    name, tracks = model_name(path), common.find()
-    sources = Sources.shared(model.sources, tracks)
-    evaluated = {
-        "kind": "model",
-        "name": name,
-        "path": results.shown_path(path),
-        "sha256": model.sha256,
-        "settings": use,
-    }
+    system = System(name, "evaluated", estimate, {"sha256": model.sha256, **use})
+    tracks = common.find()
     return _evaluate(
-        tracks, [(system, ())] * len(tracks), sources, metrics, evaluated, _default_folder(path), common,
-        signal=model.signal, save_estimates=save_estimates, on_accelerator=on_accelerator,
+        [(track, system, ()) for track in tracks],
+        Sources.shared(model.sources, tracks),
+        {"kind": "model", "name": name, "path": shown_path(path), "sha256": model.sha256, "settings": use},
+        common,
+        default_folder=EVALUATION_FOLDER / (f"pretrained-{name}" if path.resolve() in _shipped() else ""),
+        signal=model.signal,
+        save_estimates=save_estimates,
         preset=str(model.metadata.preset or ""),
-    )  # fmt: skip
+    )
 
 
 def evaluate_estimates(estimates_folder: PathLike, **options: Any) -> Evaluation:
@@ -179,63 +182,53 @@ def evaluate_estimates(estimates_folder: PathLike, **options: Any) -> Evaluation
     vocals, that is scored; else the mixture less the vocals is. Oracles use the specified STFT. Options are the
     fields of `EvaluationOptions`; the default output folder is ``evaluation_results/estimates-<name of the folder>``.
     """
-    common = EvaluationOptions(**options)
-    metrics, path, tracks = choose_metrics(common.metrics), Path(estimates_folder), common.find()
+    common, path = EvaluationOptions(**options), Path(estimates_folder)
+    choose_metrics(common.metrics)
+    tracks, name = common.find(), path.resolve().name
     sources, found = find_estimates(path, tracks, subset=common.subset)
-    systems = [
-        (System("estimates", "estimates", "evaluated", {"sha256": one.sha256()}, one), one.notes) for one in found
+    songs = [
+        (track, System(name, "evaluated", one, {"sha256": one.sha256()}), one.notes)
+        for track, one in zip(tracks, found, strict=True)
     ]
-    name = path.resolve().name
-    evaluated: dict[str, Any] = {
+    evaluated = {
         "kind": "estimates",
         "name": name,
-        "path": results.shown_path(path),
+        "path": shown_path(path),
         "sha256": None,
-        "settings": {},
+        "settings": dict[str, Any](),
     }
     folder = EVALUATION_FOLDER / f"estimates-{name}"
-    return _evaluate(tracks, systems, sources, metrics, evaluated, folder, common, signal=SPECIFIED.signal)
+    return _evaluate(songs, sources, evaluated, common, default_folder=folder, signal=SPECIFIED.signal)
 
 
 def _evaluate(
-    tracks: Sequence[Track],
-    systems: Sequence[tuple[System, tuple[str, ...]]],
+    songs: Sequence[tuple[Track, System, tuple[str, ...]]],
     sources: Sources,
-    metrics: dict[str, Metric],
     evaluated: dict[str, Any],
-    default_folder: Path,
     options: EvaluationOptions,
     *,
+    default_folder: Path,
     signal: SignalSettings,
     save_estimates: bool = False,
-    on_accelerator: bool = False,
     preset: str = "",
 ) -> Evaluation:
     """Score songs, each with the system that is evaluated and notes, then write all files that come of their scores."""
-    folder = default_folder if options.output_folder is None else Path(options.output_folder)
+    folder, metrics = Path(options.output_folder or default_folder), choose_metrics(options.metrics)
     remove_leftovers(folder)
     earlier = results.claim_folder(folder, evaluated=evaluated, data=options.data, overwrite=options.overwrite)
     if earlier is not None:
         print(f"Earlier results in {folder} were moved to {earlier}.", file=sys.stderr)
     beside = systems_beside(signal, oracles=options.oracles, baselines=options.baselines)
+    row = evaluated["kind"]
     jobs = [
         Job(
-            sources.of(track),
-            (system, *beside),
-            sources,
-            metrics,
-            folder,
-            evaluated,
-            options.data,
-            save_estimates,
-            notes,
+            sources.of(track), {row: system, **beside}, sources, metrics, folder, evaluated, options.data,
+            save_estimates=save_estimates, notes=notes,
         )
-        for track, (system, notes) in zip(tracks, systems, strict=True)
-    ]
-    done = run_jobs(jobs, n_jobs=options.n_jobs, on_accelerator=on_accelerator)
-    contents = sorted(
-        counted(done, len(jobs), "evaluating", show=options.progress), key=lambda content: content["song"]
-    )
+        for track, system, notes in songs
+    ]  # fmt: skip
+    done = counted(run_jobs(jobs, n_jobs=options.n_jobs), len(jobs), "evaluating", show=options.progress)
+    contents = sorted(done, key=lambda content: content["song"])
     for content in contents:
         for note in content.get("notes", ()):
             print(f"{content['song']}: {note}.", file=sys.stderr)
@@ -246,7 +239,6 @@ def _evaluate(
         folder / results.SCORES, contents, rows=list(summary["rows"]), sources=sources.names, metrics=metrics
     )
     write_text(folder / results.CARD, card)
-    row = jobs[0].systems[0].name
     if any(metric.family == "bsseval_v4" for metric in metrics.values()):
         for content in contents:
             results.write_museval_json(folder, content, row=row, sources=sources.names, subset=options.subset)
@@ -257,20 +249,10 @@ def _evaluate(
     return Evaluation(summary, card, folder, contents)
 
 
-def _check(what: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise EvaluationError(f"Unknown {what}: {value!r}. Expected one of {', '.join(allowed)}.")
-
-
-def _is_shipped(model: Path) -> bool:
+def _shipped() -> dict[Path, str]:
     from vocal_extraction.checkpointing import shipped_checkpoints
 
-    return model.resolve() in [path.resolve() for path in shipped_checkpoints().values()]
-
-
-def _default_folder(model: Path) -> Path:
-    """Return ``evaluation_results``, or a folder in it for a model that ships, so that menu 2 and 3 do not collide."""
-    return EVALUATION_FOLDER / f"pretrained-{model_name(model)}" if _is_shipped(model) else EVALUATION_FOLDER
+    return {path.resolve(): name for name, path in shipped_checkpoints().items()}
 
 
 def model_name(model: Path) -> str:
@@ -279,7 +261,4 @@ def model_name(model: Path) -> str:
     >>> model_name(Path("checkpoints/best.model.pth"))
     'best'
     """
-    from vocal_extraction.checkpointing import shipped_checkpoints
-
-    shipped = {path.resolve(): name for name, path in shipped_checkpoints().items()}
-    return shipped.get(model.resolve()) or model.name.removesuffix(".pth").removesuffix(".model") or "model"
+    return _shipped().get(model.resolve()) or model.name.removesuffix(".pth").removesuffix(".model") or "model"

@@ -17,7 +17,7 @@ CLIP_S = 10.0
 
 def choose_examples(jobs: Sequence[Job], contents: Sequence[Mapping[str, Any]], *, metric: str) -> list[Example]:
     """Return examples of the songs that score best, in the middle and worst; of two songs or one, those."""
-    system, source = jobs[0].systems[0].name, jobs[0].sources.names[0]
+    system, source = next(iter(jobs[0].systems)), jobs[0].sources.names[0]
     scored = [(content["rows"][system]["scores"][source][metric]["value"], content["song"]) for content in contents]
     sign = 1 if jobs[0].metrics[metric].more_is_better else -1
     ranked = sorted(((v, song) for v, song in scored if v is not None), key=lambda one: sign * one[0], reverse=True)
@@ -34,7 +34,8 @@ def _example(job: Job, rank: str, metric: str, value: float) -> Example:
     track = job.track
     start, stop = liveliest(track)
     excerpt, kept = excerpt_of(track, job.sources, start, stop)
-    estimates, references = job.systems[0].estimate(excerpt)[..., kept], excerpt.references[..., kept]
+    system = next(iter(job.systems.values()))
+    estimates, references = system.estimate(excerpt)[..., kept], excerpt.references[..., kept]
     first, *others = job.sources.names
     clips = {
         "Mixture": excerpt.mixture[:, kept],

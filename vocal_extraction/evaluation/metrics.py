@@ -12,6 +12,7 @@ n_samples)``.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -61,20 +62,15 @@ class Metric:
     whole song, of shape (n_channels, n_samples)."""
 
 
-def _scale(definition: str, **more: Any) -> Metric:
-    return Metric(definition, "scale", **more)
-
-
-def _improvement(name: str) -> Metric:
-    return Metric(f"{name} less that of the mixture", "scale", without_value="the mixture is already perfect")
-
-
-def _bsseval(definition: str, **more: Any) -> Metric:
-    why = "there is no frame in which all references and estimates sound"
-    return Metric(
-        f"BSSEval v4: {definition}", "bsseval_v4", statistic="median", parts="frames", without_value=why, **more
-    )
-
+_PERFECT_MIXTURE = "the mixture is already perfect"
+_scale = functools.partial(Metric, family="scale")
+_bsseval = functools.partial(
+    Metric,
+    family="bsseval_v4",
+    statistic="median",
+    parts="frames",
+    without_value="there is no frame in which all references and estimates sound",
+)
 
 METRICS: dict[str, Metric] = {
     "SI-SDR": _scale("target over everything else, after the best rescaling of the reference", ranks=True),
@@ -83,13 +79,13 @@ METRICS: dict[str, Metric] = {
     "SD-SDR": _scale("as SI-SDR, but a wrong level costs"),
     "SNR": _scale("reference over the error, as it is"),
     "SRR": _scale("source to rescaled source: how much of the level is right (not a reverberation ratio)"),
-    "SI-SDRi": _improvement("SI-SDR"),
-    "SD-SDRi": _improvement("SD-SDR"),
-    "SNRi": _improvement("SNR"),
-    "SDR": _bsseval("reference over all distortion", ranks=True),
-    "ISR": _bsseval("reference over filtering distortion"),
-    "SIR": _bsseval("target over interference", needs_others=True),
-    "SAR": _bsseval("all that sources explain over artefacts"),
+    "SI-SDRi": _scale("SI-SDR less that of the mixture", without_value=_PERFECT_MIXTURE),
+    "SD-SDRi": _scale("SD-SDR less that of the mixture", without_value=_PERFECT_MIXTURE),
+    "SNRi": _scale("SNR less that of the mixture", without_value=_PERFECT_MIXTURE),
+    "SDR": _bsseval("BSSEval v4: reference over all distortion", ranks=True),
+    "ISR": _bsseval("BSSEval v4: reference over filtering distortion"),
+    "SIR": _bsseval("BSSEval v4: target over interference", needs_others=True),
+    "SAR": _bsseval("BSSEval v4: all that sources explain over artefacts"),
     "Leak": Metric(
         "estimate over mixture, where the source is silent: less is better",
         "leakage",
@@ -102,13 +98,11 @@ METRICS: dict[str, Metric] = {
 
 
 class Accumulator(Protocol):
-    """What reads a song block by block and computes the metrics of a family."""
+    """What computes the metrics of a family: `add` for each block of a song, then `values` once."""
 
-    def add(self, references: Audio, estimates: Audio) -> None:
-        """Add the next block of all references and estimates."""
+    def add(self, references: Audio, estimates: Audio) -> None: ...
 
-    def values(self) -> Values:
-        """Compute the metrics. To be called once, after the last block."""
+    def values(self) -> Values: ...
 
     def silent(self) -> NDArray[np.bool_]:
         """Return which references are silent, so that they have no values. Shape: (n_sources,)."""
@@ -127,7 +121,7 @@ class ScaleScores:
     def values(self) -> Values:
         gram, energy, n = self._gram.centred(), self._gram.energy(), self._n_sources
         first = [n + 1 + k * n for k in range(self._n_systems)]
-        systems = [scale_metrics(gram, energy, n_sources=n, mixture=n, estimates=list(range(i, i + n))) for i in first]
+        systems = [scale_metrics(gram, energy, n, mixture=n, estimates=list(range(i, i + n))) for i in first]
         return {name: np.stack([values[name].T for values in systems]) for name in SCALE_METRICS}
 
     def silent(self) -> NDArray[np.bool_]:
@@ -197,10 +191,7 @@ class WholeSongs:
         more = {"mixture": references.sum(axis=0), "sample_rate": self._sample_rate}
 
         def table(function: Callable[..., ArrayLike]) -> NDArray[np.float64]:
-            found = [
-                [function(reference, estimate, **more) for reference, estimate in zip(references, one, strict=True)]
-                for one in estimates
-            ]
+            found = [[function(*pair, **more) for pair in zip(references, one, strict=True)] for one in estimates]
             return np.asarray(found, float).reshape(*estimates.shape[:2], -1)
 
         return {name: table(function) for name, function in self._functions.items()}
@@ -250,8 +241,9 @@ def entry(metric: Metric, values: NDArray[np.float64], *, silent: bool, alone: b
     """
     finite = values[np.isfinite(values)]
     found: dict[str, Any] = {
-        "value": _rounded(float(np.median(finite))) if finite.size else None,
-        metric.parts: [_rounded(float(x)) if np.isfinite(x) else None for x in values],
+        # Six decimals: the rest depends on how many threads added up.
+        "value": round(float(np.median(finite)), 6) if finite.size else None,
+        metric.parts: [round(float(x), 6) if np.isfinite(x) else None for x in values],
     }
     if not finite.size:
         is_alone = alone and metric.needs_others
@@ -259,8 +251,3 @@ def entry(metric: Metric, values: NDArray[np.float64], *, silent: bool, alone: b
     elif at_limit or (metric.unit == "dB" and abs(found["value"]) >= LIMIT_DB):
         found["at_limit"] = True
     return found
-
-
-def _rounded(value: float) -> float:
-    """Six decimals: the rest depends on how many threads added up."""
-    return round(value, 6)

@@ -5,7 +5,7 @@ import copy
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from vocal_extraction.evaluation.metrics import Audio, EvaluationError
 from vocal_extraction.evaluation.sources import Sources
-from vocal_extraction.evaluation.systems import Estimate, Excerpt
+from vocal_extraction.evaluation.systems import Excerpt
 from vocal_extraction.tracks import Track
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class ModelSystem:
         return _stacked(estimates, slice(None), excerpt)
 
     @contextlib.contextmanager
-    def of_song(self, track: Track, sources: Sources) -> Iterator[Estimate]:
+    def of_song(self, track: Track, sources: Sources) -> Iterator[Callable[[Excerpt], Audio]]:
         """Yield a system for the excerpts of one song, which is estimated as a whole where the separator can.
 
         Raises

@@ -71,24 +71,17 @@ def read_song(path: Path) -> dict[str, Any] | None:
 
 
 def write_song(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write a song's scores, unless something that is not a song's scores stands in the way.
+    """Write a song's scores, unless something else is in the way.
 
     Raises
     ------
     EvaluationError
-        If it does.
+        If it is.
     """
     path = song_file(folder, content["song"])
-    if path.exists() and read_song(path) is None and not _is_outdated(path):
+    if path.exists() and SONG_SCHEMA not in path.read_text(encoding="utf-8", errors="replace")[:200]:
         raise EvaluationError(f"{path} is in the way: it holds no scores. Move it, or name another output folder.")
     write_json(path, content)
-
-
-def _is_outdated(path: Path) -> bool:
-    try:
-        return SONG_SCHEMA in path.read_text(encoding="utf-8", errors="replace")[:200]
-    except OSError:
-        return False
 
 
 @functools.cache
@@ -170,7 +163,7 @@ def _move_away(folder: Path, evaluated: Mapping[str, Any]) -> Path:
     songs = [path for path in folder.glob("*.json") if read_song(path) is not None]
     named = [folder / name for name in (SUMMARY, SCORES, CARD, PAGE, MUSEVAL_FOLDER, ESTIMATES_FOLDER)]
     try:
-        earlier.mkdir(parents=True, exist_ok=True)
+        earlier.mkdir(exist_ok=True)
         # Songs last: they say whose results these are.
         for path in [*(path for path in named if path.exists()), *songs]:
             target, number = earlier / path.name, 2

@@ -50,7 +50,7 @@ class GramMatrix:
 
     def __init__(self) -> None:
         self._n_samples = 0
-        self._shift: Array | None = None  # (n_channels, n_signals, 1): first block's means, against cancellation
+        self._shift: Array | None = None  # (n_channels, n_signals, 1): large means of the first block, taken out first
         self._sums: Array = np.zeros(())
         self._products: Array = np.zeros(())
 
@@ -61,8 +61,10 @@ class GramMatrix:
         for start in range(0, by_channel.shape[-1], _CHUNK_SAMPLES):
             chunk = by_channel[..., start : start + _CHUNK_SAMPLES].astype(np.float64)
             if self._shift is None:
-                self._shift = chunk.mean(axis=-1, keepdims=True)
-            chunk -= self._shift
+                mean = chunk.mean(axis=-1, keepdims=True)
+                self._shift = np.where(mean**2 > 1e-6 * np.mean(chunk**2, axis=-1, keepdims=True), mean, 0.0)
+            if self._shift.any():
+                chunk -= self._shift
             self._sums = self._sums + chunk.sum(axis=-1)
             self._products = self._products + chunk @ chunk.swapaxes(1, 2)
 
@@ -89,7 +91,7 @@ def is_silent(gram: Array, energy: Array, n_sources: int) -> NDArray[np.bool_]:
 
 
 def scale_metrics(
-    gram: Array, energy: Array, *, n_sources: int, mixture: int, estimates: list[int]
+    gram: Array, energy: Array, n_sources: int, *, mixture: int, estimates: list[int]
 ) -> dict[str, Array]:
     """Compute every metric of `SCALE_METRICS` for each channel and source.
 

@@ -6,7 +6,8 @@ see `metrics.entry`.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from vocal_extraction.evaluation.models import ModelSystem
 from vocal_extraction.evaluation.scale_metrics import LIMIT_DB
 from vocal_extraction.evaluation.sources import Sources
 from vocal_extraction.evaluation.systems import Excerpt, System
+from vocal_extraction.settings import ACCOMPANIMENT
 from vocal_extraction.tracks import Track
 
 GRID_SAMPLES = 16_384
@@ -50,7 +52,7 @@ def excerpt_of(track: Track, sources: Sources, start: int, stop: int) -> tuple[E
 
 def score_song(
     track: Track,
-    systems: Sequence[System],
+    systems: Mapping[str, System],
     *,
     sources: Sources,
     metrics: Mapping[str, Metric],
@@ -63,7 +65,7 @@ def score_song(
     track
         With the sources that are scored, see `Sources.of`.
     systems
-        All of different names.
+        By name.
     sources
         What is scored.
     metrics
@@ -89,55 +91,48 @@ def score_song(
             stack.enter_context(system.estimate.of_song(track, sources))
             if isinstance(system.estimate, ModelSystem)
             else system.estimate
-            for system in systems
+            for system in systems.values()
         ]
         write = _writer(stack, track, sources, save_first_to)
         for excerpt, kept in excerpts(track, sources):
             estimates = np.zeros((len(systems), *excerpt.references.shape), np.float32)
-            for one, system, estimate in zip(estimates, systems, opened, strict=True):
-                if system.name not in failures:
-                    _estimate(one, excerpt, system, estimate, failures)
+            for one, (name, system), estimate in zip(estimates, systems.items(), opened, strict=True):
+                if name not in failures and (failure := _estimate(one, excerpt, estimate, may_fail=system.may_fail)):
+                    failures[name] = failure
             write(estimates[0][..., kept])
             for family in families:
                 family.add(excerpt.references[..., kept], estimates[..., kept])
-    scores: dict[str, Scores] = {system.name: {source: {} for source in sources.names} for system in systems}
+    scores: dict[str, Scores] = {name: {source: {} for source in sources.names} for name in systems}
     for family in families:
         silent, values = family.silent(), family.values()
-        for i, source in enumerate(sources.names):
-            more = {"silent": bool(silent[i]), "alone": bool(np.sum(~silent) < 2)}
-            for k, system in enumerate(systems):
-                for name in values:
-                    found = (
-                        _failed(failures[system.name])
-                        if system.name in failures
-                        else entry(
-                            metrics[name], values[name][k, i], at_limit=_at_limit(values, name, (k, i), metrics), **more
-                        )
-                    )
-                    scores[system.name][source][name] = found
-    return {
-        system: {source: {name: found[name] for name in metrics} for source, found in by_source.items()}
-        for system, by_source in scores.items()
+        for (k, name), (i, source), metric in itertools.product(enumerate(systems), enumerate(sources.names), values):
+            if name in failures:
+                found = {"value": None, "left_out": failures[name]}
+            else:
+                at_limit = _at_limit(values, metric, (k, i), metrics)
+                more = {"silent": bool(silent[i]), "alone": bool(np.sum(~silent) < 2), "at_limit": at_limit}
+                found = entry(metrics[metric], values[metric][k, i], **more)
+            scores[name][source][metric] = found
+    return {  # in the order of the tables
+        name: {source: {metric: found[metric] for metric in metrics} for source, found in by_source.items()}
+        for name, by_source in scores.items()
     }
 
 
 def _estimate(
-    estimates: Audio, excerpt: Excerpt, system: System, estimate: Callable[[Excerpt], Audio], failures: dict[str, str]
-) -> None:
-    """Write a system's estimates into an array; one that may fail and does is noted and leaves zeros."""
+    estimates: Audio, excerpt: Excerpt, estimate: Callable[[Excerpt], Audio], *, may_fail: bool
+) -> str | None:
+    """Write estimates into an array; return why a system that may fail did, which then has zeros."""
     try:
         estimates[:] = estimate(excerpt)
         if not np.isfinite(estimates).all():
-            raise EvaluationError(f"The {system.name} gave NaN or infinite samples for {excerpt.song!r}.")
+            raise EvaluationError(f"The estimates of {excerpt.song!r} hold NaN or infinite samples.")
     except (EvaluationError, ValueError, IndexError, ArithmeticError, np.linalg.LinAlgError) as error:
-        if not system.may_fail:
+        if not may_fail:
             raise
-        failures[system.name] = " ".join(str(error).split())
         estimates[:] = 0
-
-
-def _failed(reason: str) -> dict[str, Any]:
-    return {"value": None, "left_out": reason}
+        return " ".join(str(error).split())
+    return None
 
 
 def _at_limit(values: Values, name: str, at: tuple[int, int], metrics: Mapping[str, Metric]) -> bool:
@@ -153,8 +148,6 @@ def file_name_of(source: str) -> str:
     >>> file_name_of("vocals"), file_name_of("bass+drums+other")
     ('vocals.wav', 'accompaniment.wav')
     """
-    from vocal_extraction.settings import ACCOMPANIMENT
-
     return "accompaniment.wav" if source == ACCOMPANIMENT else f"{source}.wav"
 
 

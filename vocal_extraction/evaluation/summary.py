@@ -16,6 +16,9 @@ from vocal_extraction.evaluation.results import SUMMARY, SUMMARY_SCHEMA, SUMMARY
 from vocal_extraction.evaluation.systems import System
 from vocal_extraction.training.resources import git_commit
 
+Content = Mapping[str, Any]
+"""Of a song's file."""
+
 OVERALL = "overall"
 """The column that pools the values of all sources, as the specification's table does."""
 
@@ -23,7 +26,7 @@ _SOFTWARE = ("numpy", "scipy", "torch", "nussl", "museval")
 
 
 def summarise_evaluation(
-    contents: Sequence[Mapping[str, Any]], jobs: Sequence[Job], *, preset: str, folder: Path
+    contents: Sequence[Content], jobs: Sequence[Job], *, preset: str, folder: Path
 ) -> dict[str, Any]:
     """Return the content of ``summary.json``; see `summary.schema.json`.
 
@@ -76,7 +79,11 @@ def _machine() -> str:
 
 
 def aggregate(
-    contents: Sequence[Mapping[str, Any]], *, systems: Sequence[System], sources: Sequence[str], metrics: Sequence[str]
+    contents: Sequence[Mapping[str, Any]],
+    *,
+    systems: Mapping[str, System],
+    sources: Sequence[str],
+    metrics: Sequence[str],
 ) -> dict[str, Any]:
     """Summarise songs' scores: ``{system: {"title", "role", "scores": {metric: {column: statistics}}}}``.
 
@@ -95,12 +102,8 @@ def aggregate(
         }
 
     return {
-        system.name: {
-            "title": system.title,
-            "role": system.role,
-            "scores": {metric: columns(system.name, metric) for metric in metrics},
-        }
-        for system in systems
+        name: {"title": system.title, "role": system.role, "scores": {one: columns(name, one) for one in metrics}}
+        for name, system in systems.items()
     }
 
 

@@ -1,6 +1,6 @@
 """What a model is compared with: baselines, which have learnt nothing, and oracles, which know the references.
 
-A system takes an `Excerpt` and returns estimates of all its sources. Formulas of the ideal masks are in
+Formulas of the ideal masks are in
 docs/evaluation.md; with V the vocals, B the rest and X the mixture, they are |V|/(|V|+|B|), |V|>|B| and Re(V/X) clipped
 to 0 and 1 (Erdogan et al., ICASSP 2015), applied to X.
 """
@@ -49,10 +49,6 @@ class Excerpt:
         if self.sources.residual:
             estimates = np.concatenate([estimates, (self.mixture - estimates.sum(axis=0))[None]])
         return estimates.astype(np.float32, copy=False)
-
-
-Estimate = Callable[[Excerpt], Audio]
-"""Returns estimates. Shape: (n_sources, n_channels, n_samples)."""
 
 
 def mixture_as_estimate(excerpt: Excerpt, signal: SignalSettings) -> Audio:
@@ -122,83 +118,55 @@ def nussl_primitive(excerpt: Excerpt, signal: SignalSettings, *, kind: str) -> A
 
 
 @dataclasses.dataclass(frozen=True)
-class SystemKind:
-    """A baseline or an oracle."""
+class System:
+    """Something to be scored."""
 
     title: str
     """What it is called in tables."""
     role: str
-    """'baseline' or 'oracle'."""
+    """'evaluated', 'baseline' or 'oracle'."""
     estimate: Callable[..., Audio]
-    """Called as ``estimate(excerpt, signal=...)`` with the model's STFT."""
+    """Called with an excerpt, in `SYSTEMS` also with the model's STFT as ``signal``; gives estimates of all sources.
+    Shape: (n_sources, n_channels, n_samples)."""
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What its estimates depend on beside the data; other settings are scored anew."""
     depends_on: str | None = None
-    """What its estimates depend on beside the data: 'stft', 'nussl' or nothing."""
+    """'stft' or 'nussl', whose settings are added to its own."""
     may_fail: bool = False
     """Whether it is not made for every signal, so that a song may do without it."""
 
-    def settings(self, signal: SignalSettings) -> dict[str, Any]:
-        """Return what is written into songs' files, so that other settings are scored anew."""
-        if self.depends_on == "nussl":
-            return {"nussl": importlib.metadata.version("nussl")}
-        stft = {key: value for key, value in dataclasses.asdict(signal).items() if key != "sample_rate"}
-        return stft if self.depends_on == "stft" else {}
+
+def _primitive(title: str, kind: str) -> System:
+    return System(title, "baseline", functools.partial(nussl_primitive, kind=kind), depends_on="nussl", may_fail=True)
 
 
-def _primitive(title: str, kind: str) -> SystemKind:
-    estimate = functools.partial(nussl_primitive, kind=kind)
-    return SystemKind(title, "baseline", estimate, depends_on="nussl", may_fail=True)
+def _ideal(title: str, kind: str) -> System:
+    return System(title, "oracle", functools.partial(ideal_mask, kind=kind), depends_on="stft")
 
 
-def _ideal(kind: str) -> SystemKind:
-    title = "phase-sensitive mask" if kind == "phase-sensitive" else f"ideal {kind} mask"
-    return SystemKind(title, "oracle", functools.partial(ideal_mask, kind=kind), depends_on="stft")
-
-
-SYSTEMS: dict[str, SystemKind] = {
-    "mixture": SystemKind("mixture as estimate", "baseline", mixture_as_estimate),
-    "random_mask": SystemKind("random mask", "baseline", random_mask, depends_on="stft"),
+SYSTEMS: dict[str, System] = {
+    "mixture": System("mixture as estimate", "baseline", mixture_as_estimate),
+    "random_mask": System("random mask", "baseline", random_mask, depends_on="stft"),
     "repet_sim": _primitive("REPET-SIM", "repet_sim"),
     "ft2d": _primitive("2DFT", "ft2d"),
     "hpss": _primitive("HPSS", "hpss"),
-    "ideal_binary_mask": _ideal("binary"),
-    "ideal_ratio_mask": _ideal("ratio"),
-    "phase_sensitive_mask": _ideal("phase-sensitive"),
+    "ideal_binary_mask": _ideal("ideal binary mask", "binary"),
+    "ideal_ratio_mask": _ideal("ideal ratio mask", "ratio"),
+    "phase_sensitive_mask": _ideal("phase-sensitive mask", "phase-sensitive"),
 }
 """Baselines and oracles by name, in the order in which they are scored."""
 
 
-@dataclasses.dataclass(frozen=True)
-class System:
-    """Something to be scored."""
-
-    name: str
-    title: str
-    role: str
-    """'evaluated', 'baseline' or 'oracle'."""
-    settings: Mapping[str, Any]
-    """What its estimates depend on beside the data."""
-    estimate: Estimate
-    may_fail: bool = False
-    holds_python: bool = False
-    """Whether it keeps Python itself busy, so that songs gain nothing from threads and go to processes of their own."""
-
-
-def systems_beside(signal: SignalSettings, *, oracles: bool, baselines: bool) -> list[System]:
+def systems_beside(signal: SignalSettings, *, oracles: bool, baselines: bool) -> dict[str, System]:
     """Return the baselines and oracles that are scored beside a model, at its STFT; the mixture always is."""
-
-    def wanted(name: str, kind: SystemKind) -> bool:
-        return name == "mixture" or (oracles if kind.role == "oracle" else baselines)
-
-    return [
-        System(
-            name,
-            kind.title,
-            kind.role,
-            kind.settings(signal),
-            functools.partial(kind.estimate, signal=signal),
-            may_fail=kind.may_fail,
-            holds_python=kind.depends_on == "nussl",
+    stft = {key: value for key, value in dataclasses.asdict(signal).items() if key != "sample_rate"}
+    settings = {None: {}, "stft": stft, "nussl": {"nussl": importlib.metadata.version("nussl")}}
+    return {
+        name: dataclasses.replace(
+            system,
+            settings={**system.settings, **settings[system.depends_on]},
+            estimate=functools.partial(system.estimate, signal=signal),
         )
-        for name, kind in SYSTEMS.items()
-        if wanted(name, kind)
-    ]
+        for name, system in SYSTEMS.items()
+        if name == "mixture" or (oracles if system.role == "oracle" else baselines)
+    }

@@ -70,20 +70,3 @@ def css_variables(palette: Palette) -> str:
     '--ground: #fbfaf8'
     """
     return "; ".join(f"--{name}: {colour}" for name, colour in dataclasses.asdict(palette).items()) + ";"
-
-
-def contrast(colour: str, ground: str) -> float:
-    """Return the contrast ratio of two ``#rrggbb`` colours, 1 to 21 (WCAG 2.2, "contrast ratio").
-
-    >>> round(contrast("#000000", "#ffffff"), 3)
-    21.0
-    """
-    brighter, darker = sorted((_luminance(colour), _luminance(ground)), reverse=True)
-    return (brighter + 0.05) / (darker + 0.05)
-
-
-def _luminance(colour: str) -> float:
-    """Relative luminance of an sRGB colour, 0 to 1 (WCAG 2.2, "relative luminance")."""
-    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -82,17 +82,8 @@ def _mark_best(axes: "Axes", history: Sequence[Epoch]) -> None:
         return
     epoch, loss = best[-1]["epoch"], _number(best[-1]["validation_loss"])
     axes.axvline(epoch, color=LIGHT.oracle, linewidth=1, linestyle=(0, (4, 3)))
-    axes.plot(
-        [epoch],
-        [loss],
-        marker="o",
-        markersize=8,
-        markerfacecolor="none",
-        markeredgecolor=LIGHT.oracle,
-        markeredgewidth=1.6,
-        linestyle="none",
-        label=f"best: epoch {epoch}, {loss:.4g}",
-    )
+    ring: dict[str, Any] = {"marker": "o", "markersize": 8, "markerfacecolor": "none", "markeredgecolor": LIGHT.oracle}
+    axes.plot([epoch], [loss], **ring, markeredgewidth=1.6, linestyle="none", label=f"best: epoch {epoch}, {loss:.4g}")
 
 
 def _dress(axes: "Axes", title: str) -> None:
