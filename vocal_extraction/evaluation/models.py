@@ -49,7 +49,7 @@ class ModelSystem:
         Raises
         ------
         EvaluationError
-            If there is no room for it among the temporary files.
+            If the disk of the temporary files is full.
         """
         if self.separator == "nussl" and self.normalization == "stored" and track.n_samples > IN_MEMORY_SAMPLES:
             yield self  # excerpt by excerpt: nussl's memory grows with the length
@@ -60,7 +60,7 @@ class ModelSystem:
                 estimates = self._separate(mixture, track.sample_rate, sources)
             except OSError as error:
                 raise EvaluationError(
-                    f"{track.name!r} finds no room in {tempfile.gettempdir()} while it is scored ({error.strerror}). "
+                    f"{track.name!r} cannot be scored: {tempfile.gettempdir()} cannot take its estimates ({error.strerror}). "
                     "Free some space there, or let TMPDIR name another folder."
                 ) from error
             for array in estimates.values():

@@ -55,8 +55,8 @@ def plot_training(history: Sequence[Epoch]) -> "Figure":
 def write_loss_plot(history: Sequence[Epoch], path: str | os.PathLike[str]) -> None:
     """Write `plot_training` to `path`, whole; its suffix chooses the format (png, svg, pdf)."""
     figure = plot_training(history)
-    with whole_file(path) as aside:
-        figure.savefig(aside, format=Path(path).suffix.lstrip(".") or "png")
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format=Path(path).suffix.lstrip(".") or "png")
 
 
 def _draw(
