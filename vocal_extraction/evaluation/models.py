@@ -60,8 +60,8 @@ class ModelSystem:
                 estimates = self._separate(mixture, track.sample_rate, sources)
             except OSError as error:
                 raise EvaluationError(
-                    f"{track.name!r} cannot be scored: {tempfile.gettempdir()} cannot take its estimates ({error.strerror}). "
-                    "Free some space there, or let TMPDIR name another folder."
+                    f"{track.name!r} cannot be scored: {tempfile.gettempdir()} cannot take its estimates "
+                    f"({error.strerror}). Free some space there, or let TMPDIR name another folder."
                 ) from error
             for array in estimates.values():
                 if hasattr(array, "close"):
