@@ -127,6 +127,13 @@ def worker_errors() -> Iterator[None]:
     VocalExtractionError
         Whatever a worker raised.
     """
+    # The workers of two loaders may end at one moment; the second error then interrupts the handling of the first.
+    with _worker_errors(), _worker_errors():
+        yield
+
+
+@contextlib.contextmanager
+def _worker_errors() -> Iterator[None]:
     try:
         yield
     except VocalExtractionError as error:
