@@ -215,9 +215,10 @@ def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_kept(tmp_path
         (tmp_path / f".partial-{living}-0-b.wav").write_text("half")
     (tmp_path / f".partial-{os.getpid()}-999999-former-life.wav").write_text("half")
     (tmp_path / ".partial-of-nobody").write_text("half")
+    (tmp_path / ".partial-999999999-folder").mkdir()
     with whole_file(tmp_path / "c.wav") as aside:
         aside.write_text("half")
-        assert remove_leftovers(tmp_path) == 3
+        assert remove_leftovers(tmp_path) == 4
         assert aside.exists()
     kept = sorted(f".partial-{living}-0-b.wav" for living in {1, os.getppid()})
     assert names_in(tmp_path) == [*kept, "c.wav", "deep"]
@@ -226,7 +227,7 @@ def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_kept(tmp_path
 
 def test_remove_leftovers_spares_all_else(tmp_path):
     (tmp_path / "song.partial-1").write_text("x")
-    (tmp_path / ".partial-999999999-folder").mkdir()
+    (tmp_path / "folder").mkdir()
     assert remove_leftovers(tmp_path) == 0
     assert len(names_in(tmp_path)) == 2
     assert remove_leftovers(tmp_path / "not-there") == 0
