@@ -270,6 +270,10 @@ class ExtractionSettings:
     """Whether a truncated or damaged song is taken as far as it decodes."""
     track: str | None = None
     """Audio track of a file that has several: its number, from 1, or its language; None is what players take."""
+    from_s: float = 0.0
+    """Where separation begins; before it all sources are silent, and what they leave of the song is the song."""
+    to_s: float | None = None
+    """Where separation ends; None is the song's end."""
     chunk_s: float = 16.0
     """Length of the chunks in which a song goes through the network, without context. Memory grows with it. Networks
     that are run layer by layer take shorter ones on a CPU: 2 s, and twice `context_s` more for Griffin-Lim."""
@@ -286,6 +290,8 @@ class ExtractionSettings:
             chunk_s_must_be_1_to_600=1 <= self.chunk_s <= 600,
             context_s_must_be_0_to_30=0 <= self.context_s <= 30,
             track_must_be_a_number_from_1_or_a_language=self.track is None or self.track.strip("0") != "",
+            from_s_must_be_0_or_more=0 <= self.from_s < float("inf"),
+            to_s_must_be_more_than_from_s=self.to_s is None or self.from_s < self.to_s < float("inf"),
             **{
                 f"format_must_be_one_of_{'_'.join(FORMATS)}": self.format in FORMATS,
                 "output_template must hold {song}, {stem} and {ext}": {"song", "stem", "ext"} <= fields,
@@ -293,6 +299,11 @@ class ExtractionSettings:
                 <= {"folder", "song", "stem", "ext"},
             },
         )
+
+    @property
+    def region(self) -> tuple[float, float | None] | None:
+        """Where separation begins and ends, in seconds; None is the whole song."""
+        return None if self.from_s == 0 and self.to_s is None else (self.from_s, self.to_s)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -184,6 +184,18 @@ def _minutes(text: str) -> float:
     return _scaled(60)(text)
 
 
+def _time(text: str) -> float:
+    """Return seconds.
+
+    >>> [_time(text) for text in ("70.5", "1:10", "1:02:03")]
+    [70.5, 70.0, 3723.0]
+    """
+    seconds = 0.0
+    for part in text.split(":", 2):
+        seconds = 60 * seconds + _number(float, 0)(part)
+    return seconds
+
+
 def _names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
@@ -338,6 +350,8 @@ def _add_extract(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--phase", choices=("mixture", "griffin-lim"), help="default: the mixture's")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument("--track", metavar="N|LANGUAGE", help="of several audio tracks (default: as players choose)")
+    parser.add_argument("--from", dest="from_s", type=_time, metavar="TIME", help="separate from here, as 1:10 or 70.5")
+    parser.add_argument("--to", dest="to_s", type=_time, metavar="TIME", help="to here; outside, vocals are silent")
     parser.add_argument("--keep-partial", action="store_true", help="keep what decodes of a damaged file")
     parser.add_argument("--jobs", dest="n_jobs", type=_workers, metavar="N", help="songs at the same time")
     parser.add_argument("--list-models", action="store_true", help="list the models that ship, and stop")

@@ -40,6 +40,7 @@ def options_of(settings: ExtractionSettings, model_sha256: str, plan: StemPlan) 
         "mask": settings.mask,
         "phase": settings.phase,
         **({} if settings.track is None else {"track": settings.track}),
+        **({} if settings.region is None else {"region_s": list(settings.region)}),
     }
 
 

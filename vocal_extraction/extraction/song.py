@@ -9,6 +9,7 @@ import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from vocal_extraction.audio_files.tags import gather
 from vocal_extraction.errors import ExtractionCancelledError, SongTooLongError
 from vocal_extraction.extraction.naming import STANDARD_INPUT
 from vocal_extraction.extraction.outcome import DONE, Outcome
+from vocal_extraction.extraction.region import separate_region
 from vocal_extraction.separation import Cancelled, DiskArray, Progress, Separator, StemPlan
 from vocal_extraction.settings import ExtractionSettings
 
@@ -142,16 +144,21 @@ def extract_song(
             mixture = stack.enter_context(contextlib.closing(DiskArray((reader.n_channels,), folder)))
             _decode(reader, mixture, longest_s, lambda done_s: watch(_DECODING * done_s, duration_s))
             duration_s = len(mixture) / reader.sample_rate
-            estimates = separator(
+            estimate = (
+                separator
+                if settings.region is None
+                else partial(separate_region, separator, settings=settings, folder=folder)
+            )
+            estimates = estimate(
                 mixture,
                 reader.sample_rate,
                 sources=plan.sources,
                 progress=lambda done_s, total_s: watch(_DECODING * duration_s + (1 - _DECODING) * done_s, duration_s),
                 cancelled=cancelled,
             )
-            for estimate in estimates.values():
-                if isinstance(estimate, DiskArray):
-                    stack.enter_context(estimate)
+            for array in estimates.values():
+                if isinstance(array, DiskArray):
+                    stack.enter_context(array)
             stems = StemBlocks(mixture, estimates, plan, coding.format.bits)
             scale = 1.0 if coding.format.bits is None and coding.format.is_lossless else stems.fitting_scale()
             lost = _encode(stems, scale, coding, facts, temporary, lambda: watch(duration_s, duration_s))
