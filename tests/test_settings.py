@@ -89,7 +89,7 @@ WRONG: dict[type, list[tuple[str, str, tuple]]] = {
         ("track must be a number from 1 or a language", "track", ("", "0")),
         ("context s must be 0 to 30", "context_s", (-1, 31, NAN)),
         ("from s must be 0 or more", "from_s", (-1, NAN, INFINITY)),
-        ("to s must be more than from s", "to_s", (0, -1, NAN, INFINITY)),
+        ("to s must be more than from s", "to_s", (-1, 0, NAN, INFINITY)),
     ],
 }
 CASES = [
