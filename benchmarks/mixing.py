@@ -5,44 +5,23 @@ Freed memory is kept, for both, as in a training: fresh pages would be a fifth o
 """
 
 import contextlib
-import functools
 import os
 import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks import Row
-from vocal_extraction import data_augmentation
 from vocal_extraction.compatibility import scaper
 from vocal_extraction.data_augmentation import create_mix_closure, event_template
 from vocal_extraction.demo_songs import write_demo_songs
 from vocal_extraction.musdb_preparation import song_names, stem_path
-from vocal_extraction.rendering import events, stretching
-from vocal_extraction.reports.tables import text_table
 from vocal_extraction.settings import DATASET_FOLDER, STEMS, MixingSettings, SignalSettings
 from vocal_extraction.training.resources import keep_freed_memory
 
 N_ALTERNATIONS = 11
-
-_PARTS = {
-    "scaper draws, checks and annotates": (
-        (scaper.Scaper, "__init__"),
-        (scaper.Scaper, "generate"),
-        (scaper.Scaper, "add_event"),
-        (data_augmentation, "_draw"),
-    ),
-    "excerpts are read": ((events, "read_excerpt"),),
-    "pitch: resampling": ((stretching, "_resample"),),
-    "tempo: where to splice": ((stretching, "_splice_points"),),
-    "tempo: splicing": ((stretching, "_overlap_add"),),
-    "loudness": ((data_augmentation, "loudness_lufs"),),
-    "gains, places, sums": ((data_augmentation, "_place"), (data_augmentation, "_overall_scale")),
-}
-"""Where a mixture's time goes, by the functions that spend it; none calls another."""
 
 
 def rows() -> list[Row]:
@@ -117,52 +96,3 @@ def _seconds(task: Callable[[], object]) -> float:
     task()
     # user, system, and both of the children that have ended
     return sum(os.times()[:4]) - sum(before[:4])
-
-
-def _print_profile(n_mixtures: int = 100) -> None:
-    """Print the milliseconds of a core that each part of a mixture takes, with a clock around its functions."""
-    warnings.simplefilter("ignore")
-    with _songs() as dataset:
-        lines = []
-        for coherent_probability in (0.0, 1.0):
-            mixing = MixingSettings(coherent_probability=coherent_probability)
-            closure = create_mix_closure(dataset, "train", mixing=mixing)
-            closure.mixture(0)
-            with _clocks() as spent_s:
-                total_s = _seconds(lambda: [closure.mixture(1 + i) for i in range(n_mixtures)])  # noqa: B023
-            parts_s = [*spent_s.values(), total_s - sum(spent_s.values()), total_s]
-            lines.append([f"{1_000 * part_s / n_mixtures:.1f} ms" for part_s in parts_s])
-    names = [*_PARTS, "all else", "together"]
-    print(text_table(["part", "incoherent", "coherent"], [list(line) for line in zip(names, *lines, strict=True)]))
-
-
-@contextlib.contextmanager
-def _clocks() -> Iterator[dict[str, float]]:
-    """Put a clock around every function of every part; yield the seconds that they show so far."""
-    spent_s = dict.fromkeys(_PARTS, 0.0)
-
-    def timed(function: Callable[..., Any], part: str) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def clocked(*arguments: Any, **options: Any) -> Any:
-            start_s = time.process_time()
-            try:
-                return function(*arguments, **options)
-            finally:
-                spent_s[part] += time.process_time() - start_s
-
-        return clocked
-
-    places = [
-        (part, owner, name, getattr(owner, name)) for part, all_of_it in _PARTS.items() for owner, name in all_of_it
-    ]
-    for part, owner, name, function in places:
-        setattr(owner, name, timed(function, part))
-    try:
-        yield spent_s
-    finally:
-        for _, owner, name, function in places:
-            setattr(owner, name, function)
-
-
-if __name__ == "__main__":
-    _print_profile()

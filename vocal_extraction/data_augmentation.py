@@ -1,34 +1,22 @@
 """Mixtures that scaper draws: coherent ones (all stems from one song) and incoherent ones.
 
 Scaper (Salamon et al., "Scaper: a library for soundscape synthesis and augmentation", WASPAA 2017) draws every event
-from the template and describes it in a JAMS annotation; `rendering` makes it audible. What is drawn always fits: the
-stretch comes first, then an excerpt of just the length that fills the mixture, then an offset that lies inside the
-stem, so scaper never has to warn and repair.
-
-A mixture depends on its seed alone, whoever makes it and in whatever order.
+from the template and describes it in a JAMS annotation; `rendering` makes the audio. What is drawn always fits: first
+the stretch, then an excerpt as long as fills the mixture, then an offset at which the stem holds that excerpt, so that
+scaper never has to warn and repair. A mixture depends on its seed alone.
 """
 
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vocal_extraction.compatibility import scaper
-from vocal_extraction.rendering import (
-    Audio,
-    RenderingError,
-    duration_s_of,
-    fade,
-    gains_of,
-    overall_scale,
-    place,
-    render_events,
-    songs_of,
-)
+from vocal_extraction.rendering import Audio, RenderingError, duration_s_of, mix_events, songs_of
 from vocal_extraction.settings import STEMS, MixingSettings, SignalSettings
 from vocal_extraction.tracks import Track, check_subset, find_tracks, prepare_if_needed
 
@@ -46,16 +34,8 @@ _CHANNELS = {
 def event_template(mixing: MixingSettings, *, coherent: bool = False) -> dict[str, Any]:
     """Return scaper's event template for these settings.
 
-    Parameters
-    ----------
-    mixing
-        Ranges to draw from.
-    coherent
-        Whether it is for coherent mixtures, whose ``snr`` is a gain on the song's own balance where
-        ``mixing.coherent_gain_db`` says so.
+    For coherent mixtures, ``snr`` is a gain on the song's own balance where ``mixing.coherent_gain_db`` is given.
 
-    Examples
-    --------
     >>> event_template(MixingSettings())['time_stretch']
     ('uniform', 0.8, 1.2)
     """
@@ -93,19 +73,15 @@ def generate_coherent_mixture(
     template
         Scaper's event parameters, as `event_template` makes them.
     seed
-        Random seed; the same seed gives the same mixture.
-    mixing
-        Duration, reference loudness and the like; the specification's when left out.
-    sample_rate
-        Samples per second.
+        The same seed gives the same mixture.
+    mixing, sample_rate
+        Duration, reference loudness and the like, and samples per second; the specification's when left out.
 
     Returns
     -------
     tuple
-        ``(mixture_audio, mixture_jam, annotation_list, stem_audio_list)``: float32 of shape (n_samples, n_channels),
-        one channel unless ``mixing.channels`` is 'stereo'; the JAMS that describes it; ``[onset_s, offset_s, label]``
-        of every event; and the stems in alphabetical order, each of the mixture's shape. The mixture is the sum of its
-        stems.
+        `Mixture`: float32 (n_samples, n_channels), one channel unless ``mixing.channels`` is 'stereo'; its JAMS;
+        ``[onset_s, offset_s, label]`` of every event; and the stems in alphabetical order, which add up to the mixture.
 
     Raises
     ------
@@ -113,9 +89,9 @@ def generate_coherent_mixture(
         If a folder or a stem is missing or cannot be read.
     """
     mixing = mixing or MixingSettings()
-    _check_folders(foreground_dir, background_dir)
+    songs = _songs(foreground_dir, background_dir)
     drawer = _scaper(foreground_dir, background_dir, seed, mixing, sample_rate)
-    song = Path(_draw(("choose", songs_of(Path(foreground_dir) / "vocals")), drawer.random_state))
+    song = Path(_draw(("choose", songs["vocals"]), drawer.random_state))
     # .../<stem>/<song>.wav: only the stem's own folder changes, whatever the folders above are called.
     return _coherent(drawer, {stem: str(song.parent.parent / stem / song.name) for stem in STEMS}, template, mixing)
 
@@ -134,24 +110,22 @@ def generate_incoherent_mixture(
     Parameters and returns are those of `generate_coherent_mixture`.
     """
     mixing = mixing or MixingSettings()
-    _check_folders(foreground_dir, background_dir)
+    songs = _songs(foreground_dir, background_dir)
     drawer = _scaper(foreground_dir, background_dir, seed, mixing, sample_rate)
-    choices = {stem: ("choose", songs_of(Path(foreground_dir) / stem)) for stem in STEMS}
-    return _incoherent(drawer, choices, template, mixing)
+    return _incoherent(drawer, {stem: ("choose", paths) for stem, paths in songs.items()}, template, mixing)
 
 
-def _check_folders(foreground_dir: str | Path, background_dir: str | Path) -> None:
-    """Look at the folders first, since scaper's own message says less."""
-    for stem in STEMS:
-        songs_of(Path(foreground_dir) / stem)
+def _songs(foreground_dir: str | Path, background_dir: str | Path) -> dict[str, list[str]]:
+    """List the songs of each stem, with errors that say more than scaper's."""
+    songs = {stem: songs_of(Path(foreground_dir) / stem) for stem in STEMS}
     if not Path(background_dir).is_dir():
         raise RenderingError(f"No folder {background_dir}, which scaper asks for; it may be empty. Make it.")
+    return songs
 
 
 def _coherent(drawer: Any, files: Mapping[str, str], template: dict[str, Any], mixing: MixingSettings) -> Mixture:
     """Mix the stems of one song, `files` by stem."""
     fitted = _fit(template, files.values(), mixing, drawer.random_state)
-    # One draw for the song: from here on the offset is a constant too.
     fitted["source_time"] = ("const", _draw(fitted["source_time"], drawer.random_state))
     for file in files.values():
         _add_event(drawer, fitted, file)
@@ -161,7 +135,7 @@ def _coherent(drawer: Any, files: Mapping[str, str], template: dict[str, Any], m
 def _incoherent(
     drawer: Any, choices: Mapping[str, tuple[Any, ...]], template: dict[str, Any], mixing: MixingSettings
 ) -> Mixture:
-    """Mix stems of songs that are drawn one by one, from one of scaper's distributions of files a stem."""
+    """Mix stems of songs that are drawn one by one; `choices` are scaper's distributions of files by stem."""
     stems = {}
     for stem, choice in choices.items():
         file = _draw(choice, drawer.random_state)
@@ -186,17 +160,18 @@ def _scaper(
 
 
 def _draw(distribution: tuple[Any, ...], random_state: np.random.RandomState) -> Any:
-    """Draw one value from a distribution of scaper's."""
     return scaper.core._get_value_from_dist(distribution, random_state)
 
 
 def _fit(
     template: dict[str, Any], source_files: Iterable[str], mixing: MixingSettings, random_state: np.random.RandomState
 ) -> dict[str, Any]:
-    """Draw pitch, stretch and place, and narrow excerpt and offset to what these stems hold at that stretch."""
+    """Draw pitch, stretch and time, and narrow excerpt and offset to what these stems hold at that stretch."""
     source_s = min(map(duration_s_of, source_files))
-    pitch = None if template["pitch_shift"] is None else float(_draw(template["pitch_shift"], random_state))
-    stretch = None if template["time_stretch"] is None else float(_draw(template["time_stretch"], random_state))
+    pitch, stretch = (
+        None if template[name] is None else float(_draw(template[name], random_state))
+        for name in ("pitch_shift", "time_stretch")
+    )
     if mixing.stretch_follows_pitch and pitch is not None:
         stretch = 2 ** (-pitch / 12)
     start_s = min(max(float(_draw(template["event_time"], random_state)), 0.0), mixing.duration_s)
@@ -228,23 +203,22 @@ def _render(drawer: Any, mixing: MixingSettings, stems_by_file: Mapping[str, str
     events = [event.value for event in annotation.data]
     for event, entry in zip(events, annotation_list, strict=True):
         event["label"] = entry[2] = stems_by_file[event["source_file"]]
+    random_state, names = drawer.random_state, _CHANNELS[mixing.channels]
     n_draws = 1 if coherent else len(events)
-    channels = [_draw_channel(mixing, drawer.random_state) for _ in range(n_draws)] * (len(events) // n_draws)
-    rendered = render_events(events, channels, sample_rate=drawer.sr, together=coherent)
-    for audio in rendered:
-        # Before the loudness is measured, not after as in scaper: a drum that is faded away may be 0.2 dB of it.
-        fade(audio, n_in=int(drawer.fade_in_len * drawer.sr), n_out=int(drawer.fade_out_len * drawer.sr))
-    keeps_balance = coherent and mixing.coherent_gain_db is not None
-    gains = gains_of(rendered, events, drawer, keeps_balance=keeps_balance)
+    channels = [names[random_state.randint(len(names))] if len(names) > 1 else names[0] for _ in range(n_draws)]
+    channels *= len(events) // n_draws
     polarities = np.ones(len(events), dtype=np.float32)
     if mixing.polarity_flips and not coherent:
-        polarities = drawer.random_state.choice([-1.0, 1.0], size=len(events)).astype(np.float32)
-    stems = place(rendered, events, gains * polarities, drawer)
-    mixture = stems.sum(axis=0)
-    scale = overall_scale(mixture, mixing, drawer.random_state)
-    if scale != 1.0:
-        stems *= np.float32(scale)
-        mixture = stems.sum(axis=0)
+        polarities = random_state.choice([-1.0, 1.0], size=len(events)).astype(np.float32)
+    mixture, stems, scale = mix_events(
+        events,
+        channels,
+        polarities,
+        drawer,
+        level_db=random_state.uniform(*mixing.level_db),
+        together=coherent,
+        keeps_balance=coherent and mixing.coherent_gain_db is not None,
+    )
     facts = annotation.sandbox.scaper
     facts.no_audio = False
     facts.peak_normalization_scale_factor = scale
@@ -254,17 +228,9 @@ def _render(drawer: Any, mixing: MixingSettings, stems_by_file: Mapping[str, str
     return mixture.T, jam, annotation_list, [stem.T for stem in stems]
 
 
-def _draw_channel(mixing: MixingSettings, random_state: np.random.RandomState) -> str:
-    names = _CHANNELS[mixing.channels]
-    return names[random_state.randint(len(names))] if len(names) > 1 else names[0]
-
-
 @dataclasses.dataclass(frozen=True)
 class MixClosure:
-    """Makes one mixture an index: the closure that ``nussl.datasets.OnTheFly`` asks for.
-
-    It holds plain settings only, so that it travels to the workers of a DataLoader.
-    """
+    """Makes one mixture an index: the closure that ``nussl.datasets.OnTheFly`` asks for. It can be pickled."""
 
     tracks: tuple[Track, ...]
     """What is mixed; the stems of a track need not be those of another."""
@@ -275,10 +241,9 @@ class MixClosure:
     def mixture(self, index: int, epoch: int = 0) -> Mixture:
         """Make mixture `index` of `epoch`; the same numbers always give the same mixture.
 
-        A coherent one has all stems of a song. An incoherent one has vocals of one song, and the other stems of a song
-        that was drawn, each of any song that has it.
+        A coherent one has all stems of a song. An incoherent one has vocals, and the other stems that some song has,
+        each of any song that has it.
         """
-        # One word of entropy for the whole mixture: scaper seeds a RandomState with it.
         words = np.random.SeedSequence((self.seed, epoch, index)).generate_state(2)
         songs = self._songs
         coherent = bool(songs) and bool(words[1] / 2**32 < self.mixing.coherent_probability)
@@ -316,8 +281,9 @@ class MixClosure:
         """Combinations of stems that accompany vocals somewhere, by the weights of their songs together."""
         line_ups: dict[tuple[str, ...], float] = collections.defaultdict(float)
         for track in self.tracks:
-            line_ups[tuple(sorted(track.sources.keys() - {"vocals"}))] += track.weight
-        return {line_up: weight for line_up, weight in line_ups.items() if line_up} or {(): 1.0}
+            if stems := sorted(track.sources.keys() - {"vocals"}):
+                line_ups[tuple(stems)] += track.weight
+        return line_ups or {(): 1.0}
 
     def _choices(self, random_state: np.random.RandomState) -> dict[str, tuple[Any, ...]]:
         """Return what each stem of an incoherent mixture is drawn from."""
@@ -328,22 +294,13 @@ class MixClosure:
         return {stem: _choice(self._weights[stem]) for stem in sorted(stems)}
 
     def __call__(self, dataset: Any, index: int) -> dict[str, Any]:
-        """Make mixture `index` for nussl's ``OnTheFly`` dataset, which sets sample rate and STFT on the signals.
-
-        Returns
-        -------
-        dict
-            ``mix`` and ``sources`` (by stem) as nussl's AudioSignals, and ``metadata`` with the JAMS and the labels.
-        """
+        """Make mixture `index` for nussl's ``OnTheFly``, whose sample rate and STFT the signals get."""
         mixture, jam, annotation_list, stems = self.mixture(int(index))
         labels = [label for _, _, label in annotation_list]
-        load: Callable[..., Any] = dataset._load_audio_from_array
+        load = functools.partial(dataset._load_audio_from_array, sample_rate=self.sample_rate)
         return {
-            "mix": load(audio_data=mixture.T, sample_rate=self.sample_rate),
-            "sources": {
-                label: load(audio_data=audio.T, sample_rate=self.sample_rate)
-                for label, audio in zip(labels, stems, strict=True)
-            },
+            "mix": load(audio_data=mixture.T),
+            "sources": {label: load(audio_data=stem.T) for label, stem in zip(labels, stems, strict=True)},
             "metadata": {"jams": jam, "labels": labels},
         }
 
@@ -365,22 +322,18 @@ def create_mix_closure(
     seed: int = 0,
     musdb_path: str | Path | None = None,
 ) -> MixClosure:
-    """Create the closure that makes mixtures of a dataset, which is prepared first if that is still to be done.
+    """Create the closure that makes mixtures of a dataset, which is prepared first where it is missing.
 
     Parameters
     ----------
     path
-        Folder of the datasets, or that of the subset in it.
+        Folder of the dataset, or that of the subset in it.
     subset
         'train', 'valid' or 'test'.
     mixing, sample_rate, seed
         As for `MixClosure`; the specification's when left out.
     musdb_path
-        Where MUSDB18 lies, if the dataset is to be prepared; see `prepare_if_needed`.
-
-    Returns
-    -------
-    MixClosure
+        Folder of MUSDB18; see `prepare_if_needed`.
 
     Raises
     ------

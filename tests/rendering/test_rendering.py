@@ -5,20 +5,13 @@ import pytest
 import soundfile
 
 from vocal_extraction.compatibility import scaper
-from vocal_extraction.rendering import (
-    RenderingError,
-    change_pitch_and_tempo,
-    duration_s_of,
-    fade,
-    loudness_lufs,
-    read_excerpt,
-    render_events,
-    songs_of,
-)
+from vocal_extraction.rendering import RenderingError, duration_s_of, songs_of
+from vocal_extraction.rendering.events import fade, render_events
+from vocal_extraction.rendering.loudness import loudness_lufs
+from vocal_extraction.rendering.stems import read_excerpt
+from vocal_extraction.rendering.stretching import change_pitch_and_tempo
 
 RATE = 44_100
-HOP_SAMPLES = 128
-"""The specified STFT hop: rendering may err by so much in time."""
 
 
 def tone(frequency_hz, duration_s=2.0, rate=RATE):
@@ -49,18 +42,18 @@ def lag_between(one, other, largest=2_000):
     return int(np.argmax(near)) - largest
 
 
-@pytest.mark.parametrize("semitones, stretch", [(2, 1), (-2, 1), (0, 0.8), (0, 1.2), (1.3, 0.87), (-1.7, 1.13)])
+@pytest.mark.parametrize("semitones, stretch", [(2, 1), (0, 0.8), (1.3, 0.87), (-1.7, 1.13)])
 def test_tone_has_the_pitch_and_the_length_asked_for(semitones, stretch):
     audio = tone(440)
     n_wanted = round(len(audio) * stretch)
     changed = change_pitch_and_tempo(audio[None], semitones=semitones, n_wanted=n_wanted, sample_rate=RATE)
     assert changed.shape == (1, n_wanted)
     assert changed.dtype == np.float32
-    heard_semitones = 12 * np.log2(frequency_of(changed[0]) / 440)
-    assert heard_semitones == pytest.approx(semitones, abs=0.1)
+    semitones_found = 12 * np.log2(frequency_of(changed[0]) / 440)
+    assert semitones_found == pytest.approx(semitones, abs=0.1)
 
 
-@pytest.mark.parametrize("frequency_hz", [110, 440, 3_000, 12_000])
+@pytest.mark.parametrize("frequency_hz", [110, 440, 12_000])
 def test_splices_of_a_tone_do_not_click(frequency_hz):
     """All but the tone's own line stays 45 dB below it: SoX's slow mode reaches 59 dB at 440 Hz, a click some 20."""
     audio = tone(frequency_hz, duration_s=4)
@@ -115,8 +108,7 @@ def test_silence_stays_silent():
     assert not changed.any()
 
 
-@pytest.mark.parametrize("rate", [44_100, 48_000, 22_050])
-@pytest.mark.parametrize("duration_s", [0.1, 0.4, 0.5, 0.77, 5.0])
+@pytest.mark.parametrize("rate, duration_s", [(44_100, 0.1), (44_100, 0.5), (48_000, 0.77), (22_050, 5.0)])
 def test_loudness_equals_scapers(rate, duration_s):
     """Same filters, blocks and gates; the sums differ in the order of additions only."""
     rng = np.random.default_rng(3)
@@ -127,13 +119,9 @@ def test_loudness_equals_scapers(rate, duration_s):
     assert loudness_lufs(audio, rate) == pytest.approx(expected, abs=1e-3)
 
 
-@pytest.mark.parametrize("level", [0.0, 1e-6])
-def test_silence_has_the_lowest_loudness(level):
-    assert loudness_lufs(level * tone(1_000), RATE) == -70
-
-
-def test_no_samples_have_the_lowest_loudness():
-    assert loudness_lufs(np.zeros(0, np.float32), RATE) == -70
+def test_silence_and_no_samples_have_the_lowest_loudness():
+    for audio in (0 * tone(1_000), 1e-6 * tone(1_000), np.zeros(0, np.float32)):
+        assert loudness_lufs(audio, RATE) == -70
 
 
 def test_fade_is_scapers():
@@ -143,12 +131,9 @@ def test_fade_is_scapers():
         np.testing.assert_allclose(channel[:441], np.sin(np.linspace(0, np.pi / 2, 441)), atol=1e-6)
         np.testing.assert_allclose(channel[-882:], np.sin(np.linspace(np.pi / 2, 0, 882)), atol=1e-6)
     assert (audio[:, 441:-882] == 1).all()
-
-
-def test_fade_of_less_than_its_length_stays_inside():
-    audio = np.ones((1, 5), np.float32)
-    fade(audio, n_in=441, n_out=441)
-    assert audio[0, 0] == audio[0, -1] == 0
+    short = np.ones((1, 5), np.float32)
+    fade(short, n_in=441, n_out=441)
+    assert short[0, 0] == short[0, -1] == 0
 
 
 @pytest.fixture

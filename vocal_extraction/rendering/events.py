@@ -1,41 +1,82 @@
-"""The events of a scaper annotation as audio of just the length that the annotation tells."""
+"""The events of a scaper annotation: rendered, levelled by their loudness, faded and added up."""
 
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from vocal_extraction.rendering.loudness import loudness_lufs
 from vocal_extraction.rendering.stems import Audio, read_excerpt
 from vocal_extraction.rendering.stretching import change_pitch_and_tempo
 
+_QUIETEST_LUFS = -60.0
+"""An excerpt below this is lifted as if it had this loudness: scaper would turn near-silence into loud noise."""
 
-def render_events(
-    events: Sequence[Mapping[str, Any]], channels: Sequence[str], *, sample_rate: int, together: bool
-) -> list[Audio]:
-    """Read the events' excerpts and give them the pitch and the length that the events ask for.
+
+def mix_events(
+    events: Sequence[dict[str, Any]],
+    channels: Sequence[str],
+    polarities: NDArray[np.float32],
+    drawer: Any,
+    *,
+    level_db: float,
+    together: bool,
+    keeps_balance: bool,
+) -> tuple[Audio, Audio, float]:
+    """Mix the events of an annotation.
 
     Parameters
     ----------
     events
-        Values of scaper's observations: 'source_file', 'source_time', 'event_duration', 'pitch_shift', 'time_stretch'.
+        Values of scaper's observations. Their 'snr' becomes that of the audio where `keeps_balance`.
     channels
         What to read of each event's file, as `read_excerpt` names it.
-    sample_rate
-        Samples per second.
+    polarities
+        1 or -1 for each event.
+    drawer
+        The Scaper: sample rate, duration, number of channels, reference loudness and length of the fades.
+    level_db
+        Gain on the finished mixture.
     together
         Whether all events share duration, pitch and stretch; they then go through one transform and stay aligned.
+    keeps_balance
+        Whether an event's 'snr' is a gain on its own level, rather than its loudness relative to `ref_db`.
 
     Returns
     -------
-    list of ndarray
-        Shape of each: (n_channels, n_samples), the event's duration times its stretch. Neither levelled nor faded.
+    tuple
+        Mixture (n_channels, n_samples), stems (n_events, n_channels, n_samples), and the factor on all of it: down to
+        full scale where it would clip, times the level.
 
     Raises
     ------
     RenderingError
         If a stem cannot be read.
     """
+    rendered = render_events(events, channels, sample_rate=drawer.sr, together=together)
+    for audio in rendered:
+        # Before the loudness is measured, not after as in scaper: a drum that is faded away may be 0.2 dB of it.
+        fade(audio, n_in=int(drawer.fade_in_len * drawer.sr), n_out=int(drawer.fade_out_len * drawer.sr))
+    factors = _gains(rendered, events, drawer, keeps_balance=keeps_balance) * polarities
+    stems = np.zeros((len(events), drawer.n_channels, int(drawer.duration * drawer.sr)), dtype=np.float32)
+    for stem, audio, event, factor in zip(stems, rendered, events, factors, strict=True):
+        here = stem[:, int(drawer.sr * event["event_time"]) :][:, : audio.shape[1]]
+        np.multiply(audio[:, : here.shape[1]], factor, out=here)
+    mixture = stems.sum(axis=0)
+    peak = float(max(mixture.max(), -mixture.min()))
+    scale = min(1.0, 1.0 / max(peak, 1e-10)) * 10 ** (level_db / 20)
+    if scale != 1.0:
+        stems *= np.float32(scale)
+        mixture = stems.sum(axis=0)
+    return mixture, stems, scale
+
+
+def render_events(
+    events: Sequence[Mapping[str, Any]], channels: Sequence[str], *, sample_rate: int, together: bool
+) -> list[Audio]:
+    """Return the events' excerpts (n_channels, n_samples), with the pitch and length that the events ask for."""
     excerpts = [
         read_excerpt(
             event["source_file"],
@@ -46,38 +87,43 @@ def render_events(
         )
         for event, channel in zip(events, channels, strict=True)
     ]
-    if together:
-        return np.split(_transform(_stack(excerpts), events[0], sample_rate), len(excerpts))
-    return [_transform(one, event, sample_rate) for one, event in zip(excerpts, events, strict=True)]
+    if not together:
+        return [_transform(one, event, sample_rate) for one, event in zip(excerpts, events, strict=True)]
+    n_samples = max(excerpt.shape[1] for excerpt in excerpts)  # siblings may differ by a few at the end of the file
+    stacked = np.concatenate([np.pad(one, ((0, 0), (0, n_samples - one.shape[1]))) for one in excerpts])
+    return np.split(_transform(stacked, events[0], sample_rate), len(excerpts))
 
 
-def _stack(excerpts: Sequence[Audio]) -> Audio:
-    """Stack the channels of all excerpts; siblings may differ by a few samples at the end of the file."""
-    n_samples = max(excerpt.shape[1] for excerpt in excerpts)
-    return np.concatenate([np.pad(one, ((0, 0), (0, n_samples - one.shape[1]))) for one in excerpts])
+def _transform(audio: Audio, event: Mapping[str, Any], sample_rate: int) -> Audio:
+    n_wanted = round(event["event_duration"] * (event["time_stretch"] or 1.0) * sample_rate)
+    semitones = event["pitch_shift"] or 0.0
+    return change_pitch_and_tempo(audio, semitones=semitones, n_wanted=n_wanted, sample_rate=sample_rate)
 
 
-def _transform(block: Audio, event: Mapping[str, Any], sample_rate: int) -> Audio:
-    """Give (n_channels, n_samples) the event's pitch and length."""
-    stretch = event["time_stretch"] or 1.0
-    return change_pitch_and_tempo(
-        block,
-        semitones=event["pitch_shift"] or 0.0,
-        n_wanted=round(event["event_duration"] * stretch * sample_rate),
-        sample_rate=sample_rate,
-    )
-
-
-def fade(event_audio: Audio, *, n_in: int, n_out: int) -> None:
-    """Fade both ends of (n_channels, n_samples) in place, along a quarter of a sine as scaper: then no cut clicks."""
-    for n_faded, ends in ((n_in, event_audio), (n_out, event_audio[:, ::-1])):
+def fade(audio: Audio, *, n_in: int, n_out: int) -> None:
+    """Fade both ends of (n_channels, n_samples) in place, along a quarter of a sine as scaper does."""
+    for n_faded, ends in ((n_in, audio), (n_out, audio[:, ::-1])):
         n_here = min(n_faded, ends.shape[1])
         ends[:, :n_here] *= _rise(n_here)
 
 
 @functools.lru_cache(maxsize=8)
 def _rise(n_samples: int) -> Audio:
-    """Return a quarter of a sine (n_samples,); nearly every event ends in the same two."""
     rise: Audio = np.sin(np.linspace(0, np.pi / 2, n_samples, dtype=np.float32))
-    rise.flags.writeable = False
     return rise
+
+
+def _gains(
+    rendered: Sequence[Audio], events: Sequence[dict[str, Any]], drawer: Any, *, keeps_balance: bool
+) -> NDArray[np.float32]:
+    """Return each event's gain as a factor; silence stays silence, where scaper would lift its noise by up to 55 dB."""
+    lufs = np.array([loudness_lufs(audio, drawer.sr) for audio in rendered])
+    snr_db = np.array([event["snr"] for event in events])
+    if keeps_balance:
+        gain_db = snr_db
+        for event, result_db in zip(events, lufs + gain_db - drawer.ref_db, strict=True):
+            event["snr"] = float(result_db)
+    else:
+        gain_db = drawer.ref_db + snr_db - np.maximum(lufs, _QUIETEST_LUFS)
+    factors: NDArray[np.float32] = (10 ** (gain_db / 20)).astype(np.float32)
+    return factors

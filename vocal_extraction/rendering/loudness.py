@@ -1,8 +1,8 @@
-"""Integrated loudness, as scaper measures it to set the level of an event.
+"""Integrated loudness as scaper measures it, ITU-R BS.1770-4.
 
-ITU-R BS.1770-4: K-weighting (with pyloudnorm's filters), mean square over blocks of 0.4 s that overlap by three
-quarters, an absolute gate at -70 LUFS, and a relative one at 10 LU below what passes it. pyloudnorm does the same with
-a pass for every filter and a Python loop over the blocks.
+K-weighting (with pyloudnorm's filters), mean square over blocks of 0.4 s that overlap by three quarters, an absolute
+gate at -70 LUFS, and a relative one at 10 LU below what passes it. pyloudnorm does the same with a pass for every
+filter and a Python loop over the blocks.
 """
 
 import functools
@@ -22,23 +22,10 @@ _LEAST_S = 0.5
 
 
 def loudness_lufs(audio: Audio, sample_rate: int) -> float:
-    """Measure the integrated loudness of a signal: the power of its channels, added up.
+    """Return the loudness of (n_samples,) or of one or two channels (n_channels, n_samples), at least -70 LUFS.
 
-    Parameters
-    ----------
-    audio
-        Shape: (n_samples,) or (n_channels, n_samples), one channel or two. Less than half a second is repeated until
-        it is as long.
-    sample_rate
-        Samples per second.
+    Equal to ``scaper.audio.get_integrated_lufs`` to 1e-3 LU. Less than half a second is repeated until it is as long.
 
-    Returns
-    -------
-    float
-        LUFS, at least -70. Equal to ``scaper.audio.get_integrated_lufs`` to 1e-3 LU.
-
-    Examples
-    --------
     >>> tone = np.sin(2 * np.pi * 997 * np.arange(48_000) / 48_000).astype(np.float32)
     >>> round(loudness_lufs(tone, 48_000), 2)  # BS.1770 says -3.01 for full scale; pyloudnorm's filters give this
     -3.05
@@ -58,8 +45,8 @@ def loudness_lufs(audio: Audio, sample_rate: int) -> float:
 
 @functools.lru_cache(maxsize=256)
 def _blocks(n_samples: int, sample_rate: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return all samples at which a block begins or ends, and each block's first and last place among them."""
-    # Rounded as in pyloudnorm. Neighbours share their edges, so each stretch between two is summed once.
+    """Return all samples at which a block begins or ends, and the index of each block's first and last among them."""
+    # Rounded as in pyloudnorm. Blocks overlap, so each stretch between two edges is summed once.
     n_blocks = int(np.round((n_samples / sample_rate - _BLOCK_S) / (_BLOCK_S * _HOP_SHARE))) + 1
     places = np.arange(n_blocks) * _HOP_SHARE
     starts = (_BLOCK_S * places * sample_rate).astype(np.int64)
@@ -82,7 +69,7 @@ def _weighted_energy(audio: Audio, filters: NDArray[np.float64], edges: NDArray[
     """Run (n_samples,) through both filters and sum its squares between neighbouring edges: (n_edges - 1,)."""
     shelf_b0, shelf_b1, shelf_b2, shelf_a1, shelf_a2 = filters[0]
     pass_b0, pass_b1, pass_b2, pass_a1, pass_a2 = filters[1]
-    shelf_1 = shelf_2 = pass_1 = pass_2 = 0.0  # what the filters remember (transposed direct form II)
+    shelf_1 = shelf_2 = pass_1 = pass_2 = 0.0  # the filters' states (transposed direct form II)
     energy = np.zeros(len(edges) - 1)
     for i in range(len(energy)):
         total = 0.0

@@ -13,9 +13,7 @@ from vocal_extraction.errors import VocalExtractionError
 Audio = NDArray[np.float32]
 """Samples; full scale is 1. Shape: (n_channels, n_samples) unless a docstring says otherwise."""
 
-REMEDY = "Prepare the dataset: python main.py prepare."
-
-
+_REMEDY = "Prepare the dataset: python main.py prepare."
 _CHANNELS_READ = {"left": [0], "right": [1], "stereo": [0, 1], "swapped": [1, 0]}
 
 
@@ -24,49 +22,36 @@ class RenderingError(VocalExtractionError):
 
 
 def songs_of(folder: str | Path) -> list[str]:
-    """Return the paths of the wav files in a stem's folder, in alphabetical order.
-
-    Raises
-    ------
-    RenderingError
-        If there are none.
-    """
+    """Return the paths of the wav files in a stem's folder, in order; raise RenderingError if there are none."""
     try:
         songs = _songs_of(str(folder), Path(folder).stat().st_mtime_ns)
     except OSError:
         songs = ()
     if not songs:
-        raise RenderingError(f"No wav files in {folder}. {REMEDY}")
+        raise RenderingError(f"No wav files in {folder}. {_REMEDY}")
     return list(songs)
 
 
 @functools.lru_cache(maxsize=64)
 def _songs_of(folder: str, _changed_ns: int) -> tuple[str, ...]:
-    """List a folder anew only when its time of change says so: every mixture asks for four."""
+    """List a folder; the time of its last change makes the cache's key."""
     return tuple(map(str, sorted(Path(folder).glob("*.wav"))))
 
 
 def duration_s_of(path: str | Path) -> float:
-    """Return the length of a stem in seconds.
-
-    Raises
-    ------
-    RenderingError
-        If the file is missing, empty or no audio.
-    """
+    """Return the length of a stem in seconds; raise RenderingError if it is missing, empty or no audio."""
     try:
         status = Path(path).stat()
         duration_s = _duration_s_of(str(path), status.st_mtime_ns, status.st_size)
     except (soundfile.LibsndfileError, OSError) as error:
-        raise RenderingError(f"Cannot read the stem {path} ({error}). {REMEDY}") from error
+        raise RenderingError(f"Cannot read the stem {path} ({error}). {_REMEDY}") from error
     if duration_s <= 0:
-        raise RenderingError(f"The stem {path} is empty. {REMEDY}")
+        raise RenderingError(f"The stem {path} is empty. {_REMEDY}")
     return duration_s
 
 
 @functools.lru_cache(maxsize=4_096)
 def _duration_s_of(path: str, _changed_ns: int, _n_bytes: int) -> float:
-    """Open a file anew only when it changed: every mixture asks for four."""
     duration_s: float = soundfile.info(path).duration
     return duration_s
 
@@ -78,12 +63,10 @@ def read_excerpt(
 
     Parameters
     ----------
-    path
-        An audio file that soundfile reads.
+    path, sample_rate
+        An audio file that soundfile reads, and the samples per second that it must have.
     start_s, duration_s
-        Where the excerpt begins and how long it is, in seconds; it ends early where the file does.
-    sample_rate
-        Samples per second that the file must have.
+        Where the excerpt begins and how long it is; it ends early where the file does.
     channel
         'left', 'right', 'mid' (the mean of all channels), 'side' (half the difference of the first two), 'stereo' (the
         first two), 'swapped' (these two the other way round) or 'doubled' (mid in both). A mono file has only 'mid',
@@ -92,7 +75,7 @@ def read_excerpt(
     Returns
     -------
     ndarray
-        Shape: (n_channels, n_samples), with one channel or two.
+        Shape: (n_channels, n_samples).
 
     Raises
     ------
@@ -108,9 +91,9 @@ def read_excerpt(
             file.seek(min(start_sample, file.frames))
             samples = file.read(n_samples, dtype="float32", always_2d=True)  # (n_samples, n_channels)
     except (soundfile.LibsndfileError, OSError) as error:
-        raise RenderingError(f"Cannot read the stem {path} ({error}). {REMEDY}") from error
+        raise RenderingError(f"Cannot read the stem {path} ({error}). {_REMEDY}") from error
     if rate != sample_rate:
-        raise RenderingError(f"The stem {path} has {rate} Hz, but {sample_rate} Hz were expected. {REMEDY}")
+        raise RenderingError(f"The stem {path} has {rate} Hz, but {sample_rate} Hz were expected. {_REMEDY}")
     n_channels = samples.shape[1]
     if channel in _CHANNELS_READ and n_channels > 1:
         return np.ascontiguousarray(samples.T[_CHANNELS_READ[channel]])
@@ -125,8 +108,7 @@ def read_excerpt(
 def _weighted(samples: Audio, weights: Audio) -> Audio:
     """Add up the weighted channels of (n_samples, n_channels): (n_samples,).
 
-    NumPy's mean over so short an axis takes six times as long, and its product with a vector wakes all cores and keeps
-    them spinning.
+    NumPy's mean over so short an axis takes six times as long, and its product with a vector occupies all cores.
     """
     out = np.zeros(len(samples), dtype=np.float32)
     for channel, weight in enumerate(weights):

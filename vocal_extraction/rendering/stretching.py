@@ -1,11 +1,9 @@
 """Pitch and tempo of several channels together.
 
-Pitch is resampling, undone in length by WSOLA: the signal is cut into segments that overlap, and each is taken from
-near the place it should come from, just where it continues the one before most smoothly (Verhelst and Roelands, "An
-overlap-add technique based on waveform similarity (WSOLA) for high quality time-scale modification of speech", ICASSP
-1993). SoX's ``pitch`` and ``tempo`` do the same, but one channel by itself.
-
-Axes: ``(n_channels, n_samples)``, float32.
+Resampling changes the pitch, and WSOLA restores the length: overlapping segments, each taken from near its nominal
+place, where it continues the one before most smoothly (Verhelst and Roelands, "An overlap-add technique based on
+waveform similarity (WSOLA) for high quality time-scale modification of speech", ICASSP 1993). SoX's ``pitch`` and
+``tempo`` do the same, but one channel by itself.
 """
 
 import functools
@@ -27,28 +25,14 @@ _STRIDE = 2
 
 
 def change_pitch_and_tempo(audio: Audio, *, semitones: float, n_wanted: int, sample_rate: int) -> Audio:
-    """Shift the pitch and stretch the time of all channels together.
+    """Shift the pitch of (n_channels, n_samples), and stretch it to (n_channels, n_wanted).
 
-    Parameters
-    ----------
-    audio
-        Shape: (n_channels, n_samples).
-    semitones
-        Pitch shift; 12 doubles every frequency.
-    n_wanted
-        Samples to come out: `n_samples` times the stretch.
-    sample_rate
-        Samples per second.
-
-    Returns
-    -------
-    ndarray
-        Shape: (n_channels, n_wanted). Channels that were aligned stay aligned to the sample.
+    Channels that were aligned stay aligned to the sample.
     """
     if audio.shape[1] and abs(semitones) > 1e-6:
         audio = _resample(audio, 2 ** (semitones / 12))
     n_missing = n_wanted - audio.shape[1]
-    # A record played at another speed has the wanted length already, up to rounding.
+    # Where the stretch follows from the pitch, the length is right already, up to rounding.
     if abs(n_missing) > 2:
         return _stretch_time(audio, n_wanted, sample_rate)
     return np.pad(audio, ((0, 0), (0, max(n_missing, 0))))[:, :n_wanted] if n_missing else audio
@@ -66,8 +50,7 @@ def _stretch_time(audio: Audio, n_wanted: int, sample_rate: int) -> Audio:
     segment, search, overlap = (int(length_s * sample_rate) for length_s in (_SEGMENT_S, _SEARCH_S, _OVERLAP_S))
     n_samples = audio.shape[1]
     if n_samples < segment + search or not n_wanted:
-        # Less than a tenth of a second holds nothing to splice.
-        stretched = _resample(audio, n_samples / max(n_wanted, 1)) if n_samples else audio
+        stretched = _resample(audio, n_samples / max(n_wanted, 1)) if n_samples else audio  # too short to splice
         return np.pad(stretched, ((0, 0), (0, max(n_wanted - stretched.shape[1], 0))))[:, :n_wanted]
     guide = audio[0] if len(audio) == 1 else audio.sum(axis=0)
     starts = _splice_points(guide, n_wanted, segment, search, overlap)
@@ -76,20 +59,20 @@ def _stretch_time(audio: Audio, n_wanted: int, sample_rate: int) -> Audio:
 
 @functools.lru_cache(maxsize=8)
 def _rise(overlap: int) -> Audio:
-    """Return the rising half of a Hann window (overlap,), along which one segment takes over from another."""
+    """Return the rising half of a Hann window (overlap,), to cross-fade segments."""
     return np.square(np.sin(np.linspace(0, np.pi / 2, overlap))).astype(np.float32)
 
 
 @numba.njit(cache=True)
 def _splice_points(guide: Audio, n_wanted: int, segment: int, search: int, overlap: int) -> NDArray[np.int64]:
-    """Choose where in `guide` (n_samples,) each segment begins, so that it continues the one before."""
+    """Choose where in `guide` (n_samples,) each segment begins."""
     step, n_samples = segment - overlap, len(guide)
     last = n_samples - segment
     starts = np.zeros(max(-(-n_wanted // step), 1), dtype=np.int64)
     for i in range(1, len(starts)):
-        natural = starts[i - 1] + step  # what would follow had nothing been cut
+        natural = starts[i - 1] + step  # what follows in the original
         continuation = guide[natural : natural + overlap]
-        middle = (i * step + segment / 2) * n_samples / n_wanted  # so that a segment errs to both sides alike
+        middle = (i * step + segment / 2) * n_samples / n_wanted
         nominal = min(max(int(middle - segment / 2), 0), last)
         low, high = max(nominal - search // 2, 0), min(nominal + search // 2, last)
         rough = _most_alike(guide, continuation, nominal, low, high, _STRIDE)
@@ -120,7 +103,7 @@ def _most_alike(guide: Audio, pattern: Audio, default: int, low: int, high: int,
 
 @numba.njit(cache=True)
 def _overlap_add(audio: Audio, starts: NDArray[np.int64], n_wanted: int, step: int, rise: Audio) -> Audio:
-    """Put segments of (n_channels, n_samples) one after the other, faded into each other along `rise` (overlap,)."""
+    """Join segments of (n_channels, n_samples), cross-faded along `rise` (overlap,)."""
     out = np.empty((audio.shape[0], n_wanted), dtype=np.float32)
     for channel in range(audio.shape[0]):
         for i in range(len(starts)):
