@@ -22,10 +22,10 @@ from vocal_extraction.demo_songs import write_demo_songs
 from vocal_extraction.evaluation import evaluate_model
 from vocal_extraction.evaluation.bsseval_v4 import BssEvalV4
 from vocal_extraction.evaluation.deep_mask_reference import separate_with_nussl
-from vocal_extraction.evaluation.jobs import Job, run_jobs
 from vocal_extraction.evaluation.metrics import choose_metrics
 from vocal_extraction.evaluation.models import ModelSystem
-from vocal_extraction.evaluation.scale_metrics import GramMatrix, scale_metrics
+from vocal_extraction.evaluation.scale_metrics import ScaleMetrics
+from vocal_extraction.evaluation.scoring import Job, run_jobs
 from vocal_extraction.evaluation.sources import Sources
 from vocal_extraction.evaluation.systems import System
 from vocal_extraction.networks import create_model
@@ -142,11 +142,9 @@ def _metrics_alone(song: Track) -> list[Row]:
 
 
 def _our_scale(references: np.ndarray, estimates: list[np.ndarray]) -> None:
-    gram = GramMatrix()
-    gram.add(np.concatenate([references, references.sum(axis=0, keepdims=True), *estimates]))
-    centred, energy = gram.centred(), gram.energy()
-    for k in range(len(estimates)):
-        scale_metrics(centred, energy, 2, mixture=2, estimates=[3 + 2 * k, 4 + 2 * k])
+    scale = ScaleMetrics(44_100)
+    scale.add(references, np.stack(estimates))
+    scale.values()
 
 
 def _nussl_scale(references: np.ndarray, estimates: list[np.ndarray], sample_rate: int) -> None:

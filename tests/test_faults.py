@@ -25,7 +25,7 @@ from stress.victims import JOBS
 import main
 from vocal_extraction import musdb_preparation, settings
 from vocal_extraction.audio_files.encoding import StemWriter, choose_coding
-from vocal_extraction.evaluation import jobs
+from vocal_extraction.evaluation import scoring
 from vocal_extraction.extraction import song
 from vocal_extraction.settings import ExtractionSettings
 from vocal_extraction.training.state import STATE_NAME
@@ -178,7 +178,7 @@ def test_a_file_that_vanishes_meanwhile(world, tmp_path, monkeypatch, capsys):
     room, function = {
         "prepare": (musdb_preparation, "song_blocks"),
         "train": (Trainer, "_report"),
-        "evaluate": (jobs, "score_song"),
+        "evaluate": (scoring, "score_song"),
         "extract": (song, "examine"),
     }[world.name]
     real = getattr(room, function)

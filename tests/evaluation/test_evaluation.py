@@ -18,8 +18,8 @@ from vocal_extraction.evaluation import (
     compare_models,
     evaluate_estimates,
     evaluate_model,
-    jobs,
     results,
+    scoring,
 )
 from vocal_extraction.evaluation.results import song_file, validator
 from vocal_extraction.evaluation.scale_metrics import SCALE_METRICS
@@ -63,9 +63,9 @@ def contents_of(folder):
 def count_scored(monkeypatch):
     """Record (song, rows) of every call that scores something."""
     calls = []
-    score = jobs.score_song
+    score = scoring.score_song
     monkeypatch.setattr(
-        jobs,
+        scoring,
         "score_song",
         lambda song, systems, **kw: calls.append((song.name, [*systems])) or score(song, systems, **kw),
     )

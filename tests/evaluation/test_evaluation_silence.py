@@ -8,7 +8,7 @@ import pytest
 from evaluation_songs import QUIET, RATE, songs_in, write
 
 from vocal_extraction.evaluation import SYSTEMS, EvaluationError, System, evaluate_estimates
-from vocal_extraction.evaluation.examples import liveliest
+from vocal_extraction.evaluation.evaluate import liveliest
 from vocal_extraction.evaluation.metrics import choose_metrics
 from vocal_extraction.evaluation.results import read_song, song_file
 

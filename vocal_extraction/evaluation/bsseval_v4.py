@@ -3,14 +3,10 @@
 Each estimate is split, by filters of 512 taps fitted over the whole song, into its source's image, interference and
 artefacts; the ratios of a frame are energies of those parts. Fit and energies need nothing but products of signals
 delayed by 0 to 511 samples, so a song of any length is read once, block by block, and all estimates of a song share
-the references' matrix and its factorisation, where museval builds both anew for each. A test compares every frame
-with museval's own, and museval's `TrackStore` writes them (`results.write_museval_json`), for comparisons like SiSEC's.
+the references' matrix and its factorisation. A test compares every frame with museval's own. Source and edge values
+are in docs/evaluation.md.
 
-Source: Stoeter, Liutkus and Ito, "The 2018 signal separation evaluation campaign", LVA/ICA 2018; Vincent, Gribonval
-and Fevotte, "Performance measurement in blind audio source separation", IEEE TASLP 14(4), 2006; museval 0.4.1.
-
-Axes: references are ``(n_sources, n_channels, n_samples)``, estimates ``(n_systems, n_sources, n_channels,
-n_samples)``. A *row* is one channel of one signal; rows are counted signal by signal.
+A *row* is one channel of one signal; rows are counted signal by signal, references first.
 """
 
 import dataclasses
@@ -27,34 +23,23 @@ Array = NDArray[np.float64]
 BSSEVAL_METRICS = ("SDR", "ISR", "SIR", "SAR")
 
 FRAME_S = 1.0
-"""Length of a frame, and the distance between two, in seconds: SiSEC's."""
+"""Length of a frame, and the distance between two: SiSEC's."""
 
 N_TAPS = 512
 """Taps of a distortion filter, BSSEval's number; references are delayed by 0 to 511 samples."""
 
-_N_FFT = 4 * N_TAPS
-
 
 @dataclasses.dataclass(frozen=True)
 class _Frame:
-    """Products and energies of one frame, whose signals count as zero outside of it."""
+    """One frame, whose signals count as zero outside of it."""
 
-    products: Array
-    """See `_delayed_products`."""
-    energy: Array
-    """Sum of squares of each row, the references' first. Shape: (n_rows,)."""
-    silent: NDArray[np.bool_]
-    """Signals whose channels sum to zero everywhere, which museval calls silent. Shape: (1 + n_systems, n_sources)."""
+    products: Array  # of `_delayed_products`
+    energy: Array  # (n_rows,), sums of squares
+    silent: NDArray[np.bool_]  # (1 + n_systems, n_sources), museval's rule: the channels sum to zero everywhere
 
 
 class BssEvalV4:
-    """The correlations of references and estimates, added up block by block, and the metrics that follow from them.
-
-    Parameters
-    ----------
-    sample_rate
-        In Hz; a frame is `FRAME_S` of it.
-    """
+    """Adds up correlations of references and estimates; `values` gives the metrics that follow from them."""
 
     def __init__(self, sample_rate: int) -> None:
         self._frame_length = round(FRAME_S * sample_rate)
@@ -66,7 +51,7 @@ class BssEvalV4:
         self._energy: Array = np.zeros(())
 
     def add(self, references: ArrayLike, estimates: ArrayLike) -> None:
-        """Add the next block of all references and estimates; for their shapes see the head of this file."""
+        """Add the next block; for the shapes see `metrics`."""
         self._n_sources, self._n_channels, n_samples = np.shape(references)
         rows = [np.reshape(signals, (-1, n_samples)) for signals in (references, estimates)]
         if not self._past.size:
@@ -97,14 +82,13 @@ class BssEvalV4:
         return _Frame(products, energy, np.all(by_signal.sum(axis=2) == 0, axis=-1))
 
     def values(self) -> dict[str, Array]:
-        """Compute the metrics of every frame. To be called once, after the last block.
+        """Compute the metrics of every frame; to be called once, after the last block.
 
         Returns
         -------
         dict[str, Array]
-            Decibels by metric. Shape of each: (n_systems, n_sources, n_frames). NaN for all of a silent reference, for
-            SIR where no other source sounds, and, which is museval's rule, for all sources of a set in a frame where
-            one of them or its reference is silent. Clipped to ±`LIMIT_DB`.
+            Decibels by metric, clipped to ±`LIMIT_DB`; NaN where docs/evaluation.md has no value. Shape of each:
+            (n_systems, n_sources, n_frames).
         """
         if self._waiting.shape[1] or not self._frames:
             rest = self._add_frame(self._waiting)
@@ -174,35 +158,25 @@ class BssEvalV4:
 def _delayed_products(references: Array, signals: Array) -> Array:
     """Multiply references, delayed by 0 to 511 samples, with signals, and sum over time.
 
-    The spectra of short overlapping chunks are multiplied and summed before one inverse transform, which is several
-    times quicker than a transform of the whole length for each pair.
-
-    Parameters
-    ----------
-    references
-        With the 511 samples before the signals' first. Shape: (n_references, N_TAPS - 1 + n_samples).
-    signals
-        Shape: (n_signals, n_samples).
-
-    Returns
-    -------
-    Array
-        Shape: (n_references, N_TAPS, n_signals).
+    The references (n_references, N_TAPS - 1 + n_samples) begin 511 samples before the signals (n_signals, n_samples).
+    The result is (n_references, N_TAPS, n_signals). The spectra of short overlapping chunks are multiplied and summed
+    before one inverse transform, which is several times quicker than a transform of the whole length for each pair.
 
     >>> past_and_now = np.array([[0.0] * (N_TAPS - 2) + [5.0, 1.0, 2.0]])
     >>> _delayed_products(past_and_now, np.array([[1.0, 10.0]]))[0, :3, 0].round(9).tolist()
     [21.0, 15.0, 50.0]
     """
-    hop = _N_FFT - (N_TAPS - 1)
+    n_fft = 4 * N_TAPS
+    hop = n_fft - (N_TAPS - 1)
     n_chunks = max(-(-signals.shape[1] // hop), 1)
     length = n_chunks * hop
     padded = np.pad(references, ((0, 0), (0, length + N_TAPS - 1 - references.shape[1])))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, _N_FFT, axis=1)[:, ::hop]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, n_fft, axis=1)[:, ::hop]
     chunks = np.pad(signals, ((0, 0), (0, length - signals.shape[1]))).reshape(len(signals), n_chunks, hop)
     chunks = np.pad(chunks, ((0, 0), (0, 0), (N_TAPS - 1, 0)))
     of_references = scipy.fft.rfft(windows, axis=-1).conj().transpose(2, 0, 1)  # (n_bins, n_references, n_chunks)
     of_signals = scipy.fft.rfft(chunks, axis=-1).transpose(2, 1, 0)  # (n_bins, n_chunks, n_signals)
-    products = scipy.fft.irfft((of_references @ of_signals).transpose(1, 2, 0), n=_N_FFT)[..., :N_TAPS]
+    products = scipy.fft.irfft((of_references @ of_signals).transpose(1, 2, 0), n=n_fft)[..., :N_TAPS]
     return np.ascontiguousarray(products.swapaxes(1, 2))  # a copy, which does not keep all lags alive
 
 

@@ -1,8 +1,7 @@
 """Two models on the same songs: the difference song by song, and an interval of its mean.
 
 The interval is the percentile bootstrap over songs (Efron and Tibshirani, "An introduction to the bootstrap", 1993,
-chapter 13): songs are drawn again with replacement, since it is other songs that one wants to know about. Only songs
-for which both have a value are paired, and their number is given.
+chapter 13). Only songs for which both have a value are paired, and their number is given.
 """
 
 from collections.abc import Mapping, Sequence
@@ -90,23 +89,14 @@ def compare(
     sources: Sequence[str],
     definitions: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Pair two models' scores.
-
-    Parameters
-    ----------
-    first, second
-        Contents of the songs' JSON files of each.
-    sources
-        Which are compared.
-    definitions
-        Metrics by name, as in the summary.
+    """Pair two models' scores, given as the contents of the songs' JSON files of each.
 
     Returns
     -------
     dict
         ``{source: {metric: {"songs": {name: [first, second, second - first]}, "mean_first", "mean_second",
-        "difference", "interval", "wins", "losses", "ties", "n"}}}``; the wins are the second's. The difference's
-        interval covers `CONFIDENCE`; it is None for fewer than two songs.
+        "difference", "interval", "wins", "losses", "ties", "n"}}}``; the wins are the second's. The interval is None
+        for fewer than two songs.
     """
     others = {song["song"]: song for song in second}
     pairs = [(song, others[song["song"]]) for song in first if song["song"] in others]

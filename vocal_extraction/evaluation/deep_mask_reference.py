@@ -1,9 +1,8 @@
 """The specification's workaround: nussl's `DeepMaskEstimation`, fed by hand.
 
 nussl's own loader rejects checkpoints whose metadata differ in the least from what it expects (tutorial issue 46). So
-the network is built and its weights are put in beforehand, and device, network, config, metadata and transforms are
-handed to the separator one by one. `Separator` computes the same estimates many times faster; this is the reference
-with which a test compares it, and ``evaluate_model(..., separator='nussl')`` runs it.
+device, network, config, metadata and transforms are handed to the separator one by one. `Separator` computes the same
+estimates many times faster; a test compares the two, and ``evaluate_model(..., separator='nussl')`` runs this one.
 
 With thanks to Emily Kuo-Wen (github.com/emilykuowen), whose hint the workaround began with.
 """
@@ -24,21 +23,8 @@ def separate_with_nussl(
 ) -> dict[str, NDArray[np.float32]]:
     """Estimate all sources of a mixture, the whole of it at once, through nussl's separator.
 
-    Parameters
-    ----------
-    mixture
-        Shape: (n_channels, n_samples).
-    sample_rate
-        In Hz; it must be the model's.
-    model
-        A mask model.
-    mask
-        'soft', or 'binary': with several sources the largest mask wins, with one it must exceed a half.
-
-    Returns
-    -------
-    dict
-        Estimates by source. Shape of each: (n_channels, n_samples).
+    The mixture and each estimate have the shape (n_channels, n_samples). A 'binary' mask takes the largest of several
+    sources; one alone must exceed a half.
 
     Raises
     ------

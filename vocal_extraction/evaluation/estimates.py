@@ -1,8 +1,4 @@
-"""Estimates that any other separator made: ``<folder>/[<subset>/]<song>/<source>.wav`` or ``.flac``, checked and read.
-
-Separators that work in frames often give some samples more or less than went in. Up to `TOLERANCE_S` the end is cut or
-padded with zeros, and the report says so; a larger difference means that the estimate belongs to something else.
-"""
+"""Any other separator's estimates, ``<folder>/[<subset>/]<song>/<source>.wav`` or ``.flac``, checked and read."""
 
 import dataclasses
 import hashlib
@@ -19,6 +15,7 @@ from vocal_extraction.evaluation.systems import Excerpt
 from vocal_extraction.tracks import Track
 
 TOLERANCE_S = 0.05
+"""Separators that work in frames give some samples more or less: up to this the end is cut, or padded with zeros."""
 _ACCOMPANIMENT = "accompaniment"
 
 
@@ -34,13 +31,9 @@ class SongEstimates:
     def __call__(self, excerpt: Excerpt) -> Audio:
         """Read the estimates of an excerpt; a residual that was not given is the mixture less the others."""
         n_samples = excerpt.stop - excerpt.start
-        read = [
-            self._read(*self.files[name], excerpt.start, n_samples)
-            for name in excerpt.sources.names
-            if name in self.files
-        ]
-        estimates = np.stack(read)
-        return excerpt.with_residual(estimates) if len(read) < len(excerpt.sources.names) else estimates
+        files = [self.files[name] for name in excerpt.sources.names if name in self.files]
+        estimates = np.stack([self._read(path, length, excerpt.start, n_samples) for path, length in files])
+        return excerpt.with_residual(estimates) if len(files) < len(excerpt.sources.names) else estimates
 
     def _read(self, path: Path, length: int, start: int, n_samples: int) -> Audio:
         try:
@@ -84,12 +77,8 @@ def find_estimates(folder: Path, tracks: Sequence[Track], *, subset: str) -> tup
 
 def _files_of(folder: Path, names: Iterable[str]) -> dict[str, Path]:
     """Return the files of a song's folder by source; a wav comes before a flac."""
-    candidates = {name: [folder / f"{name}{suffix}" for suffix in (".wav", ".flac")] for name in names}
-    return {
-        name: next(p for p in paths if p.is_file())
-        for name, paths in candidates.items()
-        if any(map(Path.is_file, paths))
-    }
+    paths = ((name, folder / f"{name}{suffix}") for name in names for suffix in (".flac", ".wav"))
+    return {name: path for name, path in paths if path.is_file()}
 
 
 def _checked(files: Mapping[str, Path], track: Track) -> SongEstimates:
@@ -108,10 +97,8 @@ def _checked(files: Mapping[str, Path], track: Track) -> SongEstimates:
                 "export it without resampling or trimming."
             )
         if more_ms:
-            what = (
-                "longer than the song and was cut" if more_ms > 0 else "shorter than the song and was padded with zeros"
-            )
-            notes.append(f"{path.name} is {abs(more_ms):.1f} ms {what}")
+            how = "longer than the song and was cut", "shorter than the song and was padded with zeros"
+            notes.append(f"{path.name} is {abs(more_ms):.1f} ms {how[more_ms < 0]}")
         lengths[name] = (path, info.frames)
     return SongEstimates(lengths, tuple(notes))
 

@@ -1,35 +1,44 @@
-"""The entrances of the evaluation: a checkpoint, or a folder of anyone's estimates.
-
-The protocol is the one behind the specification's benchmark table: each channel by itself, the median over channels,
-then mean and standard deviation over songs; the mixture is the sum of the stems, and what no system estimates is what
-the estimates leave of the mixture.
-"""
+"""The entrances of the evaluation: a checkpoint, or a folder of anyone's estimates; see docs/evaluation.md."""
 
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from vocal_extraction.atomic_files import remove_leftovers, write_json, write_text
 from vocal_extraction.evaluation import results
 from vocal_extraction.evaluation.estimates import find_estimates
-from vocal_extraction.evaluation.examples import choose_examples
-from vocal_extraction.evaluation.jobs import Job, run_jobs
 from vocal_extraction.evaluation.metrics import EvaluationError, choose_metrics
 from vocal_extraction.evaluation.models import ModelSystem
 from vocal_extraction.evaluation.results import shown_path
+from vocal_extraction.evaluation.scoring import Job, excerpt_of, run_jobs
 from vocal_extraction.evaluation.sources import Sources
 from vocal_extraction.evaluation.summary import summarise_evaluation
 from vocal_extraction.evaluation.systems import System, systems_beside
 from vocal_extraction.progress import counted
-from vocal_extraction.reports.page import report_page
+from vocal_extraction.reports.page import Example, report_page
 from vocal_extraction.reports.tables import main_metric, report_card
-from vocal_extraction.settings import DATASET_FOLDER, EVALUATION_FOLDER, SPECIFIED, TRAINED_MODEL, SignalSettings
+from vocal_extraction.settings import (
+    ACCOMPANIMENT,
+    DATASET_FOLDER,
+    EVALUATION_FOLDER,
+    SPECIFIED,
+    TRAINED_MODEL,
+    SignalSettings,
+)
 from vocal_extraction.tracks import Track, find_tracks, prepare_if_needed
 
+CLIP_S = 10.0
+"""Longest clip of the report's examples in seconds; of a longer song, where the main source has the most energy."""
+
 PathLike = str | os.PathLike[str]
+
+
+_TRAINED_MODEL = TRAINED_MODEL.as_posix()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +104,6 @@ class EvaluationOptions:
     def _folders(self) -> list[Any]:
         folders = self.dataset_folder if self.tracks is None else self.tracks
         return [folders] if isinstance(folders, (str, os.PathLike)) else list(folders)
-
-
-_TRAINED_MODEL = TRAINED_MODEL.as_posix()
 
 
 def evaluate_model(
@@ -190,13 +196,8 @@ def evaluate_estimates(estimates_folder: PathLike, **options: Any) -> Evaluation
         (track, System(name, "evaluated", one, {"sha256": one.sha256()}), one.notes)
         for track, one in zip(tracks, found, strict=True)
     ]
-    evaluated = {
-        "kind": "estimates",
-        "name": name,
-        "path": shown_path(path),
-        "sha256": None,
-        "settings": dict[str, Any](),
-    }
+    evaluated: dict[str, Any] = {"kind": "estimates", "name": name, "path": shown_path(path)}
+    evaluated |= {"sha256": None, "settings": {}}
     folder = EVALUATION_FOLDER / f"estimates-{name}"
     return _evaluate(songs, sources, evaluated, common, default_folder=folder, signal=SPECIFIED.signal)
 
@@ -220,13 +221,8 @@ def _evaluate(
         print(f"Earlier results in {folder} were moved to {earlier}.", file=sys.stderr)
     beside = systems_beside(signal, oracles=options.oracles, baselines=options.baselines)
     row = evaluated["kind"]
-    jobs = [
-        Job(
-            sources.of(track), {row: system, **beside}, sources, metrics, folder, evaluated, options.data,
-            save_estimates=save_estimates, notes=notes,
-        )
-        for track, system, notes in songs
-    ]  # fmt: skip
+    more = (sources, metrics, folder, evaluated, options.data, save_estimates)
+    jobs = [Job(sources.of(track), {row: system, **beside}, *more, notes) for track, system, notes in songs]
     done = counted(run_jobs(jobs, n_jobs=options.n_jobs), len(jobs), "evaluating", show=options.progress)
     contents = sorted(done, key=lambda content: content["song"])
     for content in contents:
@@ -235,9 +231,7 @@ def _evaluate(
     summary = summarise_evaluation(contents, jobs, preset=preset, folder=folder)
     card = report_card(summary)
     write_json(folder / results.SUMMARY, summary)
-    results.write_scores_csv(
-        folder / results.SCORES, contents, rows=list(summary["rows"]), sources=sources.names, metrics=metrics
-    )
+    results.write_scores_csv(folder / results.SCORES, contents, summary)
     write_text(folder / results.CARD, card)
     if any(metric.family == "bsseval_v4" for metric in metrics.values()):
         for content in contents:
@@ -247,6 +241,54 @@ def _evaluate(
     if options.show:
         print(f"{card}\n{folder / results.PAGE}")
     return Evaluation(summary, card, folder, contents)
+
+
+def choose_examples(jobs: Sequence[Job], contents: Sequence[Mapping[str, Any]], *, metric: str) -> list[Example]:
+    """Return examples of the songs that score best, in the middle and worst; of two songs or one, those."""
+    system, source = next(iter(jobs[0].systems)), jobs[0].sources.names[0]
+    scored = [(content["rows"][system]["scores"][source][metric]["value"], content["song"]) for content in contents]
+    sign = 1 if jobs[0].metrics[metric].more_is_better else -1
+    ranked = sorted(((v, song) for v, song in scored if v is not None), key=lambda one: sign * one[0], reverse=True)
+    if not ranked:
+        return []
+    by_song = {job.track.name: job for job in jobs}
+    chosen: dict[int, str] = {}
+    for rank, i in {"best": 0, "worst": len(ranked) - 1, "median": len(ranked) // 2}.items():
+        chosen.setdefault(i, rank)
+    return [_example(by_song[ranked[i][1]], chosen[i], metric, ranked[i][0]) for i in sorted(chosen)]
+
+
+def _example(job: Job, rank: str, metric: str, value: float) -> Example:
+    track = job.track
+    start, stop = liveliest(track)
+    excerpt, kept = excerpt_of(track, job.sources, start, stop)
+    system = next(iter(job.systems.values()))
+    estimates, references = system.estimate(excerpt)[..., kept], excerpt.references[..., kept]
+    first, *others = job.sources.names
+    clips = {
+        "Mixture": excerpt.mixture[:, kept],
+        f"{first.capitalize()} as estimated": estimates[0],
+        f"{first.capitalize()} as recorded": references[0],
+    }
+    for name, estimate in zip(others, estimates[1:], strict=True):
+        clips[f"{'The rest' if name in (ACCOMPANIMENT, job.sources.residual) else name.capitalize()} as estimated"] = (
+            estimate
+        )
+    return Example(rank, track.name, metric, value, track.sample_rate, start / track.sample_rate, clips)
+
+
+def liveliest(track: Track) -> tuple[int, int]:
+    """Return the first and the last sample of the `CLIP_S` in which the first source has the most energy."""
+    length, second = round(CLIP_S * track.sample_rate), track.sample_rate
+    if track.n_samples <= length:
+        return 0, track.n_samples
+    first_source = track.select([next(iter(track.sources))])
+    starts = range(0, track.n_samples - second + 1, second)
+    energy = np.array([np.square(first_source.read(start, start + second)).sum(dtype=float) for start in starts])
+    n_seconds = min(round(CLIP_S), len(energy))
+    first = int(np.convolve(energy, np.ones(n_seconds), "valid").argmax()) * second
+    first = min(first, track.n_samples - length)
+    return first, first + length
 
 
 def _shipped() -> dict[Path, str]:

@@ -1,11 +1,6 @@
-"""Every metric, a row of `METRICS` each; what is computed together shares a family.
+"""Every metric, a row of `METRICS` each; what is computed together shares a family of `FAMILIES`.
 
-A metric of one's own is one row more, and then stands in scores, CSV, summary and report like any other::
-
-    def level(reference, estimate, *, mixture, sample_rate):
-        return [10 * np.log10((e @ e) / (r @ r)) for r, e in zip(reference, estimate)]
-
-    METRICS["level"] = Metric("level of the estimate beside the reference", function=level)
+Definitions, sources and edge values are in docs/evaluation.md, and how to add a metric of one's own.
 
 Axes: references are ``(n_sources, n_channels, n_samples)``, estimates ``(n_systems, n_sources, n_channels,
 n_samples)``.
@@ -21,16 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from vocal_extraction.errors import VocalExtractionError
 from vocal_extraction.evaluation.bsseval_v4 import BssEvalV4
-from vocal_extraction.evaluation.scale_metrics import LIMIT_DB, SCALE_METRICS, GramMatrix, is_silent, scale_metrics
+from vocal_extraction.evaluation.scale_metrics import LIMIT_DB, ScaleMetrics
 
 Audio = NDArray[np.float32]
 Values = dict[str, NDArray[np.float64]]
 """By metric, NaN where there is no value. Shape of each: (n_systems, n_sources, n_parts)."""
-
-SILENT_REFERENCE = "the reference is silent"
-ALONE = "no other source sounds"
-NO_VALUE = "it has no value here"
-"""Why a value is left out; a system that fails adds its own words."""
 
 
 class EvaluationError(VocalExtractionError):
@@ -51,7 +41,7 @@ class Metric:
     """What is reported over songs: 'mean' (with the standard deviation) or 'median'."""
     parts: str = "channels"
     """What a song's value is the median of: 'channels', or 'frames' of a second."""
-    without_value: str = NO_VALUE
+    without_value: str = "it has no value here"
     """Why there may be no value although the reference sounds."""
     needs_others: bool = False
     """Whether it has no meaning where no other source sounds."""
@@ -62,8 +52,8 @@ class Metric:
     whole song, of shape (n_channels, n_samples)."""
 
 
-_PERFECT_MIXTURE = "the mixture is already perfect"
 _scale = functools.partial(Metric, family="scale")
+_improvement = functools.partial(_scale, without_value="the mixture is already perfect")
 _bsseval = functools.partial(
     Metric,
     family="bsseval_v4",
@@ -79,9 +69,9 @@ METRICS: dict[str, Metric] = {
     "SD-SDR": _scale("as SI-SDR, but a wrong level costs"),
     "SNR": _scale("reference over the error, as it is"),
     "SRR": _scale("source to rescaled source: how much of the level is right (not a reverberation ratio)"),
-    "SI-SDRi": _scale("SI-SDR less that of the mixture", without_value=_PERFECT_MIXTURE),
-    "SD-SDRi": _scale("SD-SDR less that of the mixture", without_value=_PERFECT_MIXTURE),
-    "SNRi": _scale("SNR less that of the mixture", without_value=_PERFECT_MIXTURE),
+    "SI-SDRi": _improvement("SI-SDR less that of the mixture"),
+    "SD-SDRi": _improvement("SD-SDR less that of the mixture"),
+    "SNRi": _improvement("SNR less that of the mixture"),
     "SDR": _bsseval("BSSEval v4: reference over all distortion", ranks=True),
     "ISR": _bsseval("BSSEval v4: reference over filtering distortion"),
     "SIR": _bsseval("BSSEval v4: target over interference", needs_others=True),
@@ -98,7 +88,7 @@ METRICS: dict[str, Metric] = {
 
 
 class Accumulator(Protocol):
-    """What computes the metrics of a family: `add` for each block of a song, then `values` once."""
+    """What computes a family of metrics: `add` for each block of a song, then `values` once."""
 
     def add(self, references: Audio, estimates: Audio) -> None: ...
 
@@ -108,36 +98,12 @@ class Accumulator(Protocol):
         """Return which references are silent, so that they have no values. Shape: (n_sources,)."""
 
 
-class ScaleScores:
-    """The metrics of Le Roux et al. 2019, see `scale_metrics`."""
-
-    def __init__(self, sample_rate: int) -> None:
-        self._gram, self._n_systems, self._n_sources = GramMatrix(), 0, 0
-
-    def add(self, references: Audio, estimates: Audio) -> None:
-        self._n_systems, self._n_sources = estimates.shape[:2]
-        self._gram.add(np.concatenate([references, references.sum(axis=0, keepdims=True), *estimates]))
-
-    def values(self) -> Values:
-        gram, energy, n = self._gram.centred(), self._gram.energy(), self._n_sources
-        first = [n + 1 + k * n for k in range(self._n_systems)]
-        systems = [scale_metrics(gram, energy, n, mixture=n, estimates=list(range(i, i + n))) for i in first]
-        return {name: np.stack([values[name].T for values in systems]) for name in SCALE_METRICS}
-
-    def silent(self) -> NDArray[np.bool_]:
-        return np.all(is_silent(self._gram.centred(), self._gram.energy(), self._n_sources), axis=0)
-
-
 class Leakage:
-    """The energy of estimates while their references are silent, relative to the mixture's in the same frames.
-
-    A reference is silent in a frame of `FRAME_S` where it lies `SILENT_FRAME_DB` below the mixture's mean power over
-    the song. Source: Schulze-Forster et al., "Weakly informed audio source separation", WASPAA 2019, whose "predicted
-    energy at silence" is absolute; relative to the mixture it does not depend on the song's level.
-    """
+    """The energy of estimates while their references are silent, relative to the mixture's in the same frames."""
 
     FRAME_S = 0.1
     SILENT_FRAME_DB = -40.0
+    """Relative to the mixture's mean power over the song."""
 
     def __init__(self, sample_rate: int) -> None:
         self._length = round(self.FRAME_S * sample_rate)
@@ -201,7 +167,7 @@ class WholeSongs:
 
 
 FAMILIES: dict[str, Callable[[int], Accumulator]] = {
-    "scale": ScaleScores,
+    "scale": ScaleMetrics,
     "bsseval_v4": BssEvalV4,
     "leakage": Leakage,
 }
@@ -245,9 +211,10 @@ def entry(metric: Metric, values: NDArray[np.float64], *, silent: bool, alone: b
         "value": round(float(np.median(finite)), 6) if finite.size else None,
         metric.parts: [round(float(x), 6) if np.isfinite(x) else None for x in values],
     }
-    if not finite.size:
-        is_alone = alone and metric.needs_others
-        found["left_out"] = SILENT_REFERENCE if silent else ALONE if is_alone else metric.without_value
+    if silent and not finite.size:
+        found["left_out"] = "the reference is silent"
+    elif not finite.size:
+        found["left_out"] = "no other source sounds" if alone and metric.needs_others else metric.without_value
     elif at_limit or (metric.unit == "dB" and abs(found["value"]) >= LIMIT_DB):
         found["at_limit"] = True
     return found

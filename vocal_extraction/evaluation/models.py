@@ -26,31 +26,22 @@ IN_MEMORY_SAMPLES = 80 * 16_384
 
 @dataclasses.dataclass(frozen=True)
 class ModelSystem:
-    """Which checkpoint estimates, and how; called with an excerpt, it separates that by itself."""
+    """Which checkpoint estimates, and how (see `evaluate_model`); called with an excerpt, it separates that."""
 
     path: Path
     sha256: str
     mask: str = "soft"
     separator: str = "extraction"
-    """'extraction', or 'nussl': through its `DeepMaskEstimation`, all samples at once."""
     normalization: str = "stored"
-    """'stored', or 'song': batch normalization by each song's own statistics, see `by_own_statistics`."""
     device: str = "cpu"
 
     def __call__(self, excerpt: Excerpt) -> Audio:
-        """Separate an excerpt by itself."""
         estimates = self._separate(excerpt.mixture.T, excerpt.sample_rate, excerpt.sources)
         return _stacked(estimates, slice(None), excerpt)
 
     @contextlib.contextmanager
     def of_song(self, track: Track, sources: Sources) -> Iterator[Callable[[Excerpt], Audio]]:
-        """Yield a system for the excerpts of one song, which is estimated as a whole where the separator can.
-
-        Raises
-        ------
-        EvaluationError
-            If the disk of the temporary files is full.
-        """
+        """Yield a system for the excerpts of one song, which is estimated as a whole where the separator can."""
         if self.separator == "nussl" and self.normalization == "stored" and track.n_samples > IN_MEMORY_SAMPLES:
             yield self  # excerpt by excerpt: nussl's memory grows with the length
             return
@@ -85,9 +76,7 @@ class ModelSystem:
 def by_own_statistics(network: Any) -> Any:
     """Return a copy of a network whose batch normalization takes mean and variance from its input, as in training.
 
-    That is how the specification's published figures came about: its code never called ``eval()``, so each song, given
-    to the network at once, was normalized by its own statistics. Dropout, which was on too, moves the scores by 0.01 dB
-    only and stays off, so that a score is the same in every run.
+    Dropout stays off; see "The published figures" in docs/evaluation.md.
     """
     import torch
 

@@ -1,15 +1,13 @@
 """The files of an evaluation: one JSON a song, a summary, a table for spreadsheets, museval's own JSON.
 
-A results folder belongs to one model (or one folder of estimates) and one set of songs. Results of another are never
-mixed in: another model is refused; the same checkpoint trained further is scored anew, after its earlier results have
-been moved to a folder of their own. Each song's JSON says which model and data it was made from, so that a song is not
-scored twice.
+Whose results a folder may hold, and what is not scored twice, is in docs/evaluation.md.
 """
 
 import csv
 import functools
 import hashlib
 import io
+import itertools
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +16,7 @@ from typing import Any
 
 from vocal_extraction.atomic_files import whole_file, write_json, write_text
 from vocal_extraction.evaluation.bsseval_v4 import BSSEVAL_METRICS, FRAME_S
-from vocal_extraction.evaluation.metrics import EvaluationError, Metric
+from vocal_extraction.evaluation.metrics import EvaluationError
 from vocal_extraction.evaluation.scale_metrics import LIMIT_DB
 from vocal_extraction.settings import ACCOMPANIMENT
 
@@ -71,13 +69,7 @@ def read_song(path: Path) -> dict[str, Any] | None:
 
 
 def write_song(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write a song's scores, unless something else is in the way.
-
-    Raises
-    ------
-    EvaluationError
-        If it is.
-    """
+    """Write a song's scores; an `EvaluationError` says if something else is in the way."""
     path = song_file(folder, content["song"])
     if path.exists() and SONG_SCHEMA not in path.read_text(encoding="utf-8", errors="replace")[:200]:
         raise EvaluationError(f"{path} is in the way: it holds no scores. Move it, or name another output folder.")
@@ -99,32 +91,16 @@ def validator(name: str) -> Any:
 def claim_folder(
     folder: Path, *, evaluated: Mapping[str, Any], data: Mapping[str, Any], overwrite: bool = False
 ) -> Path | None:
-    """Make sure that `folder` may hold the results of `evaluated`; earlier ones of the same path are moved away.
+    """Make sure that `folder` may hold the results of `evaluated`; return where earlier ones were moved, if any were.
 
-    Parameters
-    ----------
-    folder
-        It need not exist.
-    evaluated, data
-        As in the songs' JSON; of the data, folder and subset are compared.
-    overwrite
-        Move the results of another model too, instead of refusing.
-
-    Returns
-    -------
-    Path or None
-        Where earlier results were moved, if any were.
-
-    Raises
-    ------
-    EvaluationError
-        If the folder holds another model's results, or another dataset's.
+    `evaluated` and `data` are as in the songs' JSON. An `EvaluationError` refuses a folder with another model's, or
+    another dataset's, results, unless they are to be overwritten.
     """
     songs = [found for path in sorted(folder.glob("*.json")) if (found := read_song(path)) is not None]
-    others = [found for found in songs if not (_same_data(found, data) and _same_model(found, evaluated))]
+    others = [found for found in songs if not _is_of(found, evaluated, data)]
     if not others:
         return None
-    retrained = all(_same_data(found, data) and _same_model(found, {**evaluated, "sha256": None}) for found in others)
+    retrained = all(_is_of(found, {**evaluated, "sha256": None}, data) for found in others)
     first = others[0]
     if not (retrained or overwrite):
         raise EvaluationError(
@@ -135,19 +111,15 @@ def claim_folder(
     return _move_away(folder, first["evaluated"])
 
 
-def _same_model(found: Mapping[str, Any], evaluated: Mapping[str, Any]) -> bool:
-    """Return whether scores are of the same model, wherever it lies; without a checksum the path decides."""
-    before = found["evaluated"]
-    if any(before[key] != evaluated[key] for key in ("kind", "settings")):
-        return False
-    if evaluated["sha256"]:
-        return bool(before["sha256"] == evaluated["sha256"])
-    return shown_path(before["path"]) == shown_path(evaluated["path"])
+def _is_of(found: Mapping[str, Any], evaluated: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+    """Return whether scores are of the same model, wherever it lies, and data; without a checksum the path decides."""
+    by = "sha256" if evaluated["sha256"] else "path"
 
+    def marks(model: Mapping[str, Any], songs: Mapping[str, Any]) -> tuple[Any, ...]:
+        identity = model[by] if by == "sha256" else shown_path(model["path"])
+        return model["kind"], model["settings"], identity, songs["subset"], shown_path(songs["folder"])
 
-def _same_data(found: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
-    before = found["data"]
-    return before["subset"] == data["subset"] and shown_path(before["folder"]) == shown_path(data["folder"])
+    return marks(found["evaluated"], found["data"]) == marks(evaluated, data)
 
 
 def _words(evaluated: Mapping[str, Any], data: Mapping[str, Any]) -> str:
@@ -177,44 +149,28 @@ def _move_away(folder: Path, evaluated: Mapping[str, Any]) -> Path:
     return earlier
 
 
-def write_scores_csv(
-    path: Path,
-    songs: Iterable[Mapping[str, Any]],
-    *,
-    rows: Sequence[str],
-    sources: Sequence[str],
-    metrics: Mapping[str, Metric],
-) -> None:
+def write_scores_csv(path: Path, songs: Iterable[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
     """Write one line a song, row (system), source and metric."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["song", "row", "source", "metric", "value", "unit", "left_out", "at_limit"])
-    for song in songs:
-        for row in rows:
-            for source in sources:
-                for name, metric in metrics.items():
-                    entry = song["rows"][row]["scores"][source][name]
-                    value = "" if entry["value"] is None else entry["value"]
-                    limit = "yes" if entry.get("at_limit") else ""
-                    reason = entry.get("left_out", "")
-                    table.writerow([song["song"], row, source, name, value, metric.unit, reason, limit])
+    for song, row, source, name in itertools.product(songs, summary["rows"], summary["sources"], summary["metrics"]):
+        entry, unit = song["rows"][row]["scores"][source][name], summary["definitions"][name]["unit"]
+        limit = "yes" if entry.get("at_limit") else ""
+        table.writerow([song["song"], row, source, name, entry["value"], unit, entry.get("left_out", ""), limit])
     write_text(path, text.getvalue())
 
 
 def write_museval_json(folder: Path, song: Mapping[str, Any], *, row: str, sources: Sequence[str], subset: str) -> Path:
-    """Write a row's BSSEval frames as museval does, where museval's `EvalStore.add_eval_dir` looks for them.
-
-    museval keeps no infinite ratios: a frame clipped to the limit is written as NaN, as museval would.
-    """
+    """Write a row's BSSEval frames as museval does, where museval's `EvalStore.add_eval_dir` looks for them."""
     from vocal_extraction.compatibility import museval
 
     store = museval.TrackStore(track_name=song["song"], win=FRAME_S, hop=FRAME_S)
     for source in sources:
         entries = song["rows"][row]["scores"][source]
-        frames = {name: entries[name].get("frames", []) for name in BSSEVAL_METRICS}
-        finite = {
-            name: [float("nan") if x is None or abs(x) >= LIMIT_DB else x for x in values]
-            for name, values in frames.items()
+        finite = {  # museval keeps no infinite ratios: a frame clipped to the limit is NaN
+            name: [float("nan") if x is None or abs(x) >= LIMIT_DB else x for x in entries[name].get("frames", [])]
+            for name in BSSEVAL_METRICS
         }
         store.add_target(target_name="accompaniment" if source == ACCOMPANIMENT else source, values=finite)
     path = song_file(folder / MUSEVAL_FOLDER / subset, song["song"])

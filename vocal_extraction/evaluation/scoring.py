@@ -1,13 +1,14 @@
-"""One song, all systems, one pass: the song is read in blocks, every system estimates each block, and each family of
-metrics adds up what it needs; the metrics come from that at the end.
+"""Songs as jobs. A song is read once, in blocks: all systems estimate each block, and each family of metrics adds up
+what it needs. What a song's file has already is not scored again.
 
 Scores of a system are plain values: ``{source: {metric: {"value", "channels" or "frames", "left_out", "at_limit"}}}``,
 see `metrics.entry`.
 """
 
 import contextlib
+import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import soundfile
 
 from vocal_extraction.atomic_files import whole_file
+from vocal_extraction.evaluation import results
 from vocal_extraction.evaluation.metrics import Audio, EvaluationError, Metric, Values, accumulators, entry
 from vocal_extraction.evaluation.models import ModelSystem
 from vocal_extraction.evaluation.scale_metrics import LIMIT_DB
@@ -34,6 +36,84 @@ BLOCK_SAMPLES = 80 * GRID_SAMPLES
 """Samples of a block: about 30 s."""
 
 Scores = dict[str, dict[str, dict[str, Any]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One song, and what is wanted of it. The first system is what is evaluated."""
+
+    track: Track
+    """With the sources that are scored, see `Sources.of`."""
+    systems: Mapping[str, System]
+    sources: Sources
+    metrics: Mapping[str, Metric]
+    folder: Path
+    evaluated: Mapping[str, Any]
+    data: Mapping[str, Any]
+    """Folder and subset."""
+    save_estimates: bool = False
+    notes: tuple[str, ...] = ()
+    """What the report says of the song."""
+
+
+def run_jobs(jobs: Sequence[Job], *, n_jobs: int | None) -> Iterator[dict[str, Any]]:
+    """Run jobs on threads, and yield the contents of their songs' files as they are done; one thread is this one."""
+    import joblib
+
+    if n_jobs is not None and n_jobs < 1:
+        raise EvaluationError(f"The number of jobs is 1 or more; got {n_jobs}.")
+    n_threads = min(n_jobs or joblib.cpu_count(), len(jobs))
+    if n_threads == 1:
+        yield from map(run_job, jobs)
+    else:
+        parallel = joblib.Parallel(n_jobs=n_threads, backend="threading", return_as="generator_unordered")
+        yield from parallel(joblib.delayed(run_job)(job) for job in jobs)
+
+
+def run_job(job: Job) -> dict[str, Any]:
+    """Score what is missing of one song, write its file and return its content."""
+    track = job.track
+    shape = {key: getattr(track, key) for key in ("sample_rate", "n_channels", "n_samples")}
+    data = {**job.data, "sha256": track.sha256(), **shape}
+    before = results.read_song(results.song_file(job.folder, track.name))
+    rows = dict(before["rows"]) if before is not None and before["data"] == data else {}
+    missing = {name: system for name, system in job.systems.items() if not _is_scored(rows.get(name), system, job)}
+    first = next(iter(job.systems))
+    save = job.save_estimates and (first in missing or _lacks_estimates(job))
+    if save:
+        missing = {first: job.systems[first], **missing}
+    if missing:
+        save_to = job.folder / results.ESTIMATES_FOLDER if save else None
+        scores = score_song(track, missing, sources=job.sources, metrics=job.metrics, save_first_to=save_to)
+        for name, system in missing.items():
+            if name in rows and rows[name]["settings"] == system.settings:  # other metrics were scored earlier
+                earlier = rows[name]["scores"]
+                scores[name] = {source: earlier.get(source, {}) | found for source, found in scores[name].items()}
+            rows[name] = {"settings": dict(system.settings), "scores": scores[name]}
+    content = {
+        "schema": results.SONG_SCHEMA,
+        "schema_version": results.SONG_SCHEMA_VERSION,
+        "song": track.name,
+        "evaluated": dict(job.evaluated),
+        "data": data,
+        **({"notes": list(job.notes)} if job.notes else {}),
+        "rows": rows,
+    }
+    if content != before:
+        results.write_song(job.folder, content)
+    return content
+
+
+def _is_scored(found: Mapping[str, Any] | None, system: System, job: Job) -> bool:
+    """Return whether a song's file has all that is wanted of a system, made with the same settings."""
+    if found is None or found["settings"] != system.settings:
+        return False
+    return all(job.metrics.keys() <= found["scores"].get(source, {}).keys() for source in job.sources.names)
+
+
+def _lacks_estimates(job: Job) -> bool:
+    folder = job.folder / results.ESTIMATES_FOLDER / job.track.name
+    return not all((folder / file_name_of(name)).is_file() for name in job.sources.names)
 
 
 def excerpts(track: Track, sources: Sources) -> Iterator[tuple[Excerpt, slice]]:
@@ -58,25 +138,13 @@ def score_song(
     metrics: Mapping[str, Metric],
     save_first_to: Path | None = None,
 ) -> dict[str, Scores]:
-    """Score every system on one song.
-
-    Parameters
-    ----------
-    track
-        With the sources that are scored, see `Sources.of`.
-    systems
-        By name.
-    sources
-        What is scored.
-    metrics
-        By name, see `metrics.choose_metrics`.
-    save_first_to
-        Folder for the first system's estimates, as float wavs under the song's name; None saves nothing.
+    """Score every system on one song, with its sources as of `Sources.of`.
 
     Returns
     -------
     dict[str, Scores]
-        By system; see the head of this file.
+        By system; see the head of this file. The first system's estimates go to `save_first_to`, where that is a
+        folder, as float wavs below the song's name.
 
     Raises
     ------
@@ -157,11 +225,9 @@ def _writer(
     """Return a function that appends a block of estimates to the song's wavs, which appear when `stack` closes."""
     if folder is None:
         return lambda estimates: None
-    temporary = [stack.enter_context(whole_file(folder / track.name / file_name_of(name))) for name in sources.names]
-    files = [
-        stack.enter_context(soundfile.SoundFile(path, "w", track.sample_rate, track.n_channels, "FLOAT"))
-        for path in temporary
-    ]
+    paths = [stack.enter_context(whole_file(folder / track.name / file_name_of(name))) for name in sources.names]
+    shape = (track.sample_rate, track.n_channels)
+    files = [stack.enter_context(soundfile.SoundFile(path, "w", *shape, "FLOAT")) for path in paths]
 
     def write(estimates: Audio) -> None:
         for file, samples in zip(files, estimates, strict=True):

@@ -1,9 +1,4 @@
-"""Which sources are scored: those that a model and all songs share, and what they leave of the mixture.
-
-For a model that estimates vocals these are the vocals and bass+drums+other, as in the specification's benchmark table;
-for a model of four sources and MUSDB18 all four. The mixture is the sum of the stems, which is what the table's figures
-were computed with: a separately coded mixture differs from it by the coding noise, and ideal masks would pay for that.
-"""
+"""Which sources are scored: those that a model and all songs share, and what they leave of the mixture."""
 
 import dataclasses
 from collections.abc import Sequence

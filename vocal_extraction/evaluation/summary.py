@@ -10,37 +10,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vocal_extraction.evaluation.jobs import Job
-from vocal_extraction.evaluation.metrics import Metric
 from vocal_extraction.evaluation.results import SUMMARY, SUMMARY_SCHEMA, SUMMARY_SCHEMA_VERSION
+from vocal_extraction.evaluation.scoring import Job
 from vocal_extraction.evaluation.systems import System
 from vocal_extraction.training.resources import git_commit
 
 Content = Mapping[str, Any]
 """Of a song's file."""
 
-OVERALL = "overall"
-"""The column that pools the values of all sources, as the specification's table does."""
-
+_DEFINITION = ("definition", "unit", "more_is_better", "statistic", "ranks")
 _SOFTWARE = ("numpy", "scipy", "torch", "nussl", "museval")
 
 
 def summarise_evaluation(
     contents: Sequence[Content], jobs: Sequence[Job], *, preset: str, folder: Path
 ) -> dict[str, Any]:
-    """Return the content of ``summary.json``; see `summary.schema.json`.
-
-    Parameters
-    ----------
-    contents
-        Contents of the songs' files.
-    jobs
-        What was scored.
-    preset
-        That the model was trained with.
-    folder
-        An equal summary there keeps its date.
-    """
+    """Return the content of ``summary.json``; an equal summary in `folder` keeps its date."""
     job = jobs[0]
     duration_s = sum(each.track.duration_s for each in jobs)
     summary = {
@@ -50,13 +35,17 @@ def summarise_evaluation(
         "data": {**job.data, "duration_s": round(duration_s, 3)},
         "sources": list(job.sources.names),
         "metrics": list(job.metrics),
-        "definitions": {name: _definition(name, metric) for name, metric in job.metrics.items()},
+        "definitions": {
+            name: {"family": metric.family or name, **{key: getattr(metric, key) for key in _DEFINITION}}
+            for name, metric in job.metrics.items()
+        },
         "songs": [content["song"] for content in contents],
         "notes": {content["song"]: content["notes"] for content in contents if "notes" in content},
         "rows": aggregate(contents, systems=job.systems, sources=job.sources.names, metrics=list(job.metrics)),
         "made": {
             "date": datetime.date.today().isoformat(),
-            "machine": _machine(),
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors, "
+            f"Python {platform.python_version()}",
             "commit": git_commit(),
             "preset": preset,
         },
@@ -69,25 +58,12 @@ def summarise_evaluation(
     return before if {**summary, "made": None} == {**before, "made": None} else summary
 
 
-def _definition(name: str, metric: Metric) -> dict[str, Any]:
-    keys = ("definition", "unit", "more_is_better", "statistic", "ranks")
-    return {"family": metric.family or name, **{key: getattr(metric, key) for key in keys}}
-
-
-def _machine() -> str:
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}"
-
-
 def aggregate(
-    contents: Sequence[Mapping[str, Any]],
-    *,
-    systems: Mapping[str, System],
-    sources: Sequence[str],
-    metrics: Sequence[str],
+    contents: Sequence[Content], *, systems: Mapping[str, System], sources: Sequence[str], metrics: Sequence[str]
 ) -> dict[str, Any]:
     """Summarise songs' scores: ``{system: {"title", "role", "scores": {metric: {column: statistics}}}}``.
 
-    Columns are `OVERALL` and the sources, the main one last.
+    Columns are "overall", which pools the values of all sources, and the sources, the main one last.
     """
 
     def columns(system: str, metric: str) -> dict[str, Any]:
@@ -96,10 +72,8 @@ def aggregate(
             for source in sources
         }
         pooled = [(f"{name} ({source})", entry) for source in sources for name, entry in entries[source]]
-        return {
-            OVERALL: summarise(pooled),
-            **{source: summarise(entries[source]) for source in (*sources[1:], sources[0])},
-        }
+        of_sources = {source: summarise(entries[source]) for source in (*sources[1:], sources[0])}
+        return {"overall": summarise(pooled), **of_sources}
 
     return {
         name: {"title": system.title, "role": system.role, "scores": {one: columns(name, one) for one in metrics}}
@@ -114,21 +88,17 @@ def summarise(entries: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Any
     >>> found["mean"], found["n"], found["left_out"]
     (2.0, 2, {'silent': ['c']})
     """
-    values: list[float] = []
+    entries = list(entries)
+    values = [entry["value"] for _, entry in entries if entry["value"] is not None]
     left_out: dict[str, list[str]] = {}
-    at_limit: list[str] = []
     for name, entry in entries:
         if entry["value"] is None:
             left_out.setdefault(entry["left_out"], []).append(name)
-            continue
-        values.append(entry["value"])
-        if entry.get("at_limit"):
-            at_limit.append(name)
     return {
         "mean": round(statistics.fmean(values), 6) if values else None,
         "std": round(statistics.stdev(values), 6) if len(values) > 1 else None,
         "median": round(statistics.median(values), 6) if values else None,
         "n": len(values),
         "left_out": left_out,
-        "at_limit": at_limit,
+        "at_limit": [name for name, entry in entries if entry.get("at_limit")],
     }

@@ -1,8 +1,6 @@
 """What a model is compared with: baselines, which have learnt nothing, and oracles, which know the references.
 
-Formulas of the ideal masks are in
-docs/evaluation.md; with V the vocals, B the rest and X the mixture, they are |V|/(|V|+|B|), |V|>|B| and Re(V/X) clipped
-to 0 and 1 (Erdogan et al., ICASSP 2015), applied to X.
+Formulas of the ideal masks are in docs/evaluation.md.
 """
 
 import dataclasses
@@ -24,14 +22,12 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Excerpt:
-    """A part of a song."""
+    """A part of a song; `references` have the shape (n_sources, n_channels, n_samples)."""
 
     song: str
     start: int
-    """First sample."""
     sample_rate: int
     references: Audio
-    """Shape: (n_sources, n_channels, n_samples)."""
     sources: Sources
 
     @property
@@ -99,22 +95,18 @@ def _masked(excerpt: Excerpt, masks: "Tensor", signal: SignalSettings) -> Audio:
 
 
 def nussl_primitive(excerpt: Excerpt, signal: SignalSettings, *, kind: str) -> Audio:
-    """Run one of nussl's separators that learn nothing, with nussl's defaults.
-
-    REPET-SIM and 2DFT give the background first and the vocals second; of HPSS the harmonic part is taken for vocals.
-    All sources but the vocals are estimated as the background.
-    """
+    """Run one of nussl's separators that learn nothing; all sources but the vocals are estimated as the background."""
     from vocal_extraction.compatibility import nussl
 
     mixture = excerpt.mixture
     if not mixture.any():
         return np.zeros_like(excerpt.references)
-    classes = nussl.separation.primitive
-    run, vocals_index = {"repet_sim": (classes.RepetSim, 1), "ft2d": (classes.FT2D, 1), "hpss": (classes.HPSS, 0)}[kind]
     audio = nussl.AudioSignal(audio_data_array=mixture.astype(np.float64), sample_rate=excerpt.sample_rate)
-    vocals = run(audio)()[vocals_index].audio_data[:, : mixture.shape[1]]
-    estimates = [vocals if name == VOCALS else mixture - vocals for name in excerpt.sources.names]
-    return np.stack(estimates).astype(np.float32)
+    estimates = getattr(nussl.separation.primitive, kind)(audio)()
+    # REPET-SIM and 2DFT give the background first; of HPSS the harmonic part is taken for vocals.
+    vocals = estimates[0 if kind == "HPSS" else 1].audio_data[:, : mixture.shape[1]]
+    by_source = [vocals if name == VOCALS else mixture - vocals for name in excerpt.sources.names]
+    return np.stack(by_source).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,23 +128,23 @@ class System:
     """Whether it is not made for every signal, so that a song may do without it."""
 
 
-def _primitive(title: str, kind: str) -> System:
+def _baseline(title: str, kind: str) -> System:
     return System(title, "baseline", functools.partial(nussl_primitive, kind=kind), depends_on="nussl", may_fail=True)
 
 
-def _ideal(title: str, kind: str) -> System:
+def _oracle(title: str, kind: str) -> System:
     return System(title, "oracle", functools.partial(ideal_mask, kind=kind), depends_on="stft")
 
 
 SYSTEMS: dict[str, System] = {
     "mixture": System("mixture as estimate", "baseline", mixture_as_estimate),
     "random_mask": System("random mask", "baseline", random_mask, depends_on="stft"),
-    "repet_sim": _primitive("REPET-SIM", "repet_sim"),
-    "ft2d": _primitive("2DFT", "ft2d"),
-    "hpss": _primitive("HPSS", "hpss"),
-    "ideal_binary_mask": _ideal("ideal binary mask", "binary"),
-    "ideal_ratio_mask": _ideal("ideal ratio mask", "ratio"),
-    "phase_sensitive_mask": _ideal("phase-sensitive mask", "phase-sensitive"),
+    "repet_sim": _baseline("REPET-SIM", "RepetSim"),
+    "ft2d": _baseline("2DFT", "FT2D"),
+    "hpss": _baseline("HPSS", "HPSS"),
+    "ideal_binary_mask": _oracle("ideal binary mask", "binary"),
+    "ideal_ratio_mask": _oracle("ideal ratio mask", "ratio"),
+    "phase_sensitive_mask": _oracle("phase-sensitive mask", "phase-sensitive"),
 }
 """Baselines and oracles by name, in the order in which they are scored."""
 
