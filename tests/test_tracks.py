@@ -85,6 +85,26 @@ def test_songs_without_a_split_are_split_by_their_names(tmp_path):
     assert set(train) <= set(names_of("songs", "train"))
 
 
+@pytest.mark.parametrize("pattern", ["{0}/{1}", "{0} - {1}", "{0}_1_{1}"], ids=["sub-folder", "artist", "singer"])
+def test_eight_singers_or_more_are_split_whole(tmp_path, pattern):
+    write_songs(tmp_path / "songs", [pattern.format(singer, n) for singer in "abcdefghi" for n in range(2)])
+    valid, train = ({name[0] for name in names_of("songs", subset)} for subset in ("valid", "train"))
+    assert valid | train == set("abcdefghi")
+    assert valid & train == set()
+    assert 1 <= len(valid) <= 3
+
+
+def test_songs_of_a_few_folders_are_split_song_by_song(tmp_path):
+    write_songs(tmp_path / "songs", [f"{folder}/{n}" for folder in "ab" for n in range(20)])
+    assert 2 <= len(names_of("songs", "valid")) <= 10
+
+
+def test_songs_for_training_are_not_scored_beside_those_for_testing(tmp_path):
+    write_songs(tmp_path, ["train/a", "train/b", "test/c"])
+    assert names_of(tmp_path, "test") == ["c"]
+    assert sorted(names_of(tmp_path, "train") + names_of(tmp_path, "valid")) == ["a", "b"]
+
+
 def test_two_songs_are_one_for_training_and_one_for_validation(tmp_path):
     write_songs(tmp_path / "songs", ["a", "b"])
     assert len(names_of("songs", "train")) == len(names_of("songs", "valid")) == 1

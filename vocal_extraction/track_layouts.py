@@ -1,6 +1,4 @@
-"""The folder layouts in which songs with stems are found, one row of `LAYOUTS` each.
-
-From the most particular to the most general::
+"""The folder layouts in which songs with stems are found, one row of `LAYOUTS` each, the most particular first::
 
     <folder>/<subset>/foreground/<stem>/<song>.wav    prepared stems, as `musdb_preparation` and `demo_songs` write them
     <folder>/<subset>/<song>.stem.mp4                 MUSDB18
@@ -18,18 +16,18 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from vocal_extraction.errors import VocalExtractionError
-from vocal_extraction.musdb_preparation import SUBSETS, prepare_musdb
+from vocal_extraction.musdb_preparation import SUBSETS, prepare_musdb, validation_names
 from vocal_extraction.settings import DATASET_FOLDER
 
 _LONE_SOURCES = {"vocals_only": "vocals", "instrumentals": "accompaniment"}
 _STEM_NAMES = frozenset(("vocals", "accompaniment", "bass", "drums", "other"))
-"""A folder that holds a file of one of these names is a song; its other files are stems too, whatever their names."""
+"""A folder with a file of one of these names is a song; its other files are stems too."""
 _MIXTURES = frozenset(("mixture", "mix"))
 _ENDINGS = ("wav", "flac", "aif", "aiff", "m4a", "mp3", "mp4", "oga", "ogg", "opus", "wma", "wv")
 """Audio files by the ending of their names; of two files of one stem, the one whose ending comes first is taken."""
 
 Song = tuple[str | None, str, dict[str, Path]]
-"""A song as a layout finds it: (subset, name, {source: file}); the subset is None where the layout has none."""
+"""(subset, name, {source: file}); the subset is None where the layout has none."""
 
 
 class TrackError(VocalExtractionError):
@@ -38,12 +36,10 @@ class TrackError(VocalExtractionError):
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """One way in which songs lie in a folder."""
+    """Whether a folder has this layout, and its songs, in any order."""
 
     recognises: Callable[[Path], bool]
-    """Whether a folder has this layout."""
     songs: Callable[[Path], Iterable[Song]]
-    """The songs of such a folder, in any order."""
 
 
 def layout_of(folder: Path) -> Layout | None:
@@ -66,7 +62,6 @@ def _has_subsets(pattern: str) -> Callable[[Path], bool]:
 
 
 def _prepared(folder: Path) -> Iterator[Song]:
-    """Find prepared stems; a song that lacks one of the stems that have a folder is named rather than passed over."""
     for subset in SUBSETS:
         stems = [path for path in visible(folder / subset / "foreground") if path.is_dir()]
         songs: dict[str, dict[str, Path]] = {}
@@ -88,22 +83,17 @@ def _musdb(folder: Path) -> Iterator[Song]:
 
 
 def _split_songs(folder: Path) -> Iterator[Song]:
-    """Find songs below folders of subsets; without a folder valid, those that `musdb` validates on are it."""
+    """Find songs below folders of subsets; without a folder valid, musdb's validation songs are taken."""
     found = [(subset, name, files) for subset in SUBSETS for _, name, files in _songs_below(folder / subset)]
-    if any(subset == "valid" for subset, _, _ in found):
-        yield from found
-        return
-    import musdb  # a second of imports
-
-    names = set(musdb.DB(root=str(folder), subsets=[]).setup["validation_tracks"])
-    is_musdb = any(name in names for _, name, _ in found)
+    names = set() if any(subset == "valid" for subset, _, _ in found) else validation_names()
+    is_split = not names or any(name in names for _, name, _ in found)
     for subset, name, files in found:
         own = "valid" if name in names else subset
-        yield own if is_musdb or subset != "train" else None, name, files
+        yield own if is_split or subset != "train" else None, name, files
 
 
 def _songs_below(folder: Path) -> Iterator[Song]:
-    """Find folders with a file that is named as a stem is; a song's name tells the folders on the way to it."""
+    """Find folders with a file named like a stem; a song's name has the folders on the way to it."""
     for parent, names, _ in os.walk(folder):
         names[:] = sorted(name for name in names if not name.startswith("."))
         files = _audio_files(Path(parent))
@@ -116,7 +106,6 @@ def _songs_below(folder: Path) -> Iterator[Song]:
 
 
 def _audio_files(folder: Path) -> dict[str, Path]:
-    """Return the audio files of a folder by their names in lower case."""
     endings = {path: path.suffix[1:].lower() for path in visible(folder)}
     audio = sorted(
         (path for path in endings if endings[path] in _ENDINGS), key=lambda path: _ENDINGS.index(endings[path])

@@ -1,8 +1,8 @@
 """Tracks: songs with their stems, as training mixes them and evaluation scores them.
 
-`track_layouts` says in which layouts songs are found. Where a folder has no subsets, one song in eight, chosen by a
-hash of its name, is for validation and the others are for training; for testing, all are. Stems that are not wav or
-flac, differ in length or have another sample rate than is asked for are converted once, below ``dataset/converted``.
+`track_layouts` finds the songs. Where a folder has no subsets, one in eight is for validation and the others are for
+training; for testing, all are. Stems that are not wav or flac, differ in length or have another sample rate than is
+asked for are converted once, below ``dataset/converted``.
 """
 
 import collections
@@ -10,6 +10,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -47,17 +48,9 @@ class Track:
         return self.n_samples / self.sample_rate
 
     def read(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
-        """Read samples from `start` up to `stop` of every source; a mono file goes into all channels.
+        """Read (n_sources, n_channels, stop - start) in the order of `sources`; mono goes into all channels.
 
-        Returns
-        -------
-        ndarray
-            Shape: (n_sources, n_channels, stop - start), sources in the order of `sources`.
-
-        Raises
-        ------
-        TrackError
-            If a file ends early, cannot be read or holds NaN or infinity.
+        Raises TrackError if a file ends early, cannot be read or holds NaN or infinity.
         """
         stop = self.n_samples if stop is None else stop
         audio = np.zeros((len(self.sources), self.n_channels, stop - start), dtype=np.float32)
@@ -67,12 +60,11 @@ class Track:
         return audio
 
     def select(self, names: Iterable[str]) -> "Track":
-        """Return the track with these sources alone, added up from others where need be; it may lack some of them."""
-        parts = {name: stems_of(name, self.sources) for name in names}
-        picked = {
-            name: tuple(path for stem in stems for path in self.sources[stem]) for name, stems in parts.items() if stems
+        """Return the track with those of these sources that its stems have, or add up to."""
+        files = {
+            name: tuple(path for stem in stems_of(name, self.sources) for path in self.sources[stem]) for name in names
         }
-        return dataclasses.replace(self, sources=picked)
+        return dataclasses.replace(self, sources={name: paths for name, paths in files.items() if paths})
 
     def sha256(self) -> str:
         """Return one hash of all files, in the order of their sources."""
@@ -163,7 +155,7 @@ def find_tracks(
     Parameters
     ----------
     folders
-        Folders in any of the layouts of `LAYOUTS`.
+        In any of the `LAYOUTS`. The tracks come folder by folder, sorted by their names.
     subset
         'train', 'valid' or 'test'.
     sample_rate
@@ -171,12 +163,7 @@ def find_tracks(
     limit
         Only the first so many songs of each folder.
     progress
-        Whether to show on stderr how far a conversion has come.
-
-    Returns
-    -------
-    list of Track
-        Folder by folder, sorted by the songs' names.
+        Whether to show the progress of a conversion on stderr.
 
     Raises
     ------
@@ -220,20 +207,14 @@ def prepare_if_needed(
     Parameters
     ----------
     folder
-        The data set folder. Songs that somebody put there are joined by MUSDB18's only where `musdb_path` is given.
-    musdb_path
-        Folder of MUSDB18; None takes the environment variable ``MUSDB_PATH``, or downloads the 7 s sample.
-    subset, limit
-        Of MUSDB18 only the songs of one subset, or only the first so many of it.
-    progress
-        Whether to show progress on stderr.
+        The data set folder. Songs of somebody's own are joined by MUSDB18's only where `musdb_path` is given.
+    musdb_path, subset, limit, progress
+        As for `prepare_musdb`.
 
     Raises
     ------
     TrackError
         If the folder holds other things than songs: MUSDB18 must not be put among them.
-    PreparationError, StorageError
-        As `prepare_musdb`.
     """
     folder = Path(folder)
     layout = layout_of(folder) if folder.is_dir() else None
@@ -261,18 +242,35 @@ def _songs_in(folder: TrackFolder) -> list[Song]:
 
 
 def _of_subset(songs: list[Song], subset: str) -> list[Song]:
-    """Return the songs of a subset; those without one are split by a hash of their names."""
-    unsplit = sorted((hashlib.sha256(name.encode()).digest()[0], name) for own, name, _ in songs if own is None)
-    valid = {name for first, name in unsplit if first % _VALIDATION_SHARE == 0}
-    if not valid and len(unsplit) > 1:
-        valid = {unsplit[0][1]}
-    if len(valid) == len(unsplit) > 0:
-        valid.discard(unsplit[-1][1])
+    """Return the songs of a subset; those without one are split by a hash of their group, see `_groups`.
+
+    For testing they are all taken, unless others are for testing.
+    """
+    groups = _groups([name for own, name, _ in songs if own is None])
+    hashed = sorted((hashlib.sha256(group.encode()).digest()[0], group) for group in set(groups.values()))
+    valid = {group for number, group in hashed if number % _VALIDATION_SHARE == 0}
+    if len(hashed) > 1 and not valid:
+        valid = {hashed[0][1]}
+    if len(hashed) == len(valid) > 0:
+        valid.remove(hashed[-1][1])
+
+    with_tests = any(own == "test" for own, _, _ in songs)
 
     def belongs(own: str | None, name: str) -> bool:
-        return own == subset if own else subset == "test" or (name in valid) == (subset == "valid")
+        if own is not None or (subset == "test" and with_tests):
+            return own == subset
+        return subset == "test" or (groups[name] in valid) == (subset == "valid")
 
     return [song for song in songs if belongs(*song[:2])]
+
+
+def _groups(names: list[str]) -> dict[str, str]:
+    """Return what is split as one: songs of one sub-folder, artist or singer where there are enough, else each song.
+
+    That is the name up to its first " - " (which joins the names of sub-folders, too) or underscore.
+    """
+    groups = {name: re.split(" - |_", name)[0] for name in names}
+    return groups if len(set(groups.values())) >= _VALIDATION_SHARE else dict(zip(names, names, strict=True))
 
 
 def _tracks_of(

@@ -23,7 +23,6 @@ from vocal_extraction.musdb_preparation import (
     STREAMS,
     PreparationError,
     decoding,
-    layout,
     prepare_musdb,
     song_names,
     sources,
@@ -184,13 +183,6 @@ def test_empty_mixture_is_named(hq_folder, tmp_path):
     source = one_song(hq_folder, tmp_path / "source", mixture=(np.zeros((0, 2)), SAMPLE_RATE))
     with pytest.raises(PreparationError, match=r"mixture.wav is empty"):
         prepare(source, tmp_path / "dataset")
-
-
-def test_song_too_long_for_a_wav_is_refused(hq_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(layout, "_LARGEST_WAV", 1_000)
-    with pytest.raises(PreparationError, match="Song is longer than a wav can be"):
-        prepare(one_song(hq_folder, tmp_path / "source"), tmp_path / "dataset")
-    assert_nothing_half_done(tmp_path / "dataset")
 
 
 # --------------------------------------------------------------------------------------------------------- ffmpeg

@@ -16,8 +16,8 @@ import musdb
 import pytest
 from musdb_forms import COUNTS
 
-from vocal_extraction.musdb_preparation import PreparationError, prepare_musdb, sample_download
-from vocal_extraction.musdb_preparation.sample_download import download_sample
+from vocal_extraction.musdb_preparation import PreparationError, prepare_musdb, sources
+from vocal_extraction.musdb_preparation.sources import download_sample
 
 SONGS = {"train/A - B.stem.mp4": b"first song" * 5_000, "test/Ç - D.stem.mp4": b"second song" * 5_000}
 
@@ -158,8 +158,8 @@ def test_server_that_says_no(server, tmp_path):
 
 
 def test_server_that_falls_silent(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(sample_download, "SILENCE_LIMIT_S", 0.1)
-    server.pause_s = 1.0
+    monkeypatch.setattr(sources, "SILENCE_LIMIT_S", 0.1)
+    server.pause_s = 0.3
     with pytest.raises(PreparationError, match="timed out"):
         fetch(tmp_path / "sample")
     assert list(tmp_path.iterdir()) == []

@@ -166,6 +166,8 @@ def _fingerprint(path: Path) -> str:
     if path.name == "history.jsonl":
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return str([{name: value for name, value in row.items() if name not in _TIMED} for row in rows])
+    if path.name == "sources.json":
+        return str({key: n_bytes for key, n_bytes in json.loads(path.read_text()).items() if key != "musdb_path"})
     if path.suffix != ".pth":
         return sha256_of(path)
     from vocal_extraction.checkpointing import read_checkpoint

@@ -1,12 +1,7 @@
-"""MUSDB18 to plain stems on the disk: a song is decoded once, and training and evaluation only ever read wavs.
+"""MUSDB18 to wavs on the disk, once: `sources` finds the songs, `decoding` reads them, `layout` writes them.
 
-What comes in is the 7 s sample, downloaded, or a local folder in either of MUSDB18's two forms: coded stems
-(``train/<song>.stem.mp4``) or MUSDB18-HQ's wavs (``train/<song>/vocals.wav`` and so on). What comes out is `layout`'s
-folders for the subsets train, valid and test; valid are the songs of the train folder that the `musdb` package names.
-Whatever is there is not made again, so an interrupted preparation goes on when it is started again.
-
-Sources: Rafii et al., The MUSDB18 corpus for music separation, 2017, doi:10.5281/zenodo.1117372; layout and names as
-in https://github.com/sigsep/sigsep-mus-db.
+What is there is not decoded again, so an interrupted preparation goes on when it is started again. Sources: Rafii et
+al., The MUSDB18 corpus for music separation, 2017, doi:10.5281/zenodo.1117372; https://github.com/sigsep/sigsep-mus-db.
 """
 
 import concurrent.futures
@@ -32,8 +27,13 @@ from vocal_extraction.musdb_preparation.layout import (
     stem_path,
     write_song,
 )
-from vocal_extraction.musdb_preparation.sample_download import download_sample
-from vocal_extraction.musdb_preparation.sources import LOCAL_FOLDER_ADVICE, Song, find_songs
+from vocal_extraction.musdb_preparation.sources import (
+    LOCAL_FOLDER_ADVICE,
+    Song,
+    download_sample,
+    find_songs,
+    validation_names,
+)
 from vocal_extraction.progress import counted
 from vocal_extraction.settings import DATASET_FOLDER
 
@@ -50,14 +50,19 @@ __all__ = [
     "song_names",
     "song_paths",
     "stem_path",
+    "validation_names",
     "write_song",
 ]
 
 _SAMPLE_FOLDER = "musdb18-7s"
 _RECORD = "sources.json"
+"""Sizes of the songs' sources, by which excerpts and full songs of one name are told apart; `_SOURCE`, their folder."""
+_SOURCE = "musdb_path"
 _UNDER_WAY = 0
-"""Stands in the record for the size of a song that is being decoded: after a crash it is decoded again."""
+"""Recorded size of a song that is being decoded: after a crash it is decoded again."""
 _log = logging.getLogger(__name__)
+
+_Record = dict[str, int | str]
 
 
 def prepare_musdb(
@@ -75,8 +80,8 @@ def prepare_musdb(
     Parameters
     ----------
     musdb_path
-        Folder that holds ``train`` and ``test``. None takes the environment variable ``MUSDB_PATH``; without that,
-        what was prepared before; without that, the 7 s sample is downloaded.
+        Folder that holds ``train`` and ``test``. None takes the environment variable ``MUSDB_PATH``; without that, the
+        folder that was prepared from before; without that, the 7 s sample is downloaded.
     dataset_folder
         Where to write. Songs that the source does not have, or has no more, are left there.
     download
@@ -101,15 +106,15 @@ def prepare_musdb(
     StorageError
         If the disk is full or the folder cannot be written; the songs that are complete stay.
     """
-    if n_workers is not None and n_workers < 1:
-        raise PreparationError(f"Songs are decoded by 1 worker or more, not by {n_workers}.")
     dataset_folder = Path(dataset_folder)
     remove_leftovers(dataset_folder)
-    source = _choose_source(musdb_path, dataset_folder, download=download, progress=progress)
+    record = _read_record(dataset_folder)
+    source = _choose_source(musdb_path, dataset_folder, record, download=download, progress=progress)
     if source is not None:
         songs = [song for song in find_songs(source) if subset in (None, song.subset)]
         songs = sorted(songs, key=lambda song: song.name)[:limit]
-        _decode_songs(songs, dataset_folder, n_workers=n_workers or os.cpu_count() or 1, progress=progress)
+        record[_SOURCE] = str(source.resolve())
+        _decode_songs(songs, dataset_folder, record, n_workers=n_workers or os.cpu_count() or 1, progress=progress)
     n_songs = {subset: len(song_names(subset, dataset_folder)) for subset in SUBSETS}
     if n_songs["train"] and not n_songs["valid"]:
         _log.warning(
@@ -120,41 +125,40 @@ def prepare_musdb(
 
 
 def has_begun(dataset_folder: str | os.PathLike[str]) -> bool:
-    """Tell whether a preparation, finished or not, has left anything in a folder."""
-    folder = Path(dataset_folder)
+    """Return whether a preparation, finished or not, has left anything in a folder."""
     traces = (_RECORD, _SAMPLE_FOLDER, *(f"{subset}/foreground" for subset in SUBSETS))
-    return any((folder / trace).exists() for trace in traces)
+    return any((Path(dataset_folder) / trace).exists() for trace in traces)
 
 
 def _choose_source(
-    musdb_path: str | os.PathLike[str] | None, dataset_folder: Path, *, download: bool, progress: bool
+    musdb_path: str | os.PathLike[str] | None, dataset_folder: Path, record: _Record, *, download: bool, progress: bool
 ) -> Path | None:
     """Return the folder to decode from, or None to be content with what is prepared."""
-    given = musdb_path or os.environ.get("MUSDB_PATH")
-    if given:
+    if given := musdb_path or os.environ.get("MUSDB_PATH"):
         return Path(given).expanduser()
-    sample_folder = dataset_folder / _SAMPLE_FOLDER
-    is_prepared = any(song_names(subset, dataset_folder) for subset in SUBSETS)
-    if is_prepared and not sample_folder.exists():
-        return None
-    if not download and not sample_folder.exists():
-        raise PreparationError(f"{dataset_folder} holds no prepared songs. {LOCAL_FOLDER_ADVICE}")
+    recorded, sample_folder = record.get(_SOURCE), dataset_folder / _SAMPLE_FOLDER
+    if recorded and Path(str(recorded)).is_dir():
+        return Path(str(recorded))
+    if not sample_folder.exists():
+        if any(song_names(subset, dataset_folder) for subset in SUBSETS):
+            return None
+        if not download:
+            raise PreparationError(f"{dataset_folder} holds no prepared songs. {LOCAL_FOLDER_ADVICE}")
     return download_sample(sample_folder, progress=progress)
 
 
-def _decode_songs(songs: list[Song], dataset_folder: Path, *, n_workers: int, progress: bool) -> None:
+def _decode_songs(songs: list[Song], dataset_folder: Path, record: _Record, *, n_workers: int, progress: bool) -> None:
     """Decode those of `songs` that are not prepared, several at a time; go on to the next when one cannot be.
 
     A song whose files are all there is prepared, unless the record says that they came from a source of another size
     (the 7 s sample and the full songs have the same names), or were being written when everything ended.
     """
     make_folders(dataset_folder)
-    before = _read_record(dataset_folder)
     pending = [
         song
         for song in songs
         if prepared_length(dataset_folder, song.subset, song.name) == 0
-        or before.get(song.key) not in (None, song.n_bytes)
+        or record.get(song.key) not in (None, song.n_bytes)
     ]
     if any(song.is_coded for song in pending) and shutil.which("ffmpeg") is None:
         raise PreparationError(
@@ -162,39 +166,27 @@ def _decode_songs(songs: list[Song], dataset_folder: Path, *, n_workers: int, pr
             "ffmpeg, or brew install ffmpeg), or give the folder of MUSDB18-HQ, whose wavs need no decoder."
         )
     # Written before the first song, so that a folder in which a crash left some is still known as one that is prepared.
-    record = before | {song.key: _UNDER_WAY if song in set(pending) else song.n_bytes for song in songs}
-    if record != before:
-        write_json(dataset_folder / _RECORD, dict(sorted(record.items())))
-    try:
-        _decode_in_parallel(pending, dataset_folder, record, n_workers=n_workers, progress=progress)
-    finally:
-        done = {key: n_bytes for key, n_bytes in record.items() if n_bytes != _UNDER_WAY}
-        if done != record:
-            write_json(dataset_folder / _RECORD, dict(sorted(done.items())))
+    record |= {song.key: song.n_bytes for song in songs} | {song.key: _UNDER_WAY for song in pending}
+    if record != _read_record(dataset_folder):
+        _write_record(dataset_folder, record)
+    stop, complaints = threading.Event(), []
 
-
-def _decode_in_parallel(
-    songs: list[Song], dataset_folder: Path, record: dict[str, int], *, n_workers: int, progress: bool
-) -> None:
-    """Decode `songs` and record each when it is complete; raise all complaints at the end."""
-    complaints = []
-    stop = threading.Event()
-
-    def decode(song: Song) -> None:
-        n_bytes = song.n_bytes
-        write_song(dataset_folder, song.subset, song.name, song_blocks(song, stop))
+    def decode(song: Song) -> str | None:
+        try:
+            n_bytes = song.n_bytes
+            write_song(dataset_folder, song.subset, song.name, song_blocks(song, stop))
+        except PreparationError as error:
+            return str(error)
         record[song.key] = n_bytes
+        return None
 
     with concurrent.futures.ThreadPoolExecutor(n_workers) as executor:
-        jobs = [executor.submit(decode, song) for song in songs]
-        finished = concurrent.futures.as_completed(jobs)
+        jobs = [executor.submit(decode, song) for song in pending]
         try:
-            for job in counted(finished, len(jobs), "decoding", show=progress):
-                try:
-                    job.result()
-                    write_json(dataset_folder / _RECORD, dict(sorted(record.items())))
-                except PreparationError as error:
-                    complaints.append(str(error))
+            for job in counted(concurrent.futures.as_completed(jobs), len(jobs), "decoding", show=progress):
+                if complaint := job.result():
+                    complaints.append(complaint)
+                _write_record(dataset_folder, record)
         finally:
             # On a full disk or Ctrl-C, songs under way stop at their next block and leave nothing behind.
             stop.set()
@@ -203,10 +195,14 @@ def _decode_in_parallel(
         raise PreparationError("\n".join(sorted(complaints)))
 
 
-def _read_record(dataset_folder: Path) -> dict[str, int]:
+def _read_record(dataset_folder: Path) -> _Record:
     try:
         record = json.loads((dataset_folder / _RECORD).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
-    sizes = record.items() if isinstance(record, dict) else ()
-    return {key: n_bytes for key, n_bytes in sizes if isinstance(n_bytes, int)}
+    entries = record.items() if isinstance(record, dict) else ()
+    return {key: value for key, value in entries if isinstance(value, str if key == _SOURCE else int)}
+
+
+def _write_record(dataset_folder: Path, record: _Record) -> None:
+    write_json(dataset_folder / _RECORD, dict(sorted(record.items())))

@@ -1,8 +1,8 @@
-"""A song's five signals, block by block, so that an hour of music takes no more memory than a minute.
+"""A song's five signals, block by block.
 
-A stem file is decoded by one ffmpeg process, which hands over all streams at once; that takes a fifth of the time of
-the `musdb` package, which starts ffmpeg seven times and rounds to 16 bits. Wavs need no decoder. The mixture says how
-long a song is: stems that end before it go on in silence, and what outlasts it is cut off.
+A stem file is decoded by one ffmpeg process, which gives all streams at once; that takes a fifth of the time of the
+`musdb` package, which starts ffmpeg seven times and rounds to 16 bits. Wavs need no decoder. All signals get the
+mixture's length: shorter ones end in silence, longer ones are cut.
 """
 
 import contextlib
@@ -29,10 +29,7 @@ Block = NDArray[np.float32]
 def song_blocks(song: Song, stop: threading.Event) -> Iterator[Block]:
     """Yield the song's samples, in the order of `STREAMS`.
 
-    Raises
-    ------
-    PreparationError
-        If the song cannot be decoded to the end, is empty or holds what is not a number, or when `stop` is set.
+    Raises PreparationError if it cannot be decoded to the end, is empty or not finite, or when `stop` is set.
     """
     blocks = _stem_file_blocks(song.files[0]) if song.is_coded else _wav_blocks(song.files)
     n_samples = 0
@@ -51,8 +48,8 @@ def song_blocks(song: Song, stop: threading.Event) -> Iterator[Block]:
 def _stem_file_blocks(path: Path) -> Generator[Block, None, None]:
     """Yield the five streams of a stem file, which ffmpeg writes as ten interleaved channels.
 
-    A stem in mono goes into both channels. Every stream but the first goes on in silence, so that the first sets the
-    length. Any damage ends ffmpeg (-xerror): half a song must not pass for a whole one.
+    Mono goes into both channels. Every stream but the mixture is padded, so that the mixture sets the length. Any
+    damage ends ffmpeg (-xerror): half a song must not pass for a whole one.
     """
     streams = range(len(STREAMS))
     stereo = [f"[0:a:{i}]pan=stereo|FL=FL+FC|FR=FR+FC{',apad' if i else ''}[s{i}]" for i in streams]
@@ -66,18 +63,11 @@ def _stem_file_blocks(path: Path) -> Generator[Block, None, None]:
             while data := ffmpeg.read():
                 held += data
                 n_bytes = len(held) - len(held) % frame_bytes
-                if n_bytes >= _BLOCK_SAMPLES * frame_bytes:
-                    yield _as_block(held[:n_bytes])
-                    held = held[n_bytes:]
+                yield np.frombuffer(held[:n_bytes], dtype="<f4").reshape(-1, len(STREAMS), N_CHANNELS)
+                held = held[n_bytes:]
             ffmpeg.close()
     except ProgramError as error:
         raise PreparationError(f"{path} cannot be decoded: {_reason(error)} {_REMEDY}") from error
-    if len(held) >= frame_bytes:
-        yield _as_block(held[: len(held) - len(held) % frame_bytes])
-
-
-def _as_block(data: bytes) -> Block:
-    return np.frombuffer(data, dtype="<f4").reshape(-1, len(STREAMS), N_CHANNELS)
 
 
 def _reason(error: ProgramError) -> str:
@@ -87,7 +77,7 @@ def _reason(error: ProgramError) -> str:
 
 
 def _wav_blocks(paths: tuple[Path, ...]) -> Generator[Block, None, None]:
-    """Yield five wavs side by side; one in mono goes into both channels."""
+    """Yield five wavs side by side; mono goes into both channels."""
     with contextlib.ExitStack() as stack:
         wavs = [stack.enter_context(_open_wav(path)) for path in paths]
         for start in range(0, wavs[0].frames, _BLOCK_SAMPLES):

@@ -29,10 +29,7 @@ SAMPLE_RATE = 44_100
 """Samples per second of MUSDB18, and of every song that is written here."""
 
 N_CHANNELS = 2
-
 _BYTES_PER_SAMPLE = 4 * N_CHANNELS
-_LARGEST_WAV = 2**32 - 100
-"""A wav counts its bytes in 32 bits: three hours and 20 minutes."""
 
 
 class PreparationError(VocalExtractionError):
@@ -49,11 +46,7 @@ def stem_path(dataset_folder: str | os.PathLike[str], subset: str, stem: str, so
 
 
 def mixture_path(dataset_folder: str | os.PathLike[str], subset: str, song: str) -> Path:
-    """Return where the mixture of `song` lies.
-
-    >>> mixture_path("dataset", "test", "A - B").as_posix()
-    'dataset/test/mixture/A - B.wav'
-    """
+    """Return where the mixture of `song` lies."""
     return Path(dataset_folder) / subset / "mixture" / f"{song}.wav"
 
 
@@ -66,8 +59,7 @@ def song_paths(dataset_folder: str | os.PathLike[str], subset: str, song: str) -
 def song_names(subset: str, dataset_folder: str | os.PathLike[str] = DATASET_FOLDER) -> list[str]:
     """Return the sorted names of the songs of `subset` whose five files are all there; none if there is no folder."""
     folders = [path.parent for path in song_paths(dataset_folder, subset, "any").values()]
-    names = [{wav.stem for wav in folder.glob("*.wav") if not wav.name.startswith(".")} for folder in folders]
-    return sorted(set.intersection(*names))
+    return sorted(set.intersection(*({wav.stem for wav in folder.glob("[!.]*.wav")} for folder in folders)))
 
 
 def prepared_length(dataset_folder: str | os.PathLike[str], subset: str, song: str) -> int:
@@ -80,21 +72,15 @@ def prepared_length(dataset_folder: str | os.PathLike[str], subset: str, song: s
 
 
 def make_folders(dataset_folder: str | os.PathLike[str]) -> None:
-    """Make every folder of the layout that is missing.
-
-    Raises
-    ------
-    PreparationError
-        If one cannot be made.
-    """
+    """Make every folder of the layout that is missing; raise PreparationError if one cannot be made."""
     for subset in SUBSETS:
-        folder = Path(dataset_folder) / subset
         for part in ("background", "mixture", *(f"foreground/{stem}" for stem in STEMS)):
+            folder = Path(dataset_folder) / subset / part
             try:
-                (folder / part).mkdir(parents=True, exist_ok=True)
+                folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise PreparationError(
-                    f"Cannot make the folder {folder / part}: {error.strerror}. Choose another dataset folder."
+                    f"Cannot make the folder {folder}: {error.strerror}. Choose another dataset folder."
                 ) from error
 
 
@@ -103,19 +89,8 @@ def write_song(
 ) -> None:
     """Write a song's five wavs; they appear when all of them are complete, or not at all.
 
-    Parameters
-    ----------
-    dataset_folder, subset, song
-        Where to.
-    blocks
-        Arrays (n_samples, n_streams=5, n_channels=2), one after the other in time, streams as in `STREAMS`.
-
-    Raises
-    ------
-    StorageError
-        If the disk is full or cannot be written.
-    PreparationError
-        If the song is too long for a wav.
+    The blocks, (n_samples, n_streams=5, n_channels=2), follow each other in time, with streams as in `STREAMS`. Raises
+    StorageError if the disk is full or cannot be written.
     """
     with contextlib.ExitStack() as stack:
         paths = song_paths(dataset_folder, subset, song).values()
@@ -126,19 +101,12 @@ def write_song(
 
 
 @contextlib.contextmanager
-def _whole_wav(path: Path) -> Iterator[Callable[[NDArray[np.floating]], None]]:
+def _whole_wav(path: Path) -> Iterator[Callable[[NDArray[np.floating]], int]]:
     """Yield a function that appends samples (n_samples, n_channels=2) to the wav."""
     with whole_file(path) as aside, open(aside, "wb") as file:
         file.write(_wav_header(0))
-        n_bytes = 0
-
-        def append(samples: NDArray[np.floating]) -> None:
-            nonlocal n_bytes
-            n_bytes += file.write(np.ascontiguousarray(samples, dtype="<f4").tobytes())
-            if n_bytes > _LARGEST_WAV:
-                raise PreparationError(f"{path.stem} is longer than a wav can be. Cut it into parts of 3 hours.")
-
-        yield append
+        yield lambda samples: file.write(np.ascontiguousarray(samples, dtype="<f4").tobytes())
+        n_bytes = file.tell() - len(_wav_header(0))
         file.seek(0)
         file.write(_wav_header(n_bytes))
 

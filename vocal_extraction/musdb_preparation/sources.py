@@ -1,10 +1,19 @@
-"""Which songs a folder of MUSDB18 holds, and in which of its two forms.
+"""Where MUSDB18 comes from: a folder in either of its forms, or the 7 s sample from its release page.
 
-Coded: ``train/<song>.stem.mp4``. As in MUSDB18-HQ: ``train/<song>/{mixture,drums,bass,other,vocals}.wav``. Both may
-stand side by side; a song that is there in both forms is taken from its wavs, which were not coded with losses.
+Coded: ``train/<song>.stem.mp4``. As in MUSDB18-HQ: ``train/<song>/{mixture,drums,bass,other,vocals}.wav``. Of a song in
+both forms the wavs are taken, which were not coded with losses.
 """
 
+import contextlib
 import dataclasses
+import http.client
+import io
+import os
+import socket
+import sys
+import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +23,8 @@ LOCAL_FOLDER_ADVICE = (
     "Set the environment variable MUSDB_PATH to the folder that holds MUSDB18's train and test folders, with songs as "
     "<song>.stem.mp4 or, as in MUSDB18-HQ, <song>/vocals.wav and so on (https://sigsep.github.io/datasets/musdb.html)."
 )
+SILENCE_LIMIT_S = 60.0
+"""A download ends when the server sends nothing for so long."""
 
 _STEM_SUFFIX = ".stem.mp4"
 
@@ -49,58 +60,82 @@ class Song:
 def find_songs(source: Path) -> list[Song]:
     """Return the songs below `source`, by subset and name.
 
-    The subset of a song of the train folder is valid if it is on the list of the `musdb` package, or if there is a
-    folder named valid beside train and the song lies there.
+    Songs of the train folder are valid if the `musdb` package validates on them; those in a folder valid are, too.
 
     Raises
     ------
     PreparationError
-        If there is no such folder, no song in it, or a song of which wavs are missing.
+        If there is no such folder, no song in it, or a song that lacks a wav.
     """
     if not source.is_dir():
         what = "is a file, not a folder" if source.exists() else "does not exist"
         raise PreparationError(f"{source} {what}. {LOCAL_FOLDER_ADVICE}")
-    validation_names = _validation_names(source)
-    songs = {}
+    names, songs = validation_names(), {}
     for part in SUBSETS:
         # Wavs come after stem files of the same name and take their place.
         for name, files in sorted(_songs_in(source / part), key=lambda song: (song[0], len(song[1]))):
-            subset = "valid" if part == "train" and name in validation_names else part
+            subset = "valid" if part == "train" and name in names else part
             songs[subset, name] = Song(name, subset, files)
     if not songs:
         raise PreparationError(f"{source} holds no songs in train or test. {LOCAL_FOLDER_ADVICE}")
     return list(songs.values())
 
 
-def _validation_names(source: Path) -> set[str]:
-    import musdb  # it brings a second of imports, and only this needs it
+def validation_names() -> set[str]:
+    """Return the names of MUSDB18's training songs that the `musdb` package validates on."""
+    import musdb  # a second of imports
 
-    return set(musdb.DB(root=str(source), subsets=[]).setup["validation_tracks"])
+    return set(musdb.DB(root=os.curdir, subsets=[]).setup["validation_tracks"])
 
 
 def _songs_in(folder: Path) -> Iterator[tuple[str, tuple[Path, ...]]]:
-    """Yield names and files of the songs in `folder`; hidden entries are none of ours."""
-    try:
-        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise PreparationError(f"Cannot read the folder {folder}: {error.strerror}. {LOCAL_FOLDER_ADVICE}") from error
-    for entry in entries:
+    for entry in sorted(folder.glob("[!.]*")):
         if entry.name.endswith(_STEM_SUFFIX):
-            yield _checked_name(entry, entry.name.removesuffix(_STEM_SUFFIX)), (entry,)
+            yield entry.name.removesuffix(_STEM_SUFFIX), (entry,)
         elif entry.is_dir():
             files = tuple(entry / f"{stream}.wav" for stream in STREAMS)
-            missing = [file.name for file in files if not file.is_file()]
-            if missing:
+            if missing := [file.name for file in files if not file.is_file()]:
                 raise PreparationError(f"The song {entry} lacks {', '.join(missing)}. Add it, or take the song away.")
-            yield _checked_name(entry, entry.name), files
+            yield entry.name, files
 
 
-def _checked_name(entry: Path, name: str) -> str:
-    """Return `name` if it can be written into a JSON file."""
+def download_sample(folder: Path, *, progress: bool = True) -> Path:
+    """Download and unpack the 7 s sample into `folder`, unless it is there, and return the folder.
+
+    `musdb` waits for ever for a server that falls silent, and leaves what it has when it is interrupted: so it gets a
+    time limit, and a temporary folder, which is renamed when the zip has passed its checksums.
+
+    Raises
+    ------
+    PreparationError
+        If the server cannot be reached or breaks off, the zip is damaged, or the disk is full.
+    """
+    if folder.exists():
+        return folder
+    import musdb  # a second of imports
+
     try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise PreparationError(f"The name of {str(entry)!r} is not UTF-8. Rename it.") from None
-    return name
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".partial-{os.getpid()}-") as temporary:
+            sample = Path(temporary) / folder.name
+            database = musdb.DB(root=str(sample), subsets=[])
+            database.url = database.setup["sample-url"]
+            with _socket_timeout(), contextlib.redirect_stdout(sys.stderr if progress else io.StringIO()):
+                database.download(progress=progress and sys.stderr.isatty())
+            os.replace(sample, folder)
+    except (OSError, http.client.HTTPException, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise PreparationError(
+            f"The sample could not be fetched: {error}. Run the same command again, or do without "
+            f"the network. {LOCAL_FOLDER_ADVICE}"
+        ) from error
+    return folder
+
+
+@contextlib.contextmanager
+def _socket_timeout() -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE_LIMIT_S)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
