@@ -41,6 +41,8 @@ CHECKPOINT_FOLDER = Path("checkpoints")
 TRAINED_MODEL = CHECKPOINT_FOLDER / "best.model.pth"
 EVALUATION_FOLDER = Path("evaluation_results")
 EXTRACTION_FOLDER = Path("extracted")
+DEMO_FOLDER = Path("demo_output")
+"""Where everything lands that `make demo` makes."""
 PRETRAINED_FOLDER = next(
     (folder for folder in (PACKAGE_FOLDER / "pretrained_model",) if folder.is_dir()),
     PROJECT_FOLDER / "pretrained_model",

@@ -65,7 +65,7 @@ def served(root, models, limits, *, reports=None, token=None):
     """Yield the queue and the port of a server."""
     with JobQueue(root, limits, models, "cpu") as queue:
         application = SessionMiddleware(
-            Api(queue, reports or root).application(), hosts=("127.0.0.1", "localhost"), token=token
+            Api(queue, [reports or root]).application(), hosts=("127.0.0.1", "localhost"), token=token
         )
         config = uvicorn.Config(application, port=0, log_level="error", ws="none", lifespan="off")
         server = uvicorn.Server(config)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 import zipfile
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from vocal_extraction.demo_songs import synthesize_song
 from vocal_extraction.extraction import extract_vocals
 from vocal_extraction.networks import create_model
 from vocal_extraction.settings import SPECIFIED, ExtractionSettings
-from vocal_extraction.web_page.limits import Limits
+from vocal_extraction.web_page.uploads import Limits
 
 RATE = 44_100
 TOKEN = "k" * 22
@@ -93,11 +94,11 @@ def test_a_job_gives_what_extraction_gives(done, model, wav, tmp_path):
 def test_all_stems_come_as_one_zip_file(done):
     client, job = done
     archive = zipfile.ZipFile(io.BytesIO(client.get(f"/api/jobs/{job['id']}/all.zip").content))
-    assert sorted(archive.namelist()) == ["A song/accompaniment.flac", "A song/vocals.flac"]
+    assert sorted(archive.namelist()) == ["A song/accompaniment.flac", "A song/song.json", "A song/vocals.flac"]
     assert archive.read("A song/vocals.flac") == client.get(f"/api/jobs/{job['id']}/stems/vocals").content
 
 
-def test_the_mix_has_each_stem_at_its_gain(done):
+def test_the_mix_has_each_stem_at_its_gain(server, done):
     client, job = done
     address = f"/api/jobs/{job['id']}"
     mixture, vocals, accompaniment = (
@@ -105,6 +106,7 @@ def test_the_mix_has_each_stem_at_its_gain(done):
         for path in ("mix.wav?vocals=0.5", "stems/vocals", "stems/accompaniment")
     )
     assert mixture == pytest.approx(0.5 * vocals + accompaniment, abs=2 / 2**15)  # rounded to 16 bits
+    assert len(list((server[0].root / job["id"]).glob("*.wav"))) == 1, "mixes are removed when they are sent"
     for gain in ("-1", "5", "nan", "loud"):
         assert client.get(f"{address}/mix.wav?vocals={gain}").status == 400
 
@@ -118,7 +120,7 @@ def test_a_model_of_four_sources_gives_the_stems_that_are_asked_for(tmp_path, wa
     (tmp_path / "jobs").mkdir()
     with served(tmp_path / "jobs", {"four": path}, Limits()) as (_, port):
         client = Client(port)
-        assert client.get("/api/models").json() == [{"name": "four", "sources": list(FOUR)}]
+        assert client.get("/api/models").json() == [{"name": "four", "sources": list(FOUR), "real_time_factor": None}]
         assert "guitar" in client.submit(wav, "stems=guitar").json()["error"]
         queries = {"stems=all": set(FOUR), "": {"vocals", "accompaniment"}, "without=drums": {"no_drums"}}
         jobs = {query: client.submit(wav, query).json() for query in queries}
@@ -178,8 +180,8 @@ def test_a_song_that_fails_is_a_sentence_and_leaves_nothing(server, client):
 
 @pytest.mark.parametrize(
     "query, reason",
-    [("model=missing", "no model 'missing'"), ("format=exe", "format must be"), ("mask=hard", "mask must be"),
-     ("bitrate_kbps=9999", "bitrate kbps must be"), ("bitrate_kbps=many", "many")],
+    [("model=missing", "No model 'missing'"), ("format=exe", "format must be"), ("mask=hard", "mask must be"),
+     ("bitrate_kbps=9999", "bitrate kbps must be"), ("bitrate_kbps=many", "many"), ("from_s=9&to_s=1", "to s must be")],
 )  # fmt: skip
 def test_an_option_that_does_not_exist_is_refused_in_words(client, query, reason):
     response = client.submit(b"RIFF", query)
@@ -214,11 +216,14 @@ def test_an_upload_that_breaks_off_leaves_nothing(server, client):
 
 def test_models_and_reports_are_listed(client):
     assert [model["name"] for model in client.get("/api/models").json()] == ["untrained"]
-    assert client.get("/api/reports").json() == ["my run/report.html"]
+    (report,) = client.get("/api/reports").json()
+    assert report["path"].endswith("my run/report.html")
+    assert report["models"] == ["my run"]
 
 
 def test_a_report_is_shown_as_it_is_and_may_not_ask_for_anything(client):
-    response = client.get("/reports/my%20run/report.html")
+    (report,) = client.get("/api/reports").json()
+    response = client.get(f"/reports/{quote(report['path'])}")
     assert response.text == "<h1>Scores</h1>"
     assert response.headers["content-security-policy"].startswith("sandbox allow-scripts; default-src 'none'")
 

@@ -1,6 +1,5 @@
 """The page's parts: limits, upload validation, samples for the players, the job queue, and how the server starts."""
 
-import socket
 import subprocess
 import threading
 import time
@@ -18,16 +17,13 @@ from vocal_extraction.audio_files import probing
 from vocal_extraction.audio_files.decoding import SongReader
 from vocal_extraction.checkpointing import save_checkpoint
 from vocal_extraction.demo_songs import synthesize_song
-from vocal_extraction.errors import ExtractionCancelledError, SettingsError, VocalExtractionError
+from vocal_extraction.errors import ExtractionCancelledError, SettingsError
 from vocal_extraction.networks import create_model
 from vocal_extraction.settings import SPECIFIED, ExtractionSettings
-from vocal_extraction.web_page import jobs, server
-from vocal_extraction.web_page.api import reports_in
-from vocal_extraction.web_page.jobs import JobQueue, Options
-from vocal_extraction.web_page.limits import USUAL_LIMITS, Limits
-from vocal_extraction.web_page.listening import ListeningError, prepare_listening, waveform
-from vocal_extraction.web_page.server import ServingError, jobs_folder, serve_page
-from vocal_extraction.web_page.uploads import RefusedError, validate_upload
+from vocal_extraction.web_page import jobs
+from vocal_extraction.web_page.jobs import JobQueue, Options, safe_name
+from vocal_extraction.web_page.listening import ListeningError, Overview, overview, prepare_listening
+from vocal_extraction.web_page.uploads import Limits, RefusedError, Upload, validate_upload
 
 RATE = 44_100
 HOLDING_AUDIO = {
@@ -90,7 +86,7 @@ def test_every_kind_of_file_that_holds_audio_is_valid(tmp_path, ending):
     song = tmp_path / f"a.{ending}"
     source = ("-f", "lavfi", "-i", "sine=440:sample_rate=48000:duration=0.5")
     subprocess.run(["ffmpeg", "-v", "error", "-y", *source, "-ac", "2", "-strict", "-2", song], check=True)
-    valid = validate_upload(song, USUAL_LIMITS)
+    valid = validate_upload(song, Limits())
     assert (valid.sample_rate, valid.n_channels) == (48_000, 2)
 
 
@@ -107,7 +103,7 @@ def test_every_kind_of_file_that_holds_audio_is_valid(tmp_path, ending):
 def test_what_is_no_song_is_refused_by_name(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(RefusedError, match=f"^{name} "):
-        validate_upload(tmp_path / name, USUAL_LIMITS)
+        validate_upload(tmp_path / name, Limits())
 
 
 @pytest.mark.parametrize("name", ["list.m3u8", "list.wav", "list.mp3"])
@@ -121,7 +117,7 @@ def test_a_playlist_reads_no_other_file(tmp_path, name):
     ):
         (tmp_path / name).write_text(text)
         with pytest.raises(RefusedError, match="holds no audio"):
-            validate_upload(tmp_path / name, USUAL_LIMITS)
+            validate_upload(tmp_path / name, Limits())
 
 
 @pytest.mark.parametrize("streams", [[], [{"codec_type": "audio"}]])
@@ -129,7 +125,7 @@ def test_the_page_survives_what_ffprobe_may_say(tmp_path, monkeypatch, streams):
     monkeypatch.setattr(probing, "_ask_ffprobe", lambda *_: ({"streams": streams}, ""))
     (tmp_path / "a.mp3").write_bytes(b"x")
     with pytest.raises(RefusedError, match=r"holds no audio|does not say how many channels"):
-        validate_upload(tmp_path / "a.mp3", USUAL_LIMITS)
+        validate_upload(tmp_path / "a.mp3", Limits())
 
 
 @pytest.mark.parametrize(
@@ -186,7 +182,7 @@ def test_the_shortest_and_the_most_silent_songs_are_drawn_and_played(tmp_path, n
     track = prepare_listening(tmp_path / "track", stems, sample_rate=RATE, n_channels=2)
     assert track.n_samples == n_samples
     assert (tmp_path / "track" / "vocals.png").stat().st_size > 0
-    assert set(waveform(stems["vocals"], tmp_path, longest_s=10)[0]) <= {0}
+    assert set(overview(stems["vocals"], longest_s=10).peaks) <= {0}
 
 
 def test_spectrograms_are_drawn_on_one_scale(tmp_path):
@@ -210,9 +206,24 @@ def test_stems_that_cannot_be_read_are_an_error_in_words(tmp_path):
 def test_the_waveform_shows_where_the_song_is_loud(tmp_path):
     tone = np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE) * np.linspace(0, 0.5, RATE)
     soundfile.write(tmp_path / "song.wav", tone, RATE)
-    peaks, duration_s = waveform(tmp_path / "song.wav", tmp_path, longest_s=10)
-    assert duration_s == pytest.approx(1.0, abs=0.01)
+    song = overview(tmp_path / "song.wav", longest_s=10)
+    peaks = song.peaks
+    assert song.duration_s == pytest.approx(1.0, abs=0.01)
     assert peaks[0] < 5 < peaks[len(peaks) // 2] < 95 < peaks[-1] <= 100
+
+
+def test_tempo_and_key_are_found():
+    """Two beats a second of an A minor chord are 120 BPM; silence and the shortest songs have neither."""
+    pytest.importorskip("librosa")
+    rate = 11_025
+    time_s = np.arange(12 * rate) / rate
+    beat = np.exp(-12 * (time_s % 0.5))
+    chord = sum(np.sin(2 * np.pi * hz * time_s) for hz in (220.0, 261.63, 329.63))
+    tempo_bpm, key = Overview((6_000 * beat * chord).astype(np.int16)).tempo_and_key()
+    assert tempo_bpm == pytest.approx(120, abs=3)
+    assert key == "A minor"
+    for n_samples in (0, rate, 12 * rate):
+        assert Overview(np.zeros(n_samples, np.int16)).tempo_and_key() == (None, None)
 
 
 # The queue
@@ -321,20 +332,49 @@ def test_closing_the_queue_cancels_its_jobs(open_queue, gated):
 
 
 def test_a_long_song_has_a_preview_first_and_where_one_asks(queue, monkeypatch):
-    monkeypatch.setattr(jobs, "PREVIEW_S", 0.5)
+    monkeypatch.setattr(jobs, "PREVIEWS_S", (0.2, 0.5))
     monkeypatch.setattr(jobs, "_SHORTEST_PREVIEWED_S", 1.0)
+    extract, may_go_on = jobs.extract_vocals, threading.Event()
+
+    def slowly(song, folder, **options):
+        if folder.name == "stems":
+            may_go_on.wait(PATIENCE_S)
+        return extract(song, folder, **options)
+
+    monkeypatch.setattr(jobs, "extract_vocals", slowly)
     job = queue.submit("one", upload(queue, duration_s=4.0), OPTIONS)
-    wait(lambda: job.preview is not None)
-    assert (job.preview.start_s, job.preview.n_samples) == (0.0, RATE // 2)
-    first = job.preview
+    wait(lambda: len(job.previews) == 2)
+    assert [(track.start_s, track.n_samples) for track in job.previews] == [(0, RATE // 5), (0, RATE // 2)]
+    queue.request_preview(job, 1.0)  # given up for the next
     queue.request_preview(job, 2.0)
-    wait(lambda: job.preview is not first and job.is_over)
-    assert (job.preview.start_s, job.preview.stems) == (2.0, job.track.stems)
-    assert job.state == "done"
+    wait(lambda: job.previews[-1].start_s == 2.0 and job.previews[-1].n_samples == RATE // 2)
+    assert len(list(job.folder.glob("preview-*"))) == 2, "of earlier previews, one is kept, which may still be playing"
+    may_go_on.set()
+    wait(lambda: job.is_over)
+    assert (job.previews[-1].stems, job.state, job.preview_error) == (job.track.stems, "done", None)
+
+
+def test_a_preview_that_fails_does_not_fail_the_job(queue, monkeypatch, capsys):
+    monkeypatch.setattr(jobs, "_SHORTEST_PREVIEWED_S", 0.5)
+    extract, errors, said = jobs.extract_vocals, [RefusedError("Nothing comes of this."), ValueError("a bug")], []
+
+    def fail(song, folder, **options):
+        if folder.name != "stems":
+            raise errors.pop(0)
+        job = next(iter(queue.jobs()))
+        wait(lambda: not errors and "bug" in job.preview_error)
+        said.append(job.preview_error)
+        return extract(song, folder, **options)
+
+    monkeypatch.setattr(jobs, "extract_vocals", fail)
+    job = finished(queue, upload(queue, duration_s=1.0))
+    assert (job.state, job.error) == ("done", None)
+    assert said == [f"The preview failed: {jobs._BUG}"]
+    assert "ValueError: a bug" in capsys.readouterr().err
 
 
 def test_a_model_that_went_away_is_said(tmp_path):
-    with JobQueue(tmp_path, USUAL_LIMITS, {"untrained": tmp_path / "gone.pth"}, "cpu") as queue:
+    with JobQueue(tmp_path, Limits(), {"untrained": tmp_path / "gone.pth"}, "cpu") as queue:
         assert "gone.pth" in finished(queue, upload(queue, duration_s=1.0)).error
 
 
@@ -363,81 +403,15 @@ def test_what_is_over_its_time_goes_away_by_itself(open_queue):
      ("ö" * 200 + ".wav", "ö" * 60 + ".wav"), (".hidden", "hidden")],
 )  # fmt: skip
 def test_an_upload_has_a_harmless_name(name, safe):
-    assert JobQueue.safe_name(name) == safe
+    assert safe_name(name) == safe
 
 
-# The server
+def test_the_time_that_a_model_takes_is_measured(queue):
+    assert queue.sources("untrained") == ("vocals",)
+    queue.measure_models()
+    assert queue.real_time_factors["untrained"] > 0
 
 
-def test_the_folder_of_all_jobs_is_private_and_goes_away(monkeypatch, tmp_path):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    abandoned = tmp_path / "vocal-extraction-page-killed"
-    abandoned.mkdir()
-    (abandoned / "in-use").touch()
-    with jobs_folder() as root:
-        assert root.stat().st_mode & 0o077 == 0
-        assert not abandoned.exists()
-        with jobs_folder():
-            assert root.exists(), "a server that runs keeps its folder when another starts"
-    assert not root.exists()
-
-
-def test_reports_are_listed_newest_first_and_none_from_outside(tmp_path):
-    import os
-
-    inside = tmp_path / "inside"
-    for age, name in ((30, "old/report.html"), (10, "new/comparison.html"), (20, "other/notes.html")):
-        path = inside / name
-        path.parent.mkdir(parents=True)
-        path.write_text("x")
-        os.utime(path, (1_000_000 - age, 1_000_000 - age))
-    (tmp_path / "secret").mkdir()
-    (tmp_path / "secret" / "report.html").write_text("x")
-    (inside / "link").mkdir()
-    (inside / "link" / "report.html").symlink_to(tmp_path / "secret" / "report.html")
-    assert [name for name, _ in reports_in(inside)] == ["new/comparison.html", "old/report.html"]
-    assert list(reports_in(tmp_path / "missing")) == []
-
-
-def test_a_port_that_is_taken_is_said(monkeypatch, tmp_path):
-    monkeypatch.setattr(server, "_models", lambda model: {"any": tmp_path})
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ServingError, match="Try another --port"):
-        serve_page(port=taken.getsockname()[1], open_browser=False)
-
-
-def test_without_a_port_a_free_one_is_found(monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        monkeypatch.setattr(server, "USUAL_PORT", taken.getsockname()[1])
-        with server._listen("127.0.0.1", None) as listener:
-            assert listener.getsockname()[1] != taken.getsockname()[1]
-
-
-@pytest.mark.parametrize(
-    "host, port, reason",
-    [("not an address", None, "no address"), ("x" * 70, None, "no address"), ("a..b", None, "no address"),
-     ("127.0.0.1", 70_000, "no port 70000")],
-)  # fmt: skip
-def test_addresses_that_cannot_be_are_one_sentence(host, port, reason):
-    """A name with 70 letters between its dots was a UnicodeError, a port beyond 65535 an OverflowError."""
-    with pytest.raises(ServingError, match=reason):
-        server._listen(host, port)
-
-
-def test_without_a_model_nothing_is_served(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(server, "shipped_checkpoints", dict)
-    with pytest.raises(ServingError, match="no model"):
-        serve_page(open_browser=False)
-
-
-def test_a_model_that_cannot_be_used_is_said_at_once(tmp_path):
-    with pytest.raises(VocalExtractionError, match="missing"):
-        serve_page(model=tmp_path / "missing.pth", open_browser=False)
-
-
-def test_models_are_offered_best_first(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(server, "shipped_checkpoints", lambda: {"classic": Path("c"), "studio": Path("s")})
-    Path("checkpoints").mkdir()
-    Path("checkpoints/best.model.pth").touch()
-    assert list(server._models(None)) == ["studio", "classic", "checkpoints/best.model.pth"]
+def test_four_stems_take_more_of_the_disk_than_two(tmp_path):
+    valid = Upload(RATE, 2, 60.0, "", 60.0)
+    assert valid.stored_bytes(4) > 1.5 * valid.stored_bytes(2) > 16 * 60 * RATE * 2 * 4

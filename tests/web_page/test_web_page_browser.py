@@ -425,7 +425,7 @@ def test_reports_are_shown_as_they_are(visit, screenshot):
     page.get_by_role("tab", name="Evaluation reports").click()
     frame = page.frame_locator("#report-frame")
     expect(frame.get_by_role("heading", name="Scores of the run")).to_be_visible()
-    expect(page.get_by_role("combobox", name="Report")).to_have_value("run/report.html")
+    expect(page.get_by_role("combobox", name="Report")).to_have_value("evaluation_results/run/report.html")
     assert page.locator("#report-frame").get_attribute("sandbox") == "allow-scripts"
     screenshot(page, "reports")
 
@@ -460,7 +460,7 @@ def test_everything_is_reached_and_done_with_the_keyboard(visit, songs):
     assert names == ["Separate", "Model", "Stems", "Format", "Record", "More options"]
     page.keyboard.press("Enter")
     names = press_tab(page, "Keep what a damaged file still plays")
-    assert names[:-1] == ["Mask", "Phase", "Bit rate of MP3, Ogg, M4A"]
+    assert names[:-1] == ["Mask", "Phase", "Bit rate of MP3, Ogg, M4A", "Separate from", "to"]
     separate(page, songs["song"])
     page.get_by_role("button", name="Play", exact=True).focus()
     page.keyboard.press("Space")

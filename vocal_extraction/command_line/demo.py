@@ -12,13 +12,9 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from vocal_extraction.settings import ACCOMPANIMENT, SPECIFIED, ExtractionSettings, Preset
-
-DEMO_FOLDER = Path("demo_output")
-"""Where everything lands, below the working directory."""
+from vocal_extraction.settings import ACCOMPANIMENT, DEMO_FOLDER, SPECIFIED, ExtractionSettings, Preset
 
 N_SONGS = {"n_train": 8, "n_valid": 2, "n_test": 3}
 SONG_S = 8.0

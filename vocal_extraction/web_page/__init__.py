@@ -1,24 +1,12 @@
 """A local web page and JSON API over `extraction`.
 
-The only package that needs ``requirements-web.txt``; nothing but the command ``serve`` imports it.
-
-=================  ====================================================================
-file               what it holds
-=================  ====================================================================
-``limits.py``      how much the server does for a session
-``uploads.py``     upload validation
-``listening.py``   stems as the players need them: samples, spectrograms, waveform
-``jobs.py``        jobs and their queue
-``sessions.py``    middleware: hosts, origins, token, session cookie, response headers
-``api.py``         the JSON API, and its OpenAPI document
-``server.py``      all of it on one port
-``index.html``     the page; ``page.css`` its style, ``page.js`` its behaviour
-``engine.js``      the page's access to the separation: this server's API
-``player.js``      a song's player: stems under one clock
-=================  ====================================================================
+The only package that needs ``requirements-web.txt``; nothing but the command ``serve`` imports it. `server` puts
+`sessions` (middleware) and `api` (endpoints) on one port; `jobs` is the queue, `uploads` validates what comes in,
+`listening` makes stems playable, `reports` lists evaluations. ``page.js`` is the page's behaviour, ``player.js`` a
+song's player, ``engine.js`` the page's access to the API.
 """
 
-from vocal_extraction.web_page.limits import Limits
 from vocal_extraction.web_page.server import ServingError, serve_page
+from vocal_extraction.web_page.uploads import Limits
 
 __all__ = ["Limits", "ServingError", "serve_page"]

@@ -4,16 +4,15 @@ import asyncio
 import inspect
 import json
 import mimetypes
-import os
+import secrets
 import shutil
-import tempfile
 import zipfile
-from collections.abc import AsyncIterator, Iterator
-from http import HTTPStatus
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -23,12 +22,11 @@ from starlette.routing import Route
 from vocal_extraction.errors import VocalExtractionError
 from vocal_extraction.output_formats import FORMATS
 from vocal_extraction.reports.style import DARK, LIGHT, css_variables
-from vocal_extraction.separation.stems import stem_plan
+from vocal_extraction.separation import stem_plan
 from vocal_extraction.settings import ExtractionSettings
 from vocal_extraction.web_page.jobs import DONE, Job, JobQueue, Options
+from vocal_extraction.web_page.reports import describe, reports_in
 from vocal_extraction.web_page.uploads import RefusedError
-
-REPORT_NAMES = ("report.html", "comparison.html")
 
 _EVENT_EVERY_S = 0.25
 _FOLDER = Path(__file__).resolve().parent
@@ -42,28 +40,30 @@ _REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data:; media-src data:; font-src data:; frame-ancestors 'self'"
 )
-_SUBMIT_PARAMETERS: dict[str, dict[str, Any]] = {
-    "name": {"type": "string", "description": "The song's file name."},
-    "model": {"type": "string", "description": "A name that /api/models gives; without it the first."},
-    "stems": {"type": "string", "description": "Names with commas between, or 'all'; without it vocals and the rest."},
-    "without": {"type": "string", "description": "Sources to take out of the song, instead of stems."},
+_SETTINGS: dict[str, dict[str, Any]] = {
     "format": {"type": "string", "enum": list(FORMATS)},
     "bitrate_kbps": {"type": "integer", "description": "Of mp3, ogg and m4a."},
     "mask": {"type": "string", "enum": ["soft", "binary"]},
     "phase": {"type": "string", "enum": ["mixture", "griffin-lim"]},
+    "from_s": {"type": "number", "description": "Where separation begins; before, the song is left as it is."},
+    "to_s": {"type": "number", "description": "Where separation ends."},
     "keep_partial": {"type": "boolean", "description": "Whether a damaged song is taken as far as it decodes."},
 }
+_QUERY = _SETTINGS | {
+    "name": {"type": "string", "description": "The song's file name."},
+    "model": {"type": "string", "description": "A name that /api/models gives; without it the first."},
+    "stems": {"type": "string", "description": "Names with commas between, or 'all'; without it vocals and the rest."},
+    "without": {"type": "string", "description": "Sources to take out of the song, instead of stems."},
+}
+_READERS: dict[str, Callable[[str], Any]] = {"integer": int, "number": float, "boolean": "true".__eq__, "string": str}
 
 
 class Api:
-    """The endpoints. `queue` holds the jobs, `reports_folder` what evaluations wrote."""
+    """The endpoints. `queue` holds the jobs, `report_folders` what evaluations wrote."""
 
-    def __init__(self, queue: JobQueue, reports_folder: Path) -> None:
-        self._queue, self._reports_folder = queue, reports_folder
-
-    def application(self) -> Starlette:
-        """Return the application with all routes."""
-        routes = [
+    def __init__(self, queue: JobQueue, report_folders: Sequence[Path]) -> None:
+        self._queue, self._report_folders = queue, report_folders
+        self._routes = [
             Route("/", self.page),
             Route("/static/{name}", self.static),
             Route("/api", self.document),
@@ -81,24 +81,29 @@ class Api:
             Route("/api/reports", self.list_reports),
             Route("/reports/{path:path}", self.report),
         ]
-        self._routes = routes
-        return Starlette(routes=routes, exception_handlers={HTTPException: _as_json, RefusedError: _as_json})
+
+    def application(self) -> Starlette:
+        """Return the application with all routes."""
+        return Starlette(routes=self._routes, exception_handlers={HTTPException: _as_json, RefusedError: _as_json})
 
     def document(self, request: Request) -> Response:
         """Return this document."""
         paths: dict[str, dict[str, Any]] = {}
         for route in self._routes:
-            summary = (inspect.getdoc(route.endpoint) or "").splitlines()[0]
             names = [part[1:-1].partition(":")[0] for part in route.path.split("/") if part.startswith("{")]
-            parameters: list[dict[str, Any]] = [
+            parameters = [
                 {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
             ]
-            method = "get" if "GET" in (route.methods or ()) else next(iter(route.methods or ())).lower()
-            operation: dict[str, Any] = {"summary": summary, "responses": {"200": {"description": "Done."}}}
+            operation: dict[str, Any] = {
+                "summary": (inspect.getdoc(route.endpoint) or "").splitlines()[0],
+                "parameters": parameters,
+                "responses": {"200": {"description": "Done."}},
+            }
             if route.endpoint == self.submit:
-                parameters += [{"name": name, "in": "query", "schema": it} for name, it in _SUBMIT_PARAMETERS.items()]
+                parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in _QUERY.items()]
                 operation["requestBody"] = {"content": {"application/octet-stream": {}}, "required": True}
-            paths.setdefault(route.path.replace(":path", ""), {})[method] = operation | {"parameters": parameters}
+            method = min(route.methods or ()).lower()  # of GET and HEAD the first
+            paths.setdefault(route.path.replace(":path", ""), {})[method] = operation
         about = {"title": "Vocal extraction", "version": "1", "description": 'Errors are JSON: {"error": SENTENCE}.'}
         return JSONResponse({"openapi": "3.1.0", "info": about, "paths": paths})
 
@@ -114,9 +119,14 @@ class Api:
         return Response(_ASSETS[name], media_type=mimetypes.guess_type(name)[0])
 
     def models(self, request: Request) -> Response:
-        """List the models and the sources that each estimates, the default first."""
-        models = [{"name": name, "sources": self._queue.model(name).sources} for name in self._queue.models]
-        return JSONResponse(models)
+        """List the models, the default first: sources, and seconds for a second of a song (null: not measured yet)."""
+        factors = self._queue.real_time_factors
+        return JSONResponse(
+            [
+                {"name": name, "sources": self._queue.sources(name), "real_time_factor": factors.get(name)}
+                for name in self._queue.models
+            ]
+        )
 
     def list_jobs(self, request: Request) -> Response:
         """List the session's jobs, the oldest first."""
@@ -125,14 +135,11 @@ class Api:
     async def submit(self, request: Request) -> Response:
         """Put a song, the request's body, into the queue."""
         options = await run_in_threadpool(self._options, request)
-        length = request.headers.get("content-length", "")
+        length, limit = request.headers.get("content-length", ""), self._queue.limits.upload_bytes
         if not length.isdecimal():
-            raise HTTPException(HTTPStatus.LENGTH_REQUIRED, "Say how long the file is (Content-Length).")
-        limit = self._queue.limits.upload_bytes
+            raise HTTPException(411, "Say how long the file is (Content-Length).")
         if int(length) > limit:
-            raise HTTPException(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The file is too large: at most {limit / 2**20:g} MB are taken."
-            )
+            raise HTTPException(413, f"The file is too large: at most {limit / 2**20:g} MB are taken.")
         self._queue.check_queue(request.state.session)
         self._queue.check_room(int(length))
         song = self._queue.new_song(request.query_params.get("name", "song"))
@@ -140,32 +147,25 @@ class Api:
             with open(song, "wb") as file:
                 async for block in request.stream():
                     file.write(block)
-            job = self._queue.submit(request.state.session, song, options)
-        except (ClientDisconnect, OSError, RefusedError) as error:
+        except (ClientDisconnect, OSError) as error:
             shutil.rmtree(song.parent, ignore_errors=True)
-            raise HTTPException(HTTPStatus.BAD_REQUEST, f"The upload was not stored whole: {error}") from error
-        return JSONResponse(self._queue.state(job), HTTPStatus.CREATED)
+            raise HTTPException(400, f"The upload was not stored whole: {error}") from error
+        job = self._queue.submit(request.state.session, song, options)
+        return JSONResponse(self._queue.state(job), 201)
 
     def _options(self, request: Request) -> Options:
-        asked = dict(request.query_params)
+        """Read the query of a submission."""
+        asked = {name: value for name, value in request.query_params.items() if value}
         model = asked.get("model", next(iter(self._queue.models)))
         if model not in self._queue.models:
-            raise _bad(f"There is no model {model!r}. Those that are here: {', '.join(self._queue.models)}.")
+            raise HTTPException(400, f"No model {model!r}. Those that are here: {', '.join(self._queue.models)}.")
         try:
-            settings = ExtractionSettings(
-                format=asked.get("format", ExtractionSettings.format),
-                bitrate_kbps=int(asked.get("bitrate_kbps", ExtractionSettings.bitrate_kbps)),
-                mask=asked.get("mask", ExtractionSettings.mask),
-                phase=asked.get("phase", ExtractionSettings.phase),
-                keep_partial=asked.get("keep_partial", "false") == "true",
-            )
-            stems, without = (
-                tuple(asked[name].split(",")) if asked.get(name) else None for name in ("stems", "without")
-            )
-            stem_plan(self._queue.model(model).sources, stems, without)
+            given = {name: _READERS[schema["type"]](asked[name]) for name, schema in _SETTINGS.items() if name in asked}
+            stems, without = (tuple(asked[name].split(",")) if name in asked else None for name in ("stems", "without"))
+            stem_plan(self._queue.sources(model), stems, without)
+            return Options(model, ExtractionSettings(**given), stems, without)
         except (VocalExtractionError, ValueError) as error:
-            raise _bad(str(error)) from error
-        return Options(model, settings, stems, without)
+            raise HTTPException(400, str(error)) from error
 
     def job(self, request: Request) -> Response:
         """Return a job's state."""
@@ -174,37 +174,32 @@ class Api:
     def delete(self, request: Request) -> Response:
         """Cancel a job, or remove what came of it."""
         self._queue.remove(self._found(request))
-        return Response(status_code=HTTPStatus.NO_CONTENT)
+        return Response(status_code=204)
 
     async def events(self, request: Request) -> Response:
         """Stream a job's state as server-sent events, named by the state, until the job is over."""
         job = self._found(request)
 
         async def stream() -> AsyncIterator[str]:
-            sent = None
-            while True:
+            sent, is_over = None, False
+            while not is_over:
                 is_over = job.is_over
                 if (state := self._queue.state(job)) != sent:
                     yield f"event: {state['state']}\ndata: {json.dumps(state)}\n\n"
                     sent = state
-                if is_over:
-                    return
-                await asyncio.sleep(_EVENT_EVERY_S)
+                await asyncio.sleep(0 if is_over else _EVENT_EVERY_S)
 
         return StreamingResponse(stream(), media_type="text/event-stream")
 
     def preview(self, request: Request) -> Response:
         """Separate half a minute from the query's ``from``, in seconds, while the whole song is worked on."""
         job = self._found(request)
-        try:
-            start_s = float(request.query_params.get("from", "0"))
-        except ValueError as error:
-            raise _bad("Say where it shall begin, in seconds: ?from=70") from error
+        start_s = _number(request.query_params.get("from", "0"), "Say where it begins, in seconds: ?from=70")
         if not 0 <= start_s < (job.duration_s or 0.0):
-            raise _bad(f"The song has no second {start_s:g}, or has not been read yet.")
+            raise HTTPException(400, f"The song has no second {start_s:g}, or has not been read yet.")
         if not job.is_over:
             self._queue.request_preview(job, start_s)
-        return JSONResponse(self._queue.state(job), HTTPStatus.ACCEPTED)
+        return JSONResponse(self._queue.state(job), 202)
 
     def stem(self, request: Request) -> Response:
         """Return a stem's file."""
@@ -215,44 +210,44 @@ class Api:
         return _file(path, f"{job.song.stem} - {path.name}")
 
     def archive(self, request: Request) -> Response:
-        """Return all stems as a ZIP file."""
+        """Return all stems as a ZIP file, with what was found out about the song."""
         job = self._found(request, done=True)
-        path = job.folder / "all.zip"
-        if not path.is_file():
-            with tempfile.NamedTemporaryFile(dir=job.folder, delete=False) as file:
-                with zipfile.ZipFile(file, "w") as archive:
-                    for stem in job.stems.values():
-                        archive.write(stem, f"{job.song.stem}/{stem.name}")
-                os.replace(file.name, path)
-        return _file(path, f"{job.song.stem}.zip")
+        path = job.folder / f"{secrets.token_hex(8)}.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for stem in job.stems.values():
+                archive.write(stem, f"{job.song.stem}/{stem.name}")
+            facts = {"duration_s": job.duration_s, "tempo_bpm": job.tempo_bpm, "key": job.key, "notes": job.notes}
+            archive.writestr(f"{job.song.stem}/song.json", json.dumps(facts, ensure_ascii=False))
+        return _file(path, f"{job.song.stem}.zip", then=BackgroundTask(path.unlink, missing_ok=True))
 
     def mix(self, request: Request) -> Response:
         """Return the sum of all stems, each times the gain that the query gives by its name (1 without)."""
         job = self._found(request, done=True)
-        try:
-            gains = {name: float(gain) for name, gain in request.query_params.items() if name in job.stems}
-        except ValueError as error:
-            raise _bad("A gain is a number: ?vocals=0.5") from error
+        asked = {name: text for name, text in request.query_params.items() if name in job.stems}
+        gains = {name: _number(text, "A gain is a number: ?vocals=0.5") for name, text in asked.items()}
         if not all(0 <= gain <= 4 for gain in gains.values()):
-            raise _bad("Gains go from 0 to 4.")
-        return _file(self._queue.mix(job, gains), f"{job.song.stem} - mix.wav")
+            raise HTTPException(400, "Gains go from 0 to 4.")
+        path = job.folder / f"{secrets.token_hex(8)}.wav"
+        self._queue.mix(job, gains, path)
+        return _file(path, f"{job.song.stem} - mix.wav", then=BackgroundTask(path.unlink, missing_ok=True))
 
     def listening(self, request: Request) -> Response:
         """Return samples (.pcm) or a spectrogram (.png) of a stem of the job's track or preview."""
         job = self._found(request)
         folder, file = request.path_params["folder"], request.path_params["file"]
-        for track in (job.track, job.preview):
+        for track in (job.track, *job.previews):
             if track is not None and track.folder.name == folder and file[:-4] in track.stems:
                 return _file(track.folder / file)
         raise _missing()
 
     def list_reports(self, request: Request) -> Response:
-        """List the reports of evaluations, the newest first."""
-        return JSONResponse([name for name, _ in reports_in(self._reports_folder)])
+        """List the reports of evaluations, the newest first, with models, date, machine and commit."""
+        found = reports_in(self._report_folders)
+        return JSONResponse([{"path": name, **describe(path)} for name, path in found.items()])
 
     def report(self, request: Request) -> Response:
         """Return a report."""
-        path = dict(reports_in(self._reports_folder)).get(request.path_params["path"])
+        path = reports_in(self._report_folders).get(request.path_params["path"])
         if path is None:
             raise _missing()
         return FileResponse(path, headers={"Content-Security-Policy": _REPORT_POLICY})
@@ -264,32 +259,26 @@ class Api:
         return job
 
 
-def reports_in(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the reports below `folder`, newest first, as name and path; links that lead out of it are left out."""
-    inside = folder.resolve()
-    found = [path for name in REPORT_NAMES for path in inside.rglob(name)]
-    found = [path for path in found if path.is_file() and path.resolve().is_relative_to(inside)]
-    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
-        yield path.relative_to(inside).as_posix(), path
-
-
-def _file(path: Path, download_as: str | None = None) -> Response:
+def _file(path: Path, download_as: str | None = None, *, then: BackgroundTask | None = None) -> Response:
     if not path.is_file():
         raise _missing()
     kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-    return FileResponse(path, media_type=kind, filename=download_as)
+    return FileResponse(path, media_type=kind, filename=download_as, background=then)
+
+
+def _number(text: str, hint: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise HTTPException(400, hint) from error
 
 
 def _as_json(request: Request, error: Exception) -> Response:
     """Return an error's response: its sentence as JSON."""
     if isinstance(error, HTTPException):
         return JSONResponse({"error": error.detail}, error.status_code)
-    return JSONResponse({"error": str(error)}, HTTPStatus.SERVICE_UNAVAILABLE)
+    return JSONResponse({"error": str(error)}, 503)
 
 
 def _missing() -> HTTPException:
-    return HTTPException(HTTPStatus.NOT_FOUND, "There is nothing here, or its time is over.")
-
-
-def _bad(reason: str) -> HTTPException:
-    return HTTPException(HTTPStatus.BAD_REQUEST, reason)
+    return HTTPException(404, "There is nothing here, or its time is over.")

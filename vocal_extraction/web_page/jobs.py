@@ -1,41 +1,54 @@
 """Jobs and their queue: an upload is validated, separated by `extraction`, and made ready for the players.
 
-Jobs are worked on one after the other, in the order in which they came. A long song gets a preview first: half a minute
-of it, from the start or from where the listener asks, while the whole goes on behind it.
+Jobs are worked on one after the other, in the order in which they came. A long song gets a preview first: a few seconds
+of it, then half a minute, from the start or from where the listener asks, while the whole goes on behind it.
 """
 
+import contextlib
 import dataclasses
-import functools
 import re
 import secrets
 import shutil
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vocal_extraction.audio_files.ffmpeg import Ffmpeg, input_arguments
-from vocal_extraction.checkpointing import LoadedModel, load_checkpoint
+from vocal_extraction.checkpointing import (
+    CheckpointError,
+    CheckpointMetadata,
+    LoadedModel,
+    load_checkpoint,
+    read_checkpoint,
+)
 from vocal_extraction.device import choose_device
-from vocal_extraction.errors import ExtractionCancelledError, SongTooLongError, VocalExtractionError
-from vocal_extraction.extraction import Outcome, extract_vocals
+from vocal_extraction.errors import SongTooLongError, VocalExtractionError
+from vocal_extraction.extraction import Outcome, extract_vocals, separate
+from vocal_extraction.separation import Cancelled, Progress, stem_plan
 from vocal_extraction.settings import ExtractionSettings
-from vocal_extraction.web_page.limits import Limits
-from vocal_extraction.web_page.listening import Track, prepare_listening, waveform
-from vocal_extraction.web_page.uploads import RefusedError, Upload, validate_upload
+from vocal_extraction.web_page.listening import Track, overview, prepare_listening
+from vocal_extraction.web_page.uploads import Limits, RefusedError, Upload, validate_upload
 
 QUEUED, WORKING, DONE, FAILED, CANCELLED = "queued", "working", "done", "failed", "cancelled"
-OVER = (DONE, FAILED, CANCELLED)
 
-PREVIEW_S = 30.0
-_SHORTEST_PREVIEWED_S = 2 * PREVIEW_S
+PREVIEWS_S = (6.0, 30.0)
+"""A preview is made twice: a few seconds that play at once, and what follows them."""
+_SHORTEST_PREVIEWED_S = 60.0
 _CLEAN_EVERY_S = 30.0
+_MEASURED_S = (1.0, 5.0)
+"""What each model separates at the server's start: once to be ready, once for the time that it takes."""
+_OPTION_NAMES = {
+    "--keep-partial": "“Keep what a damaged file still plays”",
+    "--format": "the format",
+    "--from": "beginning",
+}
 _BUG = "This is a bug of the program, not of the song. The server's log says more; please report it."
-_OPTION_NAMES = {"--keep-partial": "“Keep what a damaged file still plays”", "--format": "the format"}
-"""Options that messages name, as the page calls them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,50 +65,58 @@ class Job:
     """One song's job and its state."""
 
     def __init__(self, session: str, song: Path, options: Options) -> None:
-        self.id = song.parent.name
+        self.id, self.folder = song.parent.name, song.parent
         self.session, self.song, self.options = session, song, options
-        self.folder = song.parent
         self.state, self.stage = QUEUED, "Waiting"
-        self.done_s, self.total_s, self.began_s = 0.0, None, 0.0
+        self.done_s, self.total_s, self.began_s = 0.0, 0.0, 0.0
         self.error: str | None = None
         self.notes: tuple[str, ...] = ()
         self.stems: Mapping[str, Path] = {}
         self.duration_s: float | None = None
         self.peaks: list[int] = []
-        self.preview: Track | None = None
+        self.tempo_bpm: float | None = None
+        self.key: str | None = None
+        self.preview_from_s: float | None = None
+        """Where the preview that was asked for last begins."""
+        self.preview_error: str | None = None
+        self.previews: tuple[Track, ...] = ()
+        """The last one, and the one before, which may still be playing."""
         self.track: Track | None = None
         self.finished_s: float | None = None
         self.stop = threading.Event()
 
-    total_s: float | None
-
     @property
     def is_over(self) -> bool:
         """Whether nothing more will happen."""
-        return self.state in OVER
+        return self.state in (DONE, FAILED, CANCELLED)
+
+    def finish(self, state: str, error: str | None = None) -> None:
+        """Enter the last state."""
+        self.error, self.finished_s = error, time.monotonic()
+        self.state = state
+
+    def note_progress(self, done_s: float, total_s: float | None) -> None:
+        """Take in how much of the song is separated."""
+        self.done_s, self.total_s = done_s, total_s or 0.0
+        if total_s and done_s >= total_s:
+            self.stage = "Writing the files"
 
     def as_json(self, *, n_ahead: int = 0) -> dict[str, Any]:
         """Return the state for clients."""
-        elapsed_s = time.monotonic() - self.began_s
-        is_measured = self.stage == "Separating" and self.done_s > 0 and bool(self.total_s)
-        left_s = elapsed_s * ((self.total_s or 0) - self.done_s) / self.done_s if is_measured else None
-        return {
-            "id": self.id,
+        elapsed_s, left_s = time.monotonic() - self.began_s, None
+        if self.stage == "Separating" and self.done_s > 0 and self.total_s:
+            left_s = round(elapsed_s * max(0.0, self.total_s / self.done_s - 1), 1)
+        plain = ("id", "state", "stage", "total_s", "error", "notes", "duration_s", "peaks", "tempo_bpm", "key")
+        return {name: getattr(self, name) for name in plain} | {
             "name": self.song.stem,
-            "state": self.state,
-            "stage": self.stage,
             "n_ahead": n_ahead,
             "done_s": round(self.done_s, 2),
-            "total_s": self.total_s,
-            "remaining_s": None if left_s is None else round(max(0.0, left_s), 1),
-            "error": self.error,
-            "notes": list(self.notes),
+            "remaining_s": left_s,
             "model": self.options.model,
             "format": self.options.settings.format,
-            "duration_s": self.duration_s,
-            "peaks": self.peaks,
             "stems": {name: {"file": path.name, "bytes": path.stat().st_size} for name, path in self.stems.items()},
-            "preview": self.preview and self.preview.as_json(),
+            "preview": self.previews[-1].as_json() if self.previews else None,
+            "preview_error": self.preview_error,
             "track": self.track and self.track.as_json(),
         }
 
@@ -105,9 +126,13 @@ class JobQueue:
 
     def __init__(self, root: Path, limits: Limits, models: Mapping[str, Path], device: str) -> None:
         self.root, self.limits, self.models = root.resolve(), limits, models
+        self.real_time_factors: dict[str, float] = {}
+        """Seconds that each model takes for a second of a song, on this machine, as last measured."""
         self._device = device
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
+        self._loading = threading.Lock()
+        self._loaded: dict[str, tuple[int, LoadedModel]] = {}
         self._workers = ThreadPoolExecutor(1, "jobs")
         self._previews = ThreadPoolExecutor(1, "previews")
         self._closed = threading.Event()
@@ -137,10 +162,40 @@ class JobQueue:
         waiting = [other for other in self.jobs() if not other.is_over]
         return job.as_json(n_ahead=waiting.index(job) if job in waiting else 0)
 
+    # Models
+
     def model(self, name: str) -> LoadedModel:
         """Load a model, once until its file changes."""
         path = self.models[name]
-        return _loaded(path, path.stat().st_mtime_ns if path.is_file() else 0, self._device)
+        changed_ns = path.stat().st_mtime_ns if path.is_file() else 0
+        with self._loading:
+            if name not in self._loaded or self._loaded[name][0] != changed_ns:
+                self._loaded[name] = changed_ns, load_checkpoint(path, device=choose_device(self._device))
+            return self._loaded[name][1]
+
+    def sources(self, name: str) -> tuple[str, ...]:
+        """Return what a model estimates, by its metadata; one that has none there is loaded."""
+        try:
+            metadata = CheckpointMetadata.parse(read_checkpoint(self.models[name])["metadata"])
+        except CheckpointError:  # a file of another kind, for one of `LOADERS`
+            return self.model(name).sources
+        return metadata.sources or self.model(name).sources
+
+    def measure_models(self) -> None:
+        """Load the models, the default first, and measure the time that they take; only the default is kept."""
+        for i, (name, path) in enumerate(self.models.items()):
+            try:
+                model = self.model(name) if i == 0 else load_checkpoint(path, device=choose_device(self._device))
+                for duration_s in _MEASURED_S:
+                    rate = model.signal.sample_rate
+                    noise = np.random.default_rng(0).normal(0, 0.1, (2, round(duration_s * rate)))
+                    began_s = time.monotonic()
+                    separate(noise, rate, model=model, cancelled=self._closed.is_set)
+                self.real_time_factors.setdefault(name, round((time.monotonic() - began_s) / duration_s, 3))
+            except VocalExtractionError:
+                continue  # whoever chooses the model is told
+
+    # Limits
 
     def check_queue(self, session: str) -> None:
         """Raise `RefusedError` if the queue, or the session's share of it, is full."""
@@ -156,22 +211,13 @@ class JobQueue:
         if n_bytes > min(self.limits.storage_bytes - used, shutil.disk_usage(self.root).free):
             raise RefusedError("The server's disk is full. Please try again in an hour.")
 
-    def new_song(self, name: str) -> Path:
-        """Return where an upload called `name` is to be written, in a new job's folder.
+    # Life of a job
 
-        >>> JobQueue.safe_name("../../a <b>.wav")
-        'a <b>.wav'
-        """
-        path = self.root / secrets.token_urlsafe(12) / self.safe_name(name)
+    def new_song(self, name: str) -> Path:
+        """Return where an upload called `name` is to be written, in a new job's folder."""
+        path = self.root / secrets.token_urlsafe(12) / safe_name(name)
         path.parent.mkdir()
         return path
-
-    @staticmethod
-    def safe_name(name: str) -> str:
-        """Return the last part of a path as a file name that every system takes."""
-        name = re.sub(r"[\x00-\x1f\x7f]", "", re.split(r"[/\\]", name)[-1]).lstrip(".") or "song"
-        stem, dot, ending = name.rpartition(".")
-        return (stem or name).encode()[:120].decode(errors="ignore") + (dot + ending[:10] if stem else "")
 
     def submit(self, session: str, song: Path, options: Options) -> Job:
         """Put a song at the end of the queue."""
@@ -181,9 +227,10 @@ class JobQueue:
         self._workers.submit(self._run, job)
         return job
 
-    def request_preview(self, job: Job, start_s: float) -> None:
-        """Separate half a minute of a song from `start_s`, beside whatever else is going on."""
-        self._previews.submit(self._guarded, job, lambda: self._separate_preview(job, start_s))
+    def request_preview(self, job: Job, start_s: float) -> list[Future[None]]:
+        """Separate half a minute of a song from `start_s`, beside whatever else is going on, in place of others."""
+        job.preview_from_s = start_s
+        return [self._previews.submit(self._preview, job, start_s, duration_s) for duration_s in PREVIEWS_S]
 
     def remove(self, job: Job) -> None:
         """Cancel a job if it is not over, and remove it with its files."""
@@ -191,7 +238,7 @@ class JobQueue:
         with self._lock:
             self._jobs.pop(job.id, None)
         if job.is_over or job.state == QUEUED:
-            self._finish(job, CANCELLED)
+            job.finish(CANCELLED)
             shutil.rmtree(job.folder, ignore_errors=True)
 
     def remove_expired(self) -> None:
@@ -209,63 +256,78 @@ class JobQueue:
         """Do a job; of one that failed or was cancelled no file remains."""
         try:
             if not job.stop.is_set():
-                self._guarded(job, lambda: self._process(job))
+                with self._what_went_wrong(lambda reason: job.finish(FAILED, reason)):
+                    self._process(job)
         finally:
             if job.stop.is_set():
-                self._finish(job, CANCELLED)
+                job.finish(CANCELLED)
             if job.state != DONE:
                 shutil.rmtree(job.folder, ignore_errors=True)
 
-    def _guarded(self, job: Job, work: Callable[[], None]) -> None:
-        """Do some work; what goes wrong is the job's error."""
+    def _preview(self, job: Job, start_s: float, duration_s: float) -> None:
+        """Make a preview if it is still wanted; what goes wrong with it is said, and the job goes on."""
+
+        def is_unwanted() -> bool:
+            return start_s != job.preview_from_s or job.is_over or job.stop.is_set()
+
+        def say(reason: str) -> None:
+            job.preview_error = None if is_unwanted() else f"The preview failed: {reason}"
+
+        if not is_unwanted():
+            job.preview_error = None
+            with self._what_went_wrong(say):
+                self._separate_preview(job, start_s, duration_s, is_unwanted)
+
+    @contextlib.contextmanager
+    def _what_went_wrong(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Say why the work inside failed: in the words of the page, and without folders of the server."""
         try:
-            work()
-        except ExtractionCancelledError:
-            self._finish(job, CANCELLED)
+            yield
         except VocalExtractionError as error:
-            self._finish(job, FAILED, self._in_words_of_the_page(str(error)))
+            text = re.sub(rf"{re.escape(str(self.root))}/\S*/", "", str(error))
+            for option, label in _OPTION_NAMES.items():
+                text = text.replace(option, label)
+            say(text)
         except BaseException:
             traceback.print_exc()
-            self._finish(job, FAILED, _BUG)
+            say(_BUG)
             raise
-
-    @staticmethod
-    def _finish(job: Job, state: str, error: str | None = None) -> None:
-        job.error, job.finished_s = error, time.monotonic()
-        job.state = state
 
     def _process(self, job: Job) -> None:
         job.state, job.stage = WORKING, "Reading the song"
-        upload = validate_upload(job.song, self.limits)
-        self.check_room(upload.stored_bytes)
-        job.peaks, job.duration_s = waveform(job.song, job.folder, longest_s=upload.longest_s)
-        if job.duration_s > _SHORTEST_PREVIEWED_S and job.preview is None:
-            self._separate_preview(job, 0.0)
+        upload, settings = validate_upload(job.song, self.limits), job.options.settings
+        plan = stem_plan(self.sources(job.options.model), job.options.stems, job.options.without)
+        self.check_room(upload.stored_bytes(len(plan.names)))
+        song = overview(job.song, longest_s=upload.longest_s)
+        job.peaks, job.duration_s = song.peaks, song.duration_s
+        if job.duration_s > _SHORTEST_PREVIEWED_S:
+            job.stage, start_s = "Preparing a preview", min(settings.from_s, job.duration_s - PREVIEWS_S[0])
+            wait(self.request_preview(job, start_s)[:1])
+        tempo_and_key = self._previews.submit(song.tempo_and_key)
         job.stage, job.began_s = "Separating", time.monotonic()
-        outcome = self._extract(job, job.song, "stems", upload, lambda *done: _note_progress(job, *done))
+        outcome = self._extract(job, job.song, "stems", upload, settings, job.stop.is_set, job.note_progress)
+        if settings.region is None and outcome.duration_s:
+            self.real_time_factors[job.options.model] = round(outcome.seconds / outcome.duration_s, 3)
         job.stage = "Preparing the players"
-        stems = outcome.stems
         track = prepare_listening(
-            job.folder / "track", stems, sample_rate=upload.sample_rate, n_channels=upload.n_channels
+            job.folder / "track", outcome.stems, sample_rate=upload.sample_rate, n_channels=upload.n_channels
         )
-        if job.stop.is_set():
-            raise ExtractionCancelledError
-        job.notes, job.duration_s, job.stems, job.track = outcome.notes, outcome.duration_s, stems, track
-        self._finish(job, DONE)
+        job.tempo_bpm, job.key = tempo_and_key.result()
+        if not job.stop.is_set():
+            job.notes, job.duration_s, job.stems, job.track = outcome.notes, outcome.duration_s, outcome.stems, track
+            job.finish(DONE)
 
-    def _separate_preview(self, job: Job, start_s: float) -> None:
-        """Cut, separate and prepare half a minute."""
-        job.stage = "Preparing a preview" if job.stage == "Reading the song" else job.stage
+    def _separate_preview(self, job: Job, start_s: float, duration_s: float, cancelled: Cancelled) -> None:
+        """Cut, separate and prepare a part of a song."""
         name = f"preview-{secrets.token_hex(4)}"
-        cut = job.folder / f"{name}.wav"
+        cut, stems = job.folder / f"{name}.wav", job.folder / f"{name}-stems"
         upload = validate_upload(job.song, self.limits)
-        bounds = ["-ss", f"{start_s:.3f}", "-t", f"{PREVIEW_S:.3f}"]
-        command = [*bounds, *input_arguments(job.song), "-map", "0:a:0", "-f", "wav", "-y", f"file:{cut}"]
-        with Ffmpeg(command) as ffmpeg:
+        bounds = ["-ss", f"{start_s:.3f}", "-t", f"{duration_s:.3f}"]
+        with Ffmpeg([*bounds, *input_arguments(job.song), "-map", "0:a:0", "-y", f"file:{cut}"]) as ffmpeg:
             ffmpeg.close()
-        settings = dataclasses.replace(job.options.settings, format="wav16")
-        outcome = self._extract(job, cut, f"{name}-stems", upload, None, settings)
-        job.preview = prepare_listening(
+        settings = dataclasses.replace(job.options.settings, format="wav16", from_s=0.0, to_s=None)
+        outcome = self._extract(job, cut, stems.name, upload, settings, cancelled)
+        preview = prepare_listening(
             job.folder / name,
             outcome.stems,
             sample_rate=upload.sample_rate,
@@ -273,7 +335,10 @@ class JobQueue:
             start_s=start_s,
         )
         cut.unlink()
-        shutil.rmtree(job.folder / f"{name}-stems")
+        shutil.rmtree(stems)
+        for old in job.previews[:-1]:
+            shutil.rmtree(old.folder, ignore_errors=True)
+        job.previews = (*job.previews[-1:], preview)
 
     def _extract(
         self,
@@ -281,50 +346,41 @@ class JobQueue:
         song: Path,
         folder: str,
         upload: Upload,
-        progress: Callable[[float, float | None], None] | None,
-        settings: ExtractionSettings | None = None,
+        settings: ExtractionSettings,
+        cancelled: Cancelled,
+        progress: Progress | None = None,
     ) -> Outcome:
         try:
             return extract_vocals(
                 song,
                 job.folder / folder,
-                settings=settings or job.options.settings,
+                settings=settings,
                 stems=job.options.stems,
                 without=job.options.without,
                 model=self.model(job.options.model),
                 longest_s=upload.longest_s,
                 progress=progress,
-                cancelled=job.stop.is_set,
+                cancelled=cancelled,
             )
         except SongTooLongError:
             raise RefusedError(f"{song.name} is too long. {upload.why}") from None
 
-    def mix(self, job: Job, gains: Mapping[str, float]) -> Path:
-        """Write the sum of a job's stems, each times its gain, and return its path."""
-        path = job.folder / "mix.wav"
+    def mix(self, job: Job, gains: Mapping[str, float], path: Path) -> None:
+        """Write the sum of a job's stems, each times its gain, as a wav."""
         inputs = [part for stem in job.stems.values() for part in input_arguments(stem)]
         scaled = "".join(f"[{i}:a:0]volume={gains.get(name, 1.0):.4f}[s{i}];" for i, name in enumerate(job.stems))
         labels = "".join(f"[s{i}]" for i in range(len(job.stems)))
         graph = f"{scaled}{labels}amix=inputs={len(job.stems)}:normalize=0[mix]"
-        with Ffmpeg([*inputs, "-filter_complex", graph, "-map", "[mix]", "-y", f"file:{path}"]) as ffmpeg:
+        with Ffmpeg([*inputs, "-filter_complex", graph, "-map", "[mix]", "-f", "wav", "-y", f"file:{path}"]) as ffmpeg:
             ffmpeg.close()
-        return path
-
-    def _in_words_of_the_page(self, text: str) -> str:
-        """Leave out where files lie on the server, and name options as the page does."""
-        text = re.sub(rf"{re.escape(str(self.root))}/\S*/", "", text)
-        for option, label in _OPTION_NAMES.items():
-            text = text.replace(option, label)
-        return text
 
 
-def _note_progress(job: Job, done_s: float, total_s: float | None) -> None:
-    job.done_s, job.total_s = done_s, total_s
-    if total_s and done_s >= total_s:
-        job.stage = "Writing the files"
+def safe_name(name: str) -> str:
+    """Return the last part of a path as a file name that every system takes.
 
-
-@functools.lru_cache(maxsize=4)
-def _loaded(path: Path, changed_ns: int, device: str) -> LoadedModel:
-    """Load a checkpoint once, and again when its file has changed."""
-    return load_checkpoint(path, device=choose_device(device))
+    >>> safe_name("../../a <b>.wav")
+    'a <b>.wav'
+    """
+    name = re.sub(r"[\x00-\x1f\x7f]", "", re.split(r"[/\\]", name)[-1]).lstrip(".") or "song"
+    stem, dot, ending = name.rpartition(".")
+    return (stem or name).encode()[:120].decode(errors="ignore") + (dot + ending[:10] if stem else "")

@@ -1,18 +1,25 @@
 """Stems made ready for a browser's players: 16-bit samples that can be fetched by position, and a spectrogram each."""
 
 import dataclasses
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vocal_extraction.audio_files.ffmpeg import Ffmpeg, ProgramError, input_arguments
 from vocal_extraction.errors import VocalExtractionError
 from vocal_extraction.reports.pictures import HIGHEST_HZ, LOWEST_HZ, peak_magnitude, spectrogram_png
 
 _HIGHEST_RATE, _LOWEST_RATE = 48_000, 8_000
-_WAVEFORM_RATE, _WAVEFORM_POINTS = 8_000, 800
+_OVERVIEW_RATE, _OVERVIEW_POINTS = 11_025, 800
+_SHORTEST_WITH_TEMPO_S = 10.0
+_MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
+_MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
+"""How well each semitone above the tonic fits a key: Krumhansl and Kessler (1982)."""
+_TONICS = ("C", "D♭", "D", "E♭", "E", "F", "F♯", "G", "A♭", "A", "B♭", "B")
 
 
 class ListeningError(VocalExtractionError):
@@ -53,7 +60,8 @@ def prepare_listening(
     # ffmpeg by itself takes 3 dB off a single channel that it spreads over two.
     stereo = "pan=stereo|c0=c0|c1=c0" if n_channels == 1 else "aformat=channel_layouts=stereo"
     for name, path in stems.items():
-        _decode(path, ["-af", stereo, "-ar", str(rate)], folder / f"{name}.pcm")
+        with open(folder / f"{name}.pcm", "wb") as file:
+            file.writelines(_decoded(path, ["-af", stereo, "-ar", str(rate)]))
     n_samples = min((folder / f"{name}.pcm").stat().st_size // 4 for name in stems)
     if n_samples == 0:
         raise ListeningError("The result cannot be played: it is shorter than one sample of what browsers play.")
@@ -64,24 +72,56 @@ def prepare_listening(
     return Track(folder, tuple(stems), rate, n_samples, start_s)
 
 
-def waveform(song: Path, folder: Path, *, longest_s: float) -> tuple[list[int], float]:
-    """Return the peaks of a song's waveform, 0 to 100, for an overview, and its length in seconds."""
-    path = folder / "waveform.pcm"
-    _decode(song, ["-ac", "1", "-ar", str(_WAVEFORM_RATE), "-t", f"{longest_s:.3f}"], path)
-    samples = np.abs(np.fromfile(path, "<i2").astype(np.int32))
-    path.unlink()
-    edges = np.linspace(0, len(samples), min(_WAVEFORM_POINTS, max(1, len(samples))), endpoint=False).astype(int)
-    peaks = np.maximum.reduceat(samples, edges) if len(samples) else samples
-    return (100 * peaks // max(1, int(peaks.max(initial=1)))).tolist(), len(samples) / _WAVEFORM_RATE
+@dataclasses.dataclass(frozen=True)
+class Overview:
+    """A song in one channel at a low rate."""
+
+    samples: NDArray[np.int16]
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the song."""
+        return len(self.samples) / _OVERVIEW_RATE
+
+    @property
+    def peaks(self) -> list[int]:
+        """Peaks of the waveform in equal parts of the song, 0 to 100."""
+        samples = np.abs(self.samples.astype(np.int32))
+        edges = np.linspace(0, len(samples), min(_OVERVIEW_POINTS, max(1, len(samples))), endpoint=False).astype(int)
+        peaks = np.maximum.reduceat(samples, edges) if len(samples) else samples
+        return (100 * peaks // max(1, int(peaks.max(initial=1)))).tolist()
+
+    def tempo_and_key(self) -> tuple[float | None, str | None]:
+        """Return beats per minute and the key, as 'A minor', by librosa; None without it, or of a few seconds."""
+        if importlib.util.find_spec("librosa") is None or self.duration_s < _SHORTEST_WITH_TEMPO_S:
+            return None, None
+        import librosa
+
+        samples = self.samples.astype(np.float32) / 2**15
+        tempo = float(np.atleast_1d(librosa.beat.beat_track(y=samples, sr=_OVERVIEW_RATE)[0])[0])
+        chroma = librosa.feature.chroma_stft(y=samples, sr=_OVERVIEW_RATE, n_fft=4096, hop_length=2048).mean(axis=1)
+        if not chroma.any():
+            return None, None
+        fits = {
+            f"{tonic} {mode}": np.corrcoef(np.roll(profile, semitone), chroma)[0, 1]
+            for semitone, tonic in enumerate(_TONICS)
+            for mode, profile in (("major", _MAJOR), ("minor", _MINOR))
+        }
+        return round(tempo, 1) or None, max(fits, key=lambda key: fits[key])
 
 
-def _decode(path: Path, arguments: list[str], target: Path) -> None:
-    """Write 16-bit samples of the first audio stream of `path` to `target`."""
+def overview(song: Path, *, longest_s: float) -> Overview:
+    """Decode a song, at most `longest_s` of it."""
+    bounds = ["-ac", "1", "-ar", str(_OVERVIEW_RATE), "-t", f"{longest_s:.3f}"]
+    return Overview(np.frombuffer(b"".join(_decoded(song, bounds)), "<i2"))
+
+
+def _decoded(path: Path, arguments: list[str]) -> Iterator[bytes]:
+    """Yield 16-bit samples of the first audio stream of `path`."""
     command = [*input_arguments(path), "-map", "0:a:0", *arguments, "-f", "s16le", "pipe:1"]
     try:
-        with open(target, "wb") as file, Ffmpeg(command, reads=True) as ffmpeg:
-            while block := ffmpeg.read():
-                file.write(block)
+        with Ffmpeg(command, reads=True) as ffmpeg:
+            yield from iter(ffmpeg.read, b"")
             ffmpeg.close()
     except ProgramError as error:
         raise ListeningError(f"The song cannot be played: {error}") from error

@@ -1,15 +1,22 @@
 // The page: takes songs, shows each one's way through the separation, and shows reports.
-import { ServerEngine } from "./engine.js";
+import { ServerEngine, isOver } from "./engine.js";
 import { Player, clock, make } from "./player.js";
 
 const engine = new ServerEngine();
 const byId = (id) => document.getElementById(id);
 const form = byId("options");
 
-const PURPOSES = { studio: "Best quality (studio)", classic: "Quick (classic)" };
+const PURPOSES = { studio: "Best quality", classic: "Quick" };
+const EXAMPLE_S = 240;
 
-function announce(text) {
-  if (byId("announcer").textContent !== text) byId("announcer").textContent = text;
+const secondsOf = (text) => text.split(":").reduce((total, part) => 60 * total + Number(part), 0);
+const minutes = (seconds) => (seconds < 60 ? `${Math.ceil(seconds)} s` : `${clock(seconds)} min`);
+
+// What the form asks for, as the engine takes it.
+function chosenOptions() {
+  const { stems, from_s: from, to_s: to, ...others } = Object.fromEntries(new FormData(form));
+  const region = Object.entries({ from_s: from, to_s: to }).filter(([, text]) => text.trim()).map(([name, text]) => [name, secondsOf(text)]);
+  return { ...others, ...Object.fromEntries(region), ...Object.fromEntries(new URLSearchParams(stems)) };
 }
 
 // A song of the list, from its upload to its player.
@@ -24,62 +31,68 @@ class SongCard {
     byId("songs").prepend(this.element);
   }
 
-  async start(file) {
-    const options = Object.fromEntries(new FormData(form));
+  async start(file, options) {
+    this.file = file;
     try {
       await engine.separate(file, options, (song) => this.show(song));
     } catch (error) {
-      this.show({ ...this.song, name: file.name, state: "failed", error: error.message });
+      this.show({ name: file.name, state: "failed", error: error.message });
     }
   }
 
   show(song) {
     this.song = song;
+    const action = isOver(song) ? "Remove" : "Cancel";
     this.element.dataset.state = song.state;
-    this.title.textContent = song.name;
     this.element.setAttribute("aria-label", song.name);
-    const isOver = ["done", "failed", "cancelled"].includes(song.state);
-    this.remove.textContent = isOver ? "Remove" : "Cancel";
-    this.remove.setAttribute("aria-label", `${this.remove.textContent} ${song.name}`);
-    this.bar.hidden = isOver;
+    this.title.textContent = song.name;
+    this.remove.textContent = action;
+    this.remove.setAttribute("aria-label", `${action} ${song.name}`);
+    this.bar.hidden = isOver(song);
     this.bar.setAttribute("aria-label", song.stage ?? song.state);
     if (song.total_s && song.done_s) this.bar.value = song.done_s / song.total_s;
     else this.bar.removeAttribute("value");
     this.status.classList.toggle("failure", song.state === "failed");
     this.status.textContent = this.sentence(song);
-    announce(`${song.name}: ${{ failed: song.error, done: "Done." }[song.state] ?? song.stage}`);
-    this.showPlayer(song);
+    const said = `${song.name}: ${{ failed: song.error, done: "Done." }[song.state] ?? song.stage}`;
+    if (byId("announcer").textContent !== said) byId("announcer").textContent = said;
+    if (song.track) this.showPlayer(song);
   }
 
   sentence(song) {
     if (song.state === "failed") return song.error;
     if (song.state === "cancelled") return "Cancelled. Nothing was kept.";
-    if (song.state === "done") return song.notes.map((note) => `${note[0].toUpperCase()}${note.slice(1)}.`).join(" ");
+    if (song.state === "done") {
+      const tempo = [song.tempo_bpm && `${Math.round(song.tempo_bpm)} BPM`, song.key].filter(Boolean).join(", ");
+      return [tempo, ...song.notes].filter(Boolean).map((note) => `${note[0].toUpperCase()}${note.slice(1)}.`).join(" ");
+    }
     if (song.n_ahead) return `Waiting for ${song.n_ahead} other ${song.n_ahead === 1 ? "song" : "songs"}`;
-    const left = song.remaining_s && song.stage === "Separating" ? `, ${song.remaining_s < 60 ? `${Math.ceil(song.remaining_s)} s` : `${clock(song.remaining_s)} min`} left` : "";
-    const preview = song.track && !song.isWhole ? ". Meanwhile, listen to a preview: click anywhere in the waveform." : "";
-    return `${song.stage}${left}${preview}`;
+    const left = song.remaining_s ? `, ${minutes(song.remaining_s)} left` : "";
+    const preview = song.preview_error ?? (song.track ? "Meanwhile, listen to a preview: click anywhere in the waveform." : "");
+    return `${song.stage}${left}${preview && `. ${preview}`}`;
   }
 
   showPlayer(song) {
-    if (!song.track) return;
-    if (this.player) this.player.setSong(song);
-    else {
-      this.player = new Player(song, (seconds) => engine.preview(this.song, seconds));
-      this.body.append(this.player.element);
+    if (this.player) {
+      this.player.setSong(song);
+      return;
     }
+    // The file is gone after a reload; then no part of it can be separated anew.
+    const separatePart = this.file && (([from, to]) => new SongCard().start(this.file, { ...chosenOptions(), from_s: from.toFixed(3), to_s: to.toFixed(3) }));
+    this.player = new Player(song, (seconds) => engine.preview(this.song, seconds), separatePart);
+    this.body.append(this.player.element);
   }
 
   async discard() {
     this.player?.stop();
     this.element.remove();
-    if (this.song.cancel && !this.song.id) this.song.cancel();
-    else if (this.song.id) await engine.remove(this.song).catch(() => null);
+    if (this.song.id) await engine.remove(this.song).catch(() => null);
+    else this.song.cancel?.();
   }
 }
 
 function take(files) {
-  for (const file of files) new SongCard().start(file);
+  for (const file of files) new SongCard().start(file, chosenOptions());
 }
 
 // All files of what was dropped, folders searched to the bottom; of those, what may be a song.
@@ -101,7 +114,7 @@ function connectDrop() {
   for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
     document.addEventListener(kind, (event) => {
       event.preventDefault();
-      document.body.classList.toggle("dropping", kind.startsWith("drage") || kind === "dragover");
+      document.body.classList.toggle("dropping", kind === "dragenter" || kind === "dragover");
     });
   }
   document.addEventListener("drop", async (event) => {
@@ -119,6 +132,7 @@ function connectRecording() {
       recorder.stop();
       return;
     }
+    byId("complaint").textContent = "";
     try {
       const stream = await navigator.mediaDevices.getUserMedia({ audio: { echoCancellation: false, noiseSuppression: false, autoGainControl: false } });
       recorder = new MediaRecorder(stream);
@@ -130,7 +144,6 @@ function connectRecording() {
       };
       recorder.start();
       label("Stop");
-      byId("complaint").textContent = "";
     } catch (error) {
       byId("complaint").textContent = `There is no microphone to record from (${error.message}).`;
     }
@@ -138,17 +151,20 @@ function connectRecording() {
 }
 
 async function showReports() {
-  const names = await engine.reports();
+  const reports = await engine.reports();
   const [select, frame, link] = [byId("report"), byId("report-frame"), byId("report-link")];
-  const chosen = names.includes(select.value) ? select.value : names[0];
-  select.replaceChildren(...names.map((name) => make("option", { value: name, selected: name === chosen }, name)));
-  for (const element of [select.parentElement, frame, link]) element.hidden = !names.length;
-  byId("no-reports").hidden = names.length > 0;
+  const title = ({ models, date }) => [models.join(" against "), date].filter(Boolean).join(", ");
+  const chosen = select.value;
+  select.replaceChildren(...reports.map((one) => make("option", { value: one.path, selected: one.path === chosen }, title(one))));
+  byId("report-shown").hidden = !reports.length;
+  byId("no-reports").hidden = reports.length > 0;
   select.onchange = () => {
-    const address = `/reports/${select.value.split("/").map(encodeURIComponent).join("/")}`;
+    const { path, machine, commit } = reports.find((one) => one.path === select.value);
+    byId("report-facts").textContent = [path, machine, commit && `commit ${commit}`].filter(Boolean).join(" · ");
+    const address = `/reports/${path.split("/").map(encodeURIComponent).join("/")}`;
     if (frame.getAttribute("src") !== address) frame.src = link.href = address;
   };
-  if (names.length) select.onchange();
+  if (reports.length) select.onchange();
 }
 
 function connectTabs() {
@@ -176,23 +192,35 @@ function offerStems(sources) {
   form.elements.stems.replaceChildren(...choices.map(([value, text]) => make("option", { value }, text)));
 }
 
+// Models by what they are for, with the time that each takes; the server measures that after its start.
+async function offerModels() {
+  const [select, models] = [form.elements.model, await engine.models()];
+  const label = ({ name, sources, real_time_factor: factor }) => {
+    const purpose = PURPOSES[name] ?? (sources.length > 2 ? `${sources.length} stems` : "Your own");
+    return `${purpose} (${name})${factor ? `: ${clock(EXAMPLE_S)} min in ${minutes(EXAMPLE_S * factor)}` : ""}`;
+  };
+  if (select.options.length) models.forEach((model, i) => { select.options[i].textContent = label(model); });
+  else {
+    select.replaceChildren(...models.map((model) => make("option", { value: model.name }, label(model))));
+    select.onchange = () => offerStems(models[select.selectedIndex].sources);
+    select.onchange();
+  }
+  if (models.some((model) => model.real_time_factor === null)) setTimeout(offerModels, 5_000);
+}
+
 async function begin() {
   history.replaceState(null, "", "/"); // without the token that it was opened with
-  byId("privacy").hidden = !ServerEngine.isLocal;
+  byId("privacy").hidden = !engine.isLocal;
   connectDrop();
   connectRecording();
   connectTabs();
   document.addEventListener("plays", ({ detail }) => {
     for (const { player } of document.querySelectorAll(".player")) if (player !== detail && player.playing) player.stop();
   });
-  const models = await engine.models();
-  form.elements.model.replaceChildren(...models.map(({ name }) => make("option", { value: name }, PURPOSES[name] ?? name)));
-  form.elements.model.onchange = () => offerStems(models.find(({ name }) => name === form.elements.model.value).sources);
-  form.elements.model.onchange();
+  await offerModels();
   for (const song of await engine.songs()) {
     const card = new SongCard();
-    if (["queued", "working"].includes(song.state)) engine.follow(song, (now) => card.show(now));
-    else card.show(song);
+    engine.follow(song, (now) => card.show(now));
   }
   document.body.dataset.ready = "true";
 }

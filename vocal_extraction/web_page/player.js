@@ -19,7 +19,7 @@ export function clock(seconds) {
 export function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
-    if (name in element && name !== "list") element[name] = value;
+    if (name in element) element[name] = value;
     else element.setAttribute(name, value);
   }
   element.append(...children);
@@ -80,13 +80,12 @@ export class Stretcher {
 }
 
 export class Player {
-  // `onseekoutside(seconds)` is called for a place that the track does not hold (yet).
-  constructor(song, onseekoutside) {
-    this.song = song;
-    this.onseekoutside = onseekoutside;
-    this.track = song.track;
+  // `onseekoutside(seconds)` is called for a place that the track does not hold (yet), `onpart([from, to])` for a part to
+  // separate anew.
+  constructor(song, onseekoutside, onpart) {
+    Object.assign(this, { song, onseekoutside, onpart, track: song.track });
     this.position = this.track.start_s; // seconds of the song, where it stood when it last stopped
-    this.scheduled = []; // what sounds or will: {when, start, n, speed}, `when` on the context's clock
+    this.scheduled = []; // what sounds or will: {when, start, n, speed}, `when` on the context's clock, samples of the song
     this.run = 0; // counts starts and stops, so that what belongs to an earlier one gives up
     this.playing = false;
     this.speed = 1;
@@ -94,50 +93,31 @@ export class Player {
     this.build();
   }
 
-  // Another track of the same song, as when a preview is followed by the whole: it plays on.
+  // The next state of the same song: where its track holds what is playing, as when a preview is followed by the whole,
+  // it plays on.
   setSong(song) {
-    const [wasPlaying, position] = [this.playing, this.now()];
     const isNew = song.track.folder !== this.track.folder;
     this.song = song;
-    if (isNew) {
-      this.stop();
-      this.track = song.track;
-      this.context?.close();
-      this.context = null;
-      this.position = this.holds(position) ? position : this.track.start_s;
-    }
+    if (!isNew) return;
+    this.track = song.track;
+    if (!this.holds(this.now())) this.restart(() => { this.position = this.track.start_s; });
+    for (const image of this.element.querySelectorAll(".picture img")) image.src = this.track.spectrogram(image.dataset.stem);
+    this.placeAxes();
     this.showDownloads();
-    if (isNew) {
-      this.element.querySelectorAll(".picture img").forEach((image) => { image.src = this.track.spectrogram(image.dataset.stem); });
-      this.placeAxes();
-      if (wasPlaying) this.play();
-      this.show();
-    }
+    this.show();
   }
 
-  get durationS() {
-    return this.song.duration_s ?? this.track.durationS;
-  }
+  get durationS() { return this.song.duration_s ?? this.track.durationS; }
 
-  get endS() {
-    return this.track.start_s + this.track.durationS;
-  }
+  get endS() { return this.track.start_s + this.track.durationS; }
 
-  holds(seconds) {
-    return seconds >= this.track.start_s && seconds < this.endS;
-  }
+  holds(seconds) { return seconds >= this.track.start_s && seconds < this.endS; }
 
   now() {
     const time = this.context?.currentTime ?? 0;
     const part = this.scheduled.findLast(({ when }) => when <= time);
     if (!this.playing || !part) return this.position;
-    const samples = part.start + Math.min((time - part.when) * this.track.sample_rate * part.speed, part.n);
-    return this.track.start_s + samples / this.track.sample_rate;
-  }
-
-  toggle() {
-    if (this.playing) this.stop();
-    else this.play();
+    return part.start / this.track.sample_rate + Math.min((time - part.when) * part.speed, part.n / this.track.sample_rate);
   }
 
   async play() {
@@ -189,50 +169,45 @@ export class Player {
     if (this.context) return;
     this.context = new AudioContext({ sampleRate: this.track.sample_rate });
     this.sources = new Set();
-    this.lanes.forEach((lane) => {
+    for (const lane of this.lanes) {
       lane.meter = this.context.createAnalyser();
       lane.gain = this.context.createGain();
       lane.gain.connect(lane.meter).connect(this.context.destination);
-    });
+    }
     this.applyGains();
   }
 
-  // Fetch and schedule chunk after chunk until the song ends or something else begins.
+  // Fetch and schedule chunk after chunk until the song ends or something else begins. Positions are samples of the song.
   async feed(run) {
-    const { sample_rate: rate, start_s: startS, n_samples: nSamples } = this.track;
-    const toSample = (seconds) => Math.min(Math.max(Math.round((seconds - startS) * rate), 0), nSamples);
-    let [sample, due] = [toSample(this.position), 0];
-    let stretcher = this.speed === 1 ? null : new Stretcher(this.speed, rate);
+    const rate = this.track.sample_rate;
+    let [sample, due, stretcher] = [Math.round(this.position * rate), 0, null];
     for (;;) {
-      const end = this.loop ? toSample(this.loop[1]) : nSamples;
-      if (sample >= end) {
-        if (!this.loop) break;
-        sample = toSample(this.loop[0]);
-        stretcher = stretcher && new Stretcher(this.speed, rate);
-      }
-      const wanted = Math.min(Math.round(CHUNK_S * rate), end - sample);
-      const n = stretcher ? stretcher.round(wanted) : wanted;
-      const margin = stretcher?.margin ?? 0;
-      let stems = await this.track.read(Math.round(sample) - margin, Math.ceil(n) + 2 * margin + 1 - (margin ? 0 : 1));
-      if (run !== this.run) return;
-      if (stretcher) stems = stretcher.process(stems, sample, n);
-      // The start, or a chunk that came too late, is moved to a whole sample a moment from now.
-      if (due < this.context.currentTime) due = Math.ceil((this.context.currentTime + LEAD_S) * rate) / rate;
-      this.schedule(stems, due);
-      this.scheduled.push({ when: due, start: sample, n, speed: this.speed });
-      due += stems[0][0].length / rate;
-      sample += n;
-      while (due > this.context.currentTime + AHEAD_S) {
-        await pause(200);
+      const first = Math.round(this.track.start_s * rate); // the track may have become another one
+      const [loopStart, loopEnd] = this.loop ? this.loop.map((seconds) => Math.round(seconds * rate)) : [0, Infinity];
+      const end = Math.min(first + this.track.n_samples, loopEnd);
+      if (sample >= end && this.loop && loopStart < end) [sample, stretcher] = [loopStart, null];
+      if (sample < end && due < this.context.currentTime + AHEAD_S) {
+        const wanted = Math.min(Math.round(CHUNK_S * rate), end - sample);
+        if (this.speed !== 1) stretcher ??= new Stretcher(this.speed, rate);
+        const n = stretcher ? stretcher.round(wanted) : wanted;
+        const margin = stretcher?.margin ?? 0;
+        let stems = await this.track.read(Math.round(sample) - first - margin, Math.ceil(n) + 2 * margin + (margin ? 1 : 0));
+        if (run !== this.run) return;
+        if (stretcher) stems = stretcher.process(stems, sample, n);
+        // The start, or a chunk that came too late, is moved to a whole sample a moment from now.
+        if (due < this.context.currentTime) due = Math.ceil((this.context.currentTime + LEAD_S) * rate) / rate;
+        this.schedule(stems, due);
+        this.scheduled.push({ when: due, start: sample, n, speed: this.speed });
+        due += stems[0][0].length / rate;
+        sample += n;
+      } else {
+        if (sample >= end && due <= this.context.currentTime) break;
+        await pause(100);
         if (run !== this.run) return;
       }
     }
-    while (this.context.currentTime < due) {
-      await pause(100);
-      if (run !== this.run) return;
-    }
     this.stop();
-    this.position = startS;
+    this.position = this.track.start_s;
     this.show();
   }
 
@@ -254,14 +229,14 @@ export class Player {
     const fader = Number(this.fader?.value ?? 0);
     const [voice, rest] = [Math.min(1, 1 - fader / 100), Math.min(1, 1 + fader / 100)];
     const anySolo = this.lanes.some(({ solo }) => pressed(solo));
-    this.lanes.forEach((lane) => {
+    for (const lane of this.lanes) {
       const isOn = pressed(lane.solo) || (!anySolo && !pressed(lane.mute));
       const side = this.fader ? (lane.stem === "vocals" ? voice : rest) : 1;
       lane.level = isOn ? side * (Number(lane.volume.value) / 100) ** 2 : 0;
       lane.gain?.gain.setTargetAtTime(lane.level, this.context.currentTime, SMOOTHING_S);
       lane.section.classList.toggle("silent", lane.level === 0);
-    });
-    if (this.mixLink) this.mixLink.href = `${this.song.mix}?${new URLSearchParams(this.lanes.map(({ stem, level }) => [stem, level.toFixed(3)]))}`;
+    }
+    this.mixLink.href = `${this.song.mix}?${new URLSearchParams(this.lanes.map(({ stem, level }) => [stem, level.toFixed(3)]))}`;
     const percent = (level) => `${Math.round(100 * level)} %`;
     this.fader?.setAttribute("aria-valuetext", `vocals ${percent(voice)}, everything else ${percent(rest)}`);
   }
@@ -270,74 +245,77 @@ export class Player {
 
   build() {
     const { song } = this;
-    this.playButton = make("button", { className: "play", onclick: () => this.toggle() });
+    this.playButton = make("button", { className: "play", onclick: () => (this.playing ? this.stop() : this.play()) });
     this.seekSlider = make("input", { type: "range", className: "seek", min: 0, max: this.durationS, step: "any", value: 0, "aria-label": "Position in the song" });
     this.seekSlider.oninput = () => this.seek(Number(this.seekSlider.value));
     this.time = make("span", { className: "time" });
     this.complaint = make("p", { className: "complaint", role: "alert" });
     this.speedSelect = make("select", { "aria-label": "Speed, at the same pitch" }, ...[0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5].map((speed) => make("option", { value: speed, selected: speed === 1 }, `${speed} ×`)));
     this.speedSelect.onchange = () => this.restart(() => { this.speed = Number(this.speedSelect.value); });
-    this.loopButton = make("button", { className: "small", "aria-pressed": "false", onclick: () => this.setLoop(null) }, "Loop off");
+    this.loopButton = make("button", { className: "small", "aria-label": "Remove the loop", onclick: () => this.setLoop(null) });
+    this.partButton = make("button", { className: "small", onclick: () => this.onpart(this.loop) }, "Separate this part alone");
     this.overview = make("canvas", { width: 1000, height: 60, role: "img", "aria-label": "Waveform of the song" });
     const overview = this.pointable(make("div", { className: "picture overview" }, this.overview));
     this.lanes = this.track.stems.map((stem) => this.buildLane(stem));
-    this.downloads = make("p", { className: "downloads" });
+    this.mixLink = make("a", { download: `${song.name} - mix.wav` }, "Download the mix as it sounds now");
+    this.downloads = make("p", { className: "downloads" }, make("a", { href: song.archive, download: `${song.name}.zip` }, "Download all as ZIP"), " · ", this.mixLink);
     this.element = make("div", { className: "player", role: "group", "aria-label": `Player for ${song.name}` },
-      make("div", { className: "transport" }, this.playButton, this.seekSlider, this.time, this.speedSelect, this.loopButton),
+      make("div", { className: "transport" }, this.playButton, this.seekSlider, this.time, this.speedSelect, this.loopButton, this.partButton),
       this.complaint, overview, this.buildFader(), ...this.lanes.map(({ section }) => section), this.downloads);
-    this.element.addEventListener("keydown", (event) => this.onKey(event));
+    this.element.onkeydown = (event) => this.onKey(event);
     this.element.player = this;
     this.drawWaveform();
     this.placeAxes();
     this.showDownloads();
     this.setLoop(null);
-    this.applyGains();
-    this.show();
   }
 
   buildFader() {
     if (!this.track.stems.includes("vocals") || this.track.stems.length < 2) return "";
-    this.fader = make("input", { type: "range", min: -100, max: 100, step: 5, value: 0, list: "", "aria-label": "Karaoke fader, from vocals to everything else" });
-    this.fader.oninput = () => this.applyGains();
+    this.fader = make("input", { type: "range", min: -100, max: 100, step: 5, value: 0, "aria-label": "Karaoke fader, from vocals to everything else", oninput: () => this.applyGains() });
     return make("div", { className: "fader" }, make("span", {}, "Vocals"), make("div", {}, this.fader, make("i", { className: "middle", "aria-hidden": "true" })), make("span", {}, "Karaoke"));
   }
 
   buildLane(stem) {
     const title = stem[0].toUpperCase() + stem.slice(1).replace("_", " ");
-    const toggle = (text, what) => {
-      const button = make("button", { className: "small", "aria-pressed": "false", "aria-label": `${what} ${stem}` }, text);
+    const toggle = (text) => {
+      const button = make("button", { className: "small", "aria-pressed": "false", "aria-label": `${text} ${stem}` }, text);
       button.onclick = () => {
         button.setAttribute("aria-pressed", String(!pressed(button)));
         this.applyGains();
       };
       return button;
     };
-    const lane = { stem, mute: toggle("Mute", "Mute"), solo: toggle("Solo", "Solo") };
+    const lane = { stem, mute: toggle("Mute"), solo: toggle("Solo") };
     lane.volume = make("input", { type: "range", min: 0, max: 100, value: 100, "aria-label": `Volume of ${stem}`, oninput: () => this.applyGains() });
     lane.bar = make("div", { className: "level", "aria-hidden": "true" }, make("i"));
     lane.download = make("a", { className: "download", hidden: true });
-    const image = make("img", { src: this.track.spectrogram(stem), alt: `Spectrogram of ${stem}`, width: 480, height: 200, draggable: false });
-    image.dataset.stem = stem;
+    const image = make("img", { src: this.track.spectrogram(stem), alt: `Spectrogram of ${stem}`, width: 480, height: 200, draggable: false, "data-stem": stem });
     lane.section = make("section", { className: "lane", "aria-label": title },
       make("div", { className: "head" }, make("h3", {}, title), lane.solo, lane.mute, lane.volume, lane.bar, lane.download),
       this.pointable(make("div", { className: "picture" }, image, make("div", { className: "axis", "aria-hidden": "true" }))));
     return lane;
   }
 
+  // What a picture shows, as start and length in seconds: the waveform the song, a spectrogram the track.
+  span(picture) {
+    return picture.classList.contains("overview") ? [0, this.durationS] : [this.track.start_s, this.track.durationS];
+  }
+
   // A click seeks, a drag selects what is looped.
   pointable(picture) {
+    let grabbed = null;
     const secondsAt = (event) => {
-      const box = picture.getBoundingClientRect();
-      const share = Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1);
-      return picture.classList.contains("overview") ? share * this.durationS : this.track.start_s + share * this.track.durationS;
+      const [box, [start, length]] = [picture.getBoundingClientRect(), this.span(picture)];
+      return start + Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1) * length;
     };
-    picture.onpointerdown = (event) => { this.grabbed = { x: event.clientX, at: secondsAt(event) }; };
+    picture.onpointerdown = (event) => { grabbed = { x: event.clientX, at: secondsAt(event) }; };
     picture.onpointerup = (event) => {
-      if (!this.grabbed) return;
-      const ends = [this.grabbed.at, secondsAt(event)].sort((one, other) => one - other);
-      if (Math.abs(event.clientX - this.grabbed.x) > 6) this.setLoop(ends);
+      if (!grabbed) return;
+      const ends = [grabbed.at, secondsAt(event)].sort((one, other) => one - other);
+      if (Math.abs(event.clientX - grabbed.x) > 6) this.setLoop(ends);
       else this.seek(ends[0]);
-      this.grabbed = null;
+      grabbed = null;
     };
     picture.append(make("i", { className: "selection" }), make("i", { className: "cursor" }));
     return picture;
@@ -346,24 +324,21 @@ export class Player {
   setLoop(ends) {
     this.restart(() => { this.loop = ends && ends[1] - ends[0] > 0.1 ? ends : null; });
     this.loopButton.hidden = !this.loop;
+    this.partButton.hidden = !this.loop || !this.onpart;
     this.loopButton.textContent = this.loop ? `Loop ${clock(this.loop[0])}–${clock(this.loop[1])} ×` : "";
-    this.loopButton.setAttribute("aria-label", "Remove the loop");
     this.placeMarks();
   }
 
   onKey(event) {
     const control = event.target.closest("button, a, input, select");
-    if (event.key === " " && (!control || control.type === "range")) {
-      event.preventDefault();
-      this.toggle();
-    }
+    if (event.key !== " " || (control && control.type !== "range")) return;
+    event.preventDefault();
+    this.playButton.click();
   }
 
   drawWaveform() {
-    const context = this.overview.getContext("2d");
-    const { width, height } = this.overview;
+    const [context, { width, height }, { peaks }] = [this.overview.getContext("2d"), this.overview, this.song];
     context.fillStyle = getComputedStyle(document.body).getPropertyValue("--accompaniment");
-    const peaks = this.song.peaks;
     peaks.forEach((peak, i) => {
       const tall = Math.max(1, (peak / 100) * height);
       context.fillRect((i * width) / peaks.length, (height - tall) / 2, width / peaks.length, tall);
@@ -374,37 +349,34 @@ export class Player {
   placeAxes() {
     const { lowest_hz: lowest, highest_hz: highest, start_s: startS, durationS } = this.track;
     const step = [1, 2, 5, 10, 15, 30, 60, 120, 300].find((seconds) => durationS / seconds <= 8) ?? 600;
-    for (const { section } of this.lanes) {
-      const axis = section.querySelector(".axis");
+    const label = (className, side, share, text) => {
+      const element = make("span", { className }, text);
+      element.style[side] = `${100 * share}%`;
+      return element;
+    };
+    for (const axis of this.element.querySelectorAll(".axis")) {
       axis.replaceChildren();
       for (const hz of [100, 300, 1000, 3000, 10000].filter((hz) => hz < highest)) {
-        const label = make("span", { className: "hz" }, hz < 1000 ? `${hz} Hz` : `${hz / 1000} kHz`);
-        label.style.bottom = `${(100 * Math.log(hz / lowest)) / Math.log(highest / lowest)}%`;
-        axis.append(label);
+        axis.append(label("hz", "bottom", Math.log(hz / lowest) / Math.log(highest / lowest), hz < 1000 ? `${hz} Hz` : `${hz / 1000} kHz`));
       }
       for (let at = (Math.floor(startS / step) + 1) * step; at < startS + durationS * 0.97; at += step) {
-        const label = make("span", { className: "s" }, clock(at));
-        label.style.left = `${(100 * (at - startS)) / durationS}%`;
-        axis.append(label);
+        axis.append(label("s", "left", (at - startS) / durationS, clock(at)));
       }
     }
   }
 
   showDownloads() {
-    const { downloads, name, isWhole } = this.song;
-    for (const { stem, file, bytes, url } of downloads) {
-      const lane = this.lanes.find((one) => one.stem === stem);
+    for (const { stem, file, bytes, url } of this.song.downloads) {
+      const { download } = this.lanes.find((lane) => lane.stem === stem);
       const ending = file.split(".").pop();
-      lane.download.replaceChildren("Download", make("span", { className: "spoken" }, ` ${stem}`), ` (${ending.toUpperCase()}, ${(bytes / 1e6).toFixed(1)} MB)`);
-      Object.assign(lane.download, { href: url, hidden: false, download: `${name} - ${stem}.${ending}` });
+      download.replaceChildren("Download", make("span", { className: "spoken" }, ` ${stem}`), ` (${ending.toUpperCase()}, ${(bytes / 1e6).toFixed(1)} MB)`);
+      Object.assign(download, { href: url, hidden: false, download: `${this.song.name} - ${stem}.${ending}` });
     }
-    this.mixLink = make("a", { href: this.song.mix, download: `${name} - mix.wav` }, "Download the mix as it sounds now");
-    this.downloads.replaceChildren(...(isWhole ? [make("a", { href: this.song.archive, download: `${name}.zip` }, "Download all as ZIP"), " · ", this.mixLink] : []));
+    this.downloads.hidden = !this.song.isWhole;
     this.applyGains();
   }
 
   show() {
-    if (!this.element) return;
     this.element.dataset.state = this.playing ? "playing" : "paused";
     this.playButton.setAttribute("aria-label", this.playing ? "Pause" : "Play");
     this.seekSlider.max = this.durationS;
@@ -420,15 +392,13 @@ export class Player {
       this.seekSlider.setAttribute("aria-valuetext", `${clock(at)} of ${clock(this.durationS)}`);
     }
     this.seekSlider.value = at;
-    const [from, to] = this.loop ?? (this.song.isWhole ? [0, 0] : [this.track.start_s, this.endS]);
+    const part = this.loop ?? (this.song.isWhole ? [0, 0] : [this.track.start_s, this.endS]);
     for (const picture of this.element.querySelectorAll(".picture")) {
-      const isOverview = picture.classList.contains("overview");
-      const share = (seconds) => (isOverview ? seconds / this.durationS : (seconds - this.track.start_s) / this.track.durationS);
-      const bounded = (seconds) => 100 * Math.min(Math.max(share(seconds), 0), 1);
-      picture.querySelector(".cursor").style.left = `${bounded(at)}%`;
-      const selection = picture.querySelector(".selection");
-      selection.style.left = `${bounded(from)}%`;
-      selection.style.width = this.loop || isOverview ? `${bounded(to) - bounded(from)}%` : 0;
+      const [start, length] = this.span(picture);
+      const [cursor, from, to] = [at, ...part].map((seconds) => 100 * Math.min(Math.max((seconds - start) / length, 0), 1));
+      picture.querySelector(".cursor").style.left = `${cursor}%`;
+      const isShown = this.loop || picture.classList.contains("overview");
+      Object.assign(picture.querySelector(".selection").style, { left: `${from}%`, width: isShown ? `${to - from}%` : 0 });
     }
   }
 
@@ -437,10 +407,7 @@ export class Player {
     this.drawing = true;
     requestAnimationFrame(() => {
       this.drawing = false;
-      if (!this.element.isConnected) {
-        this.stop();
-        return;
-      }
+      if (!this.element.isConnected) this.stop();
       this.placeMarks();
       for (const lane of this.lanes) lane.bar.style.setProperty("--level", this.playing ? level(lane.meter) : 0);
       if (this.playing) this.draw();

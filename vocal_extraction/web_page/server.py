@@ -10,20 +10,20 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 
 import uvicorn
 
 from vocal_extraction.checkpointing import load_checkpoint, shipped_checkpoints
 from vocal_extraction.errors import VocalExtractionError
-from vocal_extraction.settings import CHECKPOINT_FOLDER, EVALUATION_FOLDER, LARGEST_PORT
+from vocal_extraction.settings import CHECKPOINT_FOLDER, DEMO_FOLDER, EVALUATION_FOLDER, LARGEST_PORT
 from vocal_extraction.web_page.api import Api
 from vocal_extraction.web_page.jobs import JobQueue
-from vocal_extraction.web_page.limits import USUAL_LIMITS, Limits
 from vocal_extraction.web_page.sessions import SessionMiddleware
+from vocal_extraction.web_page.uploads import Limits
 
 USUAL_PORT = 7860
 
@@ -43,8 +43,8 @@ def serve_page(
     port: int | None = None,
     model: str | Path | None = None,
     device: str = "auto",
-    limits: Limits = USUAL_LIMITS,
-    reports_folder: str | Path = EVALUATION_FOLDER,
+    limits: Limits | None = None,
+    report_folders: Sequence[str | Path] = (EVALUATION_FOLDER, DEMO_FOLDER),
     token: str | None = None,
     open_browser: bool | None = None,
 ) -> None:
@@ -52,17 +52,15 @@ def serve_page(
 
     Parameters
     ----------
-    host
-        The address to listen on; the default is reached from this machine only.
-    port
-        None takes 7860, or any free port where that is taken.
+    host, port
+        Where to listen; port None takes 7860, or any free one where that is taken.
     model
         A checkpoint that is offered before those that ship.
     device
         Where the networks run, as in `device.choose_device`.
     limits
         Bounds for sessions.
-    reports_folder
+    report_folders
         Where evaluations write their reports.
     token
         What clients must bring. None asks for one that is made up and printed where `host` is not this machine's own.
@@ -79,13 +77,14 @@ def serve_page(
     models = _models(model)
     is_local = host in _LOOPBACK
     token = token or (None if is_local else secrets.token_urlsafe(16))
-    signal.signal(signal.SIGTERM, _exit)
     with (
+        _exit_on_sigterm(),
         contextlib.closing(_listen(host, port)) as listener,
         jobs_folder() as root,
-        JobQueue(root, limits, models, device) as queue,
+        JobQueue(root, limits or Limits(), models, device) as queue,
     ):
-        api = Api(queue, Path(reports_folder)).application()
+        threading.Thread(target=queue.measure_models, name="measuring", daemon=True).start()
+        api = Api(queue, [Path(folder) for folder in report_folders]).application()
         application = SessionMiddleware(api, hosts=_LOOPBACK if is_local else (), token=token)
         _greet(host, listener.getsockname()[1], token, open_browser)
         config = uvicorn.Config(
@@ -94,9 +93,14 @@ def serve_page(
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def _exit(number: int, frame: FrameType | None) -> None:
+@contextlib.contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
     """End as `sys.exit` does, so that everything is tidied up; uvicorn raises the signal again when it has stopped."""
-    sys.exit(128 + number)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _models(model: str | Path | None) -> dict[str, Path]:

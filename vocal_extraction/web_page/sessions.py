@@ -9,12 +9,11 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Collection
-from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "session"
@@ -26,6 +25,9 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+_STRANGER = (
+    "This server wants its token: open the address that it printed at its start, or send 'Authorization: Bearer TOKEN'."
+)
 
 
 class SessionMiddleware:
@@ -36,58 +38,40 @@ class SessionMiddleware:
         self._key = secrets.token_bytes(32)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer it here."""
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-        if scope["type"] != "http":
-            return  # nothing here speaks any other protocol; the server closes the connection
-        request = Request(scope, receive)
-        cookie = request.cookies.get(COOKIE, "")
-        new_cookie = None
-        if self._has_bearer_token(request):
-            cookie = "bearer"
-        elif not self._is_ours(cookie) and self._may_enter(request):
+        """Let a request through, or answer it here; what is no HTTP is not answered, and the connection closed."""
+        if scope["type"] == "http":
+            request = Request(scope, receive)
+            session, new_cookie = self._session(request)
+            refusal = self._refusal(request, session)
+            request.state.session = session
+            await (refusal or self._app)(scope, receive, _with_headers(send, None if refusal else new_cookie))
+
+    def _session(self, request: Request) -> tuple[str | None, str | None]:
+        """Return the session of a request and its cookie where it is new; None for a stranger."""
+        value, _, signature = request.cookies.get(COOKIE, "").partition(".")
+        if self._is_token(request.headers.get("authorization", "").removeprefix("Bearer ")):
+            return "bearer", None
+        if hmac.compare_digest(signature.encode(), self._signature(value).encode()):
+            return value, None
+        if self._token is None or self._is_token(request.query_params.get("token", "")):
             value = secrets.token_urlsafe(32)
-            cookie = new_cookie = f"{value}.{self._signature(value)}"
-        request.state.session = cookie
-        refusal = self._refusal(request, cookie)
-        await (refusal or self._app)(scope, receive, _with_headers(send, None if refusal else new_cookie))
+            return value, f"{value}.{self._signature(value)}"
+        return None, None
 
     def _signature(self, value: str) -> str:
         return hmac.new(self._key, value.encode(), hashlib.sha256).hexdigest()
 
-    def _is_ours(self, cookie: str) -> bool:
-        value, _, signature = cookie.partition(".")
-        return hmac.compare_digest(signature.encode(), self._signature(value).encode())
-
-    def _matches_token(self, text: str) -> bool:
+    def _is_token(self, text: str) -> bool:
         return self._token is not None and hmac.compare_digest(text.encode(), self._token.encode())
 
-    def _has_bearer_token(self, request: Request) -> bool:
-        return self._matches_token(request.headers.get("authorization", "").removeprefix("Bearer "))
-
-    def _may_enter(self, request: Request) -> bool:
-        return self._token is None or self._matches_token(request.query_params.get("token", ""))
-
-    def _refusal(self, request: Request, cookie: str) -> Response | None:
+    def _refusal(self, request: Request, session: str | None) -> JSONResponse | None:
         """Return the answer to a request that may not pass; None if it may."""
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
         if self._hosts and _name_of(host) not in self._hosts:
-            return refused(HTTPStatus.FORBIDDEN, "This server is not known by that name.")
+            return JSONResponse({"error": "This server is not known by that name."}, 403)
         if origin is not None and origin.partition("://")[2] != host:
-            return refused(HTTPStatus.FORBIDDEN, "Another site may not use this server.")
-        if cookie != "bearer" and not self._is_ours(cookie):
-            return refused(
-                HTTPStatus.UNAUTHORIZED,
-                "This server wants its token: open the address that it printed at its start, or send "
-                "'Authorization: Bearer TOKEN'.",
-            )
-        return None
-
-
-def refused(status: HTTPStatus, reason: str) -> Response:
-    """Return an error's response."""
-    return JSONResponse({"error": reason}, status)
+            return JSONResponse({"error": "Another site may not use this server."}, 403)
+        return JSONResponse({"error": _STRANGER}, 401) if session is None else None
 
 
 def _name_of(host: str) -> str:

@@ -1,7 +1,7 @@
-"""Upload validation: what a file may be is asked of its header before any of it is decoded.
+"""How much the server does for a session, and upload validation.
 
-A header is not to be believed either, so how much may be decoded is a number of seconds that holds to the end, however
-long the file claims to be.
+What a file may be is asked of its header before any of it is decoded. The header's word on the length is not believed:
+how much may be decoded is a number of seconds, however long the file claims to be.
 """
 
 import dataclasses
@@ -9,8 +9,7 @@ from pathlib import Path
 
 from vocal_extraction.audio_files.ffmpeg import ProgramError
 from vocal_extraction.audio_files.probing import examine
-from vocal_extraction.errors import ExtractionError, VocalExtractionError
-from vocal_extraction.web_page.limits import Limits
+from vocal_extraction.errors import ExtractionError, SettingsError, VocalExtractionError
 
 _CONTAINERS = (
     "aa,aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,dts,dtshd,eac3,flac,flv,iff,loas,matroska,mlp,mov,mp3,mpc,"
@@ -18,13 +17,39 @@ _CONTAINERS = (
 )
 """ffmpeg's names of formats that hold their audio themselves. A playlist is a format to ffmpeg, too, whatever its file
 is called: it may name any song on this machine."""
-
-_STORED_PER_DECODED = 12
-"""Most bytes written for a decoded one: mixture, estimates and layer outputs as floats, stems, samples to play."""
+_STORED, _STORED_PER_STEM = 6, 5
+"""Most bytes written for a decoded one: mixture, layer outputs, previews; and for each stem its estimate at two rates,
+its file, samples to play, and its place in the ZIP file."""
 
 
 class RefusedError(VocalExtractionError):
     """Something that the server does not do; the text says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Bounds that keep one session from filling the disk or the day."""
+
+    upload_bytes: int = 300 * 2**20
+    """Largest song file."""
+    longest_s: float = 20 * 60.0
+    """Longest song, decoded."""
+    decoded_bytes: int = 10**9
+    """Most that one song may decode to, as 32-bit floats: many channels at a high rate count as length."""
+    lifetime_s: float = 3_600.0
+    """How long the files of a finished job are kept."""
+    queue_length: int = 32
+    """Jobs that may wait while one is worked on."""
+    jobs_per_session: int = 16
+    """Of them and the one that is worked on, how many may be one session's."""
+    storage_bytes: int = 20 * 10**9
+    """What all jobs' files together may take."""
+
+    def __post_init__(self) -> None:
+        values = dataclasses.asdict(self)
+        broken = [name for name, value in values.items() if not 0 < value < float("inf")]
+        if broken:
+            raise SettingsError(f"The page's limits must be more than 0: {', '.join(broken)}. Got {values}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +65,9 @@ class Upload:
     expected_s: float
     """How long it says it is; where it does not say, the longest that it may be."""
 
-    @property
-    def stored_bytes(self) -> float:
-        """About what its job takes of the disk, at most."""
-        return self.expected_s * self.sample_rate * self.n_channels * 4 * _STORED_PER_DECODED
+    def stored_bytes(self, n_stems: int) -> float:
+        """Return about what its job takes of the disk, at most."""
+        return self.expected_s * self.sample_rate * self.n_channels * 4 * (_STORED + _STORED_PER_STEM * n_stems)
 
 
 def validate_upload(song: Path, limits: Limits) -> Upload:
