@@ -1,4 +1,4 @@
-"""The synthesised band: the same seed plays the same song, and what is promised of the music can be measured in it."""
+"""Synthesised songs: reproducible, and with the pitches, spectra, levels and places that they promise."""
 
 import dataclasses
 
@@ -10,15 +10,14 @@ import soundfile
 from vocal_extraction import demo_songs
 from vocal_extraction.demo_songs import MIXTURE_PEAK, STEM_LEVELS_DB, synthesize_song, write_demo_songs
 from vocal_extraction.demo_songs.band import Strings
-from vocal_extraction.demo_songs.score import Score, compose
-from vocal_extraction.demo_songs.sound import add, hertz, pan, room, wave
+from vocal_extraction.demo_songs.sound import Score, add, compose, echo, hertz, pan, wave
 from vocal_extraction.demo_songs.voice import Note, Singer, take
 from vocal_extraction.errors import SettingsError
 from vocal_extraction.musdb_preparation import STREAMS, SUBSETS, song_names, song_paths
 from vocal_extraction.settings import STEMS
 
 SAMPLE_RATE = 44_100
-C_MAJOR = Score(SAMPLE_RATE, 3 * SAMPLE_RATE, 0.5, 36, (0, 2, 4, 5, 7, 9, 11), (0, 3, 4, 0))
+C_MAJOR = Score(3 * SAMPLE_RATE, 0.5, 36, (0, 2, 4, 5, 7, 9, 11), (0, 3, 4, 0))
 BARITONE = Singer(centre_midi=50, tract_scale=1.0, vibrato_hz=5.5, vibrato_semitones=0.5, tilt=1.0, breathiness=0.01)
 
 
@@ -32,25 +31,15 @@ def decibels(ratio):
 
 @pytest.fixture(scope="module")
 def songs():
-    return [synthesize_song(seed, 4.0) for seed in range(6)]
-
-
-# ------------------------------------------------------------------------------------------------- whole songs
+    return [synthesize_song(seed, 3.0) for seed in range(4)]
 
 
 def test_song_has_four_stereo_stems_of_the_length_asked_for(songs):
     for stems in songs:
         assert tuple(sorted(stems)) == STEMS
         for signal in stems.values():
-            assert signal.shape == (2, 4 * SAMPLE_RATE)
+            assert signal.shape == (2, 3 * SAMPLE_RATE)
             assert np.isfinite(signal).all()
-
-
-@pytest.mark.parametrize("sample_rate", [16_000, 22_050, 48_000, 96_000])
-def test_song_can_be_played_at_other_rates(sample_rate):
-    stems = synthesize_song(3, 1.5, sample_rate)
-    assert {signal.shape for signal in stems.values()} == {(2, round(1.5 * sample_rate))}
-    assert all(power(signal) > 0 for signal in stems.values())
 
 
 def test_same_seed_plays_the_same_song_whatever_was_played_before():
@@ -101,15 +90,10 @@ def test_spectra_are_those_of_the_instruments(songs):
         assert share_below(stems["drums"], 4_000) < 0.97
 
 
-@pytest.mark.parametrize(
-    "seed, duration_s, sample_rate", [(-1, 7.0, 44_100), (0, 0.5, 44_100), (0, float("nan"), 44_100), (0, 7.0, 8_000)]
-)
-def test_impossible_song_is_refused(seed, duration_s, sample_rate):
+@pytest.mark.parametrize("seed, duration_s", [(-1, 7.0), (0, 0.5), (0, float("nan"))])
+def test_impossible_song_is_refused(seed, duration_s):
     with pytest.raises(SettingsError, match="A demo song needs"):
-        synthesize_song(seed, duration_s, sample_rate)
-
-
-# ---------------------------------------------------------------------------------------------------- the voice
+        synthesize_song(seed, duration_s)
 
 
 def sing_one_note(vowel, degree, singer=BARITONE):
@@ -163,12 +147,9 @@ def test_sibilant_hisses_before_its_vowel():
     )
 
 
-# ----------------------------------------------------------------------------------------------------- the tools
-
-
 @pytest.mark.parametrize("midi", [40, 57, 69])
 def test_plucked_string_rings_at_its_pitch_and_dies_away(midi):
-    sound = Strings(SAMPLE_RATE, np.random.default_rng(0), brightness_hz=3_000).pluck(midi)
+    sound = Strings(np.random.default_rng(0), brightness_hz=3_000).pluck(midi)
     spectrum = np.abs(np.fft.rfft(sound * np.hanning(len(sound)), 1 << 18))
     frequency_hz = np.fft.rfftfreq(1 << 18, 1 / SAMPLE_RATE)
     near = abs(frequency_hz / hertz(midi) - 1) < 0.4
@@ -178,7 +159,7 @@ def test_plucked_string_rings_at_its_pitch_and_dies_away(midi):
 
 
 def test_wave_is_the_sum_of_its_harmonics():
-    signal, cycles = wave(np.full(SAMPLE_RATE, 441.0), np.array([1.0, 0.5]), SAMPLE_RATE)
+    signal, cycles = wave(np.full(SAMPLE_RATE, 441.0), np.array([1.0, 0.5]))
     angle = 2 * np.pi * 441 * np.arange(1, SAMPLE_RATE + 1) / SAMPLE_RATE
     # 1e-5: a straight line between two of 4,096 points of a sine misses it by (2 pi / 4,096)^2 / 8 at most.
     np.testing.assert_allclose(signal, np.sin(angle) + 0.5 * np.sin(2 * angle), atol=1e-5)
@@ -192,12 +173,12 @@ def test_panning_keeps_the_power():
     assert np.abs(pan(signal, -1)[1]).max() < 1e-12
 
 
-def test_room_adds_the_echo_at_its_level_and_nothing_before():
+def test_echo_is_added_at_its_level_and_nothing_before():
     click = np.zeros((2, SAMPLE_RATE))
     click[:, 1_000] = 1
-    echo = room(click, np.random.default_rng(0), decay_s=0.5, wet_db=-12, sample_rate=SAMPLE_RATE) - click
-    assert np.abs(echo[:, :1_500]).max() < 1e-9
-    assert decibels(np.sum(echo**2, axis=1)) == pytest.approx([-12, -12], abs=0.1)
+    added = echo(click, np.random.default_rng(0), decay_s=0.5, wet_db=-12) - click
+    assert np.abs(added[:, :1_500]).max() < 1e-9
+    assert decibels(np.sum(added**2, axis=1)) == pytest.approx([-12, -12], abs=0.1)
 
 
 def test_adding_cuts_what_hangs_over():
@@ -210,15 +191,12 @@ def test_adding_cuts_what_hangs_over():
 
 def test_chords_are_triads_of_the_key():
     for seed in range(20):
-        score = compose(np.random.default_rng(seed), 10 * SAMPLE_RATE, SAMPLE_RATE)
+        score = compose(np.random.default_rng(seed), 10 * SAMPLE_RATE)
         for bar in range(score.n_bars):
             root, third, fifth = map(score.midi, score.chord(bar))
             assert third - root in (3, 4)
             assert fifth - root in (6, 7)
         assert score.sample(4 * score.n_bars) >= score.n_samples
-
-
-# --------------------------------------------------------------------------------------------------- on the disk
 
 
 def contents(folder):

@@ -1,28 +1,16 @@
-"""Songs made on the spot, with known stems: what the demonstration and the tests hear where there is no MUSDB18.
+"""Synthesised songs with known stems, for the demonstration and the tests where there is no MUSDB18.
 
-A band plays a pop song that a seed decides: key, tempo, progression, singer, groove and who plays the chords. It is no
-music to keep, but a separator meets in it what it meets in songs: harmonics that move over harmonics that stay,
-sibilants beside cymbals, a bass below a kick, each stem at its place in the stereo picture and at its usual level.
-
-============  =====================================================
-file          what it holds
-============  =====================================================
-``score.py``  tempo, key and chords, on which the players agree
-``sound.py``  waves, bands, rooms and panning
-``voice.py``  the singer
-``band.py``   drums, bass and chords
-============  =====================================================
+A seed decides key, tempo, progression, singer and groove of a pop song. It has what a separator meets in songs: moving
+harmonics over steady ones, sibilants beside cymbals, a bass below a kick, stems panned and at their usual levels.
 """
 
 import os
-from collections.abc import Callable
 
 import numpy as np
 
 from vocal_extraction.atomic_files import remove_leftovers
 from vocal_extraction.demo_songs.band import play_bass, play_chords, play_drums
-from vocal_extraction.demo_songs.score import Score, compose
-from vocal_extraction.demo_songs.sound import Signal
+from vocal_extraction.demo_songs.sound import Signal, compose
 from vocal_extraction.demo_songs.voice import sing
 from vocal_extraction.errors import SettingsError
 from vocal_extraction.musdb_preparation import (
@@ -35,7 +23,6 @@ from vocal_extraction.musdb_preparation import (
     write_song,
 )
 from vocal_extraction.progress import counted
-from vocal_extraction.settings import STEMS
 
 STEM_LEVELS_DB = {"bass": -7.2, "drums": -7.1, "other": -6.2, "vocals": -5.3}
 """Power of a stem relative to the mixture's: medians over the 80 training songs of the MUSDB18 sample."""
@@ -47,57 +34,32 @@ _SHORTEST_S = 1.0
 _SEEDS_PER_SUBSET = 10_000
 
 
-def synthesize_song(seed: int, duration_s: float = 7.0, sample_rate: int = SAMPLE_RATE) -> dict[str, Signal]:
-    """Compose and play the song of `seed`.
+def synthesize_song(seed: int, duration_s: float = 7.0) -> dict[str, Signal]:
+    """Compose and play the song of `seed`, 0 or more, in `duration_s` seconds, 1 or more.
 
-    Parameters
-    ----------
-    seed
-        0 or more; the same seed gives the same song.
-    duration_s
-        Length in seconds, 1 or more.
-    sample_rate
-        In Hz, 16,000 to 192,000.
+    Returns arrays (n_channels=2, n_samples) under bass, drums, other and vocals, which add up to the mixture. Raises
+    SettingsError if an argument is out of its range.
 
-    Returns
-    -------
-    dict
-        Arrays (n_channels=2, n_samples) under bass, drums, other and vocals. Their sum is the mixture and peaks at
-        `MIXTURE_PEAK`.
-
-    Raises
-    ------
-    SettingsError
-        If an argument is out of its range.
-
-    Examples
-    --------
     >>> stems = synthesize_song(7, 2.0)
     >>> sorted(stems), stems["vocals"].shape
     (['bass', 'drums', 'other', 'vocals'], (2, 88200))
     """
-    if seed < 0 or not duration_s >= _SHORTEST_S or not 16_000 <= sample_rate <= 192_000:
+    if seed < 0 or not duration_s >= _SHORTEST_S:
         raise SettingsError(
-            f"A demo song needs a seed of 0 or more, {_SHORTEST_S:g} s or more and a rate of 16 to 192 kHz. "
-            f"Got seed {seed}, {duration_s} s and {sample_rate} Hz."
+            f"A demo song needs a seed of 0 or more and {_SHORTEST_S:g} s or more; got {seed} and {duration_s} s."
         )
-    score = compose(_generator(seed, "score"), round(duration_s * sample_rate), sample_rate)
-    players: dict[str, Callable[[Score, np.random.Generator], Signal]] = {
-        "bass": play_bass,
-        "drums": play_drums,
-        "other": play_chords,
-        "vocals": sing,
-    }
-    return _balance({stem: players[stem](score, _generator(seed, stem)) for stem in STEMS}, _generator(seed, "levels"))
+    score = compose(_generator(seed, "score"), round(duration_s * SAMPLE_RATE))
+    players = {"bass": play_bass, "drums": play_drums, "other": play_chords, "vocals": sing}
+    stems = {stem: play(score, _generator(seed, stem)) for stem, play in players.items()}
+    return _balance(stems, _generator(seed, "levels"))
 
 
 def _generator(seed: int, part: str) -> np.random.Generator:
-    """Return a generator of the part's own, so that no player's draws disturb another's."""
     return np.random.default_rng([seed, *part.encode()])
 
 
 def _balance(stems: dict[str, Signal], rng: np.random.Generator) -> dict[str, Signal]:
-    """Bring each stem to its usual level, more or less, and their sum to its peak."""
+    """Bring each stem near its usual level, and their sum to its peak."""
     for stem, level_db in STEM_LEVELS_DB.items():
         gain_db = level_db + rng.normal(0, 1.5)
         stems[stem] *= 10 ** (gain_db / 20) / np.sqrt(np.mean(stems[stem] ** 2) + 1e-12)
@@ -115,7 +77,7 @@ def write_demo_songs(
     seed: int = 0,
     progress: bool = False,
 ) -> dict[str, int]:
-    """Write synthesised songs into the layout of `musdb_preparation`, save those that are there already.
+    """Write synthesised songs into the layout of `musdb_preparation`, except those that are there already.
 
     Parameters
     ----------
@@ -138,16 +100,13 @@ def write_demo_songs(
     Raises
     ------
     SettingsError
-        If there would be fewer than 0 songs, or the songs would be too short.
+        If a number is out of its range.
     StorageError
         If the disk is full or the folder cannot be written.
     """
     counts = dict(zip(SUBSETS, (n_train, n_valid, n_test), strict=True))
-    if (
-        seed < 0
-        or not duration_s >= _SHORTEST_S
-        or not all(0 <= count <= _SEEDS_PER_SUBSET for count in counts.values())
-    ):
+    in_range = all(0 <= count <= _SEEDS_PER_SUBSET for count in counts.values())
+    if seed < 0 or not duration_s >= _SHORTEST_S or not in_range:
         raise SettingsError(
             f"Demo songs need a seed of 0 or more, {_SHORTEST_S:g} s or more, and 0 to {_SEEDS_PER_SUBSET} songs a "
             f"subset. Got seed {seed}, {duration_s} s and {counts}."

@@ -1,16 +1,12 @@
-"""Drums, bass and chords.
-
-Drums are swept sines and shaped noise, every stroke a little different; the bass is a filtered sawtooth; the chords
-are plucked strings (Karplus and Strong 1983, the delay line solved as one division of spectra), detuned pads, or both.
-"""
+"""Drums from sines and noise, a sawtooth bass, and chords of plucked strings (Karplus and Strong 1983) or pads."""
 
 import itertools
 
 import numpy as np
 import scipy.fft
 
-from vocal_extraction.demo_songs.score import BEATS_PER_BAR, Score
-from vocal_extraction.demo_songs.sound import Signal, add, band, harmonics, hertz, pan, room, wave
+from vocal_extraction.demo_songs.sound import BEATS_PER_BAR, Score, Signal, add, band, echo, harmonics, hertz, pan, wave
+from vocal_extraction.musdb_preparation import SAMPLE_RATE
 
 _STEPS_PER_BEAT = 4
 _GROOVES = (
@@ -22,6 +18,12 @@ _GROOVES = (
 )
 """Sixteen steps of a bar: X loud, x soft, o open."""
 _STRENGTHS = {"X": 1.0, "x": 0.5, "o": 0.7}
+_CYMBALS = {
+    "hat": (0.12, 0.014, 6_500, 16_000, 0.25),
+    "open hat": (0.4, 0.09, 6_500, 16_000, 0.25),
+    "crash": (1.8, 0.28, 2_500, 15_000, 0.2),
+}
+"""Duration and half-life in seconds, band in Hz, level."""
 
 _BASS_LINES = ("X.X.X.X.X.X.X.X.", "X.....X.X.....5.", "X...8...X...8...", "X.........X.....", "X..X..X.5.5.8...")
 """Sixteen steps of a bar: X root, 5 fifth, 8 octave."""
@@ -30,13 +32,10 @@ _STRUMS = ("D...D.UU.UD.D.U.", "D...D...D...D.U.", "D.DUD.DUD.DUD.DU", "D.......
 """Sixteen steps of a bar: D from the lowest string, U from the highest."""
 
 
-# ------------------------------------------------------------------------------------------------------- drums
-
-
 def play_drums(score: Score, rng: np.random.Generator) -> Signal:
     """Play one groove with a crash at the start and a fill in every fourth bar; return (2, n_samples)."""
     groove = _GROOVES[rng.integers(len(_GROOVES))]
-    strokes = {"kick": _kick, "snare": _snare, "hat": _hat}
+    strokes = {"kick": _kick, "snare": _snare, "hat": _cymbal}
     places = {"kick": 0.0, "snare": rng.uniform(-0.15, 0.15), "hat": rng.choice((-0.4, 0.4))}
     drums = np.zeros((2, score.n_samples))
     for bar in range(score.n_bars):
@@ -46,12 +45,12 @@ def play_drums(score: Score, rng: np.random.Generator) -> Signal:
             for step, sign in enumerate(pattern):
                 if sign != ".":
                     strength = _STRENGTHS[sign] * rng.uniform(0.85, 1.1)
-                    start = _step(score, bar, step) + round(rng.normal(0, 0.003) * score.sample_rate)
-                    sound = strokes[drum](score.sample_rate, rng, sign == "o")
+                    start = _step(score, bar, step) + round(rng.normal(0, 0.003) * SAMPLE_RATE)
+                    sound = strokes[drum](rng, "open hat" if sign == "o" else drum)
                     add(drums, start, pan(strength * sound, places[drum]))
         if bar % 4 == 0:
-            add(drums, _step(score, bar, 0), pan(_crash(score.sample_rate, rng), -places["hat"]))
-    drums = room(drums, rng, decay_s=rng.uniform(0.25, 0.6), wet_db=-12, sample_rate=score.sample_rate)
+            add(drums, _step(score, bar, 0), pan(_cymbal(rng, "crash"), -places["hat"]))
+    drums = echo(drums, rng, decay_s=rng.uniform(0.25, 0.6), wet_db=-12)
     return np.tanh(0.8 * drums)
 
 
@@ -59,37 +58,30 @@ def _step(score: Score, bar: int, step: int) -> int:
     return score.sample(bar * BEATS_PER_BAR + step / _STEPS_PER_BEAT)
 
 
-def _dying(sample_rate: int, duration_s: float, half_life_s: float) -> tuple[Signal, Signal]:
+def _dying(duration_s: float, half_life_s: float) -> tuple[Signal, Signal]:
     """Return the time in seconds and an envelope that halves every `half_life_s`, with a soft end."""
-    time_s = np.arange(int(duration_s * sample_rate)) / sample_rate
+    time_s = np.arange(int(duration_s * SAMPLE_RATE)) / SAMPLE_RATE
     return time_s, 0.5 ** (time_s / half_life_s) * np.minimum(1, (duration_s - time_s) / 0.02)
 
 
-def _kick(sample_rate: int, rng: np.random.Generator, _is_open: bool) -> Signal:
-    time_s, envelope = _dying(sample_rate, 0.35, 0.06)
+def _kick(rng: np.random.Generator, _kind: str) -> Signal:
+    time_s, envelope = _dying(0.35, 0.06)
     frequency_hz = 48 + 110 * np.exp(-time_s / 0.022)
-    click = band(rng.standard_normal(len(time_s)), 1_500, 6_000, sample_rate) * np.exp(-time_s / 0.003)
-    return np.asarray(1.4 * np.sin(2 * np.pi * np.cumsum(frequency_hz) / sample_rate) * envelope + 0.5 * click)
+    click = band(rng.standard_normal(len(time_s)), 1_500, 6_000) * np.exp(-time_s / 0.003)
+    return np.asarray(1.4 * np.sin(2 * np.pi * np.cumsum(frequency_hz) / SAMPLE_RATE) * envelope + 0.5 * click)
 
 
-def _snare(sample_rate: int, rng: np.random.Generator, _is_open: bool) -> Signal:
-    time_s, envelope = _dying(sample_rate, 0.3, 0.045)
-    wires = band(rng.standard_normal(len(time_s)), 500, 6_000, sample_rate) * envelope
+def _snare(rng: np.random.Generator, _kind: str) -> Signal:
+    time_s, envelope = _dying(0.3, 0.045)
+    wires = band(rng.standard_normal(len(time_s)), 500, 6_000) * envelope
     shell = np.sin(2 * np.pi * 188 * time_s) + 0.6 * np.sin(2 * np.pi * 332 * time_s)
     return np.asarray(0.9 * wires + 0.5 * shell * np.exp(-time_s / 0.05))
 
 
-def _hat(sample_rate: int, rng: np.random.Generator, is_open: bool) -> Signal:
-    time_s, envelope = _dying(sample_rate, 0.4 if is_open else 0.12, 0.09 if is_open else 0.014)
-    return np.asarray(0.25 * band(rng.standard_normal(len(time_s)), 6_500, 16_000, sample_rate) * envelope)
-
-
-def _crash(sample_rate: int, rng: np.random.Generator) -> Signal:
-    time_s, envelope = _dying(sample_rate, 1.8, 0.28)
-    return np.asarray(0.2 * band(rng.standard_normal(len(time_s)), 2_500, 15_000, sample_rate) * envelope)
-
-
-# -------------------------------------------------------------------------------------------------------- bass
+def _cymbal(rng: np.random.Generator, kind: str) -> Signal:
+    duration_s, half_life_s, low_hz, high_hz, level = _CYMBALS[kind]
+    time_s, envelope = _dying(duration_s, half_life_s)
+    return np.asarray(level * band(rng.standard_normal(len(time_s)), low_hz, high_hz) * envelope)
 
 
 def play_bass(score: Score, rng: np.random.Generator) -> Signal:
@@ -102,18 +94,15 @@ def play_bass(score: Score, rng: np.random.Generator) -> Signal:
         root -= 12 * (root > 43)
         for step, following in itertools.pairwise(steps):
             note = slice(_step(score, bar, step), min(_step(score, bar, following), score.n_samples))
-            time_s = np.arange(max(note.stop - note.start, 0)) / score.sample_rate
+            time_s = np.arange(max(note.stop - note.start, 0)) / SAMPLE_RATE
             frequency_hz[note] = hertz(root + {"X": 0, "5": 7, "8": 12}[line[step]])
             fade = np.minimum(1, time_s[::-1] / 0.015) * np.minimum(1, time_s / 0.004)
             gate[note] = fade * (0.3 + 0.7 * np.exp(-time_s / 0.4))
             pluck[note] = fade * np.exp(-time_s / rng.uniform(0.08, 0.14))
-    saw, _ = wave(frequency_hz, harmonics(float(frequency_hz.max()), 6_000, 1.0), score.sample_rate)
-    dark = band(saw, 0, rng.uniform(220, 420), score.sample_rate)
-    bright = band(saw, 0, rng.uniform(1_200, 2_600), score.sample_rate)
+    saw, _ = wave(frequency_hz, harmonics(float(frequency_hz.max()), 6_000, 1.0))
+    dark = band(saw, 0, rng.uniform(220, 420))
+    bright = band(saw, 0, rng.uniform(1_200, 2_600))
     return pan(np.tanh(0.5 * (gate * dark + 0.25 * pluck * bright)), 0.0)
-
-
-# ------------------------------------------------------------------------------------------------------ chords
 
 
 def play_chords(score: Score, rng: np.random.Generator) -> Signal:
@@ -135,83 +124,77 @@ def _voicing(score: Score, bar: int) -> list[int]:
 
 
 class Strings:
-    """Plucked strings of one brightness; a pitch is worked out once."""
+    """Plucked strings of one brightness; each pitch is computed once."""
 
-    def __init__(self, sample_rate: int, rng: np.random.Generator, *, brightness_hz: float) -> None:
-        self._sample_rate = sample_rate
-        self._rng = rng
-        self._brightness_hz = brightness_hz
+    def __init__(self, rng: np.random.Generator, *, brightness_hz: float) -> None:
+        self._rng, self._brightness_hz = rng, brightness_hz
         self._plucked: dict[int, Signal] = {}
 
     def pluck(self, midi: int) -> Signal:
-        """Return 0.7 s of the string of this pitch, (n_samples)."""
-        if midi not in self._plucked:
-            self._plucked[midi] = self._vibrate(float(hertz(midi)), int(0.7 * self._sample_rate))
-        return self._plucked[midi]
+        """Return 0.7 s of the string of this pitch, (n_samples,).
 
-    def _vibrate(self, frequency_hz: float, n_samples: int) -> Signal:
-        """Solve ``y[t] = x[t] + g (y[t - d] + y[t - d - 1]) / 2``, a burst x going round a string of d samples.
-
-        In the spectrum that is one division, and d may be a fraction.
+        Solves ``y[t] = x[t] + g (y[t - d] + y[t - d - 1]) / 2`` for a burst x, in the spectrum, since d is no integer.
         """
-        period = self._sample_rate / frequency_hz
+        if midi in self._plucked:
+            return self._plucked[midi]
+        frequency_hz, n_samples = float(hertz(midi)), int(0.7 * SAMPLE_RATE)
+        period = SAMPLE_RATE / frequency_hz
         burst = np.zeros(n_samples)
         burst[: int(period)] = self._rng.uniform(-1, 1, int(period))
-        # What rings on beyond the transform comes round to its start, 40 dB down.
-        n_fft = 1 << (n_samples - 1).bit_length()
-        spectrum = scipy.fft.rfft(band(burst, 0, self._brightness_hz, self._sample_rate), n_fft)
+        n_fft = 1 << (n_samples - 1).bit_length()  # what rings on longer wraps around, 40 dB down
+        spectrum = scipy.fft.rfft(band(burst, 0, self._brightness_hz), n_fft)
         angle = 2 * np.pi / n_fft * np.arange(len(spectrum))
-        gain = 10 ** (-3 / (1.1 * frequency_hz))
-        loop = gain * np.cos(angle / 2) * np.exp(-1j * period * angle)
+        loop = 10 ** (-3 / (1.1 * frequency_hz)) * np.cos(angle / 2) * np.exp(-1j * period * angle)
         sound = scipy.fft.irfft(spectrum / (1 - loop), n_fft)[:n_samples]
-        return np.asarray(sound * np.minimum(1, np.arange(n_samples)[::-1] / (0.05 * self._sample_rate)))
+        self._plucked[midi] = sound * np.minimum(1, np.arange(n_samples)[::-1] / (0.05 * SAMPLE_RATE))
+        return self._plucked[midi]
 
 
 def _strum(score: Score, rng: np.random.Generator) -> Signal:
-    """Two guitars, one on each side, strum the same pattern, never quite together."""
+    """Two guitars, one on each side, strum the same pattern."""
     pattern = _STRUMS[rng.integers(len(_STRUMS))]
-    strings = Strings(score.sample_rate, rng, brightness_hz=rng.uniform(1_200, 3_500))
+    strings = Strings(rng, brightness_hz=rng.uniform(1_200, 3_500))
     guitars = np.zeros((2, score.n_samples))
     for side in range(2):
         for bar in range(score.n_bars):
             notes = _voicing(score, bar)
             for step, sign in enumerate(pattern):
-                start = _step(score, bar, step) + round(rng.normal(0.008, 0.006) * score.sample_rate)
+                start = _step(score, bar, step) + round(rng.normal(0.008, 0.006) * SAMPLE_RATE)
                 for i, midi in enumerate({"D": notes, "U": notes[:2:-1]}.get(sign, ())):
                     strength = rng.uniform(0.5, 1.0) * (0.7 if sign == "U" else 1.0)
-                    start_sample = start + round(0.011 * i * score.sample_rate)
+                    start_sample = start + round(0.011 * i * SAMPLE_RATE)
                     add(guitars[side : side + 1], start_sample, strength * strings.pluck(midi))
-    guitars = band(guitars, 90, 9_000, score.sample_rate)
+    guitars = band(guitars, 90, 9_000)
     return pan(guitars[0], -0.7) + pan(guitars[1], 0.7)
 
 
 def _arpeggio(score: Score, rng: np.random.Generator) -> Signal:
-    """One plucked note after the other, in sixteenths or eighths, wandering between the sides."""
+    """Pluck single notes in sixteenths or eighths, panned from side to side."""
     step_length = int(rng.choice((1, 2)))
     order = rng.permutation(8)
-    strings = Strings(score.sample_rate, rng, brightness_hz=rng.uniform(1_500, 4_500))
+    strings = Strings(rng, brightness_hz=rng.uniform(1_500, 4_500))
     track = np.zeros((2, score.n_samples))
     for bar in range(score.n_bars):
         notes = [note + 12 for note in _voicing(score, bar)[1:]]
         for i, step in enumerate(range(0, BEATS_PER_BAR * _STEPS_PER_BEAT, step_length)):
             sound = rng.uniform(0.6, 1.0) * strings.pluck(notes[order[i % 8] % len(notes)])
             add(track, _step(score, bar, step), pan(sound, 0.6 * np.sin(1.3 * i)))
-    return room(track, rng, decay_s=1.2, wet_db=-10, sample_rate=score.sample_rate)
+    return echo(track, rng, decay_s=1.2, wet_db=-10)
 
 
 def _pad(score: Score, rng: np.random.Generator) -> Signal:
-    """Sawtooth voices hold each chord, detuned against each other on the two sides."""
+    """Hold each chord with sawtooth voices, detuned between the two sides."""
     cutoff_hz = rng.uniform(900, 2_800)
     frequencies_hz = np.full((3, score.n_samples), 220.0)
     swell = np.zeros(score.n_samples)
     for bar in range(score.n_bars):
         span = slice(_step(score, bar, 0), min(_step(score, bar + 1, 0), score.n_samples))
-        time_s = np.arange(max(span.stop - span.start, 0)) / score.sample_rate
+        time_s = np.arange(max(span.stop - span.start, 0)) / SAMPLE_RATE
         frequencies_hz[:, span] = [[hertz(score.midi(degree) % 12 + 60)] for degree in score.chord(bar)]
         swell[span] = np.minimum(1, time_s / 0.12) * np.minimum(1, time_s[::-1] / 0.06)
     pad = np.zeros((2, score.n_samples))
     for frequency_hz in frequencies_hz:
         for side in range(2):
             detuned_hz = frequency_hz * 2 ** (rng.uniform(-8, 8) / 1_200)
-            pad[side] += wave(detuned_hz, harmonics(600, 9_000, 1.0), score.sample_rate, rng.random())[0]
-    return band(pad * swell, 0, cutoff_hz, score.sample_rate)
+            pad[side] += wave(detuned_hz, harmonics(600, 9_000, 1.0), rng.random())[0]
+    return band(pad * swell, 0, cutoff_hz)

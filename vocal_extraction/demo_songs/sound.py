@@ -1,27 +1,79 @@
-"""The tools that all players share: pitches, waves, bands, rooms and places in the stereo picture."""
+"""What all players share: the score, and tools for pitches, waves, bands, echo and panning."""
+
+import dataclasses
+import math
 
 import numpy as np
 import scipy.fft
 import scipy.signal
 from numpy.typing import ArrayLike, NDArray
 
+from vocal_extraction.musdb_preparation import SAMPLE_RATE
+
 Signal = NDArray[np.float64]
 """One channel (n_samples) or two (n_channels=2, n_samples)."""
 
 _TABLE_LENGTH = 4_096
 
+BEATS_PER_BAR = 4
+_SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
+_PROGRESSIONS = {
+    "major": ((0, 4, 5, 3), (5, 3, 0, 4), (0, 5, 3, 4), (3, 0, 4, 5), (0, 2, 3, 4)),
+    "minor": ((0, 5, 2, 6), (0, 3, 6, 2), (0, 6, 5, 6), (5, 6, 0, 0)),
+}
+"""Four bars of scale degrees, 0 being the tonic."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """A song's length, tempo, key and chords."""
+
+    n_samples: int
+    beat_s: float
+    tonic: int
+    """MIDI note of a low tonic, 36 to 47."""
+    scale: tuple[int, ...]
+    """Semitones above the tonic of the seven degrees."""
+    progression: tuple[int, ...]
+    """Root of each bar's chord as a scale degree, repeated as long as the song lasts."""
+
+    @property
+    def n_bars(self) -> int:
+        """Bars that have begun when the song ends."""
+        return math.ceil(self.n_samples / (SAMPLE_RATE * self.beat_s * BEATS_PER_BAR))
+
+    def midi(self, degree: int) -> int:
+        """MIDI note of a scale degree, which may lie below 0 or above 6.
+
+        >>> Score(1, 0.5, 36, (0, 2, 4, 5, 7, 9, 11), (0,)).midi(8)
+        50
+        """
+        return self.tonic + 12 * (degree // 7) + self.scale[degree % 7]
+
+    def chord(self, bar: int) -> tuple[int, int, int]:
+        """Scale degrees of a bar's triad, root first."""
+        root = self.progression[bar % len(self.progression)]
+        return root, root + 2, root + 4
+
+    def sample(self, beat: float) -> int:
+        """The sample on which a beat falls."""
+        return round(beat * self.beat_s * SAMPLE_RATE)
+
+
+def compose(rng: np.random.Generator, n_samples: int) -> Score:
+    """Draw tempo (84 to 138 beats a minute), key and progression."""
+    mode = "major" if rng.random() < 0.65 else "minor"
+    progression = _PROGRESSIONS[mode][rng.integers(len(_PROGRESSIONS[mode]))]
+    return Score(n_samples, 60 / rng.uniform(84, 138), int(rng.integers(36, 48)), _SCALES[mode], progression)
+
 
 def hertz(midi: ArrayLike) -> Signal:
-    """Frequency of MIDI notes, fractions included.
-
-    >>> float(hertz(69))
-    440.0
-    """
+    """Frequency of MIDI notes, fractions included."""
     return np.asarray(440.0 * 2.0 ** ((np.asarray(midi, dtype=float) - 69) / 12))
 
 
 def add(track: Signal, start_sample: int, sound: Signal) -> None:
-    """Add `sound` to `track` (n_channels, n_samples) in place; what hangs over an end of the track is cut off."""
+    """Add `sound` to `track` (n_channels, n_samples) in place, as far as it lies inside."""
     skip = max(-start_sample, 0)
     start = start_sample + skip
     length = min(sound.shape[-1] - skip, track.shape[-1] - start)
@@ -29,42 +81,36 @@ def add(track: Signal, start_sample: int, sound: Signal) -> None:
         track[:, start : start + length] += sound[..., skip : skip + length]
 
 
-def band(signal: Signal, low_hz: float, high_hz: float, sample_rate: int) -> Signal:
-    """Keep what lies between two frequencies (second-order Butterworth edges); a low edge of 0 is none."""
-    high_hz = min(high_hz, 0.45 * sample_rate)
-    edges, kind = (high_hz, "lowpass") if low_hz <= 0 else ((min(low_hz, 0.8 * high_hz), high_hz), "bandpass")
-    return np.asarray(scipy.signal.sosfilt(scipy.signal.butter(2, edges, kind, fs=sample_rate, output="sos"), signal))
+def band(signal: Signal, low_hz: float, high_hz: float) -> Signal:
+    """Keep what lies between two frequencies (second-order Butterworth); a low edge of 0 is none."""
+    edges, kind = ((low_hz, high_hz), "bandpass") if low_hz else (high_hz, "lowpass")
+    filters = scipy.signal.butter(2, edges, kind, fs=SAMPLE_RATE, output="sos")
+    return np.asarray(scipy.signal.sosfilt(filters, signal))
 
 
 def harmonics(highest_hz: float, top_hz: float, tilt: float) -> Signal:
-    """Amplitudes ``1 / k ** tilt`` of as many harmonics as stay below `top_hz` at the highest pitch of a part."""
+    """Amplitudes ``1 / k ** tilt`` of the harmonics below `top_hz` at the highest pitch of a part."""
     n_harmonics = int(np.clip(top_hz / highest_hz, 1, _TABLE_LENGTH // 4))
     return np.asarray(1.0 / np.arange(1, n_harmonics + 1) ** tilt)
 
 
-def wave(frequency_hz: Signal, amplitudes: Signal, sample_rate: int, first_cycle: float = 0.0) -> tuple[Signal, Signal]:
-    """Read a table of one period along a pitch contour, so that no harmonic beyond the given ones appears.
-
-    Returns
-    -------
-    tuple
-        The wave and its phase in cycles, both as long as `frequency_hz`.
-    """
+def wave(frequency_hz: Signal, amplitudes: Signal, first_cycle: float = 0.0) -> tuple[Signal, Signal]:
+    """Read a table of one period along a pitch contour; return the wave and its phase in cycles, (n_samples,) each."""
     spectrum = np.zeros(_TABLE_LENGTH // 2 + 1, dtype=complex)
     spectrum[1 : len(amplitudes) + 1] = -0.5j * _TABLE_LENGTH * amplitudes
     table = scipy.fft.irfft(spectrum)
-    cycles = first_cycle + np.cumsum(frequency_hz) / sample_rate
+    cycles = first_cycle + np.cumsum(frequency_hz) / SAMPLE_RATE
     position = (cycles % 1.0) * _TABLE_LENGTH
     index = position.astype(np.intp) % _TABLE_LENGTH
     steps = np.roll(table, -1) - table
     return table[index] + (position - index) * steps[index], cycles
 
 
-def room(signal: Signal, rng: np.random.Generator, *, decay_s: float, wet_db: float, sample_rate: int) -> Signal:
-    """Add a room's echo to (2, n_samples): noise that falls by 60 dB in `decay_s`, another one for each ear."""
-    time_s = np.arange(int(decay_s * sample_rate)) / sample_rate
+def echo(signal: Signal, rng: np.random.Generator, *, decay_s: float, wet_db: float) -> Signal:
+    """Add a reverberation to (2, n_samples): for each side, noise that falls by 60 dB in `decay_s`."""
+    time_s = np.arange(int(decay_s * SAMPLE_RATE)) / SAMPLE_RATE
     response = rng.standard_normal((2, len(time_s))) * 10 ** (-3 * time_s / decay_s) * (time_s > 0.012)
-    response = band(response, 150, 7_000, sample_rate)
+    response = band(response, 150, 7_000)
     response *= 10 ** (wet_db / 20) / np.sqrt(np.sum(response**2, axis=1, keepdims=True))
     return np.asarray(signal + scipy.signal.oaconvolve(signal, response, axes=1)[:, : signal.shape[1]])
 

@@ -1,22 +1,17 @@
-"""A singer as source and filter: a glottal wave through the moving resonances of a vocal tract (Fant 1960, Klatt 1980).
-
-The pitch glides from note to note, scoops into phrases, drifts, and vibrates on long notes; vowels follow one another
-with consonants between them, and a breath is taken before each phrase.
-"""
+"""A singer as source and filter: a glottal wave through a vocal tract's moving resonances (Fant 1960, Klatt 1980)."""
 
 import dataclasses
-import functools
 
 import numpy as np
 import scipy.ndimage
 import scipy.signal
 from numpy.typing import ArrayLike, NDArray
 
-from vocal_extraction.demo_songs.score import BEATS_PER_BAR, Score
-from vocal_extraction.demo_songs.sound import Signal, add, band, harmonics, hertz, pan, room, wave
+from vocal_extraction.demo_songs.sound import BEATS_PER_BAR, Score, Signal, add, band, echo, harmonics, hertz, pan, wave
+from vocal_extraction.musdb_preparation import SAMPLE_RATE
 
 _BLOCK_SAMPLES = 512
-"""Pitch and vowel are drawn once a block; the vocal tract holds still for so long."""
+"""Pitch, level and formants are computed once a block."""
 
 _VOWELS_HZ = {
     "a": (730, 1_090, 2_440),
@@ -43,19 +38,15 @@ _NOISES = {
 _VOICED = ("", "m", "n", "l")
 
 _RHYTHMS = (
-    (0.5, 0.5, 1, 1, 1),
-    (1, 0.5, 0.5, 2),
-    (0.5, 0.5, 0.5, 0.5, 1, 1),
-    (1.5, 0.5, 1, 1),
-    (0.75, 0.75, 0.5, 2),
-    (0.5, 1, 0.5, 1, 1),
+    *((0.5, 0.5, 1, 1, 1), (1, 0.5, 0.5, 2), (0.5, 0.5, 0.5, 0.5, 1, 1)),
+    *((1.5, 0.5, 1, 1), (0.75, 0.75, 0.5, 2), (0.5, 1, 0.5, 1, 1)),
 )
 """Beats of a bar's notes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """A syllable: when, how high (a degree of the score's scale), and what is said."""
+    """A syllable; its pitch is a degree of the score's scale."""
 
     start_s: float
     duration_s: float
@@ -67,7 +58,7 @@ class Note:
 
 @dataclasses.dataclass(frozen=True)
 class Singer:
-    """What tells one voice from another."""
+    """The settings of a voice."""
 
     centre_midi: float
     """Middle of the range."""
@@ -75,7 +66,6 @@ class Singer:
     """Formants relative to a man's."""
     vibrato_hz: float
     vibrato_semitones: float
-    """Largest deviation, reached on long notes."""
     tilt: float
     """Exponent by which glottal harmonics fall: 1 is bright."""
     breathiness: float
@@ -98,7 +88,7 @@ def sing(score: Score, rng: np.random.Generator) -> Signal:
     if rng.random() < 0.35:
         third = [dataclasses.replace(note, degree=note.degree + 2) for note in melody]
         voice += 0.35 * pan(take(score, singer, third, rng), rng.choice((-0.6, 0.6)))
-    return room(voice, rng, decay_s=rng.uniform(0.5, 1.4), wet_db=rng.uniform(-16, -9), sample_rate=score.sample_rate)
+    return echo(voice, rng, decay_s=rng.uniform(0.5, 1.4), wet_db=rng.uniform(-16, -9))
 
 
 def _melody(score: Score, singer: Singer, rng: np.random.Generator) -> list[Note]:
@@ -128,63 +118,50 @@ def _melody(score: Score, singer: Singer, rng: np.random.Generator) -> list[Note
     return notes
 
 
-@dataclasses.dataclass(frozen=True)
 class _Line:
-    """A melody block by block."""
+    """A melody block by block, as arrays (n_blocks,)."""
 
-    notes: list[Note]
-    n_blocks: int
-    block_s: float
-
-    @functools.cached_property
-    def times_s(self) -> Signal:
-        return np.asarray(np.arange(self.n_blocks) * self.block_s)
-
-    @functools.cached_property
-    def current(self) -> NDArray[np.intp]:
-        """Index of each block's note: the last one that has begun."""
-        starts_s = [note.start_s for note in self.notes]
-        return np.clip(np.searchsorted(starts_s, self.times_s, side="right") - 1, 0, None)
+    def __init__(self, notes: list[Note], score: Score) -> None:
+        self.notes = notes
+        self.block_s = _BLOCK_SAMPLES / SAMPLE_RATE
+        self.times_s = np.arange(-(-score.n_samples // _BLOCK_SAMPLES)) * self.block_s
+        starts_s = np.array([note.start_s for note in notes])
+        self.current = np.clip(np.searchsorted(starts_s, self.times_s, side="right") - 1, 0, None)
+        """Index of the last note that has begun."""
+        self.since_s = self.times_s - starts_s[self.current]
+        """Seconds since the note began, below 0 before the first one."""
+        self.durations_s = self.of_notes([note.duration_s for note in notes])
 
     def of_notes(self, values: ArrayLike) -> NDArray:
         """Hold a value of each note over its blocks."""
         return np.asarray(values)[self.current]
 
-    @functools.cached_property
-    def since_s(self) -> Signal:
-        """Seconds since the note began, below 0 before the first one."""
-        return self.times_s - self.of_notes([note.start_s for note in self.notes])
-
-    @functools.cached_property
-    def durations_s(self) -> Signal:
-        return self.of_notes([note.duration_s for note in self.notes])
-
     def smooth(self, values: Signal, sigma_s: float) -> Signal:
-        """Blur along time, for nothing in a throat jumps."""
+        """Blur along time."""
         return np.asarray(scipy.ndimage.gaussian_filter1d(values, sigma_s / self.block_s, axis=0))
 
     def wander(self, sigma_s: float, rng: np.random.Generator) -> Signal:
         """Slow noise of unit deviation."""
-        noise = self.smooth(rng.standard_normal(self.n_blocks), sigma_s)
+        noise = self.smooth(rng.standard_normal(len(self.times_s)), sigma_s)
         return np.asarray(noise / (noise.std() + 1e-9))
 
 
 def take(score: Score, singer: Singer, notes: list[Note], rng: np.random.Generator) -> Signal:
     """Sing `notes` once; return (n_samples)."""
-    line = _Line(notes, -(-score.n_samples // _BLOCK_SAMPLES), _BLOCK_SAMPLES / score.sample_rate)
+    line = _Line(notes, score)
     pitch_hz = hertz(_pitch(score, singer, line, rng))
     formants_hz = _formants(singer, line, pitch_hz)
     blocks = np.arange(score.n_samples) / _BLOCK_SAMPLES
-    frequency_hz = np.interp(blocks, np.arange(line.n_blocks), pitch_hz)
-    level = np.interp(blocks, np.arange(line.n_blocks), _loudness(line, rng))
-    voice = _tract(_glottis(frequency_hz, level, singer, score.sample_rate, rng), formants_hz, score.sample_rate)
-    voice += 2 * band(voice, 5_000, 16_000, score.sample_rate)  # the treble that every pop voice is given
+    frequency_hz = np.interp(blocks, np.arange(len(pitch_hz)), pitch_hz)
+    level = np.interp(blocks, np.arange(len(pitch_hz)), _loudness(line, rng))
+    voice = _tract(_glottis(frequency_hz, level, singer, rng), formants_hz)
+    voice += 2 * band(voice, 5_000, 16_000)  # more treble
     voice *= np.sqrt(np.mean(level > 0.1) / np.mean(voice**2))
     return np.asarray(2.5 * np.tanh(voice / 2.5)) + _consonants_and_breaths(score, notes, rng)
 
 
 def _pitch(score: Score, singer: Singer, line: _Line, rng: np.random.Generator) -> Signal:
-    """Return the MIDI pitch of each block: glides, scoops into phrases, vibrato on long notes, and drift."""
+    """Return MIDI pitches (n_blocks,): glides, scoops into phrases, vibrato on long notes, and drift."""
     melody = line.of_notes([float(score.midi(note.degree)) for note in line.notes])
     swelling = np.clip((line.since_s - 0.18) / 0.25, 0, 1) * np.clip((line.durations_s - 0.2) / 0.25, 0, 1)
     rate_hz = singer.vibrato_hz + 0.3 * line.wander(0.3, rng)
@@ -195,7 +172,7 @@ def _pitch(score: Score, singer: Singer, line: _Line, rng: np.random.Generator) 
 
 
 def _loudness(line: _Line, rng: np.random.Generator) -> Signal:
-    """Return the level of each block, 0 to about 1: notes swell, and unvoiced consonants interrupt them."""
+    """Return levels (n_blocks,) of 0 to about 1: notes swell, and unvoiced consonants interrupt them."""
     is_sung = (line.since_s >= 0) & (line.since_s < line.durations_s)
     swell = 0.85 + 0.15 * np.sin(np.pi * np.clip(line.since_s / line.durations_s, 0, 1))
     level = line.of_notes(rng.uniform(0.7, 1.0, len(line.notes))) * is_sung * swell
@@ -207,30 +184,30 @@ def _loudness(line: _Line, rng: np.random.Generator) -> Signal:
 
 
 def _formants(singer: Singer, line: _Line, pitch_hz: Signal) -> Signal:
-    """Return the resonances of each block in Hz, (n_blocks, n_formants); a high note pulls the first one up with it."""
+    """Return resonances (n_blocks, n_formants) in Hz; the first one lies above the pitch."""
     vowels = line.of_notes([_VOWELS_HZ[note.vowel] for note in line.notes]).astype(float)
     is_nasal = line.of_notes([note.consonant in ("m", "n", "l") for note in line.notes]) & (line.since_s < 0.07)
     vowels[is_nasal] = _NASAL_HZ
     lower = line.smooth(vowels, 0.03) * singer.tract_scale
     lower[:, 0] = np.maximum(lower[:, 0], 1.05 * pitch_hz)
     lower[:, 1] = np.maximum(lower[:, 1], 1.3 * lower[:, 0])
-    higher = np.tile(np.array(_HIGHER_FORMANTS_HZ) * singer.tract_scale, (line.n_blocks, 1))
+    higher = np.tile(np.array(_HIGHER_FORMANTS_HZ) * singer.tract_scale, (len(lower), 1))
     return np.concatenate((lower, higher), axis=1)
 
 
-def _glottis(frequency_hz: Signal, level: Signal, singer: Singer, sample_rate: int, rng: np.random.Generator) -> Signal:
-    """Return the wave at the vocal folds: brighter where it is louder, with breath in time with the pulses."""
+def _glottis(frequency_hz: Signal, level: Signal, singer: Singer, rng: np.random.Generator) -> Signal:
+    """Return the wave (n_samples,) at the vocal folds: brighter where it is louder, with breath."""
     highest_hz = float(frequency_hz.max())
-    bright, cycles = wave(frequency_hz, harmonics(highest_hz, 0.4 * sample_rate, singer.tilt), sample_rate)
-    soft, _ = wave(frequency_hz, harmonics(highest_hz, 0.4 * sample_rate, singer.tilt + 0.8), sample_rate)
+    bright, cycles = wave(frequency_hz, harmonics(highest_hz, 0.4 * SAMPLE_RATE, singer.tilt))
+    soft, _ = wave(frequency_hz, harmonics(highest_hz, 0.4 * SAMPLE_RATE, singer.tilt + 0.8))
     breath = rng.standard_normal(len(cycles)) * (0.6 + 0.4 * np.cos(2 * np.pi * cycles))
     return np.asarray(level * (level * bright + (1 - level) * soft) + singer.breathiness * level * breath)
 
 
-def _tract(source: Signal, formants_hz: Signal, sample_rate: int) -> Signal:
-    """Send `source` through cascades of resonators (Klatt 1980, equation 1), one a block, faded into each other."""
-    radius = np.exp(-np.pi * _BANDWIDTHS_HZ / sample_rate)
-    b = 2 * radius * np.cos(2 * np.pi * np.minimum(formants_hz, 0.47 * sample_rate) / sample_rate)
+def _tract(source: Signal, formants_hz: Signal) -> Signal:
+    """Filter `source` with cascades of resonators (Klatt 1980, equation 1), one a block, cross-faded."""
+    radius = np.exp(-np.pi * _BANDWIDTHS_HZ / SAMPLE_RATE)
+    b = 2 * radius * np.cos(2 * np.pi * formants_hz / SAMPLE_RATE)
     c = np.broadcast_to(-(radius**2), b.shape)
     zero, one = np.zeros_like(b), np.ones_like(b)
     fade = np.hanning(2 * _BLOCK_SAMPLES + 1)[:-1]
@@ -239,20 +216,20 @@ def _tract(source: Signal, formants_hz: Signal, sample_rate: int) -> Signal:
     voice = np.zeros((1, len(padded) + ringing))
     for i, cascade in enumerate(np.stack([1 - b - c, zero, zero, one, -b, -c], axis=-1)):
         start = i * _BLOCK_SAMPLES
-        piece = np.pad(padded[start : start + len(fade)] * fade, (0, ringing))
-        add(voice, start, scipy.signal.sosfilt(cascade, piece))
+        chunk = np.pad(padded[start : start + len(fade)] * fade, (0, ringing))
+        add(voice, start, scipy.signal.sosfilt(cascade, chunk))
     return voice[0, _BLOCK_SAMPLES : _BLOCK_SAMPLES + len(source)]
 
 
 def _consonants_and_breaths(score: Score, notes: list[Note], rng: np.random.Generator) -> Signal:
-    """Return the noises between the vowels, (n_samples), for a voice of unit level."""
+    """Return the noises (n_samples,) between the vowels, for a voice of unit level."""
     track = np.zeros((1, score.n_samples))
 
     def hiss(low_hz: float, high_hz: float, duration_s: float, level: float, end_s: float, decay: float) -> None:
-        n_samples = int(duration_s * score.sample_rate)
-        noise = band(rng.standard_normal(n_samples), low_hz, high_hz, score.sample_rate)
+        n_samples = int(duration_s * SAMPLE_RATE)
+        noise = band(rng.standard_normal(n_samples), low_hz, high_hz)
         shape = np.sin(np.pi * np.linspace(0, 1, n_samples) ** decay)
-        add(track, int((end_s - duration_s) * score.sample_rate), level * noise / noise.std() * shape)
+        add(track, int((end_s - duration_s) * SAMPLE_RATE), level * noise / noise.std() * shape)
 
     for note in notes:
         if note.consonant in _NOISES:
