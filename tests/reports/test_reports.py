@@ -12,8 +12,8 @@ import soundfile
 from PIL import Image
 from report_examples import HOSTILE, SONGS, comparison, history, page, summary, tone
 
-from vocal_extraction.reports.charts import Bar, Box, Dot, axis_over, bar_chart, box_chart, dot_chart
-from vocal_extraction.reports.comparison_page import comparison_page
+from vocal_extraction.reports.charts import axis_over, bar_chart, box_chart, dot_chart
+from vocal_extraction.reports.page import comparison_page
 from vocal_extraction.reports.pictures import peak_magnitude, spectrogram_png
 from vocal_extraction.reports.players import clips
 from vocal_extraction.reports.style import DARK, LIGHT
@@ -179,25 +179,28 @@ def test_axes_hold_their_values(values):
 
 def test_marks_stand_where_the_values_are():
     """From -5 to 5 the axis reaches to the ticks at -6 and 6, and its middle is 50%."""
-    dots = dot_chart([Dot("a", "model", 0.0, 5.0)], unit="dB")
-    assert 'class="dot" style="left:50.0%"' in dots
-    assert 'class="span" style="left:8.33%;width:83.34%"' in dots
-    bars = bar_chart([Bar("a", "model", -5.0), Bar("b", "model", 5.0, (("baseline", 0.0),))], unit="dB")
-    assert 'class="bar" style="left:8.33%;width:41.67%"' in bars
-    assert 'class="mark baseline" style="left:50.0%"' in bars
+    (dot,) = dot_chart([("a", "model", 0.0, 5.0, " (3)")], unit="dB").rows
+    assert dot.marks == [("span", 8.33, 83.34), ("dot", 50.0, None)]
+    assert (dot.value, dot.note) == ("0.00", " ± 5.00 (3)")
+    first, second = bar_chart([("a", "model", -5.0, {}), ("b", "model", 5.0, {"baseline": 0.0})], unit="dB").rows
+    assert first.marks == [("bar", 8.33, 41.67)]
+    assert second.marks == [("bar", 50.0, 41.67), ("mark baseline", 50.0, None)]
 
 
 def test_boxes_are_tukeys():
     """Of 1 to 9 the quartiles are 3, 5, 7; 30 lies more than one and a half boxes away."""
-    chart = box_chart([Box("a", "model", [*range(1, 10), 30.0]), Box("b", "model", [])], unit="dB")
-    assert chart.count('class="outlier"') == 1
-    assert "no values" in chart
-    assert "<b>5.50</b> (10)" in chart
+    full, empty = box_chart([("a", "model", [*range(1, 10), 30.0]), ("b", "model", [])], unit="dB").rows
+    assert [kind for kind, _, _ in full.marks] == ["span", "box", "median", "outlier"]
+    assert (full.value, full.note) == ("5.50", " (10)")
+    assert (empty.marks, empty.note) == ([], "no values")
 
 
 def test_rows_without_values_are_drawn_as_such():
-    assert "<b>–</b>" in dot_chart([Dot("a", "model", None, None)], unit="dB")
-    assert "<b>–</b>" in bar_chart([Bar("a", "model", None)], unit="dB")
+    for chart in (
+        dot_chart([("a", "model", None, None, "")], unit="dB"),
+        bar_chart([("a", "model", None, {})], unit="dB"),
+    ):
+        assert [(row.marks, row.value) for row in chart.rows] == [([], "–")]
 
 
 @pytest.mark.parametrize("rate", [8_000, 44_100])

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from report_examples import SONGS, comparison, page
 
-from vocal_extraction.reports.comparison_page import comparison_page
+from vocal_extraction.reports.page import comparison_page
 from vocal_extraction.reports.style import DARK, LIGHT
 
 TIMEOUT_S = 180

@@ -14,7 +14,7 @@ from vocal_extraction.atomic_files import write_json, write_text
 from vocal_extraction.evaluation.evaluate import PathLike, evaluate_model, model_name
 from vocal_extraction.evaluation.metrics import EvaluationError
 from vocal_extraction.evaluation.results import COMPARISON
-from vocal_extraction.reports.comparison_page import comparison_page
+from vocal_extraction.reports.page import comparison_page
 from vocal_extraction.reports.tables import comparison_table
 from vocal_extraction.settings import EVALUATION_FOLDER
 

@@ -1,17 +1,5 @@
-"""What people look at: tables, charts and one HTML page, made from plain numbers, arrays and dictionaries.
+"""What people look at: text tables, charts and self-contained pages, made from plain numbers, arrays and dictionaries.
 
-Nothing here computes a score, runs a network or knows where a file of the project lies.
-
-=====================  ==================================================================
-file                   what it draws
-=====================  ==================================================================
-``style.py``           the colours and type of every chart and page, light and dark
-``tables.py``          plain text tables for the console and the report card
-``training_plots.py``  the course of a training: losses, learning rate, waiting for data
-``charts.py``          box plots and bars as SVG
-``pictures.py``        spectrograms as PNG
-``players.py``         audio clips small enough to stand in a page
-``page.py``            the self-contained report page of an evaluation
-``comparison_page.py`` the same for two models
-=====================  ==================================================================
+Nothing here computes a score or runs a network. ``page.py`` fills the templates ``evaluation.html`` and
+``comparison.html`` beside it, ``tables.py`` makes what the console shows, ``training_plots.py`` a training's picture.
 """

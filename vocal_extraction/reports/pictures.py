@@ -23,21 +23,10 @@ _N_SHADES = 64
 
 
 def spectrogram_png(samples: NDArray[np.float32], sample_rate: int, *, full_scale: float = 1.0) -> bytes:
-    """Draw the spectrogram of a clip.
+    """Draw the spectrogram of a clip (n_channels, n_samples), whose channels' powers are added.
 
-    Parameters
-    ----------
-    samples
-        Shape: (n_channels, n_samples); the channels' powers are added.
-    sample_rate
-        In Hz.
-    full_scale
-        Magnitude that is drawn brightest: `peak_magnitude` of a clip that others shall be compared with.
-
-    Returns
-    -------
-    bytes
-        A PNG file of 480 by 200 pixels, time to the right and frequency upwards.
+    `full_scale` is the magnitude that is drawn brightest, such as `peak_magnitude` of the mixture. The result is a PNG
+    file of 480 by 200 pixels, time to the right and frequency upwards.
     """
     from matplotlib import colormaps
     from PIL import Image
@@ -67,9 +56,8 @@ def _picture(samples: NDArray[np.float32], sample_rate: int) -> NDArray[np.float
         inside = slice(max(0, start), min(n_samples, start + length))
         frames[:, column, inside.start - start : inside.stop - start] = samples[:, inside]
     n_fft = _OVERSAMPLING * length
-    power = (np.abs(scipy.fft.rfft(frames * np.hanning(length).astype(np.float32), n_fft)) ** 2).sum(
-        axis=0
-    )  # (_WIDTH, n_bins)
+    spectra = scipy.fft.rfft(frames * np.hanning(length).astype(np.float32), n_fft)
+    power = (np.abs(spectra) ** 2).sum(axis=0)  # (_WIDTH, n_bins)
     edges = np.geomspace(LOWEST_HZ, min(HIGHEST_HZ, sample_rate / 2), _HEIGHT + 1) * n_fft / sample_rate
     rows = [power[:, int(a) : int(b) + 1].max(axis=1) for a, b in itertools.pairwise(edges)]
     return np.sqrt(np.stack(rows))

@@ -1,6 +1,5 @@
 """The colours and type that every chart and page of the project shares, light and dark.
 
-Few colours, each with one meaning: model and vocals are teal, the accompaniment blue, a baseline grey, an oracle amber.
 All texts keep a contrast of at least 4.5 to 1 against their ground (WCAG 2.2, 1.4.3); a test computes it.
 """
 
@@ -9,28 +8,18 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Palette:
-    """Colours as ``#rrggbb``."""
+    """Colours as ``#rrggbb``; few, each with one meaning."""
 
-    ground: str
-    """The page."""
-    panel: str
-    """A raised surface: a chart's or a table head's ground."""
-    ink: str
-    """Text."""
-    muted: str
-    """Labels and notes."""
-    rule: str
-    """Lines that separate."""
-    model: str
-    """The model under test and its vocals; validation in training plots."""
+    ground: str  # the page
+    panel: str  # a raised surface, as of a chart or a table's head
+    ink: str  # text
+    muted: str  # labels and notes
+    rule: str  # lines that separate
+    model: str  # the model under test and its vocals; validation in training plots
     accompaniment: str
-    """The accompaniment."""
-    oracle: str
-    """Ideal masks, and the best epoch in training plots."""
+    oracle: str  # ideal masks, and the best epoch in training plots
     baseline: str
-    """Baselines."""
-    worse: str
-    """A difference to the wrong side."""
+    worse: str  # a difference to the wrong side
 
 
 LIGHT = Palette(

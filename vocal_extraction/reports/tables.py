@@ -1,13 +1,21 @@
-"""Plain text tables for the console and the report card, in the specification's layout.
+"""Plain text tables for the console and the report card, in the specification's layout, which is Markdown's too.
 
-They are Markdown tables too, so that they can be pasted where others read them. What comes in is the content of an
-evaluation's ``summary.json`` or ``comparison.json``.
+What comes in is the content of an evaluation's ``summary.json`` or ``comparison.json``.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 Summary = Mapping[str, Any]
+
+_TITLES = {
+    "mean": "Mean ± standard deviation over songs of the median over channels",
+    "median": "Median over songs (BSSEval v4: of the median over frames of 1 s)",
+}
+_REMARKS = {
+    "SRR": "SRR is the source-to-rescaled-source ratio: how far the level is off.",
+    "Leak": "Leak is the estimate's energy where the source is silent, beside the mixture's: less is better.",
+}
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -56,9 +64,9 @@ def main_metric(summary: Summary) -> str:
     return rankings(summary)[0]
 
 
-def value_of(summary: Summary, row: Mapping[str, Any], metric: str, column: str | None = None) -> float | None:
-    """Return what is reported of a metric, for the main source unless another column is named."""
-    statistics = row["scores"][metric][column or summary["sources"][0]]
+def value_of(summary: Summary, row: Mapping[str, Any], metric: str) -> float | None:
+    """Return what is reported of a metric for the main source."""
+    statistics = row["scores"][metric][summary["sources"][0]]
     value: float | None = statistics[summary["definitions"][metric]["statistic"]]
     return value
 
@@ -90,24 +98,22 @@ def reported(summary: Summary, statistics: Mapping[str, Any], metric: str) -> st
 
 
 def report_card(summary: Summary) -> str:
-    """Return the report of an evaluation as text.
-
-    Parameters
-    ----------
-    summary
-        Content of ``summary.json``.
-
-    Returns
-    -------
-    str
-        The specification's table for what was evaluated, all systems by the ranking metrics, and notes on both.
-    """
-    evaluated = next(iter(summary["rows"].values()))
-    parts = [_title(summary), *_metric_tables(summary, evaluated["scores"])]
-    for metric in rankings(summary):
-        columns = columns_of(summary)
+    """Return an evaluation's report as text: the specification's table, all systems by the ranking metrics, notes."""
+    columns, definitions = columns_of(summary), summary["definitions"]
+    evaluated = next(iter(summary["rows"].values()))["scores"]
+    parts = [_title(summary)]
+    for statistic, title in _TITLES.items():
+        names = [name for name in summary["metrics"] if definitions[name]["statistic"] == statistic]
         rows = [
-            [row["title"], *(reported(summary, row["scores"][metric][column], metric) for column in columns)]
+            [_with_unit(summary, name), *(reported(summary, evaluated[name][c], name) for c in columns)]
+            for name in names
+        ]
+        remarks = "".join(f"\n{text}" for name, text in _REMARKS.items() if name in names)
+        if names:
+            parts.append(f"{title}\n\n{text_table(['Metric', *columns.values()], rows)}{remarks}")
+    for metric in rankings(summary):
+        rows = [
+            [row["title"], *(reported(summary, row["scores"][metric][c], metric) for c in columns)]
             for row in in_order(summary, metric)
         ]
         parts.append(f"{metric} beside baselines and oracles\n\n{text_table([metric, *columns.values()], rows)}")
@@ -116,14 +122,14 @@ def report_card(summary: Summary) -> str:
 
 
 def _title(summary: Summary) -> str:
-    evaluated, data, made = summary["evaluated"], summary["data"], summary["made"]
+    evaluated, data, n_songs = summary["evaluated"], summary["data"], len(summary["songs"])
     marks = [f"SHA-256 {evaluated['sha256'][:12]}"] if evaluated["sha256"] else []
     about = ", ".join([*marks, *(f"{key} {value}" for key, value in evaluated["settings"].items())])
-    n_songs = f"{len(summary['songs'])} song{'s' if len(summary['songs']) != 1 else ''}"
     return (
         f"{evaluated['name']}{f' ({about})' if about else ''}\n"
-        f"{n_songs} of {data['folder']}, {data['subset']}, {data['duration_s'] / 60:.1f} minutes. In brackets the "
-        f"number of values behind each.\n{', '.join(facts_of(made))}"
+        f"{n_songs} song{'s' if n_songs != 1 else ''} of {data['folder']}, {data['subset']}, "
+        f"{data['duration_s'] / 60:.1f} minutes. In brackets the number of values behind each.\n"
+        f"{', '.join(facts_of(summary['made']))}"
     )
 
 
@@ -133,41 +139,21 @@ def facts_of(made: Mapping[str, str]) -> list[str]:
     return [f"{word}{made[key]}" for key, word in words.items() if made[key]]
 
 
-def _metric_tables(summary: Summary, scores: Mapping[str, Any]) -> list[str]:
-    titles = {
-        "mean": "Mean ± standard deviation over songs of the median over channels",
-        "median": "Median over songs (BSSEval v4: of the median over frames of 1 s)",
-    }
-    definitions, columns, tables = summary["definitions"], columns_of(summary), []
-    for statistic, title in titles.items():
-        names = [name for name in summary["metrics"] if definitions[name]["statistic"] == statistic]
-        rows = [
-            [_named(name, definitions), *(reported(summary, scores[name][c], name) for c in columns)] for name in names
-        ]
-        remarks = {
-            "SRR": "SRR is the source-to-rescaled-source ratio: how far the level is off.",
-            "Leak": "Leak is the estimate's energy where the source is silent, beside the mixture's: less is better.",
-        }
-        lines = "".join(f"\n{text}" for name, text in remarks.items() if name in names)
-        if names:
-            tables.append(f"{title}\n\n{text_table(['Metric', *columns.values()], rows)}{lines}")
-    return tables
-
-
-def _named(metric: str, definitions: Mapping[str, Mapping[str, str]]) -> str:
-    unit = definitions[metric]["unit"]
+def _with_unit(summary: Summary, metric: str) -> str:
+    unit = summary["definitions"][metric]["unit"]
     return metric if unit in ("dB", "") else f"{metric} [{unit}]"
 
 
-def in_order(summary: Summary, metric: str) -> list[Mapping[str, Any]]:
-    """Return the rows from the worst to the best for the main source; rows without a value first."""
+def rank(summary: Summary, row: Mapping[str, Any], metric: str) -> float:
+    """Return by what a row is sorted: the better its value for the main source, the more; without one, the least."""
+    value = value_of(summary, row, metric)
     sign = 1 if summary["definitions"][metric]["more_is_better"] else -1
+    return float("-inf") if value is None else sign * value
 
-    def height(row: Mapping[str, Any]) -> float:
-        value = value_of(summary, row, metric)
-        return float("-inf") if value is None else sign * float(value)
 
-    return sorted(summary["rows"].values(), key=height)
+def in_order(summary: Summary, metric: str) -> list[Mapping[str, Any]]:
+    """Return the rows from the worst to the best."""
+    return sorted(summary["rows"].values(), key=lambda row: rank(summary, row, metric))
 
 
 def notes(summary: Summary) -> list[str]:
@@ -195,13 +181,7 @@ def _sentence(summary: Summary, what: str, source: str, songs: Sequence[str], ro
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> str:
-    """Return the report of a comparison as text, a table for each pair of models.
-
-    Parameters
-    ----------
-    comparison
-        Content of ``comparison.json``.
-    """
+    """Return the report of a comparison as text, a table for each pair of models."""
     definitions = next(iter(comparison["models"].values()))["definitions"]
     head = ["Metric", "A", "B", "B - A", "95% interval", "B wins/loses/ties", "songs"]
     parts = []

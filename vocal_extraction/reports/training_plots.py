@@ -22,18 +22,7 @@ Epoch = Mapping[str, Any]
 
 
 def plot_training(history: Sequence[Epoch]) -> "Figure":
-    """Draw the losses, the learning rate and the share of time spent waiting for data, epoch by epoch.
-
-    Parameters
-    ----------
-    history
-        One dictionary an epoch, in order; see `Epoch`. Missing and non-finite numbers leave a gap.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Three panels over one axis of epochs; save it with ``savefig``.
-    """
+    """Draw losses, learning rate and waiting for data in three panels; missing and non-finite numbers leave a gap."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 7), dpi=110, facecolor=LIGHT.ground, layout="constrained")
