@@ -322,7 +322,7 @@ def test_events_are_drawn_as_scaper_draws_them(demo_dataset):
 
 
 @pytest.mark.parametrize("generate", GENERATORS)
-def test_scaper_hears_the_same_in_the_annotation(demo_dataset, tmp_path, generate):
+def test_scaper_renders_the_same_from_the_annotation(demo_dataset, tmp_path, generate):
     """The saved JAMS, rendered by scaper itself, is our mixture: what is left over lies 30 dB below it.
 
     Not less, since scaper levels before it fades (0.2 dB would be 33 dB). Pitch and stretch are left out: SoX splices

@@ -55,7 +55,7 @@ def _explain(error: OSError, path: Path) -> StorageError:
 
 
 def sentence_of(error: OSError) -> str:
-    """Say what the system refused that no room has put into words of its own, and what to do.
+    """Describe an error of the system that no module has handled, and what to do.
 
     >>> sentence_of(FileNotFoundError(errno.ENOENT, "No such file or directory", "song.wav"))
     'song.wav: No such file or directory. Look at the path, its permissions and the disk, and run it again.'

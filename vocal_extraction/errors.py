@@ -10,7 +10,7 @@ class SettingsError(VocalExtractionError, ValueError):
 
 
 class ExtractionError(VocalExtractionError):
-    """A song could not be taken apart; the text says why and what to do."""
+    """A song could not be separated; the text says why and what to do."""
 
 
 class DamagedSongError(ExtractionError):

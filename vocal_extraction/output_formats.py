@@ -99,7 +99,7 @@ FORMATS: dict[str, Format] = {
         rates=(7_350, *_MP3_RATES, 64_000, 88_200, 96_000),
         max_channels=8,
         cover="stream",
-        note="m4a holds whole frames of 1024 samples: a player may hear part of a frame of silence at the end",
+        note="m4a holds whole frames of 1024 samples: part of a frame of silence may follow at the end",
     ),
 }
 """By the name that ``--format`` takes. 'float' is a wav of 32-bit floats, flac has 24 bits."""

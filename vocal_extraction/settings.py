@@ -78,7 +78,7 @@ class SignalSettings:
     window_type: str = "sqrt_hann"
     """Window by nussl's name; the square root of Hann, used twice, adds up to one."""
     stereo: str = "each"
-    """What the network hears of a stereo song: 'each' channel, or 'mid-side', half of their sum and difference."""
+    """What the network gets of a stereo song: 'each' channel, or 'mid-side', half of their sum and difference."""
 
     def __post_init__(self) -> None:
         _require(
@@ -129,7 +129,7 @@ class MixingSettings:
     polarity_flips: bool = False
     """True: the sign of each stem of an incoherent mixture is drawn."""
     level_db: tuple[float, float] = (0.0, 0.0)
-    """Gain on the finished mixture and all its stems, so that quiet and loud songs are both heard in training."""
+    """Gain on the finished mixture and all its stems, so that the training has quiet and loud songs."""
 
     def __post_init__(self) -> None:
         _require(
@@ -164,7 +164,7 @@ class NetworkSettings:
     num_layers: int = 2
     """BLSTM layers, or rounds of band-split processing."""
     bidirectional: bool = True
-    """Whether frames to come are heard too."""
+    """Whether future frames are used as well."""
     dropout: float = 0.3
     """Dropout between layers, from 0 to below 1."""
     activation: str = "sigmoid"
@@ -254,7 +254,7 @@ def _fields_of(template: str) -> set[str]:
 
 @dataclasses.dataclass(frozen=True)
 class ExtractionSettings:
-    """How a song is taken apart, and what is written of it."""
+    """How a song is separated, and what is written of it."""
 
     format: str = "wav16"
     """A key of `output_formats.FORMATS`."""

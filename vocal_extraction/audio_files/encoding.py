@@ -119,7 +119,7 @@ class StemWriter:
         try:
             self._ffmpeg.write(memoryview(data.tobytes()))
         except BrokenPipeError:
-            # ffmpeg ended early: its own words tell more.
+            # ffmpeg ended early: its own message says more.
             self._ffmpeg.close()
             raise
 

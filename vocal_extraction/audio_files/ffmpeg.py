@@ -129,7 +129,7 @@ class Program:
         Raises
         ------
         BrokenPipeError
-            If the program has ended; `close` tells why.
+            If the program has ended; `close` raises the reason.
         """
         while data:
             self._wait(STANDSTILL_S)

@@ -48,7 +48,7 @@ class Gap:
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """What the frames of a damaged song tell."""
+    """What is known from the frames of a damaged song."""
 
     gaps: tuple[Gap, ...]
     n_trailing_bytes: int

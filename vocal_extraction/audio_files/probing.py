@@ -18,7 +18,7 @@ _CODING_TAGS = {
 }  # fmt: skip
 """Tags that describe the old file's coding and would be wrong of a new one."""
 _DROPPED_PREFIXES = ("replaygain", "r128", "id3v2_priv", "bps", "number_of_", "_statistics", "duration-")
-"""How tags begin that tell loudness or sizes, or what some shop's program wanted to know."""
+"""Prefixes of tags with loudness, sizes or a shop's data, which are not copied."""
 _BEXT_TAGS = {"description": "comment", "originator": "encoded_by", "origination_date": "date"} | {
     "origination_time": "creation_time",
     **{name: name for name in ("originator_reference", "time_reference", "umid", "coding_history")},

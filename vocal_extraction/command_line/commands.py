@@ -1,7 +1,7 @@
-"""One function a command: it fetches the room that does the work, calls it, and prints what came of it.
+"""One function a command: it imports the function that does the work, calls it and prints its result.
 
 Each takes the options that were typed as keyword arguments and returns the exit status. Results go to stdout; progress
-is the rooms' own business, on stderr.
+is printed by those modules, on stderr.
 """
 
 import contextlib

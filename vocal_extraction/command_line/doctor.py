@@ -207,8 +207,8 @@ def _examine_program(name: str, use: Callable[[Path], str]) -> Finding:
 def _program_remedy(name: str) -> str:
     install = f"brew install {name}" if platform.system() == "Darwin" else f"sudo apt-get install {name}"
     variable = PROGRAM_VARIABLES[name]
-    told = os.environ.get(variable)
-    remedy = f"{install}; or let {variable} name the folder that holds it" + (f" (it says {told!r})" if told else "")
+    value = os.environ.get(variable)
+    remedy = f"{install}; or let {variable} name the folder that holds it" + (f" (it is {value!r})" if value else "")
     return remedy + _NEEDED_FOR.get(name, "")
 
 

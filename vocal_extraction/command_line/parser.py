@@ -35,7 +35,7 @@ from vocal_extraction.settings import (
 _EPILOG = """\
 Without a command the menu opens. Exit status: 0 done, 1 something failed, 2 usage, 130 stopped by Ctrl-C.
 Results go to stdout, progress and messages to stderr. MUSDB_PATH names a local folder with MUSDB18; SOX_PATH and
-FFMPEG_PATH tell where those programs lie when they are not on the PATH."""
+FFMPEG_PATH name those programs' folders when they are not on the PATH."""
 
 _LARGEST = 2.0**62
 _SHIPPING = [name for name in PRESETS if name != SPECIFIED.name]

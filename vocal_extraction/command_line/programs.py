@@ -9,7 +9,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 PROGRAM_VARIABLES = {"sox": "SOX_PATH", "ffmpeg": "FFMPEG_PATH"}
-"""The environment variable that tells where a program lies."""
+"""The environment variables that name the programs' places."""
 
 
 def put_programs_on_path(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -23,10 +23,10 @@ def put_programs_on_path(environment: MutableMapping[str, str] = os.environ) -> 
     '/opt/ffmpeg/bin:/usr/bin'
     """
     for program, variable in PROGRAM_VARIABLES.items():
-        told = environment.get(variable, "").strip()
-        if not told:
+        given = environment.get(variable, "").strip()
+        if not given:
             continue
-        place = Path(told).expanduser().absolute()
+        place = Path(given).expanduser().absolute()
         folder = str(place.parent if place.stem == program and not place.is_dir() else place)
         folders = environment.get("PATH", os.defpath).split(os.pathsep)
         if folder not in folders:

@@ -323,7 +323,7 @@ class _Job:
 
 
 def _sha256_if_readable(song: str | Path) -> str | None:
-    """Return what tells whether a song's content has changed; what cannot be read is named when it is decoded."""
+    """Return size and time of a song, to notice changes; an unreadable file is reported when it is decoded."""
     with contextlib.suppress(OSError, ValueError):
         if Path(song).is_file():
             return sha256_of(song)

@@ -1,8 +1,8 @@
 """The record of a folder of stems: ``manifest.jsonl``, one JSON object a line, one line for every song that was tried.
 
-It tells the next run what is done, with which model and options, and whose the files are. A song's line is written when
-its stems are complete, just before they get their names, so that a run that is killed in between knows its own files
-again. One process at a time writes in a folder (`batch` holds its lock), and its threads take turns.
+From it the next run knows what is done, with which model and options, and which files it wrote. A song's line is
+written when its stems are complete, just before they get their names, so that a run that is killed in between knows its
+own files again. One process at a time writes in a folder (`batch` holds its lock), and its threads take turns.
 """
 
 import datetime

@@ -32,7 +32,7 @@ def path_key(path: str | Path) -> str:
 
 
 def identity(song: str | Path) -> str:
-    """Return what tells one song from another: its real path, or '-'.
+    """Return the identity of a song: its real path, or '-'.
 
     Raises
     ------

@@ -56,7 +56,7 @@ __all__ = [
 
 _SAMPLE_FOLDER = "musdb18-7s"
 _RECORD = "sources.json"
-"""Sizes of the songs' sources, by which excerpts and full songs of one name are told apart; `_SOURCE`, their folder."""
+"""Sizes of the songs' sources, which differ between excerpts and full songs of one name, and their folder."""
 _SOURCE = "musdb_path"
 _UNDER_WAY = 0
 """Recorded size of a song that is being decoded: after a crash it is decoded again."""

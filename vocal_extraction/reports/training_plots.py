@@ -54,7 +54,7 @@ def _draw(
     points = [(row["epoch"], _number(row.get(key)) * factor) for row in history]
     if all(math.isnan(y) for _, y in points):
         return
-    # A dot for each epoch while they can be told apart; a single epoch has no line.
+    # A dot for each epoch while there are few; a single epoch has no line.
     marker = "o" if len(points) <= 40 else None
     axes.plot(*zip(*points, strict=True), color=colour, label=label, linewidth=1.6, marker=marker, markersize=3.5)
 

@@ -193,7 +193,7 @@ class JobQueue:
                     separate(noise, rate, model=model, cancelled=self._closed.is_set)
                 self.real_time_factors.setdefault(name, round((time.monotonic() - began_s) / duration_s, 3))
             except VocalExtractionError:
-                continue  # whoever chooses the model is told
+                continue  # reported when the model is chosen
 
     # Limits
 
