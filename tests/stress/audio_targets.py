@@ -6,7 +6,6 @@ import functools
 import itertools
 import shutil
 import subprocess
-import threading
 import unittest.mock
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,14 @@ from stress.edges import Target, refusing
 def _take_wav(data: bytes, folder: Path) -> None:
     """Every reader of wavs gets the same file."""
     from vocal_extraction.command_line.tone import measure_tone
-    from vocal_extraction.musdb_preparation.decoding import song_blocks
-    from vocal_extraction.musdb_preparation.sources import Song
+    from vocal_extraction.musdb_preparation.decoding import _check_wav
     from vocal_extraction.rendering.stems import duration_s_of, read_excerpt
     from vocal_extraction.tracks import _plain_track
 
     path = folder / "song.wav"
     path.write_bytes(data)
     with refusing():
-        for block in song_blocks(Song("song", "train", (path,) * 5), threading.Event()):
-            assert block.shape[1:] == (5, 2)
+        _check_wav(path)
     with refusing():
         track = _plain_track("song", {"vocals": path}, None)
         if track is not None and track.n_samples < 2**16:

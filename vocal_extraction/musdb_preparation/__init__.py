@@ -160,10 +160,10 @@ def _decode_songs(songs: list[Song], dataset_folder: Path, record: _Record, *, n
         if prepared_length(dataset_folder, song.subset, song.name) == 0
         or record.get(song.key) not in (None, song.n_bytes)
     ]
-    if any(song.is_coded for song in pending) and shutil.which("ffmpeg") is None:
+    if pending and shutil.which("ffmpeg") is None:
         raise PreparationError(
-            "MUSDB18's stem files are decoded by ffmpeg, which was not found on the PATH. Install it (apt-get install "
-            "ffmpeg, or brew install ffmpeg), or give the folder of MUSDB18-HQ, whose wavs need no decoder."
+            "MUSDB18 is decoded by ffmpeg, which was not found on the PATH. Install it (apt-get install ffmpeg, or "
+            "brew install ffmpeg)."
         )
     # Written before the first song, so that a folder in which a crash left some is still known as one that is prepared.
     record |= {song.key: song.n_bytes for song in songs} | {song.key: _UNDER_WAY for song in pending}

@@ -1,13 +1,11 @@
-"""A song's five signals, block by block.
+"""A song's five signals, block by block, from one ffmpeg process.
 
-A stem file is decoded by one ffmpeg process, which gives all streams at once; that takes a fifth of the time of the
-`musdb` package, which starts ffmpeg seven times and rounds to 16 bits. Wavs need no decoder. All signals get the
-mixture's length: shorter ones end in silence, longer ones are cut.
+That takes a fifth of the time of the `musdb` package, which starts ffmpeg seven times and rounds to 16 bits. All
+signals get the mixture's length: shorter ones end in silence, longer ones are cut.
 """
 
-import contextlib
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ from vocal_extraction.audio_files.integrity import find_header_damage
 from vocal_extraction.musdb_preparation.layout import N_CHANNELS, SAMPLE_RATE, STREAMS, PreparationError
 from vocal_extraction.musdb_preparation.sources import Song
 
-_BLOCK_SAMPLES = 1 << 16
+_FRAME_BYTES = len(STREAMS) * N_CHANNELS * 4
 _REMEDY = "Copy it again from where it came from or take it away, and run the same command again."
 
 Block = NDArray[np.float32]
@@ -31,78 +29,60 @@ def song_blocks(song: Song, stop: threading.Event) -> Iterator[Block]:
 
     Raises PreparationError if it cannot be decoded to the end, is empty or not finite, or when `stop` is set.
     """
-    blocks = _stem_file_blocks(song.files[0]) if song.is_coded else _wav_blocks(song.files)
-    n_samples = 0
-    with contextlib.closing(blocks):
-        for block in blocks:
-            if stop.is_set():
-                raise PreparationError(f"{song.name} was not decoded, since the preparation was stopped.")
-            if not np.isfinite(block).all():
-                raise PreparationError(f"The song {song.name} holds samples that are not numbers. {_REMEDY}")
-            n_samples += len(block)
-            yield block
-    if n_samples == 0:
-        raise PreparationError(f"The mixture of {song.files[0]} is empty. {_REMEDY}")
-
-
-def _stem_file_blocks(path: Path) -> Generator[Block, None, None]:
-    """Yield the five streams of a stem file, which ffmpeg writes as ten interleaved channels.
-
-    Mono goes into both channels. Every stream but the mixture is padded, so that the mixture sets the length. Any
-    damage ends ffmpeg (-xerror): half a song must not pass for a whole one.
-    """
-    streams = range(len(STREAMS))
-    stereo = [f"[0:a:{i}]pan=stereo|FL=FL+FC|FR=FR+FC{',apad' if i else ''}[s{i}]" for i in streams]
-    together = "".join(f"[s{i}]" for i in streams) + f"amerge=inputs={len(STREAMS)}"
-    source = ["-xerror", "-f", "mov", *input_arguments(path.absolute())]
-    wanted = ["-filter_complex", ";".join([*stereo, together]), "-ar", str(SAMPLE_RATE), "-f", "f32le", "pipe:1"]
-    frame_bytes = len(STREAMS) * N_CHANNELS * 4
-    held = b""
+    if not song.is_coded:
+        for path in song.files:
+            _check_wav(path)
+    n_samples, held = 0, b""
     try:
-        with Ffmpeg([*source, *wanted], reads=True) as ffmpeg:
+        with Ffmpeg(_arguments(song), reads=True) as ffmpeg:
             while data := ffmpeg.read():
+                if stop.is_set():
+                    raise PreparationError(f"{song.name} was not decoded, since the preparation was stopped.")
                 held += data
-                n_bytes = len(held) - len(held) % frame_bytes
-                yield np.frombuffer(held[:n_bytes], dtype="<f4").reshape(-1, len(STREAMS), N_CHANNELS)
+                n_bytes = len(held) - len(held) % _FRAME_BYTES
+                block = np.frombuffer(held[:n_bytes], dtype="<f4").reshape(-1, len(STREAMS), N_CHANNELS)
+                if not np.isfinite(block).all():
+                    raise PreparationError(f"The song {song.name} holds samples that are not numbers. {_REMEDY}")
+                n_samples += len(block)
                 held = held[n_bytes:]
+                yield block
             ffmpeg.close()
     except ProgramError as error:
-        raise PreparationError(f"{path} cannot be decoded: {_reason(error)} {_REMEDY}") from error
+        raise PreparationError(f"{song.place} cannot be decoded: {_reason(error)} {_REMEDY}") from error
+    if n_samples == 0:
+        raise PreparationError(f"The mixture of {song.place} is empty. {_REMEDY}")
+
+
+def _arguments(song: Song) -> list[str]:
+    """Return what makes ffmpeg write the five signals as ten interleaved channels.
+
+    Mono goes into both channels. Every signal but the mixture is padded, so that the mixture sets the length. Any
+    damage ends ffmpeg (-xerror): half a song must not pass for a whole one.
+    """
+    sources = [f"0:a:{i}" if song.is_coded else f"{i}:a" for i in range(len(STREAMS))]
+    stereo = [
+        f"[{source}]aformat=flt,pan=stereo|FL=FL+FC|FR=FR+FC{',apad' if i else ''}[s{i}]"
+        for i, source in enumerate(sources)
+    ]
+    together = "".join(f"[s{i}]" for i in range(len(STREAMS))) + f"amerge=inputs={len(STREAMS)}"
+    kind = "mov" if song.is_coded else "wav"
+    files = [argument for path in song.files for argument in ("-f", kind, *input_arguments(path.absolute()))]
+    filters = ["-filter_complex", ";".join([*stereo, together])]
+    return ["-xerror", *files, *filters, "-ar", str(SAMPLE_RATE), "-f", "f32le", "pipe:1"]
+
+
+def _check_wav(path: Path) -> None:
+    """Raise PreparationError if a file is no wav or truncated, which ffmpeg would overlook."""
+    try:
+        soundfile.info(path)
+        damage = find_header_damage(path, "wav")
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise PreparationError(f"{path} cannot be read: {error}. {_REMEDY}") from error
+    if damage is not None:
+        raise PreparationError(f"{path} is truncated: {damage}. {_REMEDY}")
 
 
 def _reason(error: ProgramError) -> str:
     if "matches no streams" in str(error):
         return f"it does not hold {len(STREAMS)} audio streams."
     return str(error).replace("ffmpeg failed:", "it is truncated or damaged, ffmpeg says:")
-
-
-def _wav_blocks(paths: tuple[Path, ...]) -> Generator[Block, None, None]:
-    """Yield five wavs side by side; mono goes into both channels."""
-    with contextlib.ExitStack() as stack:
-        wavs = [stack.enter_context(_open_wav(path)) for path in paths]
-        for start in range(0, wavs[0].frames, _BLOCK_SAMPLES):
-            n_samples = min(_BLOCK_SAMPLES, wavs[0].frames - start)
-            block = np.empty((n_samples, len(wavs), N_CHANNELS), dtype=np.float32)
-            for i, wav in enumerate(wavs):
-                try:
-                    block[:, i] = wav.read(n_samples, dtype="float32", always_2d=True, fill_value=0.0)
-                except soundfile.LibsndfileError as error:
-                    raise PreparationError(f"{paths[i]} cannot be read: {error}. {_REMEDY}") from error
-            yield block
-
-
-def _open_wav(path: Path) -> soundfile.SoundFile:
-    """Open a wav that has all its bytes, the right rate and one or two channels."""
-    try:
-        damage = find_header_damage(path, "wav")
-        wav = soundfile.SoundFile(path)
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise PreparationError(f"{path} cannot be read: {error}. {_REMEDY}") from error
-    if damage is not None:
-        raise PreparationError(f"{path} is truncated: {damage}. {_REMEDY}")
-    if wav.samplerate != SAMPLE_RATE or wav.channels > N_CHANNELS:
-        raise PreparationError(
-            f"{path} has {wav.channels} channels at {wav.samplerate} Hz; MUSDB18 has {N_CHANNELS} at {SAMPLE_RATE} Hz. "
-            f"Convert all five wavs of the song, for example: sox in.wav -r {SAMPLE_RATE} -c {N_CHANNELS} out.wav"
-        )
-    return wav

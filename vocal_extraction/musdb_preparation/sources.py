@@ -44,6 +44,11 @@ class Song:
         return len(self.files) == 1
 
     @property
+    def place(self) -> Path:
+        """Its stem file, or the folder of its wavs."""
+        return self.files[0] if self.is_coded else self.files[0].parent
+
+    @property
     def key(self) -> str:
         """Its name in the record of what is prepared."""
         return f"{self.subset}/{self.name}"
