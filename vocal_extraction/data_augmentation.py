@@ -67,7 +67,7 @@ def generate_coherent_mixture(
     Parameters
     ----------
     foreground_dir
-        Folder with one folder a stem: ``<foreground_dir>/<stem>/<song>.wav``.
+        Holds ``<stem>/<song>.wav``.
     background_dir
         Folder of background sounds that scaper asks for; it may be empty.
     template
@@ -324,23 +324,9 @@ def create_mix_closure(
 ) -> MixClosure:
     """Create the closure that makes mixtures of a dataset, which is prepared first where it is missing.
 
-    Parameters
-    ----------
-    path
-        Folder of the dataset, or that of the subset in it.
-    subset
-        'train', 'valid' or 'test'.
-    mixing, sample_rate, seed
-        As for `MixClosure`; the specification's when left out.
-    musdb_path
-        Folder of MUSDB18; see `prepare_if_needed`.
-
-    Raises
-    ------
-    TrackError
-        If there is no such subset, or it has no songs.
-    PreparationError
-        If MUSDB18 cannot be found, downloaded or decoded.
+    `path` is the folder of the dataset, or that of its `subset` ('train', 'valid' or 'test'); for `musdb_path` see
+    `prepare_if_needed`, for the others `MixClosure`. Raises TrackError if there is no such subset, or it has no songs,
+    and PreparationError if MUSDB18 cannot be found, downloaded or decoded.
     """
     folder = Path(path)
     if folder.name == subset and not (folder / subset).is_dir():

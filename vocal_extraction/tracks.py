@@ -150,12 +150,12 @@ def find_tracks(
     limit: int | None = None,
     progress: bool = False,
 ) -> list[Track]:
-    """Find the tracks of a subset in one or more folders.
+    """Find the tracks of a subset in one or more folders, in any of the `LAYOUTS`.
 
     Parameters
     ----------
     folders
-        In any of the `LAYOUTS`. The tracks come folder by folder, sorted by their names.
+        The tracks come folder by folder, sorted by their names.
     subset
         'train', 'valid' or 'test'.
     sample_rate
@@ -202,19 +202,10 @@ def prepare_if_needed(
     limit: int | None = None,
     progress: bool = False,
 ) -> None:
-    """Prepare MUSDB18 in a data set folder, unless it holds songs of somebody's own.
+    """Prepare MUSDB18 in a data set folder with these arguments of `prepare_musdb`.
 
-    Parameters
-    ----------
-    folder
-        The data set folder. Songs of somebody's own are joined by MUSDB18's only where `musdb_path` is given.
-    musdb_path, subset, limit, progress
-        As for `prepare_musdb`.
-
-    Raises
-    ------
-    TrackError
-        If the folder holds other things than songs: MUSDB18 must not be put among them.
+    Songs of somebody's own in it are joined by MUSDB18's only where `musdb_path` is given. Raises TrackError if the
+    folder holds other things than songs: MUSDB18 must not be put among them.
     """
     folder = Path(folder)
     layout = layout_of(folder) if folder.is_dir() else None

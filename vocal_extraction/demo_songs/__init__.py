@@ -79,30 +79,9 @@ def write_demo_songs(
 ) -> dict[str, int]:
     """Write synthesised songs into the layout of `musdb_preparation`, except those that are there already.
 
-    Parameters
-    ----------
-    dataset_folder
-        Where to write.
-    n_train, n_valid, n_test
-        Songs of each subset; no two songs are the same.
-    duration_s
-        Length of each song in seconds, 1 or more.
-    seed
-        0 or more; another seed makes other songs, under other names.
-    progress
-        Whether a progress bar is shown on stderr.
-
-    Returns
-    -------
-    dict
-        Complete songs in `dataset_folder` by subset: train, valid, test.
-
-    Raises
-    ------
-    SettingsError
-        If a number is out of its range.
-    StorageError
-        If the disk is full or the folder cannot be written.
+    Each takes `duration_s` seconds, 1 or more. No two songs are the same; another `seed`, 0 or more, makes other songs
+    under other names. Returns how many complete songs each subset has. Raises SettingsError if a number is out of its
+    range, and StorageError if the disk is full or the folder cannot be written.
     """
     counts = dict(zip(SUBSETS, (n_train, n_valid, n_test), strict=True))
     in_range = all(0 <= count <= _SEEDS_PER_SUBSET for count in counts.values())

@@ -89,7 +89,7 @@ def prepare_musdb(
     subset, limit
         Decode only the songs of one subset, or only the first so many; None decodes all.
     n_workers
-        Songs decoded at the same time, 1 or more; None takes one per processor.
+        Songs decoded at the same time; None takes one per processor.
     progress
         Whether progress bars are shown on stderr.
 
@@ -101,8 +101,8 @@ def prepare_musdb(
     Raises
     ------
     PreparationError
-        If there is no such folder, it holds no songs, the download fails or songs cannot be decoded. Every song that
-        can be decoded is, and the text names the others.
+        If there is no such folder, it holds no songs, the download fails, or songs cannot be decoded, which the text
+        names; the others are decoded.
     StorageError
         If the disk is full or the folder cannot be written; the songs that are complete stay.
     """

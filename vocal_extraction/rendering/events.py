@@ -25,35 +25,15 @@ def mix_events(
     together: bool,
     keeps_balance: bool,
 ) -> tuple[Audio, Audio, float]:
-    """Mix the events of an annotation.
+    """Mix the events of an annotation, values of scaper's observations.
 
-    Parameters
-    ----------
-    events
-        Values of scaper's observations. Their 'snr' becomes that of the audio where `keeps_balance`.
-    channels
-        What to read of each event's file, as `read_excerpt` names it.
-    polarities
-        1 or -1 for each event.
-    drawer
-        The Scaper: sample rate, duration, number of channels, reference loudness and length of the fades.
-    level_db
-        Gain on the finished mixture.
-    together
-        Whether all events share duration, pitch and stretch; they then go through one transform and stay aligned.
-    keeps_balance
-        Whether an event's 'snr' is a gain on its own level, rather than its loudness relative to `ref_db`.
+    Of each event's file, `channels` says what to read, and `polarities` its sign. The Scaper gives sample rate,
+    duration, number of channels, reference loudness and fades. Events that are `together` share duration, pitch and
+    stretch; they go through one transform and stay aligned. Where `keeps_balance`, 'snr' is a gain on an event's own
+    level, and is replaced by the loudness that results, relative to the reference.
 
-    Returns
-    -------
-    tuple
-        Mixture (n_channels, n_samples), stems (n_events, n_channels, n_samples), and the factor on all of it: down to
-        full scale where it would clip, times the level.
-
-    Raises
-    ------
-    RenderingError
-        If a stem cannot be read.
+    Returns the mixture (n_channels, n_samples), its stems (n_events, n_channels, n_samples), and the factor on all of
+    it: down to full scale where it would clip, times the level. Raises RenderingError if a stem cannot be read.
     """
     rendered = render_events(events, channels, sample_rate=drawer.sr, together=together)
     for audio in rendered:

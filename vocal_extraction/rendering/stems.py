@@ -1,6 +1,5 @@
 """Stems on disk: which songs there are, how long they are, and excerpts of them."""
 
-import functools
 from pathlib import Path
 
 import numba
@@ -23,26 +22,16 @@ class RenderingError(VocalExtractionError):
 
 def songs_of(folder: str | Path) -> list[str]:
     """Return the paths of the wav files in a stem's folder, in order; raise RenderingError if there are none."""
-    try:
-        songs = _songs_of(str(folder), Path(folder).stat().st_mtime_ns)
-    except OSError:
-        songs = ()
+    songs = sorted(map(str, Path(folder).glob("*.wav")))
     if not songs:
         raise RenderingError(f"No wav files in {folder}. {_REMEDY}")
-    return list(songs)
-
-
-@functools.lru_cache(maxsize=64)
-def _songs_of(folder: str, _changed_ns: int) -> tuple[str, ...]:
-    """List a folder; the time of its last change makes the cache's key."""
-    return tuple(map(str, sorted(Path(folder).glob("*.wav"))))
+    return songs
 
 
 def duration_s_of(path: str | Path) -> float:
     """Return the length of a stem in seconds; raise RenderingError if it is missing, empty or no audio."""
     try:
-        status = Path(path).stat()
-        duration_s = _duration_s_of(str(path), status.st_mtime_ns, status.st_size)
+        duration_s: float = soundfile.info(path).duration
     except (soundfile.LibsndfileError, OSError) as error:
         raise RenderingError(f"Cannot read the stem {path} ({error}). {_REMEDY}") from error
     if duration_s <= 0:
@@ -50,37 +39,15 @@ def duration_s_of(path: str | Path) -> float:
     return duration_s
 
 
-@functools.lru_cache(maxsize=4_096)
-def _duration_s_of(path: str, _changed_ns: int, _n_bytes: int) -> float:
-    duration_s: float = soundfile.info(path).duration
-    return duration_s
-
-
 def read_excerpt(
     path: str | Path, *, start_s: float, duration_s: float, sample_rate: int, channel: str = "mid"
 ) -> Audio:
-    """Read an excerpt of a stem.
+    """Read an excerpt (n_channels, n_samples) of a stem; it ends early where the file does.
 
-    Parameters
-    ----------
-    path, sample_rate
-        An audio file that soundfile reads, and the samples per second that it must have.
-    start_s, duration_s
-        Where the excerpt begins and how long it is; it ends early where the file does.
-    channel
-        'left', 'right', 'mid' (the mean of all channels), 'side' (half the difference of the first two), 'stereo' (the
-        first two), 'swapped' (these two the other way round) or 'doubled' (mid in both). A mono file has only 'mid',
-        which is doubled where two are asked for.
-
-    Returns
-    -------
-    ndarray
-        Shape: (n_channels, n_samples).
-
-    Raises
-    ------
-    RenderingError
-        If the file is missing, is no audio or has another sample rate.
+    The channel is 'left', 'right', 'mid' (the mean of all channels), 'side' (half the difference of the first two),
+    'stereo' (the first two), 'swapped' (these two the other way round) or 'doubled' (mid in both). A mono file has only
+    'mid', which is doubled where two are asked for. Raises RenderingError if the file is missing, is no audio or has
+    another sample rate.
     """
     # As scaper counts, so that both take the same samples.
     start_sample = int(start_s * sample_rate)
