@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from stress import victims
-from stress.edges import Target, refusing
 from stress.fuzz import TARGETS, fuzz
+from stress.inputs import Target, refusing
 
 from vocal_extraction.audio_files import decoding, probing
 from vocal_extraction.command_line import commands, menu

@@ -15,13 +15,13 @@ def _server():
     kills.prepare_server()
 
 
-@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize("name", ["prepare", "train", "extract"])  # `make stress` kills evaluate, too
 def test_a_job_that_is_killed_loses_nothing(name, tmp_path, tmp_path_factory):
     inputs = inputs_of(name, tmp_path_factory)
     tally = kills.kill_job(JOBS[name], n_kills=1, seed=1, folder=tmp_path, inputs=inputs)
     assert tally.n_kills == 1
     assert tally.n_ends >= 1
-    assert tally.faults == []
+    assert tally.losses == []
 
 
 def _careless(inputs, results):
@@ -40,8 +40,8 @@ def test_half_a_file_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setitem(JOBS, "careless", careless)
     monkeypatch.setattr(kills, "_start", _forked)
     tally = kills.kill_job(careless, n_kills=2, seed=0, folder=tmp_path)
-    assert "half written: result.json" in tally.faults
-    assert "differs: result.json" in tally.faults
+    assert "half written: result.json" in tally.losses
+    assert "differs: result.json" in tally.losses
 
 
 def _forked(job, inputs, results):

@@ -11,7 +11,7 @@ from stress import resources
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="what a process holds is read from /proc")
 def test_nothing_piles_up(tmp_path, tmp_path_factory):
     inputs = inputs_of("train", tmp_path_factory)
-    assert resources.growth(tmp_path, inputs, n_songs=10, n_trainings=2) == []
+    assert resources.growth(tmp_path, inputs, n_songs=4, n_trainings=2) == []
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="what a process holds is read from /proc")

@@ -13,7 +13,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from stress import inputs
-from stress.edges import Target, refusing
+from stress.inputs import Target, refusing
 
 
 def _take_wav(data: bytes, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """``python -m stress.guided_fuzz``: inputs that coverage guides, through atheris (libFuzzer), where it is installed.
 
 Hypothesis turns libFuzzer's bytes into the same inputs that it draws itself, so there is one description of each; the
-rooms of this project are instrumented, so that an input that reaches a new line is kept and varied.
+package is instrumented, so that an input that reaches a new line is kept and varied.
 """
 
 import argparse
@@ -26,9 +26,9 @@ def _guide(name: str, n_runs: int, counter: Path) -> None:
     import atheris
 
     with atheris.instrument_imports(include=_PACKAGE):
-        import main  # noqa: F401 - and with it the rooms that it imports
+        import main  # noqa: F401 - and what it imports
 
-    from stress.edges import scratch_folder
+    from stress.inputs import scratch_folder
 
     with scratch_folder() as folder:
         test, count = trial(TARGETS[name], folder, n_inputs=1)

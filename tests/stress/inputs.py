@@ -1,11 +1,23 @@
-"""What the fuzzers draw: bytes, JSON and wav files that are nearly right. What is all wrong is refused early."""
+"""Targets, and what the fuzzers draw for them: bytes, JSON and wav files that are nearly right.
 
+A target is a place where the program takes input. It may refuse an input with an error of this project's that has a
+text. Anything else that is raised is a bug, and so is a result that is not what it should be.
+"""
+
+import contextlib
 import copy
+import dataclasses
 import json
+import os
 import struct
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
+
+from vocal_extraction.errors import VocalExtractionError
 
 _EDGES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFE, 0xFFFF_FFFF)
 _FAR_NUMBERS = (-1, 0, 1, 2**31, 2**63, 2**64, 10**400, -(10**400))
@@ -14,31 +26,14 @@ _NASTY_TEXTS = (
     *("-", "--", "-rf", "'", '"', "\\", "$HOME", "`x`", "%s", "{", "{}", "{song}", "nan", "inf", "1e309", "x" * 300),
 )
 _NASTY_JSON = (
-    b"",
-    b"[" * 100_000,
-    b'{"a":' * 20_000,
-    b"9" * 5_000,
-    b"1e999999",
-    b"NaN",
-    b'"\\ud800"',
-    b"\xff\xfe",
-    b"\xef\xbb\xbf{}",
-    b"{" * 3,
-    b"null",
-    b'{"a": 1, "a": 2}',
+    *(b"", b"[" * 100_000, b'{"a":' * 20_000, b"9" * 5_000, b"1e999999", b"NaN", b'"\\ud800"', b"\xff\xfe"),
+    *(b"\xef\xbb\xbf{}", b"{" * 3, b"null", b'{"a": 1, "a": 2}'),
 )
 
 texts = st.one_of(st.sampled_from(_NASTY_TEXTS), st.text(max_size=20), st.text(st.characters(), max_size=8))
 """Texts, half surrogates and all."""
 
-scalars = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.sampled_from(_FAR_NUMBERS),
-    st.integers(),
-    st.floats(),
-    texts,
-)
+scalars = st.one_of(st.none(), st.booleans(), st.sampled_from(_FAR_NUMBERS), st.integers(), st.floats(), texts)
 
 json_values = st.recursive(
     scalars,
@@ -104,6 +99,46 @@ def json_bytes(document: Any) -> st.SearchStrategy[bytes]:
         st.binary(max_size=60),
         st.sampled_from(_NASTY_JSON),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A place where the program takes input."""
+
+    name: str
+    inputs: Callable[[], "st.SearchStrategy[Any]"]
+    """Makes the strategy that draws inputs."""
+    take: Callable[[Any, Path], None]
+    """Feeds it one input; the path is an empty folder."""
+    n_inputs: int
+    """Of a full run."""
+    n_guided: int = 0
+    """Inputs of a full run that coverage guides; none where most of the time is spent in libraries."""
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+    """Let errors of this project pass, if they say anything."""
+    try:
+        yield
+    except VocalExtractionError as error:
+        if not str(error).strip():
+            raise AssertionError("an error without a text") from error
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield an empty working folder, in memory where possible, two levels below the temporary one."""
+    shared = Path("/dev/shm")  # noqa: S108 - a parent for a temporary folder, if it is there
+    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=shared if os.access(shared, os.W_OK) else None) as folder:
+        inner = Path(folder) / "a" / "b"
+        inner.mkdir(parents=True)
+        before = Path.cwd()
+        os.chdir(inner)
+        try:
+            yield inner
+        finally:
+            os.chdir(before)
 
 
 def _chunk(name: bytes, content: bytes, n_bytes: int | None = None) -> bytes:

@@ -1,8 +1,8 @@
-"""``python -m stress.kills [JOB ...]``: kill -9 at random moments, start again, and look at what is left.
+"""``python -m stress.kills [JOB ...]``: kill -9 at random moments, start again, and check what is left.
 
-Each job runs once undisturbed, which tells how long it takes and what comes out. Then it is started, killed at a moment
-drawn at random, looked at, and started again, until it ends: then everything must be as if nothing had happened. Now
-and then only the process itself is killed and not its children, as by a person who types kill -9.
+Each job runs once undisturbed, for its duration and its results. Then it is started, killed at a random moment, checked
+and started again, until it ends: then its results must be the undisturbed ones. Three times in ten only the process
+itself is killed and not its children.
 """
 
 import argparse
@@ -39,18 +39,7 @@ _TIMED = ("mixtures_per_s", "data_wait_share", "duration_s")
 """What the clock says of an epoch."""
 
 _server = multiprocessing.get_context("forkserver")
-_PRELOADED = [
-    f"vocal_extraction.{name}"
-    for name in (
-        "musdb_preparation",
-        "training",
-        "evaluation",
-        "extraction",
-        "checkpointing",
-        "networks",
-        "reports.page",
-    )
-]
+_PRELOADED = [f"vocal_extraction.{name}" for name in ("training", "evaluation", "extraction", "reports.page")]
 
 
 @dataclasses.dataclass
@@ -60,11 +49,11 @@ class Tally:
     n_kills: int = 0
     n_ends: int = 0
     """Runs that ended after kills, and were compared."""
-    faults: list[str] = dataclasses.field(default_factory=list)
+    losses: list[str] = dataclasses.field(default_factory=list)
 
     def __str__(self) -> str:
         """Give the figures."""
-        return f"{self.n_kills:3} kills, {self.n_ends:3} ends compared, {len(self.faults)} losses"
+        return f"{self.n_kills:3} kills, {self.n_ends:3} ends compared, {len(self.losses)} losses"
 
 
 def _live(name: str, inputs: Path, results: Path, ready: Connection) -> None:
@@ -76,10 +65,10 @@ def _live(name: str, inputs: Path, results: Path, ready: Connection) -> None:
 
 def _start(job: Job, inputs: Path, results: Path) -> Any:
     results.mkdir(parents=True, exist_ok=True)
-    ready, told = _server.Pipe(duplex=False)
-    process = _server.Process(target=_live, args=(job.name, inputs, results, told))
+    ready, child_end = _server.Pipe(duplex=False)
+    process = _server.Process(target=_live, args=(job.name, inputs, results, child_end))
     process.start()
-    told.close()
+    child_end.close()
     ready.poll(_PATIENCE_S)
     return process
 
@@ -93,7 +82,7 @@ def _finish(process: Any) -> int:
 
 
 def _kill(process: Any, *, with_children: bool) -> bool:
-    """Kill a process, unless it has ended; tell whether it was killed."""
+    """Kill a process, unless it has ended; return whether it was killed."""
     if with_children:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -208,14 +197,14 @@ def kill_job(job: Job, *, n_kills: int, seed: int, folder: Path, inputs: Path | 
             time.sleep(draw.uniform(0, duration_s))
             if _kill(process, with_children=draw.random() < 0.7):
                 tally.n_kills, in_a_row = tally.n_kills + 1, in_a_row + 1
-                tally.faults += [f"half written: {name}" for name in half_written(results)] + _unloadable(results)
+                tally.losses += [f"half written: {name}" for name in half_written(results)] + _unloadable(results)
                 continue
         tally.n_ends += 1
         if _finish(process) != 0:
-            tally.faults.append(f"{job.name} ended with status {process.exitcode} after {in_a_row} kills")
-        tally.faults += _differences(expected, _result(job, results)) + _lost_or_doubled(job, results)
+            tally.losses.append(f"{job.name} ended with status {process.exitcode} after {in_a_row} kills")
+        tally.losses += _differences(expected, _result(job, results)) + _lost_or_doubled(job, results)
         remove_leftovers(results)  # a child that outlived its killed parent may have left some since the last start
-        tally.faults += [f"left behind: {path}" for path in results.rglob(".partial-*")]
+        tally.losses += [f"left behind: {path}" for path in results.rglob(".partial-*")]
         results, in_a_row = folder / str(tally.n_ends), 0
     return tally
 
@@ -251,14 +240,14 @@ def main() -> int:
             share = -(-options.kills // len(names))
             tally = kill_job(JOBS[name], n_kills=share, seed=options.seed, folder=Path(folder))
         tallies.append(tally)
-        print(f"{name:<9} {tally}", *tally.faults, sep="\n  ", flush=True)
+        print(f"{name:<9} {tally}", *tally.losses, sep="\n  ", flush=True)
     in_all = Tally(
         sum(tally.n_kills for tally in tallies),
         sum(tally.n_ends for tally in tallies),
-        [fault for tally in tallies for fault in tally.faults],
+        [fault for tally in tallies for fault in tally.losses],
     )
     print(f"in all    {in_all}")
-    return 1 if in_all.faults else 0
+    return 1 if in_all.losses else 0
 
 
 if __name__ == "__main__":

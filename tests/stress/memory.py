@@ -51,16 +51,16 @@ def peak_mib(arguments: Sequence[str], folder: Path, *, answers: str = "", limit
     """Run a command and return its peak in MiB, and how long it ran; after `limit_s` it gets Ctrl-C."""
     command = [sys.executable, str(PROJECT_FOLDER / "main.py"), *arguments]
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    started, highest, is_told = time.monotonic(), 0, False
+    started, highest, is_interrupted = time.monotonic(), 0, False
     environment = {name: value for name, value in os.environ.items() if name != "MUSDB_PATH"}
     with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, text=True, env=environment, **silent) as process:  # type: ignore[call-overload]
         process.stdin.write(answers)
         process.stdin.close()
         while process.poll() is None:
             highest = max(highest, sum(map(_held_kib, _tree(process.pid))))
-            if time.monotonic() - started > limit_s and not is_told:
+            if time.monotonic() - started > limit_s and not is_interrupted:
                 process.send_signal(signal.SIGINT)
-                is_told = True
+                is_interrupted = True
             time.sleep(_PAUSE_S)
     if process.returncode not in (0, 130):
         raise RuntimeError(f"{' '.join(arguments)} ended with status {process.returncode}")

@@ -1,4 +1,4 @@
-"""The edge to strangers' networks: the file, its pickle, metadata and config, and the state of a training."""
+"""Files that come back: checkpoints and what is in them, training states, scores, records of sources."""
 
 import contextlib
 import functools
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stress import inputs
-from stress.edges import Target, refusing
+from stress.inputs import Target, refusing
 
 
 @functools.cache
@@ -124,10 +124,55 @@ def _take_state(data: bytes, folder: Path) -> None:
         _run().load(folder)
 
 
-CHECKPOINT_TARGETS = (
+def _song_scores() -> dict[str, Any]:
+    from vocal_extraction.evaluation.results import SONG_SCHEMA, SONG_SCHEMA_VERSION
+
+    value = {"value": 1.0, "channels": [1.0]}
+    scores = {source: {"SI-SDR": value} for source in ("vocals", "bass+drums+other")}
+    return {
+        "schema": SONG_SCHEMA,
+        "schema_version": SONG_SCHEMA_VERSION,
+        "song": "A - B",
+        "evaluated": {"kind": "model", "name": "a", "path": "a.pth", "sha256": "0" * 64, "settings": {"mask": "soft"}},
+        "data": {
+            "folder": "dataset",
+            "subset": "test",
+            "sha256": "0" * 64,
+            "sample_rate": 44_100,
+            "n_channels": 2,
+            "n_samples": 10,
+        },
+        "rows": {"model": {"settings": {}, "scores": scores}},
+    }
+
+
+def _take_scores(data: bytes, folder: Path) -> None:
+    from vocal_extraction.evaluation.results import claim_folder, read_song, write_song
+
+    content = _song_scores()
+    (folder / "A - B.json").write_bytes(data)
+    with refusing():
+        read_song(folder / "A - B.json")
+        claim_folder(folder, evaluated=content["evaluated"], data=content["data"], overwrite=False)
+        write_song(folder, content)
+        assert read_song(folder / "A - B.json") == content
+
+
+def _take_sources(data: bytes, folder: Path) -> None:
+    from vocal_extraction import musdb_preparation
+
+    (folder / musdb_preparation._RECORD).write_bytes(data)
+    # A file of ours nests nothing, so that one that nests deeply may well end in Python's own error.
+    with refusing(), contextlib.suppress(RecursionError):
+        assert isinstance(musdb_preparation._read_record(folder), dict)
+
+
+FILE_TARGETS = (
     Target("checkpoint files", lambda: inputs.mutated(_checkpoint()), _take_checkpoint, 3_000),
     Target("checkpoint pickles", lambda: inputs.mutated(_records()["data.pkl"]), _take_pickle, 10_000),
     Target("checkpoint metadata", lambda: inputs.changed(_METADATA), _take_metadata, 3_000),
     Target("checkpoint configs", lambda: inputs.json_bytes(json.loads(_content()["config"])), _take_config, 3_000),
     Target("training states", lambda: inputs.mutated(_state()), _take_state, 4_000),
+    Target("song scores", lambda: inputs.json_bytes(_song_scores()), _take_scores, 10_000),
+    Target("records of sources", lambda: inputs.json_bytes({"train/A - B": 123}), _take_sources, 10_000),
 )
