@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import Row
-from vocal_extraction.atomic_files import sha256_of
 from vocal_extraction.checkpointing import load_checkpoint, save_checkpoint
 from vocal_extraction.compatibility import museval, nussl
 from vocal_extraction.demo_songs import write_demo_songs
@@ -84,9 +83,10 @@ def _checkpoint(folder: Path) -> Path:
 
 def _score(songs: list[Track], checkpoint: Path, folder: Path) -> None:
     """Score the model on all songs, as `evaluate_model` does, and write a JSON each."""
-    sha256 = sha256_of(checkpoint)
+    model = load_checkpoint(checkpoint)
+    sha256 = model.sha256
     use = {"mask": "soft", "separator": "extraction"}
-    system = System("model", "evaluated", ModelSystem(checkpoint, sha256), {"sha256": sha256, **use})
+    system = System("model", "evaluated", ModelSystem(model), {"sha256": sha256, **use})
     evaluated = {"kind": "model", "name": checkpoint.name, "path": str(checkpoint), "sha256": sha256, "settings": use}
     data, metrics = {"folder": "dataset", "subset": "test"}, choose_metrics("scale")
     sources = Sources.shared(["vocals"], songs)

@@ -9,7 +9,7 @@ are in docs/evaluation.md.
 A *row* is one channel of one signal; rows are counted signal by signal, references first.
 """
 
-import dataclasses
+import contextlib
 
 import numpy as np
 import scipy.fft
@@ -29,21 +29,14 @@ N_TAPS = 512
 """Taps of a distortion filter, BSSEval's number; references are delayed by 0 to 511 samples."""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Frame:
-    """One frame, whose signals count as zero outside of it."""
-
-    products: Array  # of `_delayed_products`
-    energy: Array  # (n_rows,), sums of squares
-    silent: NDArray[np.bool_]  # (1 + n_systems, n_sources), museval's rule: the channels sum to zero everywhere
-
-
 class BssEvalV4:
     """Adds up correlations of references and estimates; `values` gives the metrics that follow from them."""
 
     def __init__(self, sample_rate: int) -> None:
         self._frame_length = round(FRAME_S * sample_rate)
-        self._frames: list[_Frame] = []
+        # Of each frame, whose signals count as zero outside of it: delayed products, energies of all rows, and which
+        # signals (1 + n_systems, n_sources) museval calls silent: their channels sum to zero everywhere.
+        self._frames: list[tuple[Array, Array, NDArray[np.bool_]]] = []
         self._n_sources = self._n_channels = 0
         self._waiting = np.zeros((0, 0))  # (n_rows, n_samples): what does not fill a frame yet
         self._past = np.zeros((0, 0))  # (n_reference_rows, N_TAPS - 1): what came before it
@@ -63,23 +56,22 @@ class BssEvalV4:
             chunk = np.concatenate([signals[:, start:stop] for signals in rows]).astype(np.float64)
             self._waiting = np.concatenate([self._waiting, chunk], axis=1)
             if self._waiting.shape[1] == self._frame_length:
-                self._frames.append(self._add_frame(self._waiting))
-                self._waiting = self._waiting[:, :0]
+                self._add_frame(is_whole=True)
             start = stop
 
-    def _add_frame(self, rows: Array) -> _Frame:
-        n_reference_rows = len(self._past)
-        references = rows[:n_reference_rows]
-        alone = np.concatenate([np.zeros_like(self._past), references], axis=1)
-        products = _delayed_products(alone, rows)
-        head = rows[:, : N_TAPS - 1]
-        border = np.concatenate([self._past, np.zeros((n_reference_rows, head.shape[1]))], axis=1)
+    def _add_frame(self, *, is_whole: bool) -> None:
+        """Add what waits to the song's sums, and to the frames if it is a whole one."""
+        rows, self._waiting = self._waiting, self._waiting[:, :0]
+        references, head = rows[: len(self._past)], rows[:, : N_TAPS - 1]
+        products = _delayed_products(np.concatenate([np.zeros_like(self._past), references], axis=1), rows)
+        border = np.concatenate([self._past, np.zeros((len(references), head.shape[1]))], axis=1)
         energy = np.einsum("rt,rt->r", rows, rows)
         self._products = self._products + products + _delayed_products(border, head)
         self._energy = self._energy + energy
         self._past = np.concatenate([self._past, references], axis=1)[:, -(N_TAPS - 1) :].copy()
-        by_signal = rows.reshape(-1, self._n_sources, self._n_channels, rows.shape[1])
-        return _Frame(products, energy, np.all(by_signal.sum(axis=2) == 0, axis=-1))
+        if is_whole:
+            by_signal = rows.reshape(-1, self._n_sources, self._n_channels, rows.shape[1])
+            self._frames.append((products, energy, np.all(by_signal.sum(axis=2) == 0, axis=-1)))
 
     def values(self) -> dict[str, Array]:
         """Compute the metrics of every frame; to be called once, after the last block.
@@ -90,12 +82,10 @@ class BssEvalV4:
             Decibels by metric, clipped to ±`LIMIT_DB`; NaN where docs/evaluation.md has no value. Shape of each:
             (n_systems, n_sources, n_frames).
         """
-        if self._waiting.shape[1] or not self._frames:
-            rest = self._add_frame(self._waiting)
-            if not self._frames:  # a song shorter than a frame is one frame
-                self._frames.append(rest)
+        if self._waiting.shape[1]:
+            self._add_frame(is_whole=not self._frames)  # a song shorter than a frame is one frame
         everything, own = self._filters()
-        ratios = np.stack([self._frame_ratios(frame, everything, own) for frame in self._frames], axis=-1)
+        ratios = np.stack([self._frame_ratios(*frame, everything, own) for frame in self._frames], axis=-1)
         silent = self.silent()
         ratios[:, :, silent] = np.nan
         if np.sum(~silent) < 2:
@@ -126,20 +116,22 @@ class BssEvalV4:
             own[np.ix_(taps, columns)] = _solve(matrix[np.ix_(taps, taps)], wanted[np.ix_(taps, columns)])
         return everything, own
 
-    def _frame_ratios(self, frame: _Frame, everything: Array, own: Array) -> Array:
+    def _frame_ratios(
+        self, products: Array, energy: Array, silent: NDArray[np.bool_], everything: Array, own: Array
+    ) -> Array:
         """Return SDR, ISR, SIR and SAR of one frame. Shape: (4, n_systems, n_sources).
 
         With s the source, e the estimate, P the projection on all references and Q that on its own, the parts are
         e_spat = Q - s, e_interf = P - Q and e_artif = e - P.
         """
         n_rows = len(self._past)
-        matrix = _matrix(frame.products, n_rows)
+        matrix = _matrix(products, n_rows)
         m_all, m_own = matrix @ everything, matrix @ own
         columns = np.arange(everything.shape[1])
         rows = columns % n_rows  # of s, for each row of e
-        crossed = frame.products[:, :, n_rows:].reshape(n_rows * N_TAPS, -1)
-        s_s, e_e = frame.energy[rows], frame.energy[n_rows:]
-        s_e = frame.products[rows, 0, n_rows + columns]
+        crossed = products[:, :, n_rows:].reshape(n_rows * N_TAPS, -1)
+        s_s, e_e = energy[rows], energy[n_rows:]
+        s_e = products[rows, 0, n_rows + columns]
         s_q = m_own[rows * N_TAPS, columns]
         q_q, p_q, p_p = ((a * b).sum(axis=0) for a, b in ((own, m_own), (own, m_all), (everything, m_all)))
         p_e = (everything * crossed).sum(axis=0)
@@ -149,10 +141,11 @@ class BssEvalV4:
             (q_q, p_p - 2 * p_q + q_q),
             (p_p, e_e - 2 * p_e + p_p),
         )
-        shape = (-1, self._n_sources, self._n_channels)
-        ratios = np.stack([_decibels(*(x.reshape(shape).sum(axis=-1) for x in pair)) for pair in pairs])
-        silent = np.any(frame.silent[:, ~self.silent()], axis=1, keepdims=True)  # the references, then each set
-        return np.where(silent[:1] | silent[1:], np.nan, ratios)
+        sums = np.maximum(np.reshape(pairs, (4, 2, -1, self._n_sources, self._n_channels)).sum(axis=-1), 0.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = 10 * np.log10(sums[:, 0] / sums[:, 1])
+        is_out = np.any(silent[:, ~self.silent()], axis=1, keepdims=True)  # the references, then each system
+        return np.where(is_out[:1] | is_out[1:], np.nan, ratios)
 
 
 def _delayed_products(references: Array, signals: Array) -> Array:
@@ -196,22 +189,12 @@ def _solve(matrix: Array, wanted: Array) -> Array:
     """
     if not len(matrix):
         return wanted
-    try:
+    with contextlib.suppress(np.linalg.LinAlgError):
         factor = scipy.linalg.cho_factor(matrix + np.finfo(float).eps * np.eye(len(matrix)), lower=True)
-        solution = scipy.linalg.cho_solve(factor, wanted)
-    except np.linalg.LinAlgError:
-        return _shortest_solution(matrix, wanted)
-    error = np.abs(matrix @ solution - wanted).max(initial=0.0)
-    return solution if error <= 1e-6 * np.abs(wanted).max(initial=0.0) else _shortest_solution(matrix, wanted)
-
-
-def _shortest_solution(matrix: Array, wanted: Array) -> Array:
+        solution: Array = scipy.linalg.cho_solve(factor, wanted)
+        if np.abs(matrix @ solution - wanted).max(initial=0.0) <= 1e-6 * np.abs(wanted).max(initial=0.0):
+            return solution
     values, vectors = scipy.linalg.eigh(matrix)
     kept = values > 1e-12 * values[-1]
     basis = vectors[:, kept]
     return basis @ ((basis.T @ wanted) / values[kept, None])
-
-
-def _decibels(signal: Array, noise: Array) -> Array:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return 10 * np.log10(np.maximum(signal, 0.0) / np.maximum(noise, 0.0))

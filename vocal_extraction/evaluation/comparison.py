@@ -25,27 +25,11 @@ CONFIDENCE = 0.95
 def compare_models(
     paths_to_trained_models: Sequence[PathLike], *, output_folder: PathLike | None = None, **options: Any
 ) -> dict[str, Any]:
-    """Score two or more checkpoints and pair them, song by song.
+    """Score two or more checkpoints and pair them, song by song, with the first.
 
-    Parameters
-    ----------
-    paths_to_trained_models
-        The first is what the others are compared with.
-    output_folder
-        Each model's results go into a folder of its own in it, beside ``comparison.json``, ``comparison.txt`` and
-        ``comparison.html``. None takes ``evaluation_results/<first>-vs-<second>``.
-    **options
-        Those of `evaluate_model`.
-
-    Returns
-    -------
-    dict
-        The content of ``comparison.json``.
-
-    Raises
-    ------
-    EvaluationError
-        If there are fewer than two models, or as `evaluate_model`.
+    Each model's results go into a folder of its own in `output_folder`, by default
+    ``evaluation_results/<first>-vs-<second>``, beside ``comparison.json``, whose content is returned,
+    ``comparison.txt`` and ``comparison.html``. Options and errors are those of `evaluate_model`.
     """
     paths = [Path(path) for path in paths_to_trained_models]
     if len(paths) < 2:
@@ -53,24 +37,22 @@ def compare_models(
     labels = _labels(paths)
     folder = EVALUATION_FOLDER / "-vs-".join(labels) if output_folder is None else Path(output_folder)
     show = options.pop("show", True)
-    found = [
-        evaluate_model(path, output_folder=folder / label, show=False, **options)
+    found = {
+        label: evaluate_model(path, output_folder=folder / label, show=False, **options)
         for path, label in zip(paths, labels, strict=True)
-    ]
-    sources = [name for name in found[0].summary["sources"] if all(name in one.summary["sources"] for one in found)]
-    definitions = found[0].summary["definitions"]
+    }
+    first, *others = found.values()
+    sources = [name for name in first.summary["sources"] if all(name in one.summary["sources"] for one in others)]
+    definitions = first.summary["definitions"]
+    pairs = [compare(first.songs, one.songs, sources=sources, definitions=definitions) for one in others]
     comparison = {
         "schema": "vocal-extraction/comparison",
         "schema_version": 2,
         "sources": sources,
-        "models": {label: one.summary for label, one in zip(labels, found, strict=True)},
+        "models": {label: one.summary for label, one in found.items()},
         "pairs": [
-            {
-                "first": labels[0],
-                "second": label,
-                "sources": compare(found[0].songs, one.songs, sources=sources, definitions=definitions),
-            }
-            for label, one in zip(labels[1:], found[1:], strict=True)
+            {"first": labels[0], "second": second, "sources": pair}
+            for second, pair in zip(labels[1:], pairs, strict=True)
         ],
     }
     write_json(folder / COMPARISON, comparison)
@@ -100,23 +82,19 @@ def compare(
     """
     others = {song["song"]: song for song in second}
     pairs = [(song, others[song["song"]]) for song in first if song["song"] in others]
-    return {
-        source: {
-            name: _paired(pairs, source=source, metric=name, more_is_better=one["more_is_better"])
-            for name, one in definitions.items()
+
+    def paired(source: str, metric: str) -> dict[str, Any]:
+        values = {
+            one["song"]: [song["rows"]["model"]["scores"][source][metric]["value"] for song in (one, other)]
+            for one, other in pairs
         }
-        for source in sources
-    }
+        songs = {song: [a, b, round(b - a, 6)] for song, (a, b) in values.items() if a is not None and b is not None}
+        return _summarised(songs, more_is_better=definitions[metric]["more_is_better"])
+
+    return {source: {metric: paired(source, metric) for metric in definitions} for source in sources}
 
 
-def _paired(
-    pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], *, source: str, metric: str, more_is_better: bool
-) -> dict[str, Any]:
-    songs: dict[str, list[float]] = {}
-    for pair in pairs:
-        a, b = (song["rows"]["model"]["scores"][source][metric]["value"] for song in pair)
-        if a is not None and b is not None:
-            songs[pair[0]["song"]] = [a, b, round(b - a, 6)]
+def _summarised(songs: Mapping[str, list[float]], *, more_is_better: bool) -> dict[str, Any]:
     table = np.array(list(songs.values())).reshape(-1, 3)
     means = [round(float(x), 6) for x in table.mean(axis=0)] if songs else [None] * 3
     interval = bootstrap_interval(table[:, 2])

@@ -25,11 +25,6 @@ def separate_with_nussl(
 
     The mixture and each estimate have the shape (n_channels, n_samples). A 'binary' mask takes the largest of several
     sources; one alone must exceed a half.
-
-    Raises
-    ------
-    EvaluationError
-        If the sample rate is another one, or the network gives waveforms.
     """
     from vocal_extraction.compatibility import nussl
 
@@ -58,21 +53,14 @@ def separate_with_nussl(
 def _estimate(nussl: Any, views: NDArray[np.float64], *, model: LoadedModel, mask: str) -> torch.Tensor:
     """Let nussl's separator estimate all sources of a network's input: (n_sources, n_channels, n_samples)."""
     signal = nussl.AudioSignal(audio_data_array=views, sample_rate=model.signal.sample_rate)
-    separator = _separator(nussl, signal, model)
+    separator = nussl.separation.deep.DeepMaskEstimation(signal, model_path=None, device=model.device)
+    separator.device = model.device
+    separator.model = model.network
+    separator.config = {"name": "network"}
+    separator.metadata.update(metadata := model.metadata.stored())
+    separator.transform = separator._get_transforms(metadata["train_dataset"]["transforms"])
     masks = separator.forward()  # (n_bins, n_frames, n_channels, n_sources)
     if mask == "binary":
         masks = (masks > 0.5 if masks.shape[-1] == 1 else masks == masks.max(axis=-1, keepdims=True)).astype(float)
     separator.run(masks=masks)
     return torch.from_numpy(np.stack([estimate.audio_data for estimate in separator.make_audio_signals()]))
-
-
-def _separator(nussl: Any, signal: Any, model: LoadedModel) -> Any:
-    """Return a DeepMaskEstimation with the network in place, without its loader ever seeing the checkpoint."""
-    metadata = model.metadata.stored()
-    separator = nussl.separation.deep.DeepMaskEstimation(signal, model_path=None, device=model.device)
-    separator.device = model.device
-    separator.model = model.network
-    separator.config = {"name": "network"}
-    separator.metadata.update(metadata)
-    separator.transform = separator._get_transforms(metadata["train_dataset"]["transforms"])
-    return separator

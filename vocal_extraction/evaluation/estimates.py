@@ -23,13 +23,10 @@ _ACCOMPANIMENT = "accompaniment"
 class SongEstimates:
     """The estimates of one song, read when it is called with an excerpt."""
 
-    files: Mapping[str, tuple[Path, int]]
-    """By source: the file and its length in samples."""
-    notes: tuple[str, ...]
-    """Which of them had to be cut or padded."""
+    files: Mapping[str, tuple[Path, int]]  # by source: the file and its length in samples
+    notes: tuple[str, ...]  # which of them had to be cut or padded
 
     def __call__(self, excerpt: Excerpt) -> Audio:
-        """Read the estimates of an excerpt; a residual that was not given is the mixture less the others."""
         n_samples = excerpt.stop - excerpt.start
         files = [self.files[name] for name in excerpt.sources.names if name in self.files]
         estimates = np.stack([self._read(path, length, excerpt.start, n_samples) for path, length in files])
@@ -52,13 +49,7 @@ class SongEstimates:
 
 
 def find_estimates(folder: Path, tracks: Sequence[Track], *, subset: str) -> tuple[Sources, list[SongEstimates]]:
-    """Find the estimates of songs, and which sources all of them have.
-
-    Raises
-    ------
-    EvaluationError
-        If songs are missing, or an estimate differs from its song in rate or channels, or by more than `TOLERANCE_S`.
-    """
+    """Find the estimates of songs, and which sources all of them have; they must match their songs."""
     parent = folder / subset if (folder / subset).is_dir() else folder
     known = dict.fromkeys([VOCALS, _ACCOMPANIMENT, *(name for track in tracks for name in track.sources)])
     found = [_files_of(parent / track.name, known) for track in tracks]

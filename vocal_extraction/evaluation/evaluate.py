@@ -13,11 +13,10 @@ from vocal_extraction.atomic_files import remove_leftovers, write_json, write_te
 from vocal_extraction.evaluation import results
 from vocal_extraction.evaluation.estimates import find_estimates
 from vocal_extraction.evaluation.metrics import EvaluationError, choose_metrics
-from vocal_extraction.evaluation.models import ModelSystem
+from vocal_extraction.evaluation.models import ModelSystem, normalize_by_song
 from vocal_extraction.evaluation.results import shown_path
 from vocal_extraction.evaluation.scoring import Job, excerpt_of, run_jobs
 from vocal_extraction.evaluation.sources import Sources
-from vocal_extraction.evaluation.summary import summarise_evaluation
 from vocal_extraction.evaluation.systems import System, systems_beside
 from vocal_extraction.progress import counted
 from vocal_extraction.reports.page import Example, report_page
@@ -39,6 +38,7 @@ PathLike = str | os.PathLike[str]
 
 
 _TRAINED_MODEL = TRAINED_MODEL.as_posix()
+_CHOICES = {"mask": ("soft", "binary"), "separator": ("extraction", "nussl"), "normalization": ("stored", "song")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +46,12 @@ class Evaluation:
     """What an evaluation found, and where its files are."""
 
     summary: dict[str, Any]
-    """The content of ``summary.json``."""
+    """Content of ``summary.json``."""
     report_card: str
-    """The content of ``report_card.txt``: the table that was printed."""
+    """Content of ``report_card.txt``: the table that was printed."""
     output_folder: Path
-    """Where all files are, ``report.html`` among them."""
     songs: list[dict[str, Any]] = dataclasses.field(repr=False)
-    """The contents of the songs' files, in order of their names."""
+    """Contents of the songs' files, in order of their names."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,18 +127,13 @@ def evaluate_model(
         'extraction', or 'nussl' for the specification's workaround, the slow reference.
     normalization
         'stored', or 'song': batch normalization by each song's own statistics, as the specification's published figures
-        were computed (`models.by_own_statistics`). Takes whole songs at once, so memory grows with their length.
+        were computed. Takes whole songs at once, so memory grows with their length.
     save_estimates
         Keep the model's estimates as ``estimates/<song>/<source>.wav``.
     device
         'auto', 'cpu', 'cuda' or 'cuda:1' and so on.
     **options
         Fields of `EvaluationOptions`, such as ``dataset_folder``, ``output_folder``, ``metrics``, ``oracles``.
-
-    Returns
-    -------
-    Evaluation
-        Summary, report card, songs' scores and the folder they are in.
 
     Raises
     ------
@@ -153,20 +147,20 @@ def evaluate_model(
     from vocal_extraction.checkpointing import load_checkpoint
     from vocal_extraction.device import choose_device
 
-    for what, value, allowed in (
-        ("mask", mask, ("soft", "binary")),
-        ("separator", separator, ("extraction", "nussl")),
-        ("normalization", normalization, ("stored", "song")),
-    ):
-        if value not in allowed:
-            raise EvaluationError(f"Unknown {what}: {value!r}. Expected one of {', '.join(allowed)}.")
+    use = {"mask": mask, "separator": separator, "normalization": normalization}
+    for what, value in use.items():
+        if value not in _CHOICES[what]:
+            raise EvaluationError(f"Unknown {what}: {value!r}. Expected one of {', '.join(_CHOICES[what])}.")
     common, path = EvaluationOptions(**options), Path(path_to_trained_model)
     choose_metrics(common.metrics)
-    if common.n_jobs is None and choose_device(device).type != "cpu":
+    model, name = load_checkpoint(path, device=choose_device(device)), model_name(path)
+    if common.n_jobs is None and model.device.type != "cpu":
         common = dataclasses.replace(common, n_jobs=1)
-    model, name = load_checkpoint(path), model_name(path)
-    use = {"mask": mask, "separator": separator} | ({"normalization": "song"} if normalization == "song" else {})
-    estimate = ModelSystem(path, model.sha256, mask, separator, normalization, device)
+    estimate = ModelSystem(model, **use)
+    if normalization == "song":
+        normalize_by_song(model.network)
+    else:  # as before there was a choice, so that earlier results are still of the same settings
+        del use["normalization"]
     system = System(name, "evaluated", estimate, {"sha256": model.sha256, **use})
     tracks = common.find()
     return _evaluate(
@@ -174,7 +168,7 @@ def evaluate_model(
         Sources.shared(model.sources, tracks),
         {"kind": "model", "name": name, "path": shown_path(path), "sha256": model.sha256, "settings": use},
         common,
-        default_folder=EVALUATION_FOLDER / (f"pretrained-{name}" if path.resolve() in _shipped() else ""),
+        default_folder=EVALUATION_FOLDER / (f"pretrained-{name}" if _shipped_name(path) else ""),
         signal=model.signal,
         save_estimates=save_estimates,
         preset=str(model.metadata.preset or ""),
@@ -192,10 +186,8 @@ def evaluate_estimates(estimates_folder: PathLike, **options: Any) -> Evaluation
     choose_metrics(common.metrics)
     tracks, name = common.find(), path.resolve().name
     sources, found = find_estimates(path, tracks, subset=common.subset)
-    songs = [
-        (track, System(name, "evaluated", one, {"sha256": one.sha256()}), one.notes)
-        for track, one in zip(tracks, found, strict=True)
-    ]
+    systems = [System(name, "evaluated", one, {"sha256": one.sha256()}) for one in found]
+    songs = list(zip(tracks, systems, [one.notes for one in found], strict=True))
     evaluated: dict[str, Any] = {"kind": "estimates", "name": name, "path": shown_path(path)}
     evaluated |= {"sha256": None, "settings": {}}
     folder = EVALUATION_FOLDER / f"estimates-{name}"
@@ -219,16 +211,16 @@ def _evaluate(
     earlier = results.claim_folder(folder, evaluated=evaluated, data=options.data, overwrite=options.overwrite)
     if earlier is not None:
         print(f"Earlier results in {folder} were moved to {earlier}.", file=sys.stderr)
-    beside = systems_beside(signal, oracles=options.oracles, baselines=options.baselines)
-    row = evaluated["kind"]
+    row, beside = evaluated["kind"], systems_beside(signal, oracles=options.oracles, baselines=options.baselines)
     more = (sources, metrics, folder, evaluated, options.data, save_estimates)
     jobs = [Job(sources.of(track), {row: system, **beside}, *more, notes) for track, system, notes in songs]
     done = counted(run_jobs(jobs, n_jobs=options.n_jobs), len(jobs), "evaluating", show=options.progress)
     contents = sorted(done, key=lambda content: content["song"])
-    for content in contents:
-        for note in content.get("notes", ()):
-            print(f"{content['song']}: {note}.", file=sys.stderr)
-    summary = summarise_evaluation(contents, jobs, preset=preset, folder=folder)
+    summary = results.summarise_evaluation(
+        contents, systems=jobs[0].systems, sources=sources.names, metrics=metrics, preset=preset, folder=folder
+    )
+    for song, notes in summary["notes"].items():
+        print(*(f"{song}: {note}." for note in notes), sep="\n", file=sys.stderr)
     card = report_card(summary)
     write_json(folder / results.SUMMARY, summary)
     results.write_scores_csv(folder / results.SCORES, contents, summary)
@@ -249,31 +241,26 @@ def choose_examples(jobs: Sequence[Job], contents: Sequence[Mapping[str, Any]], 
     scored = [(content["rows"][system]["scores"][source][metric]["value"], content["song"]) for content in contents]
     sign = 1 if jobs[0].metrics[metric].more_is_better else -1
     ranked = sorted(((v, song) for v, song in scored if v is not None), key=lambda one: sign * one[0], reverse=True)
-    if not ranked:
-        return []
-    by_song = {job.track.name: job for job in jobs}
-    chosen: dict[int, str] = {}
-    for rank, i in {"best": 0, "worst": len(ranked) - 1, "median": len(ranked) // 2}.items():
+    by_song, chosen = {job.track.name: job for job in jobs}, dict[int, str]()
+    for rank, i in (("best", 0), ("worst", len(ranked) - 1), ("median", len(ranked) // 2)):
         chosen.setdefault(i, rank)
-    return [_example(by_song[ranked[i][1]], chosen[i], metric, ranked[i][0]) for i in sorted(chosen)]
+    return [_example(by_song[ranked[i][1]], chosen[i], metric, ranked[i][0]) for i in sorted(chosen) if ranked]
 
 
 def _example(job: Job, rank: str, metric: str, value: float) -> Example:
+    """Return clips of what went in, what came out and what should have."""
     track = job.track
     start, stop = liveliest(track)
     excerpt, kept = excerpt_of(track, job.sources, start, stop)
-    system = next(iter(job.systems.values()))
-    estimates, references = system.estimate(excerpt)[..., kept], excerpt.references[..., kept]
-    first, *others = job.sources.names
+    estimates = next(iter(job.systems.values())).estimate(excerpt)[..., kept]
+    rest = (ACCOMPANIMENT, job.sources.residual)
+    first, *others = ("The rest" if name in rest else name.capitalize() for name in job.sources.names)
     clips = {
         "Mixture": excerpt.mixture[:, kept],
-        f"{first.capitalize()} as estimated": estimates[0],
-        f"{first.capitalize()} as recorded": references[0],
+        f"{first} as estimated": estimates[0],
+        f"{first} as recorded": excerpt.references[0][:, kept],
+        **{f"{name} as estimated": estimate for name, estimate in zip(others, estimates[1:], strict=True)},
     }
-    for name, estimate in zip(others, estimates[1:], strict=True):
-        clips[f"{'The rest' if name in (ACCOMPANIMENT, job.sources.residual) else name.capitalize()} as estimated"] = (
-            estimate
-        )
     return Example(rank, track.name, metric, value, track.sample_rate, start / track.sample_rate, clips)
 
 
@@ -291,16 +278,16 @@ def liveliest(track: Track) -> tuple[int, int]:
     return first, first + length
 
 
-def _shipped() -> dict[Path, str]:
-    from vocal_extraction.checkpointing import shipped_checkpoints
-
-    return {path.resolve(): name for name, path in shipped_checkpoints().items()}
-
-
 def model_name(model: Path) -> str:
     """Return what a model is called: a model that ships by its preset, others by their files.
 
     >>> model_name(Path("checkpoints/best.model.pth"))
     'best'
     """
-    return _shipped().get(model.resolve()) or model.name.removesuffix(".pth").removesuffix(".model") or "model"
+    return _shipped_name(model) or model.name.removesuffix(".pth").removesuffix(".model") or "model"
+
+
+def _shipped_name(model: Path) -> str | None:
+    from vocal_extraction.checkpointing import shipped_checkpoints
+
+    return {path.resolve(): name for name, path in shipped_checkpoints().items()}.get(model.resolve())

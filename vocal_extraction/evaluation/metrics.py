@@ -9,7 +9,7 @@ n_samples)``.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -87,17 +87,6 @@ METRICS: dict[str, Metric] = {
 """By name, in the order of the tables."""
 
 
-class Accumulator(Protocol):
-    """What computes a family of metrics: `add` for each block of a song, then `values` once."""
-
-    def add(self, references: Audio, estimates: Audio) -> None: ...
-
-    def values(self) -> Values: ...
-
-    def silent(self) -> NDArray[np.bool_]:
-        """Return which references are silent, so that they have no values. Shape: (n_sources,)."""
-
-
 class Leakage:
     """The energy of estimates while their references are silent, relative to the mixture's in the same frames."""
 
@@ -166,12 +155,13 @@ class WholeSongs:
         return ~np.any([references.any(axis=(1, 2)) for references, _ in self._blocks], axis=0)
 
 
-FAMILIES: dict[str, Callable[[int], Accumulator]] = {
+FAMILIES: dict[str, Callable[[int], Any]] = {
     "scale": ScaleMetrics,
     "bsseval_v4": BssEvalV4,
     "leakage": Leakage,
 }
-"""What computes a family of metrics, made for a sample rate."""
+"""What computes a family, made for a sample rate: ``add(references, estimates)`` is called for each block, at the end
+``silent()``, which references are silent and have no values, (n_sources,), and ``values()``, as `Values`."""
 
 
 def choose_metrics(names: str | Sequence[str] | None) -> dict[str, Metric]:
@@ -192,7 +182,7 @@ def choose_metrics(names: str | Sequence[str] | None) -> dict[str, Metric]:
     return {name: metric for name, metric in METRICS.items() if (metric.family or name) in wanted}
 
 
-def accumulators(metrics: Mapping[str, Metric], sample_rate: int) -> list[Accumulator]:
+def accumulators(metrics: Mapping[str, Metric], sample_rate: int) -> list[Any]:
     """Return what computes `metrics` at a sample rate."""
     families = dict.fromkeys(metric.family for metric in metrics.values() if metric.family)
     found = [FAMILIES[family](sample_rate) for family in families]
@@ -200,21 +190,26 @@ def accumulators(metrics: Mapping[str, Metric], sample_rate: int) -> list[Accumu
     return [*found, WholeSongs(functions, sample_rate)] if functions else found
 
 
-def entry(metric: Metric, values: NDArray[np.float64], *, silent: bool, alone: bool, at_limit: bool) -> dict[str, Any]:
-    """Return what a song's file holds of one metric, source and system: ``{"value", "channels" or "frames", ...}``.
+def entry(
+    name: str, metrics: Mapping[str, Metric], values: Values, at: tuple[int, int], silent: NDArray[np.bool_]
+) -> dict[str, Any]:
+    """Return what a song's file holds of one metric, for the system and source `at`: ``{"value", "channels", ...}``.
 
     ``value`` is the median over the parts; None with a reason under ``left_out`` where the metric has no meaning.
     """
-    finite = values[np.isfinite(values)]
+    metric, parts = metrics[name], values[name][at]
+    finite = parts[np.isfinite(parts)]
     found: dict[str, Any] = {
         # Six decimals: the rest depends on how many threads added up.
         "value": round(float(np.median(finite)), 6) if finite.size else None,
-        metric.parts: [round(float(x), 6) if np.isfinite(x) else None for x in values],
+        metric.parts: [round(float(x), 6) if np.isfinite(x) else None for x in parts],
     }
-    if silent and not finite.size:
-        found["left_out"] = "the reference is silent"
-    elif not finite.size:
-        found["left_out"] = "no other source sounds" if alone and metric.needs_others else metric.without_value
-    elif at_limit or (metric.unit == "dB" and abs(found["value"]) >= LIMIT_DB):
-        found["at_limit"] = True
+    if not finite.size:
+        alone = "no other source sounds" if metric.needs_others and np.sum(~silent) < 2 else metric.without_value
+        found["left_out"] = "the reference is silent" if silent[at[1]] else alone
+    elif metric.unit == "dB":
+        base = values.get(name.removesuffix("i"), values[name])[at]  # that of which it may be an improvement
+        clipped = metric.parts == "channels" and (np.abs(base) >= LIMIT_DB).any()
+        if clipped or abs(found["value"]) >= LIMIT_DB:
+            found["at_limit"] = True
     return found

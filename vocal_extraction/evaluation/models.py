@@ -1,12 +1,9 @@
 """The model as a system: a song is estimated once, as `extract` does it, and its excerpts are read from that."""
 
 import contextlib
-import copy
 import dataclasses
-import functools
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,14 +23,12 @@ IN_MEMORY_SAMPLES = 80 * 16_384
 
 @dataclasses.dataclass(frozen=True)
 class ModelSystem:
-    """Which checkpoint estimates, and how (see `evaluate_model`); called with an excerpt, it separates that."""
+    """A model and how it estimates, see `evaluate_model`; called with an excerpt, it separates that by itself."""
 
-    path: Path
-    sha256: str
+    model: "LoadedModel"
     mask: str = "soft"
     separator: str = "extraction"
     normalization: str = "stored"
-    device: str = "cpu"
 
     def __call__(self, excerpt: Excerpt) -> Audio:
         estimates = self._separate(excerpt.mixture.T, excerpt.sample_rate, excerpt.sources)
@@ -64,40 +59,25 @@ class ModelSystem:
         from vocal_extraction.evaluation.deep_mask_reference import separate_with_nussl
         from vocal_extraction.separation.separator import Separator
 
-        model = _load(self.path, self.sha256, self.device)
-        if self.normalization == "song":
-            model = dataclasses.replace(model, network=by_own_statistics(model.network))
         if self.separator == "extraction" and self.normalization == "stored":
-            return Separator(model, mask=self.mask)(mixture, sample_rate, sources=sources.estimated)
-        found = separate_with_nussl(np.ascontiguousarray(mixture[:].T), sample_rate, model=model, mask=self.mask)
+            return Separator(self.model, mask=self.mask)(mixture, sample_rate, sources=sources.estimated)
+        samples = np.ascontiguousarray(mixture[:].T)
+        found = separate_with_nussl(samples, sample_rate, model=self.model, mask=self.mask)
         return {name: estimate.T for name, estimate in found.items()}
 
 
-def by_own_statistics(network: Any) -> Any:
-    """Return a copy of a network whose batch normalization takes mean and variance from its input, as in training.
+def normalize_by_song(network: Any) -> None:
+    """Let a network's batch normalization take mean and variance from its input; dropout stays off.
 
-    Dropout stays off; see "The published figures" in docs/evaluation.md.
+    See "The published figures" in docs/evaluation.md.
     """
     import torch
 
-    network = copy.deepcopy(network)
     found = [each for each in network.modules() if isinstance(each, torch.nn.modules.batchnorm._BatchNorm)]
     if not found:
         raise EvaluationError("The network has no batch normalization; leave normalization='stored'.")
     for each in found:
         each.train()
-    return network
-
-
-@functools.lru_cache(maxsize=2)
-def _load(path: Path, sha256: str, device: str) -> "LoadedModel":
-    from vocal_extraction.checkpointing import load_checkpoint
-    from vocal_extraction.device import choose_device
-
-    model = load_checkpoint(path, device=choose_device(device))
-    if model.sha256 != sha256:
-        raise EvaluationError(f"{path} changed while it was being evaluated. Run the same command again.")
-    return model
 
 
 def _mixture_of(track: Track, stack: contextlib.ExitStack) -> "Array":

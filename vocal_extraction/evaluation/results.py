@@ -4,31 +4,41 @@ Whose results a folder may hold, and what is not scored twice, is in docs/evalua
 """
 
 import csv
+import datetime
 import functools
 import hashlib
+import importlib.metadata
 import io
 import itertools
 import json
 import os
+import platform
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vocal_extraction.atomic_files import whole_file, write_json, write_text
 from vocal_extraction.evaluation.bsseval_v4 import BSSEVAL_METRICS, FRAME_S
-from vocal_extraction.evaluation.metrics import EvaluationError
+from vocal_extraction.evaluation.metrics import EvaluationError, Metric
 from vocal_extraction.evaluation.scale_metrics import LIMIT_DB
+from vocal_extraction.evaluation.systems import System
 from vocal_extraction.settings import ACCOMPANIMENT
+from vocal_extraction.training.resources import git_commit
 
 SONG_SCHEMA, SONG_SCHEMA_VERSION = "vocal-extraction/song-scores", 1
-SUMMARY_SCHEMA, SUMMARY_SCHEMA_VERSION = "vocal-extraction/summary", 2
 
 SUMMARY, SCORES, CARD, PAGE = "summary.json", "scores.csv", "report_card.txt", "report.html"
 COMPARISON = "comparison.json"
 ESTIMATES_FOLDER = "estimates"
 MUSEVAL_FOLDER = "museval"
 
+_DEFINITION = ("definition", "unit", "more_is_better", "statistic", "ranks")
+_SOFTWARE = ("numpy", "scipy", "torch", "nussl", "museval")
 _SCHEMAS = Path(__file__).parent / "schemas"
+
+Content = Mapping[str, Any]
+"""Of a song's file."""
 
 
 def shown_path(path: str | os.PathLike[str]) -> str:
@@ -62,8 +72,6 @@ def read_song(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    if not isinstance(content, dict) or content.get("schema") != SONG_SCHEMA:
         return None
     return content if validator("song_scores").is_valid(content) else None
 
@@ -111,12 +119,11 @@ def claim_folder(
     return _move_away(folder, first["evaluated"])
 
 
-def _is_of(found: Mapping[str, Any], evaluated: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+def _is_of(found: Content, evaluated: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
     """Return whether scores are of the same model, wherever it lies, and data; without a checksum the path decides."""
-    by = "sha256" if evaluated["sha256"] else "path"
 
     def marks(model: Mapping[str, Any], songs: Mapping[str, Any]) -> tuple[Any, ...]:
-        identity = model[by] if by == "sha256" else shown_path(model["path"])
+        identity = model["sha256"] if evaluated["sha256"] else shown_path(model["path"])
         return model["kind"], model["settings"], identity, songs["subset"], shown_path(songs["folder"])
 
     return marks(found["evaluated"], found["data"]) == marks(evaluated, data)
@@ -125,8 +132,8 @@ def _is_of(found: Mapping[str, Any], evaluated: Mapping[str, Any], data: Mapping
 def _words(evaluated: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     marks = [evaluated["sha256"][:8]] if evaluated["sha256"] else []
     marks += [f"{key} {value}" for key, value in evaluated["settings"].items()]
-    named = f"{evaluated['path']} ({', '.join(marks)})" if marks else evaluated["path"]
-    return f"{named} on {data['folder']}, {data['subset']}"
+    about = f" ({', '.join(marks)})" if marks else ""
+    return f"{evaluated['path']}{about} on {data['folder']}, {data['subset']}"
 
 
 def _move_away(folder: Path, evaluated: Mapping[str, Any]) -> Path:
@@ -177,3 +184,87 @@ def write_museval_json(folder: Path, song: Mapping[str, Any], *, row: str, sourc
     with whole_file(path) as temporary:
         store.save(temporary)
     return path
+
+
+def summarise_evaluation(
+    contents: Sequence[Content],
+    *,
+    systems: Mapping[str, System],
+    sources: Sequence[str],
+    metrics: Mapping[str, Metric],
+    preset: str,
+    folder: Path,
+) -> dict[str, Any]:
+    """Return the content of ``summary.json``; an equal summary in `folder` keeps its date."""
+    data = [content["data"] for content in contents]
+    summary = {
+        "schema": "vocal-extraction/summary",
+        "schema_version": 2,
+        "evaluated": contents[0]["evaluated"],
+        "data": {
+            "folder": data[0]["folder"],
+            "subset": data[0]["subset"],
+            "duration_s": round(sum(one["n_samples"] / one["sample_rate"] for one in data), 3),
+        },
+        "sources": list(sources),
+        "metrics": list(metrics),
+        "definitions": {
+            name: {"family": metric.family or name, **{key: getattr(metric, key) for key in _DEFINITION}}
+            for name, metric in metrics.items()
+        },
+        "songs": [content["song"] for content in contents],
+        "notes": {content["song"]: content["notes"] for content in contents if "notes" in content},
+        "rows": {
+            name: {
+                "title": system.title,
+                "role": system.role,
+                "scores": {metric: columns(contents, name, metric, sources=sources) for metric in metrics},
+            }
+            for name, system in systems.items()
+        },
+        "made": {
+            "date": datetime.date.today().isoformat(),
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors, "
+            f"Python {platform.python_version()}",
+            "commit": git_commit(),
+            "preset": preset,
+        },
+        "software": {name: importlib.metadata.version(name) for name in _SOFTWARE},
+    }
+    try:
+        before = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return summary
+    return before if {**summary, "made": None} == {**before, "made": None} else summary
+
+
+def columns(contents: Sequence[Content], row: str, metric: str, *, sources: Sequence[str]) -> dict[str, Any]:
+    """Summarise songs' scores: "overall", which pools all sources, then each source, the main one last."""
+    by_source = {
+        source: [(song["song"], song["rows"][row]["scores"][source][metric]) for song in contents] for source in sources
+    }
+    pooled = [(f"{song} ({source})", entry) for source, entries in by_source.items() for song, entry in entries]
+    of_sources = {source: summarise(by_source[source]) for source in (*sources[1:], sources[0])}
+    return {"overall": summarise(pooled), **of_sources}
+
+
+def summarise(entries: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Return mean, standard deviation (ddof 1), median and count of the values, and the names of the rest.
+
+    >>> found = summarise([("a", {"value": 1.0}), ("b", {"value": 3.0}), ("c", {"value": None, "left_out": "silent"})])
+    >>> found["mean"], found["n"], found["left_out"]
+    (2.0, 2, {'silent': ['c']})
+    """
+    values = [entry["value"] for _, entry in entries if entry["value"] is not None]
+    left_out: dict[str, list[str]] = {}
+    for name, entry in entries:
+        if entry["value"] is None:
+            left_out.setdefault(entry["left_out"], []).append(name)
+    return {
+        "mean": round(statistics.fmean(values), 6) if values else None,
+        "std": round(statistics.stdev(values), 6) if len(values) > 1 else None,
+        "median": round(statistics.median(values), 6) if values else None,
+        "n": len(values),
+        "left_out": left_out,
+        "at_limit": [name for name, entry in entries if entry.get("at_limit")],
+    }

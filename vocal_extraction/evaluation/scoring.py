@@ -17,9 +17,8 @@ import soundfile
 
 from vocal_extraction.atomic_files import whole_file
 from vocal_extraction.evaluation import results
-from vocal_extraction.evaluation.metrics import Audio, EvaluationError, Metric, Values, accumulators, entry
+from vocal_extraction.evaluation.metrics import Audio, EvaluationError, Metric, accumulators, entry
 from vocal_extraction.evaluation.models import ModelSystem
-from vocal_extraction.evaluation.scale_metrics import LIMIT_DB
 from vocal_extraction.evaluation.sources import Sources
 from vocal_extraction.evaluation.systems import Excerpt, System
 from vocal_extraction.settings import ACCOMPANIMENT
@@ -42,18 +41,15 @@ Scores = dict[str, dict[str, dict[str, Any]]]
 class Job:
     """One song, and what is wanted of it. The first system is what is evaluated."""
 
-    track: Track
-    """With the sources that are scored, see `Sources.of`."""
+    track: Track  # with the sources that are scored, see `Sources.of`
     systems: Mapping[str, System]
     sources: Sources
     metrics: Mapping[str, Metric]
     folder: Path
     evaluated: Mapping[str, Any]
-    data: Mapping[str, Any]
-    """Folder and subset."""
+    data: Mapping[str, Any]  # folder and subset
     save_estimates: bool = False
-    notes: tuple[str, ...] = ()
-    """What the report says of the song."""
+    notes: tuple[str, ...] = ()  # what the report says of the song
 
 
 def run_jobs(jobs: Sequence[Job], *, n_jobs: int | None) -> Iterator[dict[str, Any]]:
@@ -79,11 +75,13 @@ def run_job(job: Job) -> dict[str, Any]:
     rows = dict(before["rows"]) if before is not None and before["data"] == data else {}
     missing = {name: system for name, system in job.systems.items() if not _is_scored(rows.get(name), system, job)}
     first = next(iter(job.systems))
-    save = job.save_estimates and (first in missing or _lacks_estimates(job))
+    estimates = job.folder / results.ESTIMATES_FOLDER
+    files = [estimates / track.name / file_name_of(name) for name in job.sources.names]
+    save = job.save_estimates and (first in missing or not all(path.is_file() for path in files))
     if save:
         missing = {first: job.systems[first], **missing}
     if missing:
-        save_to = job.folder / results.ESTIMATES_FOLDER if save else None
+        save_to = estimates if save else None
         scores = score_song(track, missing, sources=job.sources, metrics=job.metrics, save_first_to=save_to)
         for name, system in missing.items():
             if name in rows and rows[name]["settings"] == system.settings:  # other metrics were scored earlier
@@ -111,11 +109,6 @@ def _is_scored(found: Mapping[str, Any] | None, system: System, job: Job) -> boo
     return all(job.metrics.keys() <= found["scores"].get(source, {}).keys() for source in job.sources.names)
 
 
-def _lacks_estimates(job: Job) -> bool:
-    folder = job.folder / results.ESTIMATES_FOLDER / job.track.name
-    return not all((folder / file_name_of(name)).is_file() for name in job.sources.names)
-
-
 def excerpts(track: Track, sources: Sources) -> Iterator[tuple[Excerpt, slice]]:
     """Divide a song into blocks; see `excerpt_of`."""
     for start in range(0, track.n_samples, BLOCK_SAMPLES):
@@ -140,18 +133,7 @@ def score_song(
 ) -> dict[str, Scores]:
     """Score every system on one song, with its sources as of `Sources.of`.
 
-    Returns
-    -------
-    dict[str, Scores]
-        By system; see the head of this file. The first system's estimates go to `save_first_to`, where that is a
-        folder, as float wavs below the song's name.
-
-    Raises
-    ------
-    EvaluationError
-        If the evaluated system gives NaN or infinity.
-    TrackError
-        If a file of the song is damaged.
+    The first system's estimates go to the folder `save_first_to`, if there is one, as float wavs below the song's name.
     """
     families, failures = accumulators(metrics, track.sample_rate), dict[str, str]()
     with contextlib.ExitStack() as stack:
@@ -174,13 +156,8 @@ def score_song(
     for family in families:
         silent, values = family.silent(), family.values()
         for (k, name), (i, source), metric in itertools.product(enumerate(systems), enumerate(sources.names), values):
-            if name in failures:
-                found = {"value": None, "left_out": failures[name]}
-            else:
-                at_limit = _at_limit(values, metric, (k, i), metrics)
-                more = {"silent": bool(silent[i]), "alone": bool(np.sum(~silent) < 2), "at_limit": at_limit}
-                found = entry(metrics[metric], values[metric][k, i], **more)
-            scores[name][source][metric] = found
+            failed = {"value": None, "left_out": failures[name]} if name in failures else None
+            scores[name][source][metric] = failed or entry(metric, metrics, values, (k, i), silent)
     return {  # in the order of the tables
         name: {source: {metric: found[metric] for metric in metrics} for source, found in by_source.items()}
         for name, by_source in scores.items()
@@ -201,13 +178,6 @@ def _estimate(
         estimates[:] = 0
         return " ".join(str(error).split())
     return None
-
-
-def _at_limit(values: Values, name: str, at: tuple[int, int], metrics: Mapping[str, Metric]) -> bool:
-    """Return whether a channel of the metric, or of that which it is an improvement of, is clipped."""
-    base = name[:-1] if name.endswith("i") and name[:-1] in values else name
-    metric = metrics[base]
-    return metric.unit == "dB" and metric.parts == "channels" and bool((np.abs(values[base][at]) >= LIMIT_DB).any())
 
 
 def file_name_of(source: str) -> str:

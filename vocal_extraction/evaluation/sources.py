@@ -23,18 +23,11 @@ class Sources:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All of them."""
         return (*self.estimated, self.residual) if self.residual else self.estimated
 
     @classmethod
     def shared(cls, model_sources: Sequence[str], tracks: Sequence[Track]) -> "Sources":
-        """Return what a model and some songs share.
-
-        Raises
-        ------
-        EvaluationError
-            If that is nothing.
-        """
+        """Return what a model and some songs share; an `EvaluationError` says if that is nothing."""
         wanted = [name for name in model_sources if not (VOCALS in model_sources and name in _LONE[:2])]
         shared = [name for name in wanted if all(_has(track, name) for track in tracks)]
         if not shared:

@@ -8,16 +8,13 @@ import functools
 import importlib.metadata
 import zlib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from vocal_extraction.evaluation.metrics import Audio
 from vocal_extraction.evaluation.sources import VOCALS, Sources
 from vocal_extraction.settings import SignalSettings
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,13 +49,14 @@ def mixture_as_estimate(excerpt: Excerpt, signal: SignalSettings) -> Audio:
     return np.broadcast_to(excerpt.mixture, excerpt.references.shape)
 
 
-def ideal_mask(excerpt: Excerpt, signal: SignalSettings, *, kind: str) -> Audio:
-    """Apply ideal masks, a 'ratio', 'binary' or 'phase-sensitive' one for each source, to the mixture."""
+def mask_system(excerpt: Excerpt, signal: SignalSettings, *, kind: str) -> Audio:
+    """Apply a mask for each source to the mixture: 'random', or ideal ones, 'ratio', 'binary' or 'phase-sensitive'."""
     import torch
 
+    from vocal_extraction.separation.masking import mask_waveform
     from vocal_extraction.spectrogram import stft
 
-    spectra = stft(torch.from_numpy(excerpt.references), signal=signal)
+    spectra, mixture = stft(torch.from_numpy(excerpt.references), signal=signal), torch.from_numpy(excerpt.mixture)
     sources = spectra[: len(excerpt.sources.estimated)]
     if kind == "ratio":
         total = spectra.abs().sum(dim=0)
@@ -66,32 +64,14 @@ def ideal_mask(excerpt: Excerpt, signal: SignalSettings, *, kind: str) -> Audio:
     elif kind == "binary":
         others = [torch.cat([spectra[:i], spectra[i + 1 :]]).abs().amax(dim=0) for i in range(len(sources))]
         masks = (sources.abs() > torch.stack(others)).float()
-    else:
-        mixed = stft(torch.from_numpy(excerpt.mixture), signal=signal)
+    elif kind == "phase-sensitive":
+        mixed = stft(mixture, signal=signal)
         power = mixed.abs() ** 2
         masks = ((sources * mixed.conj()).real / power.where(power > 0, 1.0)).clamp(0.0, 1.0)
-    return _masked(excerpt, masks, signal)
-
-
-def random_mask(excerpt: Excerpt, signal: SignalSettings) -> Audio:
-    """Apply masks of numbers drawn evenly from 0 to 1, the same in every run, to the mixture."""
-    import torch
-
-    from vocal_extraction.spectrogram import n_frames_of
-
-    draw = np.random.default_rng([zlib.crc32(excerpt.song.encode()), excerpt.start])
-    n_frames = n_frames_of(excerpt.references.shape[-1], signal)
-    shape = (len(excerpt.sources.estimated), excerpt.references.shape[1], n_frames, signal.n_bins)
-    return _masked(excerpt, torch.from_numpy(draw.random(shape, dtype=np.float32)), signal)
-
-
-def _masked(excerpt: Excerpt, masks: "Tensor", signal: SignalSettings) -> Audio:
-    import torch
-
-    from vocal_extraction.separation.masking import mask_waveform
-
-    estimates = mask_waveform(torch.from_numpy(excerpt.mixture), masks, signal=signal)
-    return excerpt.with_residual(estimates.numpy())
+    else:  # the same in every run
+        draw = np.random.default_rng([zlib.crc32(excerpt.song.encode()), excerpt.start])
+        masks = torch.from_numpy(draw.random(sources.shape, dtype=np.float32))
+    return excerpt.with_residual(mask_waveform(mixture, masks, signal=signal).numpy())
 
 
 def nussl_primitive(excerpt: Excerpt, signal: SignalSettings, *, kind: str) -> Audio:
@@ -114,7 +94,6 @@ class System:
     """Something to be scored."""
 
     title: str
-    """What it is called in tables."""
     role: str
     """'evaluated', 'baseline' or 'oracle'."""
     estimate: Callable[..., Audio]
@@ -128,23 +107,23 @@ class System:
     """Whether it is not made for every signal, so that a song may do without it."""
 
 
-def _baseline(title: str, kind: str) -> System:
+def _nussl(title: str, kind: str) -> System:
     return System(title, "baseline", functools.partial(nussl_primitive, kind=kind), depends_on="nussl", may_fail=True)
 
 
-def _oracle(title: str, kind: str) -> System:
-    return System(title, "oracle", functools.partial(ideal_mask, kind=kind), depends_on="stft")
+def _mask(title: str, role: str, kind: str) -> System:
+    return System(title, role, functools.partial(mask_system, kind=kind), depends_on="stft")
 
 
 SYSTEMS: dict[str, System] = {
     "mixture": System("mixture as estimate", "baseline", mixture_as_estimate),
-    "random_mask": System("random mask", "baseline", random_mask, depends_on="stft"),
-    "repet_sim": _baseline("REPET-SIM", "RepetSim"),
-    "ft2d": _baseline("2DFT", "FT2D"),
-    "hpss": _baseline("HPSS", "HPSS"),
-    "ideal_binary_mask": _oracle("ideal binary mask", "binary"),
-    "ideal_ratio_mask": _oracle("ideal ratio mask", "ratio"),
-    "phase_sensitive_mask": _oracle("phase-sensitive mask", "phase-sensitive"),
+    "random_mask": _mask("random mask", "baseline", "random"),
+    "repet_sim": _nussl("REPET-SIM", "RepetSim"),
+    "ft2d": _nussl("2DFT", "FT2D"),
+    "hpss": _nussl("HPSS", "HPSS"),
+    "ideal_binary_mask": _mask("ideal binary mask", "oracle", "binary"),
+    "ideal_ratio_mask": _mask("ideal ratio mask", "oracle", "ratio"),
+    "phase_sensitive_mask": _mask("phase-sensitive mask", "oracle", "phase-sensitive"),
 }
 """Baselines and oracles by name, in the order in which they are scored."""
 
