@@ -53,8 +53,9 @@ from vocal_extraction.checkpointing import load_checkpoint
 from vocal_extraction.compatibility import nussl
 from vocal_extraction.evaluation.deep_mask_reference import separate_with_nussl
 song = nussl.AudioSignal({song!r})
-stems = separate_with_nussl(song.audio_data.astype(np.float32), song.sample_rate, model=load_checkpoint({checkpoint!r}))
-for name, stem in zip(("vocals", "accompaniment"), stems):
+mixture = song.audio_data.astype(np.float32)
+vocals = separate_with_nussl(mixture, song.sample_rate, model=load_checkpoint({checkpoint!r}))["vocals"]
+for name, stem in (("vocals", vocals), ("accompaniment", mixture - vocals)):
     nussl.AudioSignal(audio_data_array=stem, sample_rate=song.sample_rate).write_audio_to_file({folder!r} + name + ".wav")
 """  # noqa: E501
 """What somebody writes who takes nussl as it is: read, estimate, write two wavs."""

@@ -17,7 +17,7 @@ from benchmarks import Row
 from vocal_extraction.compatibility import scaper
 from vocal_extraction.data_augmentation import create_mix_closure, event_template
 from vocal_extraction.demo_songs import write_demo_songs
-from vocal_extraction.musdb_preparation import song_names, stem_path
+from vocal_extraction.musdb_preparation import song_names, song_paths
 from vocal_extraction.settings import DATASET_FOLDER, STEMS, MixingSettings, SignalSettings
 from vocal_extraction.training.resources import keep_freed_memory
 
@@ -77,7 +77,7 @@ def _plain_coherent(dataset: Path, seed: int) -> None:
     for name in ("source_time", "pitch_shift", "time_stretch"):
         template[name] = ("const", mixer.random_state.uniform(*template[name][1:]))
     for stem in STEMS:
-        source_file = ("const", str(stem_path(dataset, "train", stem, song)))
+        source_file = ("const", str(song_paths(dataset, "train", song)[stem]))
         mixer.add_event(**{**template, "label": ("const", stem), "source_file": source_file})
     mixer.generate(fix_clipping=True)
 

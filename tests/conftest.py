@@ -1,4 +1,4 @@
-"""Fixtures that several rooms' tests share, and the guard that keeps every test off the network."""
+"""Fixtures that tests of several packages share, and the guard that keeps every test off the network."""
 
 import ipaddress
 import os

@@ -154,9 +154,9 @@ def test_plain_coherent_stems_are_their_excerpts(tmp_path):
     inner = slice(441, 5 * RATE - 441)  # between the fades
     for name, stem in zip(STEMS, stems, strict=True):
         excerpt = signals[name][start : start + 5 * RATE][inner]
-        heard = stem[inner, 0]
-        gain = (heard @ excerpt) / (excerpt @ excerpt)
-        np.testing.assert_allclose(heard, gain * excerpt, atol=1e-5)
+        found = stem[inner, 0]
+        gain = (found @ excerpt) / (excerpt @ excerpt)
+        np.testing.assert_allclose(found, gain * excerpt, atol=1e-5)
 
 
 def frequency_of(audio):
@@ -180,8 +180,8 @@ def test_tones_come_out_as_the_annotation_says(tmp_path, generate):
             assert sounding[0] == pytest.approx(onset_s * RATE, abs=HOP_SAMPLES)
             assert sounding[-1] == pytest.approx(end_s * RATE, abs=HOP_SAMPLES)
             assert end_s == pytest.approx(3 * event.value["time_stretch"], abs=1e-6)
-            heard = 12 * np.log2(frequency_of(stem[sounding[0] : sounding[-1], 0]) / hertz[label])
-            assert heard == pytest.approx(event.value["pitch_shift"], abs=0.1)
+            semitones = 12 * np.log2(frequency_of(stem[sounding[0] : sounding[-1], 0]) / hertz[label])
+            assert semitones == pytest.approx(event.value["pitch_shift"], abs=0.1)
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
@@ -189,7 +189,7 @@ def test_snr_is_what_the_annotation_says(demo_dataset, preset):
     """Measured by pyloudnorm on what comes out, the overall gain taken off: 0.1 dB, for excerpts above -60 LUFS."""
     closure = create_mix_closure(demo_dataset, "train", mixing=preset.mixing)
     meter, n_checked = pyloudnorm.Meter(RATE), 0
-    for index in range(8):
+    for index in range(5):
         _, jam, _, stems = closure.mixture(index)
         facts = facts_of(jam)
         for event, stem in zip(events_of(jam), stems, strict=True):
@@ -198,7 +198,7 @@ def test_snr_is_what_the_annotation_says(demo_dataset, preset):
             if event.value["snr"] > -40 and lufs > -60:
                 assert snr_db == pytest.approx(event.value["snr"], abs=0.1)
                 n_checked += 1
-    assert n_checked > 16
+    assert n_checked > 10
 
 
 def test_near_silence_is_not_made_loud(tmp_path):
@@ -332,28 +332,27 @@ def test_scaper_renders_the_same_from_the_annotation(demo_dataset, tmp_path, gen
     jam.save(str(tmp_path / "mixture.jams"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scaper's own, while it renders
-        heard, _, _, heard_stems = scaper.generate_from_jams(str(tmp_path / "mixture.jams"))
-    for ours, theirs in zip([mixture, *stems], [heard, *heard_stems], strict=True):
+        rendered, _, _, rendered_stems = scaper.generate_from_jams(str(tmp_path / "mixture.jams"))
+    for ours, theirs in zip([mixture, *stems], [rendered, *rendered_stems], strict=True):
         assert ours.shape == theirs.shape
         assert np.square(ours - theirs).mean() < 1e-3 * np.square(ours).mean()
 
 
 @pytest.mark.parametrize("generate", GENERATORS)
-@pytest.mark.parametrize("n_samples", [5 * RATE, 5 * RATE - 1, 5 * RATE + 1, int(6.25 * RATE), int(2.5 * RATE)])
+@pytest.mark.parametrize("n_samples", [5 * RATE - 1, int(6.25 * RATE), int(2.5 * RATE)])
 def test_songs_as_short_as_the_mixture_need_no_repair(tmp_path, generate, n_samples):
-    """As long as the mixture to the sample, as long as it takes at the shortest stretch, and half of it: no warning."""
+    """As long as the mixture less a sample, as long as it takes at the shortest stretch, and half of it: no warning."""
     where = write_stems(tmp_path, {stem: noise(7.0, seed=i)[:n_samples] for i, stem in enumerate(STEMS)})
     for mixing in (MixingSettings(), PLAIN, MixingSettings(time_stretch=(0.8, 0.8)), MixingSettings(offset_s=(2, 7))):
-        for seed in range(2):
-            _, jam, _, stems = mixture_of(generate, where, seed, mixing=mixing)
-            for event, stem in zip(events_of(jam), stems, strict=True):
-                value = event.value
-                assert value["source_time"] >= 0
-                assert value["source_time"] + value["event_duration"] <= n_samples / RATE
-                end = round(event.duration * RATE)
-                longest = min(5 * RATE, n_samples * value["time_stretch"])
-                assert end == pytest.approx(longest, abs=1.5)
-                assert np.abs(stem[end - 882 : end - 441]).max() > 0, "sounds until the fade at its end"
+        _, jam, _, stems = mixture_of(generate, where, 1, mixing=mixing)
+        for event, stem in zip(events_of(jam), stems, strict=True):
+            value = event.value
+            assert value["source_time"] >= 0
+            assert value["source_time"] + value["event_duration"] <= n_samples / RATE
+            end = round(event.duration * RATE)
+            longest = min(5 * RATE, n_samples * value["time_stretch"])
+            assert end == pytest.approx(longest, abs=1.5)
+            assert np.abs(stem[end - 882 : end - 441]).max() > 0, "sounds until the fade at its end"
 
 
 def test_closure_feeds_nussls_on_the_fly_dataset(demo_dataset):
@@ -403,9 +402,9 @@ def test_index_epoch_and_seed_each_matter(demo_dataset):
 def test_about_half_of_the_mixtures_are_coherent(demo_dataset):
     closure = create_mix_closure(demo_dataset, "train", mixing=MixingSettings(duration_s=0.5))
     n_coherent = sum(
-        len({event.value["source_time"] for event in events_of(closure.mixture(i)[1])}) == 1 for i in range(60)
+        len({event.value["source_time"] for event in events_of(closure.mixture(i)[1])}) == 1 for i in range(30)
     )
-    assert 18 <= n_coherent <= 42  # three standard deviations around 30
+    assert 7 <= n_coherent <= 23  # three standard deviations around 15
 
 
 def test_closure_is_a_mix_closure(demo_dataset):

@@ -59,7 +59,7 @@ def test_mixture_sets_the_length_in_stem_files_too(hq_folder, tmp_path):
     assert song["other"][-10_000:].mean() == pytest.approx(0.25, abs=0.01)
 
 
-def test_mono_is_heard_on_both_sides_at_its_own_level(hq_folder, tmp_path):
+def test_mono_goes_into_both_channels_at_its_own_level(hq_folder, tmp_path):
     mono = np.full(74_970, 0.25)
     prepare(one_song(hq_folder, tmp_path / "wav", vocals=(mono, SAMPLE_RATE)), tmp_path / "from-wav")
     wavs = [tmp_path / "wav" / "train" / "Song" / f"{stream}.wav" for stream in STREAMS]

@@ -147,14 +147,14 @@ def _evaluate(inputs: Path, results: Path) -> None:
 
 def _make_mixtures(folder: Path) -> None:
     """Songs, two of them of one name."""
-    from vocal_extraction.musdb_preparation import mixture_path, song_names
+    from vocal_extraction.musdb_preparation import song_names, song_paths
 
     _write_songs(folder / "dataset", n_test=N_SONGS)
     _write_checkpoint(folder / "tiny.pth")
     for number, song in enumerate(song_names("test", folder / "dataset")):
         target = folder / "songs" / ("one" if number else "other") / f"Song {max(number, 1)}.flac"
         target.parent.mkdir(parents=True, exist_ok=True)
-        source = mixture_path(folder / "dataset", "test", song)
+        source = song_paths(folder / "dataset", "test", song)["mixture"]
         subprocess.run(
             ["ffmpeg", "-nostdin", "-v", "error", "-i", f"file:{source}", f"file:{target}"], check=True, timeout=60
         )

@@ -52,7 +52,7 @@ def run_demo(*, as_json: bool = False) -> int:
         from vocal_extraction.demo_songs import write_demo_songs
         from vocal_extraction.evaluation import evaluate_model
         from vocal_extraction.extraction import extract_vocals
-        from vocal_extraction.musdb_preparation import mixture_path, song_names
+        from vocal_extraction.musdb_preparation import song_names, song_paths
         from vocal_extraction.training import train_model
 
     dataset, checkpoints = DEMO_FOLDER / "dataset", DEMO_FOLDER / "checkpoints"
@@ -70,7 +70,7 @@ def run_demo(*, as_json: bool = False) -> int:
             overwrite=True,
             show=False,
         )
-    mixture = mixture_path(dataset, "test", song_names("test", dataset)[0])
+    mixture = song_paths(dataset, "test", song_names("test", dataset)[0])["mixture"]
     with _step(5):
         extracted = extract_vocals(
             mixture, DEMO_FOLDER / "extracted", model=checkpoint, settings=ExtractionSettings(overwrite=True)

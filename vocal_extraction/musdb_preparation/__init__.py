@@ -20,11 +20,9 @@ from vocal_extraction.musdb_preparation.layout import (
     SUBSETS,
     PreparationError,
     make_folders,
-    mixture_path,
     prepared_length,
     song_names,
     song_paths,
-    stem_path,
     write_song,
 )
 from vocal_extraction.musdb_preparation.sources import (
@@ -44,12 +42,10 @@ __all__ = [
     "PreparationError",
     "has_begun",
     "make_folders",
-    "mixture_path",
     "prepare_musdb",
     "prepared_length",
     "song_names",
     "song_paths",
-    "stem_path",
     "validation_names",
     "write_song",
 ]

@@ -36,24 +36,15 @@ class PreparationError(VocalExtractionError):
     """Songs could not be found, fetched, decoded or kept; the text says which and what to do."""
 
 
-def stem_path(dataset_folder: str | os.PathLike[str], subset: str, stem: str, song: str) -> Path:
-    """Return where `stem` of `song` lies.
+def song_paths(dataset_folder: str | os.PathLike[str], subset: str, song: str) -> dict[str, Path]:
+    """Return the five files of `song` in the order of `STREAMS`.
 
-    >>> stem_path("dataset", "train", "vocals", "A - B").as_posix()
+    >>> song_paths("dataset", "train", "A - B")["vocals"].as_posix()
     'dataset/train/foreground/vocals/A - B.wav'
     """
-    return Path(dataset_folder) / subset / "foreground" / stem / f"{song}.wav"
-
-
-def mixture_path(dataset_folder: str | os.PathLike[str], subset: str, song: str) -> Path:
-    """Return where the mixture of `song` lies."""
-    return Path(dataset_folder) / subset / "mixture" / f"{song}.wav"
-
-
-def song_paths(dataset_folder: str | os.PathLike[str], subset: str, song: str) -> dict[str, Path]:
-    """Return the five files of `song` in the order of `STREAMS`."""
-    mixture = mixture_path(dataset_folder, subset, song)
-    return {"mixture": mixture} | {stem: stem_path(dataset_folder, subset, stem, song) for stem in STREAMS[1:]}
+    folder = Path(dataset_folder) / subset
+    stems = {stem: folder / "foreground" / stem / f"{song}.wav" for stem in STREAMS[1:]}
+    return {"mixture": folder / "mixture" / f"{song}.wav", **stems}
 
 
 def song_names(subset: str, dataset_folder: str | os.PathLike[str] = DATASET_FOLDER) -> list[str]:
