@@ -183,7 +183,7 @@ def _locked(path: Path, *, blocking: bool) -> IO[bytes] | None:
             lock.close()
             return None
         except OSError:
-            # Removed in this very moment by whoever had it; or a file system that has no locks, as some of networks.
+            # Removed by its holder meanwhile; or a network file system without locks.
             if path.exists():
                 return lock
         lock.close()

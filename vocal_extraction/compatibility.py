@@ -254,7 +254,7 @@ AFTER: dict[str, list[Callable[[], None]]] = {
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the libraries that have bridges where Python finds them, and lays the bridges around their import."""
+    """Import hook that applies the bridges when their libraries are imported."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
         if name not in BEFORE and name not in AFTER:
@@ -281,7 +281,7 @@ def _lay(bridges: dict[str, list[Callable[[], None]]], name: str) -> None:
 
 
 def install() -> None:
-    """Lay the bridges when these libraries are imported from now on, and at once where they are imported already."""
+    """Apply the bridges when these libraries are imported, and at once to those that are imported already."""
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
     sys.meta_path.insert(0, _Finder())

@@ -13,7 +13,7 @@ _Item = TypeVar("_Item")
 
 
 def counted(items: Iterable[_Item], n_items: int, title: str, *, show: bool = True) -> Iterator[_Item]:
-    """Pass songs on as they are done, and show how many: a bar in a terminal, else a line a minute and one at the end.
+    """Yield songs as they are done, and show how many: a bar in a terminal, else a line a minute and one at the end.
 
     >>> list(counted(["a", "b"], 2, "reading", show=False))
     ['a', 'b']

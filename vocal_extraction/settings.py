@@ -1,4 +1,4 @@
-"""Every number that a person may want to change, and nothing else.
+"""Every setting, as frozen dataclasses.
 
 Each dataclass is frozen and checks itself; a default lives here and in no other file. A preset bundles one signal, one
 network and one recipe under the name that ``--preset`` takes. The numbers of ``specified`` are those of the
@@ -67,7 +67,7 @@ def _is_range(bounds: tuple[float, float]) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class SignalSettings:
-    """What the network listens to."""
+    """Sample rate and STFT of the network's input."""
 
     sample_rate: int = 44_100
     """Samples per second."""
@@ -242,7 +242,7 @@ class TrainingSettings:
 
 
 def _fields_of(template: str) -> set[str]:
-    """Return the names in braces; a template that cannot be filled as it is has one name that nobody knows."""
+    """Return the names in braces; for an invalid template, one unknown name."""
     try:
         os.fsencode(template)
         parts = [part[1:] for part in string.Formatter().parse(template) if part[1] is not None]

@@ -203,7 +203,7 @@ def _declared_duration_s(
 
 
 def _offset_s(audio: dict[str, Any], videos: list[dict[str, Any]]) -> float:
-    """Return by how much the audio begins after the picture; 0 where there is none, or it is not to be believed."""
+    """Return by how much the audio begins after the picture; 0 where there is none, or it is implausible."""
     if not videos or "start_time" not in audio or "start_time" not in videos[0]:
         return 0.0
     offset_s = float(audio["start_time"]) - float(videos[0]["start_time"])

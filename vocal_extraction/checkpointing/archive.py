@@ -25,7 +25,7 @@ class CheckpointError(VocalExtractionError):
 
 
 def reason_of(error: BaseException) -> str:
-    """Return an error's text as a part of one sentence that a terminal may show, though a stranger's file is in it."""
+    """Return an error's text as a part of one sentence that a terminal may show, though it quotes an untrusted file."""
     text = "".join(filter(str.isprintable, " ".join(str(error).split())))
     return text[:200] or type(error).__name__
 

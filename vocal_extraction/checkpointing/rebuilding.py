@@ -1,6 +1,6 @@
 """From a checkpoint's config and weights to a network that was tried.
 
-The config is a stranger's. Names of classes are looked up in `NETWORKS` and two short lists, numbers are bounded,
+The config is untrusted. Names of classes are looked up in `NETWORKS` and two short lists, numbers are bounded,
 shapes are compared on torch's ``meta`` device, where tensors take no memory, the size of what a network makes of a few
 frames is bounded, and the finished network must turn a few quiet frames into masks, or a short waveform into waveforms,
 of the right shape.

@@ -206,7 +206,7 @@ class JobQueue:
             raise RefusedError("Your other songs are not done yet. Please wait for them, or cancel one.")
 
     def check_room(self, n_bytes: float) -> None:
-        """Raise `RefusedError` if the disk, or the jobs' share of it, has no room for so much."""
+        """Raise `RefusedError` if the disk, or the jobs' share of it, has no space for so much."""
         used = sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
         if n_bytes > min(self.limits.storage_bytes - used, shutil.disk_usage(self.root).free):
             raise RefusedError("The server's disk is full. Please try again in an hour.")
@@ -280,7 +280,7 @@ class JobQueue:
 
     @contextlib.contextmanager
     def _what_went_wrong(self, say: Callable[[str], None]) -> Iterator[None]:
-        """Say why the work inside failed: in the words of the page, and without folders of the server."""
+        """Say why the work inside failed: in a message of the page, without folders of the server."""
         try:
             yield
         except VocalExtractionError as error:

@@ -1,6 +1,6 @@
 """How much the server does for a session, and upload validation.
 
-What a file may be is asked of its header before any of it is decoded. The header's word on the length is not believed:
+The header of a file is checked before any of it is decoded. Its length is not trusted:
 how much may be decoded is a number of seconds, however long the file claims to be.
 """
 
