@@ -6,7 +6,7 @@ export PYTHONPATH := tests
 RUN := $(VENV)/bin/python
 TOOLS := .venv-tools
 INSTALLED := $(VENV)/.installed
-DEVELOPMENT := $(INSTALLED)-dev $(addprefix $(INSTALLED)-,$(patsubst requirements-%.txt,%,$(wildcard requirements-web.txt)))
+DEVELOPMENT := $(INSTALLED)-dev $(addprefix $(INSTALLED)-,$(patsubst requirements-%.txt,%,$(wildcard requirements-web.txt))) $(INSTALLED)-axe
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -56,6 +56,10 @@ $(VENV)/.created:
 
 $(INSTALLED): requirements.txt $(VENV)/.created pyproject.toml vendor/soxbindings/pyproject.toml
 	@sh setup/requirements.sh $(RUN) $<
+	@touch $@
+
+$(INSTALLED)-axe: $(VENV)/.created  # what looks for obstacles on the page; without npm that test is skipped
+	-@npm install --silent --no-save --no-package-lock --prefix $(VENV) axe-core@4.14.1
 	@touch $@
 
 $(INSTALLED)-%: requirements-%.txt $(INSTALLED)

@@ -1,18 +1,29 @@
 """How the server starts and ends, and which reports and models it offers."""
 
+import io
 import json
+import os
+import re
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 pytest.importorskip("starlette", reason="the page's packages are not installed: pip install -r requirements-web.txt")
+
+from serving import PATIENCE_S, Client
 
 from vocal_extraction.errors import VocalExtractionError
 from vocal_extraction.web_page import server
 from vocal_extraction.web_page.reports import describe, reports_in
 from vocal_extraction.web_page.server import ServingError, jobs_folder, serve_page
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_folder_of_all_jobs_is_private_and_goes_away(monkeypatch, tmp_path):
@@ -67,6 +78,22 @@ def test_serving_leaves_sigterm_as_it_was(monkeypatch, tmp_path):
     with pytest.raises(ServingError):
         serve_page(port=70_000, open_browser=False)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_ctrl_c_ends_a_job_and_leaves_no_files(tmp_path):
+    song = np.random.default_rng(0).normal(0, 3_000, 240 * 8_000).astype(np.int16)
+    content = io.BytesIO()
+    soundfile.write(content, song, 8_000, format="WAV")
+    command = [sys.executable, ROOT / "main.py", "serve", "--no-browser", "--device", "cpu"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        client = Client(int(re.search(r":(\d+)", process.stdout.readline())[1]))
+        job = client.submit(content.getvalue(), "name=song.wav&phase=griffin-lim").json()
+        assert job["state"] in ("queued", "working"), job
+        assert len(list(tmp_path.glob("vocal-extraction-page-*/*/song.wav"))) == 1
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_S) == 130
+    assert list(tmp_path.glob("vocal-extraction-page-*")) == []
 
 
 def test_a_port_that_is_taken_is_said(monkeypatch, tmp_path):

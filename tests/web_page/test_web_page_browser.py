@@ -3,12 +3,9 @@
 Screenshots stay in $TEST_ARTEFACTS where that is set.
 """
 
+import io
 import itertools
-import os
 import re
-import signal
-import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,209 +17,26 @@ import soundfile
 pytest.importorskip("starlette", reason="the page's packages are not installed: pip install -r requirements-web.txt")
 pytest.importorskip("playwright", reason="Playwright is not installed, so the web page was not visited")
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
+from visiting import (
+    LARGEST_MB,
+    LONG_SONG_S,
+    PATIENCE_S,
+    RATE,
+    SONG_S,
+    card,
+    check_the_joints,
+    downloaded,
+    give,
+    move,
+    separate,
+    state,
+    until,
+)
 
-from main import main
-from vocal_extraction.checkpointing import save_checkpoint
 from vocal_extraction.demo_songs import synthesize_song
-from vocal_extraction.networks import create_model
-from vocal_extraction.settings import SPECIFIED
 
-ROOT = Path(__file__).resolve().parents[2]
-QUIET = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-    "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
-)  # fmt: skip
-PATIENCE_S = 180
-"""For anything: the machine may be busy. Nothing waits longer than it must."""
-RATE = 44_100
-SONG_S, OTHER_SONG_S = 20.0, 2.0
-"""The first plays on while the test looks at it."""
-LONG_SONG_S, LONG_SONG_RATE = 240.0, 8_000
-"""Long in the network, which hears every song at its own rate, and short on the way to the server."""
-LARGEST_MB, LONGEST_MIN = 4, 5
-
-NOTE_STARTS = """
-    window.starts = [];
-    const start = AudioBufferSourceNode.prototype.start;
-    AudioBufferSourceNode.prototype.start = function (when) {
-        const [rate, now] = [this.buffer.sampleRate, this.context.currentTime];
-        window.starts.push([when * rate, this.buffer.length, now * rate]);
-        start.call(this, when);
-    };
-"""
-"""Writes down when, in samples, each chunk of audio is to sound, how long it is, and when that was said."""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("visit")
-
-
-@pytest.fixture(scope="module")
-def songs(folder):
-    """Return the paths of three songs: one, another, and a long one."""
-    paths = {name: folder / f"{name}.wav" for name in ("song", "other", "long")}
-    for seed, (name, n_rounds) in enumerate({"song": SONG_S / OTHER_SONG_S, "other": 1}.items()):
-        bars = sum(synthesize_song(seed, OTHER_SONG_S).values()).T
-        soundfile.write(paths[name], np.tile(bars, (round(n_rounds), 1)), RATE, subtype="PCM_16")
-    noise = np.random.default_rng(0).normal(0, 3_000, round(LONG_SONG_S * LONG_SONG_RATE)).astype(np.int16)
-    soundfile.write(paths["long"], noise, LONG_SONG_RATE)
-    return paths
-
-
-@pytest.fixture(scope="module")
-def model(folder):
-    return save_checkpoint(folder / "untrained.pth", create_model(SPECIFIED), preset=SPECIFIED)
-
-
-@pytest.fixture(scope="module")
-def server(folder, model):
-    """Serve the page as `main.py serve` does; return its address. SIGTERM must end it and leave nothing behind."""
-    report = folder / "evaluation_results" / "run" / "report.html"
-    report.parent.mkdir(parents=True)
-    report.write_text("<!doctype html><title>Report</title><h1>Scores of the run</h1>")
-    files = folder / "files"
-    files.mkdir()
-    bounds = ("--upload-mb", LARGEST_MB, "--longest", LONGEST_MIN)
-    arguments = ("serve", "--port", free_port(), "--model", model, "--device", "cpu", "--no-browser", *bounds)
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "main.py", *map(str, arguments)],
-        cwd=folder,
-        env={**os.environ, "TMPDIR": str(files)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        address = re.search(r"http://\S+", process.stdout.readline()).group()
-        yield address
-        assert process.poll() is None, "the server lives on, whatever was asked of it"
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE_S) == 143
-        assert list(files.glob("vocal-extraction-page-*")) == []
-    finally:
-        process.kill()
-        process.wait()
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def browser(chromium):
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=list(QUIET))
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser, server):
-    """Return a function that opens the page in a new session; no request may leave this machine."""
-    contexts, foreign, errors, accepted = [], [], [], set()
-
-    def note(response):
-        if response.status >= 400 and response.status not in accepted:
-            errors.append(f"{response.status} {response.url}")
-
-    def visit(*, accept_errors=(), **options):
-        accepted.update(accept_errors)
-        context = browser.new_context(base_url=server, **options)
-        context.set_default_timeout(1_000 * PATIENCE_S)
-        context.add_init_script(NOTE_STARTS)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("request", lambda request: foreign.append(request.url) if leaves(request.url, server) else None)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("response", note)
-        page.goto("/")
-        page.locator("body[data-ready]").wait_for()
-        return page
-
-    expect.set_options(timeout=1_000 * PATIENCE_S)
-    yield visit
-    for context in contexts:
-        context.close()
-    assert foreign == []
-    assert errors == []
-
-
-def leaves(url, server):
-    return not url.startswith((server, "data:", "blob:", "about:"))
-
-
-@pytest.fixture
-def screenshot(tmp_path):
-    def screenshot(page, name):
-        folder = Path(os.environ.get("TEST_ARTEFACTS", tmp_path))
-        folder.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=folder / f"web-page-{name}.png", full_page=True, animations="disabled")
-
-    return screenshot
-
-
-def give(page, *songs):
-    page.locator("#files").set_input_files(list(songs))
-
-
-def card(page, name):
-    return page.get_by_role("article", name=name)
-
-
-def separate(page, song):
-    """Go through with a song, to its player."""
-    give(page, song)
-    page.locator("article[data-state=done] .player").wait_for()
-
-
-def downloaded(page, stem):
-    with page.expect_download() as download:
-        page.get_by_role("link", name=f"Download {stem}").click()
-    assert download.value.suggested_filename.endswith(f" - {stem}.wav")
-    return Path(download.value.path()).read_bytes()
-
-
-@pytest.fixture(scope="module")
-def extracted(folder, songs, model):
-    """Return what the command line makes of the songs: bytes by song and stem."""
-    arguments = ("extract", songs["song"], songs["other"], "-o", folder / "alone", "--model", model, "--device", "cpu")
-    assert main([*map(str, arguments)]) == 0
-    return {
-        (song, stem): (folder / "alone" / song / f"{stem}.wav").read_bytes()
-        for song in ("song", "other")
-        for stem in ("vocals", "accompaniment")
-    }
-
-
-def state(page):
-    """Return what the player does: where it is in seconds, and the levels that sound."""
-    return page.locator(".player").first.evaluate(
-        """({ player, dataset }) => ({
-            position: player.now(),
-            playing: dataset.state === "playing",
-            levels: player.lanes.map(({ bar }) => Number(bar.style.getPropertyValue("--level"))),
-        })"""
-    )
-
-
-def until(page, condition, what):
-    """Wait until the player's state fulfils a condition; return it."""
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not condition(seen := state(page)):
-        assert time.monotonic() < deadline_s, f"{what}; the last that was seen: {seen}"
-        page.wait_for_timeout(50)
-    return seen
-
-
-def move(slider, value):
-    """Move a slider as a hand does: it tells while it moves."""
-    slider.evaluate(
-        "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input', { bubbles: true })); }",
-        value,
-    )
+AXE = Path(sys.prefix, "node_modules", "axe-core", "axe.min.js")
 
 
 def test_a_song_comes_out_as_the_command_line_makes_it(visit, songs, extracted, screenshot):
@@ -239,6 +53,13 @@ def test_a_song_comes_out_as_the_command_line_makes_it(visit, songs, extracted, 
     expect(pictures).to_have_count(2)
     assert pictures.evaluate_all("images => images.every((image) => image.complete && image.naturalWidth === 480)")
     play_and_fade(page, screenshot)
+    with page.expect_download() as download:  # the vocals are still muted
+        page.get_by_role("link", name="Download the mix as it sounds now").click()
+    mix, accompaniment = (
+        soundfile.read(io.BytesIO(content), dtype="int16")[0].astype(int)
+        for content in (Path(download.value.path()).read_bytes(), extracted["song", "accompaniment"])
+    )
+    np.testing.assert_allclose(mix, accompaniment, atol=1)
     loop_and_stretch(page)
     page.reload()
     page.locator("article[data-state=done] .player").wait_for()
@@ -279,15 +100,6 @@ def play_and_fade(page, screenshot):
     move(page.get_by_role("slider", name="Position in the song"), SONG_S - 0.5)
     page.get_by_role("button", name="Play", exact=True).click()
     until(page, lambda seen: not seen["playing"] and seen["position"] == 0, "it stops at the end and rewinds")
-
-
-def check_the_joints(starts):
-    """Both stems of a chunk begin at one sample, and each chunk where the last one ends, unless it came too late."""
-    vocals, accompaniment = starts[: len(starts) // 2 * 2 : 2], starts[1::2]
-    assert [chunk[:2] for chunk in vocals] == [chunk[:2] for chunk in accompaniment]
-    for (when, length, _), (following, _, now) in itertools.pairwise(vocals):
-        # A thousandth of a sample: seconds are kept as 64-bit floats.
-        assert following == pytest.approx(when + length, abs=1e-3) or now > when + length
 
 
 def loop_and_stretch(page):
@@ -370,7 +182,9 @@ def test_hostile_files_get_a_sentence_and_the_server_lives_on(visit, songs, fold
 
 
 def test_cancelling_ends_the_work_and_leaving_does_not(visit, songs, folder, screenshot):
-    leaving, page = visit(), visit()
+    leaving, page = visit(accept_errors=(404,)), visit()  # a picture may be asked for when its job is cancelled
+    leaving.get_by_text("More options").click()
+    leaving.get_by_role("combobox", name="Phase").select_option("griffin-lim")  # slow enough to be looked at
     for one in (leaving, page):
         give(one, songs["long"])
         one.get_by_role("progressbar").wait_for()
@@ -378,6 +192,10 @@ def test_cancelling_ends_the_work_and_leaving_does_not(visit, songs, folder, scr
     expect(page.get_by_text("Waiting for 1 other song")).to_be_visible()
     leaving.locator(".player").wait_for()
     screenshot(leaving, "preview")
+    box = leaving.get_by_role("img", name="Waveform of the song").bounding_box()
+    leaving.mouse.click(box["x"] + box["width"] * 0.5, box["y"] + 20)
+    seen = until(leaving, lambda seen: seen["track"][0] > 0, "a preview from where one clicks")
+    assert seen["track"][0] == pytest.approx(LONG_SONG_S / 2, abs=1)
     n_jobs = len(list(folder.glob("files/*/*/long.wav")))
     leaving.reload()
     leaving.get_by_role("button", name="Cancel long").click()
@@ -418,6 +236,55 @@ def test_a_recording_is_taken_as_a_song_is(visit):
     page.wait_for_timeout(1_500)
     page.get_by_role("button", name="Stop", exact=True).click()
     expect(page.get_by_role("group", name=re.compile("Player for Recording"))).to_be_visible()
+
+
+def test_a_region_is_separated_alone(visit, songs, extracted):
+    page = visit()
+    page.get_by_text("More options").click()
+    page.get_by_label("Separate from").fill("0:01")
+    separate(page, songs["other"])
+    vocals, _ = soundfile.read(io.BytesIO(downloaded(page, "vocals")))
+    assert not vocals[:RATE].any()
+    assert vocals[RATE:].any()
+    page.get_by_label("Separate from").fill("")
+    box = page.get_by_role("img", name="Waveform of the song").bounding_box()
+    page.mouse.move(box["x"] + 1, box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 20)
+    page.mouse.up()
+    page.get_by_role("button", name="Separate this part alone").click()
+    expect(page.locator("article[data-state=done] .player")).to_have_count(2)
+    vocals, _ = soundfile.read(io.BytesIO(downloaded(page.locator("article").first, "vocals")))
+    assert vocals[: RATE // 2].any()
+    assert not vocals[round(1.1 * RATE) :].any()
+
+
+def test_stems_stay_together_on_a_slow_network(visit, songs):
+    """Chunks that come too late are a pause, for all stems the same."""
+    page = visit()
+    separate(page, songs["other"])
+    slow = {"offline": False, "latency": 300, "downloadThroughput": 300_000, "uploadThroughput": 300_000}
+    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
+    page.get_by_role("button", name="Play", exact=True).click()
+    until(page, lambda seen: seen["position"] > 0.5 and min(seen["levels"]) > 0, "both stems sound")
+    check_the_joints(page.evaluate("window.starts"))
+    expect(page.locator(".complaint")).to_be_empty()
+
+
+@pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed, so no obstacles were looked for: make test")
+def test_axe_finds_no_obstacles(visit, songs):
+    page = visit(bypass_csp=True)
+    page.get_by_text("More options").click()
+    separate(page, songs["other"])
+    page.get_by_role("button", name="Solo vocals").click()
+    page.add_script_tag(path=AXE)
+    for scheme, tab in itertools.product(("light", "dark"), ("Separate", "Evaluation reports")):
+        page.emulate_media(color_scheme=scheme)
+        page.get_by_role("tab", name=tab).click()
+        page.locator("#songs" if tab == "Separate" else "#report-shown").wait_for()
+        found = page.evaluate("axe.run({ iframes: false }).then(({ violations }) => violations)")
+        seen = [(one["id"], [node["failureSummary"] for node in one["nodes"]]) for one in found]
+        assert seen == [], (scheme, tab)
 
 
 def test_reports_are_shown_as_they_are(visit, screenshot):

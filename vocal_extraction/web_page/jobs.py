@@ -135,6 +135,7 @@ class JobQueue:
         self._loaded: dict[str, tuple[int, LoadedModel]] = {}
         self._workers = ThreadPoolExecutor(1, "jobs")
         self._previews = ThreadPoolExecutor(1, "previews")
+        self._analyses = ThreadPoolExecutor(1, "analyses")
         self._closed = threading.Event()
         threading.Thread(target=self._clean, name="cleaning", daemon=True).start()
 
@@ -145,7 +146,7 @@ class JobQueue:
         self._closed.set()
         for job in self.jobs():
             job.stop.set()
-        for executor in (self._workers, self._previews):
+        for executor in (self._workers, self._previews, self._analyses):
             executor.shutdown(cancel_futures=True)
 
     def jobs(self, session: str | None = None) -> list[Job]:
@@ -303,7 +304,7 @@ class JobQueue:
         if job.duration_s > _SHORTEST_PREVIEWED_S:
             job.stage, start_s = "Preparing a preview", min(settings.from_s, job.duration_s - PREVIEWS_S[0])
             wait(self.request_preview(job, start_s)[:1])
-        tempo_and_key = self._previews.submit(song.tempo_and_key)
+        tempo_and_key = self._analyses.submit(song.tempo_and_key)
         job.stage, job.began_s = "Separating", time.monotonic()
         outcome = self._extract(job, job.song, "stems", upload, settings, job.stop.is_set, job.note_progress)
         if settings.region is None and outcome.duration_s:
