@@ -95,3 +95,16 @@ def make_song(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="module")
+def quick_evaluation(one_thread):
+    """BSSEval with short filters, pages without pictures and sound: what takes time and is tested by itself."""
+    from vocal_extraction.evaluation import bsseval_v4
+    from vocal_extraction.reports import page
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bsseval_v4, "N_TAPS", 64)
+        patch.setattr(page, "clips", lambda sounds: [(b"", "audio/mpeg") for _ in sounds])
+        patch.setattr(page, "spectrogram_png", lambda *_, **__: b"")
+        yield

@@ -1,5 +1,7 @@
 """Contents of results files, made up, with a song whose name is hostile; and what the reports make of them."""
 
+import functools
+
 import numpy as np
 
 from vocal_extraction.reports.page import Example, report_page
@@ -64,6 +66,7 @@ def tone(frequency_hz, *, rate=44_100, duration_s=0.5, n_channels=2):
     return np.tile(0.5 * np.sin(2 * np.pi * frequency_hz * t), (n_channels, 1)).astype(np.float32)
 
 
+@functools.cache
 def page():
     clips = {"Mixture": tone(440), "Vocals as estimated": tone(880)}
     return report_page(summary(), songs(), examples=[Example("best", HOSTILE, "SI-SDR", 4.0, 44_100, 0.0, clips)])

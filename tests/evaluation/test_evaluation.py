@@ -24,6 +24,8 @@ from vocal_extraction.evaluation import (
 from vocal_extraction.evaluation.results import song_file, validator
 from vocal_extraction.evaluation.scale_metrics import SCALE_METRICS
 
+pytestmark = pytest.mark.usefixtures("quick_evaluation")
+
 SOURCES = ("vocals", "bass+drums+other")
 EVERYTHING: dict[str, Any] = {**QUIET, "metrics": None, "oracles": True, "baselines": True, "save_estimates": True}
 

@@ -9,6 +9,8 @@ from vocal_extraction.evaluation.estimates import find_estimates
 from vocal_extraction.evaluation.sources import Sources
 from vocal_extraction.evaluation.systems import Excerpt
 
+pytestmark = pytest.mark.usefixtures("quick_evaluation")
+
 SOURCES = ("vocals", "bass+drums+other")
 
 

@@ -18,6 +18,8 @@ from vocal_extraction.networks import create_model
 from vocal_extraction.separation import separate
 from vocal_extraction.settings import NetworkSettings, Preset
 
+pytestmark = pytest.mark.usefixtures("quick_evaluation")
+
 TWO = Sources(("vocals",), "bass+drums+other")
 
 

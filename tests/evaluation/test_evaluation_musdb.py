@@ -13,6 +13,8 @@ from vocal_extraction.musdb_preparation import prepare_musdb
 from vocal_extraction.settings import SPECIFIED
 from vocal_extraction.tracks import find_tracks
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 N_SONGS = 24
 """The first of the test folder: those of the specification's benchmark table."""
 

@@ -12,6 +12,8 @@ from vocal_extraction.evaluation.evaluate import liveliest
 from vocal_extraction.evaluation.metrics import choose_metrics
 from vocal_extraction.evaluation.results import read_song, song_file
 
+pytestmark = pytest.mark.usefixtures("quick_evaluation")
+
 
 def write_songs(folder):
     """Four songs of noise, one without vocals; estimates of them: good, silent, perfect, and of the silent vocals."""

@@ -11,6 +11,8 @@ from vocal_extraction.evaluation.sources import Sources
 from vocal_extraction.settings import NetworkSettings, Preset
 from vocal_extraction.tracks import Track
 
+pytestmark = pytest.mark.usefixtures("quick_evaluation")
+
 FOUR = ("bass", "drums", "other", "vocals")
 
 

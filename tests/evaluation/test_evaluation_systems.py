@@ -12,6 +12,8 @@ from vocal_extraction.evaluation.sources import Sources
 from vocal_extraction.evaluation.systems import SYSTEMS, Excerpt, systems_beside
 from vocal_extraction.spectrogram import istft, stft
 
+pytestmark = pytest.mark.usefixtures("quick_evaluation")
+
 ORACLES = [name for name, kind in SYSTEMS.items() if kind.role == "oracle"]
 PRIMITIVES = ["repet_sim", "ft2d", "hpss"]
 TWO = Sources(("vocals",), "bass+drums+other")

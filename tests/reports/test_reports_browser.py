@@ -65,14 +65,17 @@ def test_the_browser_shows_every_row_and_song(run):
     assert "<script" not in text
 
 
-@pytest.mark.parametrize("make, name", [(page, "report"), (lambda: comparison_page(comparison()), "comparison")])
 @pytest.mark.parametrize(
-    "width, options, palette",
-    [(1_200, (), LIGHT), (390, (), LIGHT), (1_200, ("--force-dark-mode",), DARK)],
-    ids=["desktop", "phone", "dark"],
+    "name, width, options, palette",
+    [
+        ("report-phone", 390, (), LIGHT),
+        ("report-dark", 1_200, ("--force-dark-mode",), DARK),
+        ("comparison-desktop", 1_200, (), LIGHT),
+    ],
 )
-def test_it_is_drawn_within_the_window(screenshot, request, make, name, width, options, palette):
-    image = screenshot(make(), f"{name}-{request.node.callspec.id.split('-')[0]}", width=width, options=options)
+def test_it_is_drawn_within_the_window(screenshot, name, width, options, palette):
+    content = page() if name.startswith("report") else comparison_page(comparison())
+    image = screenshot(content, name, width=width, options=options)
     assert image.shape[1] == width
     assert 0.4 < share_of(image, palette.ground) < 0.99, "neither blank nor another colour scheme"
     assert share_of(image, palette.model) > 1e-4, "marks of the model"
