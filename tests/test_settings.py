@@ -76,14 +76,14 @@ WRONG: dict[type, list[tuple[str, str, tuple]]] = {
         ("mask must be soft or binary", "mask", ("hard",)),
         ("phase must be mixture or griffin lim", "phase", ("griffin lim",)),
         (
-            "output template must hold {song}, {stem} and {ext}",
+            "output template must hold {song} or {title}, and {stem} and {ext}",
             "output_template",
             ("{folder}/{song}.{ext}", "", "{song", "}"),
         ),
         (
-            "output template may hold {folder}, {song}, {stem} and {ext} only",
+            "output template may hold {folder} {song} {stem} {ext} {artist} {title} {album} {track} {model} only",
             "output_template",
-            ("{song}{stem}{ext}{artist}", "{song.__class__}{stem}{ext}", "{song}{stem}{ext}{}", "{song}{stem}{ext}{0}"),
+            ("{song}{stem}{ext}{Artist}", "{song.__class__}{stem}{ext}", "{song}{stem}{ext}{}", "{song}{stem}{ext}{0}"),
         ),
         ("chunk s must be 1 to 600", "chunk_s", (0.5, 601, NAN)),
         ("track must be a number from 1 or a language", "track", ("", "0")),

@@ -241,15 +241,9 @@ class TrainingSettings:
         )
 
 
-def _fields_of(template: str) -> set[str]:
-    """Return the names in braces; for an invalid template, one unknown name."""
-    try:
-        os.fsencode(template)
-        parts = [part[1:] for part in string.Formatter().parse(template) if part[1] is not None]
-    except ValueError:
-        return {"unreadable"}
-    is_plain = "\0" not in template and not any(form or conversion for _, form, conversion in parts)
-    return {str(field) for field, _, _ in parts} if is_plain else {"unreadable"}
+TEMPLATE_FIELDS = ("folder", "song", "stem", "ext", "artist", "title", "album", "track", "model")
+"""Of `ExtractionSettings.output_template`: the output folder with the song's place in the folder that was searched, the
+file's name, the stem's, its ending, four tags of the song, and the model's name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,7 +259,7 @@ class ExtractionSettings:
     phase: str = "mixture"
     """'mixture', or 'griffin-lim': a phase that fits the masked magnitudes."""
     output_template: str = "{folder}/{song}/{stem}.{ext}"
-    """Where a stem is written; '{folder}' is the output folder, '{stem}' vocals or accompaniment."""
+    """Where a stem is written, with fields from `TEMPLATE_FIELDS`."""
     overwrite: bool = False
     """Whether files that exist may be replaced."""
     keep_partial: bool = False
@@ -283,7 +277,7 @@ class ExtractionSettings:
     """What is computed before and after a chunk and dropped, by Griffin-Lim and by networks that know chunks only."""
 
     def __post_init__(self) -> None:
-        fields = _fields_of(self.output_template)
+        fields = self.template_fields
         _require(
             self,
             bitrate_kbps_must_be_16_to_512=16 <= self.bitrate_kbps <= 512,
@@ -296,11 +290,25 @@ class ExtractionSettings:
             to_s_must_be_more_than_from_s=self.to_s is None or self.from_s < self.to_s < float("inf"),
             **{
                 f"format_must_be_one_of_{'_'.join(FORMATS)}": self.format in FORMATS,
-                "output_template must hold {song}, {stem} and {ext}": {"song", "stem", "ext"} <= fields,
-                "output_template may hold {folder}, {song}, {stem} and {ext} only": fields
-                <= {"folder", "song", "stem", "ext"},
+                "output_template must hold {song} or {title}, and {stem} and {ext}": (
+                    {"stem", "ext"} <= fields and bool(fields & {"song", "title"})
+                ),
+                "output_template may hold {folder} {song} {stem} {ext} {artist} {title} {album} {track} {model} only": (
+                    fields <= set(TEMPLATE_FIELDS)
+                ),
             },
         )
+
+    @property
+    def template_fields(self) -> set[str]:
+        """Names in braces in the output template; one that cannot be filled as it is has 'unreadable' alone."""
+        try:
+            os.fsencode(self.output_template)
+            parts = [part[1:] for part in string.Formatter().parse(self.output_template) if part[1] is not None]
+        except ValueError:
+            return {"unreadable"}
+        is_plain = "\0" not in self.output_template and not any(form or conversion for _, form, conversion in parts)
+        return {str(field) for field, _, _ in parts} if is_plain else {"unreadable"}
 
     @property
     def region(self) -> tuple[float, float | None] | None:

@@ -63,7 +63,7 @@ def read(path, **options):
     with SongReader(examine(path), **options) as reader, DiskArray((reader.n_channels,)) as song:
         for block in reader.blocks():
             song.append(block.T)
-        reader.fill_gaps(song)
+        fill_gaps(song, reader.gaps)
         return np.array(song[0 : len(song)]), reader.notes
 
 

@@ -210,7 +210,7 @@ def test_a_manifest_that_cannot_be_written(tmp_path, make_song, model, monkeypat
     real_open = open
 
     def full(path, mode="r", *arguments, **options):
-        if mode == "ab" and path.name == MANIFEST_NAME:
+        if mode == "ab+" and path.name == MANIFEST_NAME:
             raise OSError(28, "No space left on device")
         return real_open(path, mode, *arguments, **options)
 

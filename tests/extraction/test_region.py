@@ -46,6 +46,8 @@ def test_another_region_is_done_again(tmp_path, make_song):
     with pytest.raises(ExtractionError, match="exist already"):
         extract_vocals(song, tmp_path, model=model, settings=ExtractionSettings(from_s=0.1))
     assert extract_vocals(song, tmp_path, model=model, settings=settings).outcome == whole.outcome == "done"
+    with pytest.raises(ExtractionError, match="exist already"):
+        extract_vocals(song, tmp_path, model=model)
 
 
 def test_a_region_lies_within_the_song(tmp_path, make_song):

@@ -18,9 +18,7 @@ from vocal_extraction.audio_files.integrity import (
     SELF_FRAMED,
     FlacChecksum,
     Gap,
-    Rows,
     Survey,
-    fill_gaps,
     survey_frames,
 )
 from vocal_extraction.audio_files.probing import SongFacts
@@ -55,7 +53,7 @@ class SongReader:
         self.complaint: str | None = None
         """Why the song is not whole, once it has been read and `keep_partial` let it pass."""
         self.gaps: tuple[Gap, ...] = ()
-        """Where sound is missing, once the song has been read; see `fill_gaps`."""
+        """Where sound is missing, once the song has been read; see `integrity.fill_gaps`."""
         self.notes: list[str] = [] if facts is None else list(facts.notes)
         """What there is to say of the song, once it has been read."""
         if facts is not None and facts.complaint is not None:
@@ -106,10 +104,6 @@ class SongReader:
         self._judge(n_samples)
         if n_samples == 0:
             raise ExtractionError(f"{self._name} holds no samples: its length is zero.")
-
-    def fill_gaps(self, song: Rows) -> None:
-        """Put silence into the gaps of the song that was read, (n_samples, n_channels), so that all keeps its place."""
-        fill_gaps(song, self.gaps)
 
     def _offset(self) -> Iterator[Samples]:
         if self._facts is None or not self._facts.offset_s:

@@ -11,7 +11,12 @@ from vocal_extraction.checkpointing.metadata import CheckpointMetadata, STFTPara
 from vocal_extraction.checkpointing.reading import parse_checkpoint, read_checkpoint
 from vocal_extraction.checkpointing.rebuilding import MaskNetwork, rebuild
 from vocal_extraction.checkpointing.saving import save_checkpoint, save_network
-from vocal_extraction.checkpointing.shipped import default_checkpoint, shipped_checkpoint, shipped_checkpoints
+from vocal_extraction.checkpointing.shipped import (
+    default_checkpoint,
+    model_name,
+    shipped_checkpoint,
+    shipped_checkpoints,
+)
 
 __all__ = [
     "LOADERS",
@@ -23,6 +28,7 @@ __all__ = [
     "STFTParams",
     "default_checkpoint",
     "load_checkpoint",
+    "model_name",
     "parse_checkpoint",
     "read_checkpoint",
     "rebuild",

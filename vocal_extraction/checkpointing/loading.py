@@ -17,7 +17,7 @@ from vocal_extraction.checkpointing.archive import CheckpointError, contents_of,
 from vocal_extraction.checkpointing.metadata import CheckpointMetadata
 from vocal_extraction.checkpointing.reading import parse_checkpoint
 from vocal_extraction.checkpointing.rebuilding import rebuild
-from vocal_extraction.checkpointing.shipped import check_shipped
+from vocal_extraction.checkpointing.shipped import check_shipped, checkpoint_path
 from vocal_extraction.errors import SettingsError
 from vocal_extraction.settings import SignalSettings
 
@@ -85,7 +85,7 @@ def load_checkpoint(path: str | Path, *, device: str | torch.device = "cpu") -> 
     Parameters
     ----------
     path
-        The file.
+        The file, or the name of a model that ships.
     device
         Where the network shall be.
 
@@ -100,7 +100,7 @@ def load_checkpoint(path: str | Path, *, device: str | torch.device = "cpu") -> 
         If the file is missing, damaged or not what it should be, holds anything that could run code, or is a shipped
         model whose SHA-256 is not the published one.
     """
-    path = Path(path)
+    path = checkpoint_path(path)
     contents = contents_of(path)
     sha256 = hashlib.sha256(contents).hexdigest()
     check_shipped(path, sha256)

@@ -29,6 +29,22 @@ def shipped_checkpoint(preset_name: str) -> Path:
     return shipped[preset_name]
 
 
+def checkpoint_path(model: str | Path) -> Path:
+    """Return the path of a checkpoint that is named by it, or by the preset under which it ships."""
+    path = Path(model)
+    return path if path.exists() else shipped_checkpoints().get(str(model), path)
+
+
+def model_name(path: Path) -> str:
+    """Return what a model is called: a model that ships by its preset, others by their files.
+
+    >>> model_name(Path("checkpoints/best.model.pth"))
+    'best'
+    """
+    shipped = {each.resolve(): preset for preset, each in shipped_checkpoints().items()}
+    return shipped.get(path.resolve()) or path.name.removesuffix(".pth").removesuffix(".model") or "model"
+
+
 def default_checkpoint() -> Path:
     """Return the best model that ships: 'studio', else 'classic'."""
     return shipped_checkpoint("studio" if "studio" in shipped_checkpoints() else "classic")

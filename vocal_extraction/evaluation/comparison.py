@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vocal_extraction.atomic_files import write_json, write_text
-from vocal_extraction.evaluation.evaluate import PathLike, evaluate_model, model_name
+from vocal_extraction.evaluation.evaluate import PathLike, evaluate_model
 from vocal_extraction.evaluation.metrics import EvaluationError
 from vocal_extraction.evaluation.results import COMPARISON
 from vocal_extraction.reports.page import comparison_page
@@ -133,6 +133,8 @@ def _labels(models: Sequence[Path]) -> list[str]:
     >>> _labels([Path("a/best.model.pth"), Path("b/best.model.pth")])
     ['a-best', 'b-best']
     """
+    from vocal_extraction.checkpointing import model_name
+
     by_name = [model_name(model) for model in models]
     by_folder = [f"{model.resolve().parent.name}-{model_name(model)}" for model in models]
     by_number = [f"{i}-{label}" for i, label in enumerate(by_name, start=1)]

@@ -120,7 +120,7 @@ def evaluate_model(
     Parameters
     ----------
     path_to_trained_model
-        The checkpoint.
+        The checkpoint, or the name of a model that ships.
     mask
         'soft' or 'binary'.
     separator
@@ -144,16 +144,17 @@ def evaluate_model(
     CheckpointError
         If the checkpoint is.
     """
-    from vocal_extraction.checkpointing import load_checkpoint
+    from vocal_extraction.checkpointing import load_checkpoint, model_name
     from vocal_extraction.device import choose_device
 
     use = {"mask": mask, "separator": separator, "normalization": normalization}
     for what, value in use.items():
         if value not in _CHOICES[what]:
             raise EvaluationError(f"Unknown {what}: {value!r}. Expected one of {', '.join(_CHOICES[what])}.")
-    common, path = EvaluationOptions(**options), Path(path_to_trained_model)
+    common = EvaluationOptions(**options)
     choose_metrics(common.metrics)
-    model, name = load_checkpoint(path, device=choose_device(device)), model_name(path)
+    model = load_checkpoint(os.fspath(path_to_trained_model), device=choose_device(device))
+    path, name = model.path, model_name(model.path)
     if common.n_jobs is None and model.device.type != "cpu":
         common = dataclasses.replace(common, n_jobs=1)
     estimate = ModelSystem(model, **use)
@@ -276,15 +277,6 @@ def liveliest(track: Track) -> tuple[int, int]:
     first = int(np.convolve(energy, np.ones(n_seconds), "valid").argmax()) * second
     first = min(first, track.n_samples - length)
     return first, first + length
-
-
-def model_name(model: Path) -> str:
-    """Return what a model is called: a model that ships by its preset, others by their files.
-
-    >>> model_name(Path("checkpoints/best.model.pth"))
-    'best'
-    """
-    return _shipped_name(model) or model.name.removesuffix(".pth").removesuffix(".model") or "model"
 
 
 def _shipped_name(model: Path) -> str | None:

@@ -10,20 +10,28 @@ import dataclasses
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from vocal_extraction.atomic_files import remove_leftovers, sha256_of, sole_writer
-from vocal_extraction.checkpointing import LoadedModel, default_checkpoint, load_checkpoint, shipped_checkpoint
-from vocal_extraction.device import choose_device
+from vocal_extraction.checkpointing import LoadedModel, model_name
 from vocal_extraction.errors import ExtractionError, VocalExtractionError
 from vocal_extraction.extraction.manifest import Manifest, options_of
 from vocal_extraction.extraction.naming import STANDARD_INPUT, choose_paths, find_songs, identity, path_key
-from vocal_extraction.extraction.outcome import FAILED, SKIPPED, Outcome
-from vocal_extraction.extraction.progress import ProgressBars
+from vocal_extraction.extraction.outcome import FAILED, SKIPPED, Outcome, ProgressBars
 from vocal_extraction.extraction.song import extract_song
-from vocal_extraction.separation import Cancelled, Progress, Separator, StemPlan, stem_plan, worker_pool
+from vocal_extraction.separation import (
+    Cancelled,
+    Progress,
+    Separator,
+    StemPlan,
+    load_model,
+    stem_plan,
+    worker_pool,
+)
 from vocal_extraction.settings import EXTRACTION_FOLDER, ExtractionSettings
 
 STANDARD_OUTPUT = "-"
@@ -57,8 +65,7 @@ def extract_vocals(
     settings
         Format, mask, phase and the rest.
     model, preset_name
-        A checkpoint, or what `load_checkpoint` returned; without one the shipped model of that preset; without a preset
-        the best that ships.
+        See `separation.load_model`.
     device
         'auto', or a name that torch knows.
     longest_s
@@ -79,9 +86,9 @@ def extract_vocals(
         If it fails: `ExtractionError`, `CheckpointError`, `StorageError` or `DeviceError`.
     """
     folder = Path(EXTRACTION_FOLDER if output_folder is None else output_folder)
-    loaded = _loaded(model, preset_name, device)
+    loaded = load_model(model, preset_name=preset_name, device=device)
     with _folder_of_stems(folder) as manifest:
-        job = _Job([song], folder, manifest, loaded, _plan(loaded, folder, stems, without), settings)
+        job = _Job({song: Path()}, folder, manifest, loaded, _plan(loaded, folder, stems, without), settings)
         return job.extract(song, longest_s=longest_s, progress=progress, cancelled=cancelled)
 
 
@@ -103,7 +110,8 @@ def extract_songs(
     Parameters
     ----------
     songs
-        Files, folders (searched to the bottom), or '-' for standard input.
+        Files, '-' for standard input, or folders, which are searched to the bottom. Folders in them are mirrored below
+        the output folder, unless the template has the tags {artist} or {album}.
     output_folder, stems, without, settings, model, preset_name, device
         See `extract_vocals`. '-' takes one song only, and writes nothing else to standard output.
     n_jobs
@@ -122,7 +130,7 @@ def extract_songs(
         If nothing can be begun: no model, no device, no song, no such stem, a folder that cannot be read.
     """
     folder = Path(output_folder)
-    loaded = _loaded(model, preset_name, device)
+    loaded = load_model(model, preset_name=preset_name, device=device)
     plan = _plan(loaded, folder, stems, without)
     with _folder_of_stems(folder, say=show) as manifest:
         found = find_songs(songs, output_folder=folder, owned=manifest.owners if manifest is not None else ())
@@ -142,14 +150,6 @@ def extract_songs(
                     # After Ctrl-C: end those under way, and begin no others.
                     job.stop.set()
                     threads.shutdown(cancel_futures=True)
-
-
-def _loaded(model: str | Path | LoadedModel | None, preset_name: str | None, device: str) -> LoadedModel:
-    if isinstance(model, LoadedModel):
-        return model
-    if model is None:
-        model = default_checkpoint() if preset_name is None else shipped_checkpoint(preset_name)
-    return load_checkpoint(model, device=choose_device(device))
 
 
 def _plan(model: LoadedModel, folder: Path, stems: Sequence[str] | None, without: Sequence[str] | None) -> StemPlan:
@@ -184,11 +184,11 @@ def _folder_of_stems(folder: Path, *, say: bool = False) -> Iterator[Manifest | 
 
 
 class _Job:
-    """The songs of a batch, and where their stems go."""
+    """The songs of a batch, with their places below the folder of stems, and where their stems go."""
 
     def __init__(
         self,
-        songs: Sequence[str | Path],
+        songs: Mapping[str | Path, Path],
         folder: Path,
         manifest: Manifest | None,
         model: LoadedModel,
@@ -209,20 +209,24 @@ class _Job:
         self._options = options_of(settings, model.sha256, plan)
         self._paths: dict[str, dict[str, Path] | VocalExtractionError] = {}
         if manifest is not None:
-            self._choose_paths(songs, folder, dict(manifest.owners))
+            self._choose_paths(songs, folder, dict(manifest.owners), model_name(model.path))
 
-    def _choose_paths(self, songs: Sequence[str | Path], folder: Path, owners: dict[str, str]) -> None:
+    def _choose_paths(
+        self, songs: Mapping[str | Path, Path], folder: Path, owners: dict[str, str], model_name: str
+    ) -> None:
         inputs = {path_key(song) for song in songs if identity(song) != STANDARD_INPUT}
-        for song in songs:
+        is_mirrored = not self._settings.template_fields & {"artist", "album"}
+        for song, place in songs.items():
             own = identity(song)
             try:
                 paths = choose_paths(
                     song,
                     self._plan.names,
-                    output_folder=folder,
+                    output_folder=folder / place if is_mirrored else folder,
                     settings=self._settings,
                     owners=owners,
                     inputs=inputs,
+                    model_name=model_name,
                 )
             except VocalExtractionError as error:
                 self._paths[own] = error
@@ -241,6 +245,7 @@ class _Job:
         """Extract a song, unless that is done already, and record it; in a batch, a failure is an outcome, too."""
         started = time.monotonic()
         sha256 = _sha256_if_readable(song) if self._manifest is not None else None
+        made = {"source": identity(song), "source_sha256": sha256, **self._options}
         with contextlib.ExitStack() as stack:
             if self._bars is not None:
                 progress, cancelled = stack.enter_context(self._bars.song(song)), self.stop.is_set
@@ -248,7 +253,7 @@ class _Job:
                 paths = self._paths.get(identity(song))
                 if isinstance(paths, VocalExtractionError):
                     raise paths
-                outcome = self._done_before(song, sha256, paths) if paths is not None else None
+                outcome = self._done_before(song, paths, made) if paths is not None else None
                 if outcome is None:
                     outcome = extract_song(
                         song,
@@ -260,15 +265,15 @@ class _Job:
                         longest_s=longest_s,
                         progress=progress,
                         cancelled=cancelled,
-                        record=self._recorder(sha256),
+                        record=None if self._manifest is None else partial(self._manifest.add, made=made),
                     )
             except (VocalExtractionError, OSError) as error:
-                outcome = self._failed(song, sha256, time.monotonic() - started, error)
+                outcome = self._failed(song, time.monotonic() - started, error, made)
         if self._bars is not None:
             self._bars.report(outcome)
         return outcome
 
-    def _done_before(self, song: str | Path, sha256: str | None, paths: Mapping[str, Path]) -> Outcome | None:
+    def _done_before(self, song: str | Path, paths: Mapping[str, Path], made: Mapping[str, Any]) -> Outcome | None:
         """Return the outcome of a song that is done already, None if it may be begun.
 
         Raises
@@ -278,26 +283,19 @@ class _Job:
         """
         if self._manifest is None or self._settings.overwrite:
             return None
-        if self._manifest.is_done(song, sha256, paths, self._options):
+        if self._manifest.is_done(paths, made):
             reason = f"Done before, with the same model and options: {', '.join(map(str, paths.values()))}"
             outcome = Outcome(str(song), SKIPPED, reason=reason, stems=dict(paths))
-            self._manifest.add(outcome, sha256=sha256, options=self._options)
+            self._manifest.add(outcome, {}, made)
             return outcome
-        if existing := self._manifest.foreign(song, sha256, paths, self._options):
+        if existing := self._manifest.foreign(paths, made):
             raise ExtractionError(
                 f"{' and '.join(map(str, existing))} exist already, made otherwise or of another song. "
                 "Replace them with --overwrite, or choose another folder: -o."
             )
         return None
 
-    def _recorder(self, sha256: str | None) -> Callable[[Outcome, Mapping[str, Path]], None]:
-        def record(outcome: Outcome, temporary: Mapping[str, Path]) -> None:
-            if self._manifest is not None:
-                self._manifest.add(outcome, sha256=sha256, options=self._options, temporary=temporary)
-
-        return record
-
-    def _failed(self, song: str | Path, sha256: str | None, seconds: float, error: Exception) -> Outcome:
+    def _failed(self, song: str | Path, seconds: float, error: Exception, made: Mapping[str, Any]) -> Outcome:
         """Record a failure of a batch; if not even that can be done, as on a full disk, say so, and let it go on.
 
         Raises
@@ -316,14 +314,14 @@ class _Job:
         outcome = Outcome(str(song), FAILED, seconds, str(error))
         try:
             if self._manifest is not None and not self.stop.is_set():
-                self._manifest.add(outcome, sha256=sha256, options=self._options)
+                self._manifest.add(outcome, {}, made)
         except ExtractionError as another:
             return dataclasses.replace(outcome, reason=f"{outcome.reason} {another}")
         return outcome
 
 
 def _sha256_if_readable(song: str | Path) -> str | None:
-    """Return size and time of a song, to notice changes; an unreadable file is reported when it is decoded."""
+    """Return the checksum of a song; what cannot be read is named when it is decoded."""
     with contextlib.suppress(OSError, ValueError):
         if Path(song).is_file():
             return sha256_of(song)

@@ -1,8 +1,8 @@
 """The record of a folder of stems: ``manifest.jsonl``, one JSON object a line, one line for every song that was tried.
 
-From it the next run knows what is done, with which model and options, and which files it wrote. A song's line is
-written when its stems are complete, just before they get their names, so that a run that is killed in between knows its
-own files again. One process at a time writes in a folder (`batch` holds its lock), and its threads take turns.
+From it the next run knows what is done, with which model and options, and whose the files are. A song's line is written
+when its stems are complete, just before they get their names, so that a run that is killed in between knows its own
+files again. One process at a time writes in a folder (`batch` holds its lock), and its threads take turns.
 """
 
 import datetime
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vocal_extraction.errors import ExtractionError
-from vocal_extraction.extraction.naming import identity, path_key
+from vocal_extraction.extraction.naming import path_key
 from vocal_extraction.extraction.outcome import DONE, Outcome
 from vocal_extraction.output_formats import FORMATS
 from vocal_extraction.separation import StemPlan
@@ -39,13 +39,16 @@ def options_of(settings: ExtractionSettings, model_sha256: str, plan: StemPlan) 
         "bitrate_kbps": None if FORMATS[settings.format].is_lossless else settings.bitrate_kbps,
         "mask": settings.mask,
         "phase": settings.phase,
-        **({} if settings.track is None else {"track": settings.track}),
-        **({} if settings.region is None else {"region_s": list(settings.region)}),
+        "track": settings.track,
+        "region_s": None if settings.region is None else list(settings.region),
     }
 
 
 class Manifest:
     """The lines of earlier runs, to which this run adds its own.
+
+    Where a method takes `made`, that is how stems are made: ``source`` (`naming.identity`), ``source_sha256`` (None
+    where the song has no file) and what `options_of` returns.
 
     Raises
     ------
@@ -74,55 +77,32 @@ class Manifest:
         """Identity of the song whose stem a path is, by `naming.path_key`."""
         return {key: line["source"] for key, line in self._lines.items()}
 
-    def is_done(self, song: str | Path, sha256: str | None, paths: Mapping[str, Path], options: dict[str, Any]) -> bool:
-        """Return whether these files were made of this very song, with the same model and options.
+    def is_done(self, paths: Mapping[str, Path], made: Mapping[str, Any]) -> bool:
+        """Return whether these files were made just so.
 
         A file older than its line says is one that a killed run was about to replace.
         """
-        lines = [self._line_of(stem, path, song, sha256, options) for stem, path in paths.items()]
+        lines = [self._line_of(stem, path, made) for stem, path in paths.items()]
         return all(map(_stands, paths.values(), lines)) and len({line.get("scale") for line in lines if line}) == 1
 
-    def foreign(
-        self, song: str | Path, sha256: str | None, paths: Mapping[str, Path], options: dict[str, Any]
-    ) -> list[Path]:
-        """List what stands at `paths` and is not just what was made of this song with the same model and options."""
+    def foreign(self, paths: Mapping[str, Path], made: Mapping[str, Any]) -> list[Path]:
+        """List what stands at `paths` and was not made just so."""
         found = []
         for stem, path in paths.items():
             if path.exists() or path.is_symlink():
-                line = self._line_of(stem, path, song, sha256, options)
+                line = self._line_of(stem, path, made)
                 if line is None or not path.is_file() or line["file"] != _size_and_time(path):
                     found.append(path)
         return found
 
-    def _line_of(
-        self, stem: str, path: Path, song: str | Path, sha256: str | None, options: dict[str, Any]
-    ) -> dict[str, Any] | None:
-        line = self._lines.get(path_key(path))
-        wanted = {"source": identity(song), "source_sha256": sha256, **options, "made_of": options["made_of"][stem]}
-        if line is None or sha256 is None or any(line.get(name) != value for name, value in wanted.items()):
+    def _line_of(self, stem: str, path: Path, made: Mapping[str, Any]) -> dict[str, Any] | None:
+        line, wanted = self._lines.get(path_key(path)), {**made, "made_of": made["made_of"][stem]}
+        if line is None or made["source_sha256"] is None:
             return None
-        return line
+        return line if all(line.get(name) == value for name, value in wanted.items()) else None
 
-    def add(
-        self,
-        outcome: Outcome,
-        *,
-        sha256: str | None,
-        options: dict[str, Any],
-        temporary: Mapping[str, Path] | None = None,
-    ) -> None:
-        """Append the line of a song that was tried.
-
-        Parameters
-        ----------
-        outcome
-            What came of it.
-        sha256
-            Of the song's file, None where there is none.
-        options
-            What `options_of` returned.
-        temporary
-            The complete stems of a song that is done, which still have temporary names.
+    def add(self, outcome: Outcome, temporary: Mapping[str, Path], made: Mapping[str, Any]) -> None:
+        """Append the line of a song that was tried; `temporary` are complete stems that wait for their names.
 
         Raises
         ------
@@ -132,16 +112,18 @@ class Manifest:
         folder = self._path.parent
         record = outcome.as_record()
         record["stems"] = {name: os.path.relpath(path, folder) for name, path in outcome.stems.items()}
-        record |= {"source": identity(outcome.file), "source_sha256": sha256, **options}
-        record["written"] = {name: _size_and_time(path) for name, path in (temporary or {}).items()}
+        record |= made
+        record["written"] = {name: _size_and_time(path) for name, path in temporary.items()}
         record["time"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         line = json.dumps(record, ensure_ascii=False) + "\n"
         with self._lock:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                start = "" if _ends_with_a_line(self._path) else "\n"
-                with open(self._path, "ab") as file:
-                    file.write((start + line).encode(errors="backslashreplace"))
+                with open(self._path, "ab+") as file:
+                    if file.tell() > 0:  # a full disk or a crash may have cut off the last line
+                        file.seek(-1, os.SEEK_END)
+                        line = line if file.read() == b"\n" else "\n" + line
+                    file.write(line.encode(errors="backslashreplace"))
             except OSError as error:
                 raise ExtractionError(
                     f"Cannot write the manifest {self._path} ({error.strerror}). Look at the disk, or choose another "
@@ -176,15 +158,3 @@ def _stands(path: Path, line: dict[str, Any] | None) -> bool:
 def _size_and_time(path: Path) -> list[int]:
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
-
-
-def _ends_with_a_line(path: Path) -> bool:
-    """Return whether the next line may follow: a full disk or a crash may have cut off the last one."""
-    try:
-        with open(path, "rb") as file:
-            if file.seek(0, os.SEEK_END) == 0:
-                return True
-            file.seek(-1, os.SEEK_END)
-            return file.read() == b"\n"
-    except FileNotFoundError:
-        return True

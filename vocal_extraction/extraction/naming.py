@@ -4,12 +4,14 @@ Two songs of one name get two places: the second is numbered. A path belongs to 
 that asked for it first in this batch, so that a song finds its own stems again in the next run.
 """
 
+import contextlib
 import os
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from vocal_extraction.audio_files.probing import examine
 from vocal_extraction.errors import ExtractionError
 from vocal_extraction.output_formats import FORMATS
 from vocal_extraction.settings import ExtractionSettings
@@ -18,12 +20,14 @@ STANDARD_INPUT = "-"
 
 _SONG_ENDINGS = {
     "wav", "wave", "w64", "rf64", "aif", "aiff", "aifc", "au", "snd", "caf", "flac", "ape", "wv", "tta", "dsf", "dff",
-    "mp3", "mp2", "mpa", "ogg", "oga", "opus", "spx", "m4a", "m4b", "aac", "adts", "ac3", "wma", "amr", "mpc", "mka",
-    "mp4", "m4v", "mov", "mkv", "webm", "avi", "flv", "3gp", "asf", "ts", "mpg", "mpeg", "ogv",
+    "mp3", "mp2", "mpa", "ogg", "oga", "opus", "spx", "m4a", "m4b", "m4r", "aac", "adts", "ac3", "wma", "amr", "mpc",
+    "mka", "mp4", "m4v", "mov", "mkv", "webm", "avi", "flv", "3gp", "asf", "wmv", "ts", "m2ts", "mts", "vob", "mpg",
+    "mpeg", "ogv",
 }  # fmt: skip
-"""What is taken from a folder; a file that is named by itself may have any ending."""
-_LONGEST_NAME_BYTES = 200
-"""Room is left for a number and an ending, since names end at 255 bytes."""
+"""What is taken from a folder, and cut from a song's name; a file that is named by itself may have any ending."""
+_LONGEST_NAME_BYTES, _LONGEST_TAG_BYTES = 200, 72
+"""Room is left for other fields, a number and an ending, since names end at 255 bytes."""
+_TAG_FIELDS = {"artist", "title", "album", "track"}
 
 
 def path_key(path: str | Path) -> str:
@@ -45,48 +49,49 @@ def identity(song: str | Path) -> str:
         raise ExtractionError(f"{str(song)!a} can be the name of no file ({error}).") from error
 
 
-def find_songs(inputs: Iterable[str | Path], *, output_folder: Path, owned: Collection[str] = ()) -> list[str | Path]:
-    """List the songs that files and folders stand for, each once; what is missing stays in the list, to fail by name.
+def find_songs(
+    inputs: Iterable[str | Path], *, output_folder: Path, owned: Collection[str] = ()
+) -> dict[str | Path, Path]:
+    """Return the songs that files, folders and '-' stand for, each with its place below the folder that was given.
 
-    Folders are searched to the bottom, in alphabetical order. Hidden files are left out, and so that a second run does
-    not take stems for songs, an output folder below and the stems of earlier runs, too.
-
-    Parameters
-    ----------
-    inputs
-        Files, folders, or '-' for standard input. A file that is named is a song, whatever it is.
-    output_folder
-        Where stems go.
-    owned
-        Stems of earlier runs, by `path_key`.
+    Folders are searched to the bottom, linked ones too, in alphabetical order. Hidden files are left out, and so that a
+    second run does not take stems for songs, the output folder and what is `owned` (by `path_key`) by earlier runs.
+    A file that is named is a song, whatever it is; what is missing fails later, by name.
 
     Raises
     ------
     ExtractionError
-        If a folder holds no song.
+        If a folder holds no song, or cannot be read.
     """
-    found: dict[str, str | Path] = {}
+    found: dict[str, tuple[str | Path, Path]] = {}
     for given in inputs:
-        if str(given) == STANDARD_INPUT:
-            found[STANDARD_INPUT] = STANDARD_INPUT
-            continue
         path = Path(given)
+        songs: Iterable[str | Path] = [STANDARD_INPUT if str(given) == STANDARD_INPUT else path]
         # Unlike Path's own, this takes a name that is too long for the disk as that of no folder.
-        is_folder = os.path.isdir(path)  # noqa: PTH112
-        songs = _songs_below(path, os.path.realpath(output_folder), owned) if is_folder else [path]
-        if not songs:
-            raise ExtractionError(f"{path} holds no audio files. Name a file, or another folder.")
+        is_folder = str(given) != STANDARD_INPUT and os.path.isdir(path)  # noqa: PTH112
+        if is_folder:
+            songs = _songs_below(path, os.path.realpath(output_folder), owned)
+            if not songs:
+                raise ExtractionError(f"{path} holds no audio files. Name a file, or another folder.")
         for song in songs:
-            found.setdefault(identity(song), song)
-    return list(found.values())
+            place = Path(song).parent.relative_to(path) if is_folder else Path()
+            found.setdefault(identity(song), (song, place))
+    return dict(found.values())
 
 
 def _songs_below(folder: Path, output_folder: str, owned: Collection[str]) -> list[Path]:
+    def refuse(error: OSError) -> None:
+        raise ExtractionError(f"The folder {error.filename} cannot be read ({error.strerror}). Change its permissions.")
+
+    real = os.path.realpath(folder)
+    seen = {output_folder, real, *map(str, Path(real).parents)}  # links may lead in circles
     songs: list[Path] = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(
-            name for name in folders if name[0] != "." and os.path.realpath(Path(parent, name)) != output_folder
-        )
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        places = {
+            os.path.realpath(Path(parent, name)): name for name in sorted(folders, reverse=True) if name[0] != "."
+        }
+        folders[:] = sorted(name for place, name in places.items() if place not in seen)
+        seen |= places.keys()
         visible = [Path(parent, name) for name in sorted(files) if name[0] != "."]
         songs += [path for path in visible if path.name.rpartition(".")[2].lower() in _SONG_ENDINGS]
     return [song for song in songs if path_key(song) not in owned]
@@ -95,12 +100,15 @@ def _songs_below(folder: Path, output_folder: str, owned: Collection[str]) -> li
 def song_name(song: str | Path) -> str:
     """Return the name under which a song's stems are filed: that of its file, of a length that leaves room.
 
-    >>> song_name("music/A song.flac"), song_name("-"), song_name("...mp3")
-    ('A song', 'stdin', '_')
+    >>> song_name("music/A song.flac"), song_name("Vol. 1"), song_name("-"), song_name("...mp3")
+    ('A song', 'Vol. 1', 'stdin', '_')
     """
     if str(song) == STANDARD_INPUT:
         return "stdin"
-    name = os.fsencode(Path(song).stem)[:_LONGEST_NAME_BYTES].decode(errors="ignore").rstrip()
+    name = Path(song).name
+    stem, _, ending = name.rpartition(".")
+    name = stem if ending.lower() in _SONG_ENDINGS else name
+    name = os.fsencode(name)[:_LONGEST_NAME_BYTES].decode(errors="ignore").rstrip()
     return name if name.strip(".") else "_"
 
 
@@ -112,26 +120,18 @@ def choose_paths(
     settings: ExtractionSettings,
     owners: Mapping[str, str],
     inputs: Collection[str],
+    model_name: str = "",
 ) -> dict[str, Path]:
-    """Choose where the stems of a song go: the first paths by its name that are no other song's.
+    """Choose where each stem of a song goes: the first paths by its name that are no other song's.
 
     Parameters
     ----------
-    song
-        Its path, or '-'.
-    stems
-        Their names.
-    output_folder, settings
+    song, stems, output_folder, settings, model_name
         What the template is filled with.
     owners
         Identity of the song that owns a path, by `path_key`.
     inputs
         All songs of the batch, by `path_key`; none of them may be replaced.
-
-    Returns
-    -------
-    dict
-        The path of each stem.
 
     Raises
     ------
@@ -139,9 +139,14 @@ def choose_paths(
         If a stem would replace a song of the batch or another stem.
     """
     own, name, number = identity(song), song_name(song), 1
+    fields = {"folder": str(output_folder), "ext": FORMATS[settings.format].extension, "song": name}
+    fields |= {"model": _safe(model_name) or "_"}
+    if settings.template_fields & _TAG_FIELDS:
+        fields |= _tags_of(song, name)
+    numbered = "song" if "song" in settings.template_fields else "title"
     while True:
-        numbered = name if number == 1 else f"{name} ({number})"
-        paths = {stem: _fill_template(numbered, stem, output_folder, settings) for stem in stems}
+        now = fields if number == 1 else fields | {numbered: f"{fields[numbered]} ({number})"}
+        paths = {stem: Path(settings.output_template.format(**now, stem=_safe(stem) or "_")) for stem in stems}
         if all(owners.get(path_key(path), own) == own for path in paths.values()):
             break
         number += 1
@@ -153,8 +158,25 @@ def choose_paths(
     return paths
 
 
-def _fill_template(name: str, stem: str, output_folder: Path, settings: ExtractionSettings) -> Path:
-    # A stem is named by the checkpoint, and must not lead out of the folder.
-    stem = re.sub(r"[/\\\0]|^\.", "_", stem)
-    extension = FORMATS[settings.format].extension
-    return Path(settings.output_template.format(folder=output_folder, song=name, stem=stem, ext=extension))
+def _tags_of(song: str | Path, name: str) -> dict[str, str]:
+    """Return the fields that a song's tags fill; where it has none, or cannot be read, what stands for them."""
+    tags: dict[str, str] = {}
+    if str(song) != STANDARD_INPUT:
+        with contextlib.suppress(ExtractionError):
+            tags = {tag.lower(): value for tag, value in examine(Path(song)).tags.items()}
+    return {
+        "title": _safe(tags.get("title", "")) or name,
+        "artist": _safe(tags.get("artist", "")) or _safe(tags.get("album_artist", "")) or "Unknown artist",
+        "album": _safe(tags.get("album", "")) or "Unknown album",
+        "track": _safe(tags.get("track", "").partition("/")[0]).zfill(2),
+    }
+
+
+def _safe(text: str) -> str:
+    """Return a tag, or a name from a checkpoint, as a part of a path that means nothing else on any system.
+
+    >>> _safe("AC/DC: ..."), _safe("../.."), _safe(" . ")
+    ('AC_DC_', '_', '')
+    """
+    text = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]', "_", text)
+    return text.encode(errors="ignore")[:_LONGEST_TAG_BYTES].decode(errors="ignore").strip(" .")

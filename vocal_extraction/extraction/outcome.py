@@ -1,10 +1,23 @@
-"""The result of one song's extraction."""
+"""What a batch says: the outcome of each song, and progress bars on standard error where that is a terminal."""
 
+import contextlib
 import dataclasses
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+from tqdm.utils import disp_len, disp_trim
+
+from vocal_extraction.separation import Progress
+
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
+_BAR = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}{postfix}]"
+_BAR_WITHOUT_END = "{desc} {n:.0f} s [{elapsed}{postfix}]{bar:0}"
+_LONGEST_NAME = 24
+"""In columns of a terminal."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,3 +69,49 @@ class Outcome:
         places = ", ".join(map(str, self.stems.values())) or "standard output"
         notes = "".join(f"\n  {note}." for note in self.notes)
         return f"{self.file}: done in {self.seconds:.1f} s{speed}: {places}{notes}"
+
+
+class ProgressBars:
+    """A bar for each song under way, below one for the batch if that has several songs; nothing if not `show`."""
+
+    def __init__(self, n_songs: int, *, show: bool) -> None:
+        self._show = show
+        self._options: dict[str, Any] = {"file": sys.stderr, "disable": not (show and sys.stderr.isatty())}
+        hidden = self._options | ({"disable": True} if n_songs < 2 else {})
+        self._batch: Any = tqdm(total=n_songs, desc="songs", unit="song", **hidden)
+
+    @contextlib.contextmanager
+    def song(self, song: str | Path) -> Iterator[Progress]:
+        """Show the bar of one song, and yield the function that moves it."""
+        started, bar = time.monotonic(), tqdm(desc=shortened(Path(song).name), leave=False, **self._options)
+        bar.bar_format = _BAR_WITHOUT_END
+
+        def move(done_s: float, total_s: float | None) -> None:
+            if total_s is not None:
+                bar.bar_format, bar.total = _BAR, max(total_s, done_s)
+            speed = done_s / max(time.monotonic() - started, 1e-3)
+            bar.set_postfix_str(f"{speed:.1f} times real time", refresh=False)
+            bar.update(done_s - bar.n)
+
+        with bar:
+            yield move
+
+    def report(self, outcome: Outcome) -> None:
+        """Count a song, and say at once what failed."""
+        self._batch.update(1)
+        if self._show and outcome.failed:
+            tqdm.write(str(outcome), file=sys.stderr)
+
+    def close(self) -> None:
+        """Leave the bar of the batch as it stands."""
+        self._batch.close()
+
+
+def shortened(name: str) -> str:
+    """Return a name that takes one line, and few columns of it; Chinese and the like take two columns a character.
+
+    >>> shortened("one" + chr(10) + "two"), shortened("\u97f3\u697d" * 10)
+    ('one?two', '音楽音楽音楽音楽音楽音…')
+    """
+    line = "".join(character if character.isprintable() else "?" for character in name)
+    return line if disp_len(line) <= _LONGEST_NAME else f"{disp_trim(line, _LONGEST_NAME - 1)}…"

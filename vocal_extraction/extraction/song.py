@@ -6,6 +6,7 @@ have to be scaled. The arrays are nameless files in the output folder; they vani
 
 import contextlib
 import dataclasses
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from vocal_extraction.atomic_files import whole_file
 from vocal_extraction.audio_files.decoding import SongReader
 from vocal_extraction.audio_files.encoding import Coding, StemWriter, choose_coding
+from vocal_extraction.audio_files.integrity import fill_gaps
 from vocal_extraction.audio_files.probing import SongFacts, examine
 from vocal_extraction.audio_files.tags import gather
 from vocal_extraction.errors import ExtractionCancelledError, SongTooLongError
@@ -93,26 +95,14 @@ def extract_song(
     cancelled: Cancelled | None = None,
     record: Record | None = None,
 ) -> Outcome:
-    """Separate one song and write its stems.
+    """Separate one song and write its stems; see `batch.extract_vocals`.
 
     Parameters
     ----------
-    song
-        Path, or '-' for standard input.
     paths
         Where each stem goes; None writes the plan's only stem to standard output, as floats.
-    plan
-        Which stems come of which estimates.
-    separator
-        What estimates the sources.
-    settings
-        Format and bit rate, and whether a damaged song is kept.
     folder
         Where the arrays lie, None for the system's temporary folder.
-    longest_s
-        See `batch.extract_vocals`.
-    progress, cancelled
-        See `batch.extract_vocals`.
     record
         Writes down that the song is done.
 
@@ -141,8 +131,8 @@ def extract_song(
                 channel_layout=None if facts is None else facts.channel_layout,
             )
             temporary = {stem: stack.enter_context(whole_file(path)) for stem, path in (paths or {}).items()}
-            mixture = stack.enter_context(contextlib.closing(DiskArray((reader.n_channels,), folder)))
-            _decode(reader, mixture, longest_s, lambda done_s: watch(_DECODING * done_s, duration_s))
+            mixture = stack.enter_context(DiskArray((reader.n_channels,), folder))
+            is_silent = _decode(reader, mixture, longest_s, lambda done_s: watch(_DECODING * done_s, duration_s))
             duration_s = len(mixture) / reader.sample_rate
             estimate = (
                 separator
@@ -163,19 +153,12 @@ def extract_song(
             scale = 1.0 if coding.format.bits is None and coding.format.is_lossless else stems.fitting_scale()
             lost = _encode(stems, scale, coding, facts, temporary, lambda: watch(duration_s, duration_s))
             notes = [*coding.notes, *reader.notes, *lost]
-            if _is_silent(mixture):
+            if is_silent:
                 notes.append("the song is silent, and so are its stems")
             if scale != 1.0:
                 notes.append(f"all stems are scaled by {scale:.6f}, so that {coding.name} does not clip")
-            outcome = Outcome(
-                str(song),
-                DONE,
-                time.monotonic() - started,
-                duration_s=duration_s,
-                stems=dict(paths or {}),
-                scale=scale,
-                notes=tuple(notes),
-            )
+            seconds, written = time.monotonic() - started, dict(paths or {})
+            outcome = Outcome(str(song), DONE, seconds, None, duration_s, written, scale, tuple(notes))
             if record is not None:
                 record(outcome, temporary)
     finally:
@@ -186,18 +169,20 @@ def extract_song(
     return outcome
 
 
-def _decode(reader: SongReader, mixture: DiskArray, longest_s: float | None, watch: Callable[[float], None]) -> None:
-    """Put the samples of a song into an array."""
+def _decode(reader: SongReader, mixture: DiskArray, longest_s: float | None, watch: Callable[[float], None]) -> bool:
+    """Put the samples of a song into an array; return whether all are 0."""
+    is_silent = True
+    most_samples = math.inf if longest_s is None else longest_s * reader.sample_rate
     for block in reader.blocks():
         mixture.append(block.T)
-        decoded_s = len(mixture) / reader.sample_rate
-        if longest_s is not None and decoded_s > longest_s:
-            raise SongTooLongError(longest_s)
-        watch(decoded_s)
-    n_samples = len(mixture) + sum(gap.n_samples for gap in reader.gaps)
-    if longest_s is not None and n_samples > longest_s * reader.sample_rate:
-        raise SongTooLongError(longest_s)
-    reader.fill_gaps(mixture)
+        is_silent = is_silent and not block.any()
+        if len(mixture) > most_samples:
+            raise SongTooLongError(most_samples / reader.sample_rate)
+        watch(len(mixture) / reader.sample_rate)
+    if len(mixture) + sum(gap.n_samples for gap in reader.gaps) > most_samples:
+        raise SongTooLongError(most_samples / reader.sample_rate)
+    fill_gaps(mixture, reader.gaps)
+    return is_silent
 
 
 def _encode(
@@ -223,7 +208,3 @@ def _encode(
         for writer in writers.values():
             writer.finish()
     return () if attachments is None else attachments.notes
-
-
-def _is_silent(mixture: DiskArray) -> bool:
-    return not any(mixture[start : start + _BLOCK_SAMPLES].any() for start in range(0, len(mixture), _BLOCK_SAMPLES))

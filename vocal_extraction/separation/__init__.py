@@ -1,7 +1,7 @@
 """A song in, its sources out: in constant memory and at any length."""
 
 from vocal_extraction.separation.disk_array import Array, DiskArray
-from vocal_extraction.separation.separator import Cancelled, Progress, Separator, separate
+from vocal_extraction.separation.separator import Cancelled, Progress, Separator, load_model, separate
 from vocal_extraction.separation.stems import Stem, StemPlan, stem_plan
 from vocal_extraction.separation.workers import worker_pool
 
@@ -13,6 +13,7 @@ __all__ = [
     "Separator",
     "Stem",
     "StemPlan",
+    "load_model",
     "separate",
     "stem_plan",
     "worker_pool",

@@ -5,15 +5,25 @@ that are there already (`song`). What comes out has the song's length.
 """
 
 import contextlib
+import math
+import numbers
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from vocal_extraction.checkpointing import LoadedModel
+from vocal_extraction.checkpointing import (
+    LoadedModel,
+    default_checkpoint,
+    load_checkpoint,
+    shipped_checkpoint,
+    shipped_checkpoints,
+)
+from vocal_extraction.device import choose_device
 from vocal_extraction.errors import ExtractionCancelledError, ExtractionError
 from vocal_extraction.separation.disk_array import Array, DiskArray, Scratch
 from vocal_extraction.separation.layerwise import TorchRuntime, layerwise_network
@@ -26,6 +36,8 @@ Progress = Callable[[float, float | None], None]
 """Called with the seconds of audio that are done, and the seconds in all, None where nobody knows."""
 Cancelled = Callable[[], bool]
 """Asked from time to time whether to stop."""
+_MOST_CHANNELS = 16
+"""An array with more channels than this, and than samples, has its axes the other way round."""
 
 
 class Separator:
@@ -120,10 +132,10 @@ class Separator:
 
 
 def separate(
-    mixture: NDArray[np.floating[Any]],
+    mixture: Any,
     sample_rate: int,
     *,
-    model: LoadedModel,
+    model: LoadedModel | str | Path | None = None,
     stems: Sequence[str] | None = None,
     mask: str = ExtractionSettings.mask,
     phase: str = ExtractionSettings.phase,
@@ -135,10 +147,13 @@ def separate(
     Parameters
     ----------
     mixture
-        Samples, full scale is 1. Shape: (n_channels, n_samples).
+        Samples: an array or a tensor of floats, full scale 1, or of integers of 8, 16 or 32 bits, full scale their
+        range. Shape: (n_channels, n_samples).
     sample_rate
         Samples per second, any; the network takes the signal at its own rate.
-    model, mask, phase, progress, cancelled
+    model
+        See `load_model`.
+    mask, phase, progress, cancelled
         As for `Separator`.
     stems
         Which, see `stems.stem_plan`; None is vocals and accompaniment, or all stems of a model without vocals.
@@ -152,17 +167,75 @@ def separate(
     Raises
     ------
     ExtractionError
-        If the array has another shape, or holds NaN or infinity, or the model does not have a stem.
+        If the array has another shape or type, or holds NaN or infinity, or the model does not have a stem.
     ExtractionCancelledError
         If `cancelled` said so.
     """
-    samples = np.asarray(mixture, np.float32)
-    if samples.ndim != 2 or samples.shape[0] == 0:
-        raise ExtractionError(f"The mixture has shape {np.shape(mixture)}, expected (n_channels, n_samples).")
-    if sample_rate <= 0:
-        raise ExtractionError(f"The sample rate is {sample_rate}, expected samples per second, more than 0.")
-    plan = stem_plan(model.sources, stems)
-    estimates = Separator(model, mask=mask, phase=phase)(
+    samples = _samples_of(mixture)
+    if not (isinstance(sample_rate, numbers.Real) and 0 < sample_rate < math.inf):
+        raise ExtractionError(f"The sample rate is {sample_rate!r}, expected samples per second, more than 0.")
+    loaded = load_model(model)
+    plan = stem_plan(loaded.sources, stems)
+    estimates = Separator(loaded, mask=mask, phase=phase)(
         samples.T, sample_rate, sources=plan.sources, progress=progress, cancelled=cancelled
     )
     return plan.stems_of(samples, {name: estimate[:].T for name, estimate in estimates.items()})
+
+
+def load_model(
+    model: LoadedModel | str | Path | None = None, *, preset_name: str | None = None, device: str = "auto"
+) -> LoadedModel:
+    """Return a model that is loaded already; else load it.
+
+    Parameters
+    ----------
+    model
+        What `load_checkpoint` returned, the path of a checkpoint, or the name of a model that ships.
+    preset_name
+        Without a model, the name of one that ships; None is the best.
+    device
+        Where a model that is loaded here shall be: 'auto', or a name that torch knows.
+
+    Raises
+    ------
+    VocalExtractionError
+        If there is no such model or device, or the model is something else.
+    """
+    if isinstance(model, LoadedModel):
+        return model
+    if model is None:
+        model = default_checkpoint() if preset_name is None else shipped_checkpoint(preset_name)
+    if not isinstance(model, str | Path):
+        raise ExtractionError(
+            f"The model is a {type(model).__name__}, expected the path of a checkpoint, the name of a model that ships "
+            f"({', '.join(shipped_checkpoints())}), or what load_checkpoint returned."
+        )
+    return load_checkpoint(model, device=choose_device(device))
+
+
+def _samples_of(mixture: Any) -> NDArray[np.float32]:
+    """Return a signal as floats; see `separate`."""
+    if isinstance(mixture, torch.Tensor):
+        mixture = mixture.detach().cpu()
+        mixture = (mixture.float() if mixture.is_floating_point() else mixture).numpy()
+    try:
+        samples = np.asarray(mixture)
+    except ValueError as error:
+        raise ExtractionError(f"The mixture is no array of samples ({error}).") from error
+    expected = "expected (n_channels, n_samples)"
+    if samples.ndim == 1:
+        raise ExtractionError(f"The mixture has shape {samples.shape}, {expected}. One channel is mixture[None].")
+    if samples.ndim != 2 or samples.shape[0] == 0:
+        raise ExtractionError(f"The mixture has shape {samples.shape}, {expected}. Give one song at a time.")
+    if samples.shape[0] > max(_MOST_CHANNELS, samples.shape[1]):
+        raise ExtractionError(f"The mixture has shape {samples.shape}, {expected}. Transpose it: mixture.T.")
+    if samples.dtype.kind in "iu" and samples.dtype.itemsize < (8 if samples.dtype.kind == "i" else 2):
+        full_scale = 2.0 ** (8 * samples.dtype.itemsize - 1)
+        zero = full_scale if samples.dtype.kind == "u" else 0.0  # as in wav files of 8 bits
+        return ((samples - zero) / full_scale).astype(np.float32)
+    if samples.dtype.kind != "f":
+        raise ExtractionError(
+            f"The mixture is of type {samples.dtype}, which has no known full scale. Divide it by its largest possible "
+            "value: floats from -1 to 1 are expected."
+        )
+    return samples.astype(np.float32, copy=False)

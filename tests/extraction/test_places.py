@@ -1,0 +1,140 @@
+"""Which songs a folder holds, and where their stems go: links, names, mirrored folders, templates with tags."""
+
+import io
+import subprocess
+import sys
+
+import pytest
+from extraction_models import ConstantMask, files_in, loaded, stems_of
+
+from vocal_extraction.errors import ExtractionError, SettingsError
+from vocal_extraction.extraction import extract_songs
+from vocal_extraction.extraction.naming import choose_paths, find_songs
+from vocal_extraction.extraction.outcome import ProgressBars
+from vocal_extraction.settings import ExtractionSettings
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return loaded(ConstantMask(0.25))
+
+
+@pytest.fixture
+def tagged(make_song, tmp_path):
+    """Write a song with tags."""
+
+    def write(name, **tags):
+        arguments = [part for tag, value in tags.items() for part in ("-metadata", f"{tag}={value}")]
+        command = ["ffmpeg", "-v", "error", "-i", str(make_song("plain.wav")), *arguments, str(tmp_path / name)]
+        subprocess.run(command, check=True)
+        return tmp_path / name
+
+    return write
+
+
+def place_of(song, template, tmp_path):
+    """Where the vocals of a song go, below the output folder."""
+    settings = ExtractionSettings(output_template="{folder}/" + template)
+    out = tmp_path / "out"
+    paths = choose_paths(
+        song, ["vocals"], output_folder=out, settings=settings, owners={}, inputs=(), model_name="studio"
+    )
+    path = paths["vocals"]
+    assert ".." not in path.parts
+    return path.relative_to(out).as_posix()
+
+
+def test_linked_folders_are_searched_without_loops(tmp_path, make_song):
+    song = make_song("elsewhere/Album/song.wav")
+    other = make_song("in/disc/other.wav")
+    (tmp_path / "in" / "linked").symlink_to(song.parent)
+    (song.parent / "round").symlink_to(song.parent)
+    (song.parent / "back").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "up").symlink_to(tmp_path)
+    found = find_songs([tmp_path / "in"], output_folder=tmp_path / "out")
+    assert list(found) == [other, tmp_path / "in" / "linked" / "song.wav"]
+
+
+def test_names_without_an_ending_are_kept(tmp_path, make_song, model):
+    songs = [make_song(name) for name in ("Vol. 1", "Vol. 2", "Mr. Blue.FLAC", "No.5 (feat. X)", "clip.mkv")]
+    extract_songs(songs, tmp_path / "out", stems=["vocals"], model=model, show=False)
+    folders = {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()}
+    assert folders == {"Vol. 1", "Vol. 2", "Mr. Blue", "No.5 (feat. X)", "clip"}
+
+
+def test_folders_are_mirrored(tmp_path, make_song, model):
+    for name in ("CD1/01.wav", "CD2/01.wav", "Bonus.wav"):
+        make_song(f"Album/{name}")
+    (*_, again) = (extract_songs([tmp_path / "Album"], tmp_path / "out", model=model, show=False) for _ in range(2))
+    assert files_in(tmp_path / "out") == stems_of("CD1/01", "CD2/01", "Bonus")
+    assert {outcome.outcome for outcome in again} == {"skipped"}
+
+
+def test_tags_place_the_stems(tmp_path, tagged):
+    song = tagged("file.flac", artist="AC/DC", title="Back: in Black?", album="../..", track="3/12")
+    template = "{artist}/{album}/{track} {title} [{song}, {model}]/{stem}.{ext}"
+    assert place_of(song, template, tmp_path) == "AC_DC/_/03 Back_ in Black_ [file, studio]/vocals.wav"
+
+
+@pytest.mark.parametrize("name", ["file.mp3", "missing.mp3", "-"])
+def test_what_has_no_tags_has_a_place_all_the_same(tmp_path, tagged, name):
+    tagged("file.mp3")
+    song = "-" if name == "-" else tmp_path / name
+    title = {"-": "stdin"}.get(name, name.removesuffix(".mp3"))
+    place = place_of(song, "{artist}/{album}/{track} {title}.{stem}.{ext}", tmp_path)
+    assert place == f"Unknown artist/Unknown album/00 {title}.vocals.wav"
+
+
+def test_two_songs_of_one_title_keep_apart(tmp_path, tagged, model):
+    songs = [tagged("a.flac", title="Same", artist="One"), tagged("b.flac", title="Same", artist="One")]
+    settings = ExtractionSettings(output_template="{folder}/{artist}/{title}/{stem}.{ext}")
+    extract_songs(songs, tmp_path / "out", model=model, settings=settings, show=False)
+    assert files_in(tmp_path / "out") == stems_of("One/Same", "One/Same (2)")
+
+
+def test_a_template_error_shows_the_braces_to_type():
+    with pytest.raises(SettingsError, match=r"\{song\} or \{title\}.*\{stem\}.*\{ext\}"):
+        ExtractionSettings(output_template="song-stem.wav")
+    with pytest.raises(SettingsError, match=r"\{artist\} .*\{track\} \{model\} only"):
+        ExtractionSettings(output_template="{Song}/{stem}{song}.{ext}")
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, make_song, monkeypatch):
+    make_song("in/song.wav")
+    scandir = __import__("os").scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    (tmp_path / "in" / "closed").mkdir()
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(ExtractionError, match="closed cannot be read"):
+        find_songs([tmp_path / "in"], output_folder=tmp_path / "out")
+
+
+@pytest.mark.parametrize("total_s", [None, 200.0])
+@pytest.mark.parametrize("name", ["Cristina Vane - So You Can See.wav", "音楽" * 40 + ".wav", "two\nlines.wav"])
+def test_a_progress_line_stays_in_one_line_of_a_terminal(monkeypatch, name, total_s):
+    """A terminal of 80 columns breaks what is longer, and the rest of it stays there."""
+    from tqdm.utils import disp_len
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr("tqdm.std._screen_shape_wrapper", lambda: lambda _: (80, 24))
+    bars = ProgressBars(1, show=True)
+    with bars.song(name) as move:
+        for done_s in (0.0, 50.0, 199.0):
+            move(done_s, total_s)
+            __import__("time").sleep(0.11)
+    bars.close()
+    lines = sys.stderr.getvalue().split("\r")
+    assert any("times real time" in line for line in lines)
+    assert max(map(disp_len, lines)) <= 80
+    assert "\n" not in sys.stderr.getvalue()
