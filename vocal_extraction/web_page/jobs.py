@@ -30,7 +30,7 @@ from vocal_extraction.checkpointing import (
 from vocal_extraction.device import choose_device
 from vocal_extraction.errors import SongTooLongError, VocalExtractionError
 from vocal_extraction.extraction import Outcome, extract_vocals, separate
-from vocal_extraction.separation import Cancelled, Progress, stem_plan
+from vocal_extraction.separation import Cancelled, stem_plan
 from vocal_extraction.settings import ExtractionSettings
 from vocal_extraction.web_page.listening import Track, overview, prepare_listening
 from vocal_extraction.web_page.uploads import Limits, RefusedError, Upload, validate_upload
@@ -69,6 +69,7 @@ class Job:
         self.session, self.song, self.options = session, song, options
         self.state, self.stage = QUEUED, "Waiting"
         self.done_s, self.total_s, self.began_s = 0.0, 0.0, 0.0
+        self.upload: Upload
         self.error: str | None = None
         self.notes: tuple[str, ...] = ()
         self.stems: Mapping[str, Path] = {}
@@ -257,7 +258,7 @@ class JobQueue:
         """Do a job; of one that failed or was cancelled no file remains."""
         try:
             if not job.stop.is_set():
-                with self._what_went_wrong(lambda reason: job.finish(FAILED, reason)):
+                with self._what_went_wrong(job, lambda reason: job.finish(FAILED, reason)):
                     self._process(job)
         finally:
             if job.stop.is_set():
@@ -276,14 +277,16 @@ class JobQueue:
 
         if not is_unwanted():
             job.preview_error = None
-            with self._what_went_wrong(say):
+            with self._what_went_wrong(job, say):
                 self._separate_preview(job, start_s, duration_s, is_unwanted)
 
     @contextlib.contextmanager
-    def _what_went_wrong(self, say: Callable[[str], None]) -> Iterator[None]:
+    def _what_went_wrong(self, job: Job, say: Callable[[str], None]) -> Iterator[None]:
         """Say why the work inside failed: in a message of the page, without folders of the server."""
         try:
             yield
+        except SongTooLongError:
+            say(f"{job.song.name} is too long. {job.upload.why}")
         except VocalExtractionError as error:
             text = re.sub(rf"{re.escape(str(self.root))}/\S*/", "", str(error))
             for option, label in _OPTION_NAMES.items():
@@ -296,23 +299,28 @@ class JobQueue:
 
     def _process(self, job: Job) -> None:
         job.state, job.stage = WORKING, "Reading the song"
-        upload, settings = validate_upload(job.song, self.limits), job.options.settings
+        settings, job.upload = job.options.settings, validate_upload(job.song, self.limits)
         plan = stem_plan(self.sources(job.options.model), job.options.stems, job.options.without)
-        self.check_room(upload.stored_bytes(len(plan.names)))
-        song = overview(job.song, longest_s=upload.longest_s)
+        self.check_room(job.upload.stored_bytes(len(plan.names)))
+        song = overview(job.song, longest_s=job.upload.longest_s)
         job.peaks, job.duration_s = song.peaks, song.duration_s
         if job.duration_s > _SHORTEST_PREVIEWED_S:
             job.stage, start_s = "Preparing a preview", min(settings.from_s, job.duration_s - PREVIEWS_S[0])
             wait(self.request_preview(job, start_s)[:1])
         tempo_and_key = self._analyses.submit(song.tempo_and_key)
         job.stage, job.began_s = "Separating", time.monotonic()
-        outcome = self._extract(job, job.song, "stems", upload, settings, job.stop.is_set, job.note_progress)
+        outcome = self._extract(
+            job,
+            job.song,
+            job.folder / "stems",
+            settings=settings,
+            progress=job.note_progress,
+            cancelled=job.stop.is_set,
+        )
         if settings.region is None and outcome.duration_s:
             self.real_time_factors[job.options.model] = round(outcome.seconds / outcome.duration_s, 3)
         job.stage = "Preparing the players"
-        track = prepare_listening(
-            job.folder / "track", outcome.stems, sample_rate=upload.sample_rate, n_channels=upload.n_channels
-        )
+        track = prepare_listening(job.folder / "track", outcome.stems, job.upload)
         job.tempo_bpm, job.key = tempo_and_key.result()
         if not job.stop.is_set():
             job.notes, job.duration_s, job.stems, job.track = outcome.notes, outcome.duration_s, outcome.stems, track
@@ -322,49 +330,28 @@ class JobQueue:
         """Cut, separate and prepare a part of a song."""
         name = f"preview-{secrets.token_hex(4)}"
         cut, stems = job.folder / f"{name}.wav", job.folder / f"{name}-stems"
-        upload = validate_upload(job.song, self.limits)
         bounds = ["-ss", f"{start_s:.3f}", "-t", f"{duration_s:.3f}"]
         with Ffmpeg([*bounds, *input_arguments(job.song), "-map", "0:a:0", "-y", f"file:{cut}"]) as ffmpeg:
             ffmpeg.close()
         settings = dataclasses.replace(job.options.settings, format="wav16", from_s=0.0, to_s=None)
-        outcome = self._extract(job, cut, stems.name, upload, settings, cancelled)
-        preview = prepare_listening(
-            job.folder / name,
-            outcome.stems,
-            sample_rate=upload.sample_rate,
-            n_channels=upload.n_channels,
-            start_s=start_s,
-        )
+        outcome = self._extract(job, cut, stems, settings=settings, cancelled=cancelled)
+        preview = prepare_listening(job.folder / name, outcome.stems, job.upload, start_s=start_s)
         cut.unlink()
         shutil.rmtree(stems)
         for old in job.previews[:-1]:
             shutil.rmtree(old.folder, ignore_errors=True)
         job.previews = (*job.previews[-1:], preview)
 
-    def _extract(
-        self,
-        job: Job,
-        song: Path,
-        folder: str,
-        upload: Upload,
-        settings: ExtractionSettings,
-        cancelled: Cancelled,
-        progress: Progress | None = None,
-    ) -> Outcome:
-        try:
-            return extract_vocals(
-                song,
-                job.folder / folder,
-                settings=settings,
-                stems=job.options.stems,
-                without=job.options.without,
-                model=self.model(job.options.model),
-                longest_s=upload.longest_s,
-                progress=progress,
-                cancelled=cancelled,
-            )
-        except SongTooLongError:
-            raise RefusedError(f"{song.name} is too long. {upload.why}") from None
+    def _extract(self, job: Job, song: Path, folder: Path, **options: Any) -> Outcome:
+        return extract_vocals(
+            song,
+            folder,
+            stems=job.options.stems,
+            without=job.options.without,
+            model=self.model(job.options.model),
+            longest_s=job.upload.longest_s,
+            **options,
+        )
 
     def mix(self, job: Job, gains: Mapping[str, float], path: Path) -> None:
         """Write the sum of a job's stems, each times its gain, as a wav."""

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vocal_extraction.audio_files.ffmpeg import Ffmpeg, ProgramError, input_arguments
-from vocal_extraction.errors import VocalExtractionError
+from vocal_extraction.audio_files.ffmpeg import Ffmpeg, input_arguments
+from vocal_extraction.errors import ExtractionError
 from vocal_extraction.reports.pictures import HIGHEST_HZ, LOWEST_HZ, peak_magnitude, spectrogram_png
+from vocal_extraction.web_page.uploads import Upload
 
 _HIGHEST_RATE, _LOWEST_RATE = 48_000, 8_000
 _OVERVIEW_RATE, _OVERVIEW_POINTS = 11_025, 800
@@ -20,10 +21,6 @@ _MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88
 _MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
 """How well each semitone above the tonic fits a key: Krumhansl and Kessler (1982)."""
 _TONICS = ("C", "D♭", "D", "E♭", "E", "F", "F♯", "G", "A♭", "A", "B♭", "B")
-
-
-class ListeningError(VocalExtractionError):
-    """A result could not be prepared for the players."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,28 +40,26 @@ class Track:
         return dataclasses.asdict(self) | {"folder": self.folder.name, "lowest_hz": lowest_hz, "highest_hz": highest_hz}
 
 
-def prepare_listening(
-    folder: Path, stems: Mapping[str, Path], *, sample_rate: int, n_channels: int, start_s: float = 0.0
-) -> Track:
+def prepare_listening(folder: Path, stems: Mapping[str, Path], upload: Upload, *, start_s: float = 0.0) -> Track:
     """Write samples and spectrograms of `stems` (in any format that ffmpeg reads) into `folder`.
 
     The spectrograms share one scale: what is louder is brighter. The sample rate is kept where browsers play it.
 
     Raises
     ------
-    ListeningError
+    ExtractionError
         If ffmpeg cannot read the stems, or there is nothing in them.
     """
-    rate = min(max(sample_rate, _LOWEST_RATE), _HIGHEST_RATE)
+    rate = min(max(upload.sample_rate, _LOWEST_RATE), _HIGHEST_RATE)
     folder.mkdir(parents=True, exist_ok=True)
     # ffmpeg by itself takes 3 dB off a single channel that it spreads over two.
-    stereo = "pan=stereo|c0=c0|c1=c0" if n_channels == 1 else "aformat=channel_layouts=stereo"
+    stereo = "pan=stereo|c0=c0|c1=c0" if upload.n_channels == 1 else "aformat=channel_layouts=stereo"
     for name, path in stems.items():
         with open(folder / f"{name}.pcm", "wb") as file:
             file.writelines(_decoded(path, ["-af", stereo, "-ar", str(rate)]))
     n_samples = min((folder / f"{name}.pcm").stat().st_size // 4 for name in stems)
     if n_samples == 0:
-        raise ListeningError("The result cannot be played: it is shorter than one sample of what browsers play.")
+        raise ExtractionError("The result cannot be played: it is shorter than one sample of what browsers play.")
     samples = {name: np.memmap(folder / f"{name}.pcm", "<i2", "r").reshape(-1, 2).T for name in stems}
     full_scale = max(peak_magnitude(stem, rate) for stem in samples.values())
     for name, stem in samples.items():
@@ -119,9 +114,6 @@ def overview(song: Path, *, longest_s: float) -> Overview:
 def _decoded(path: Path, arguments: list[str]) -> Iterator[bytes]:
     """Yield 16-bit samples of the first audio stream of `path`."""
     command = [*input_arguments(path), "-map", "0:a:0", *arguments, "-f", "s16le", "pipe:1"]
-    try:
-        with Ffmpeg(command, reads=True) as ffmpeg:
-            yield from iter(ffmpeg.read, b"")
-            ffmpeg.close()
-    except ProgramError as error:
-        raise ListeningError(f"The song cannot be played: {error}") from error
+    with Ffmpeg(command, reads=True) as ffmpeg:
+        yield from iter(ffmpeg.read, b"")
+        ffmpeg.close()

@@ -19,7 +19,7 @@ import uvicorn
 
 from vocal_extraction.checkpointing import load_checkpoint, shipped_checkpoints
 from vocal_extraction.errors import VocalExtractionError
-from vocal_extraction.settings import CHECKPOINT_FOLDER, DEMO_FOLDER, EVALUATION_FOLDER, LARGEST_PORT
+from vocal_extraction.settings import DEMO_FOLDER, EVALUATION_FOLDER, TRAINED_MODEL
 from vocal_extraction.web_page.api import Api
 from vocal_extraction.web_page.jobs import JobQueue
 from vocal_extraction.web_page.sessions import SessionMiddleware
@@ -50,22 +50,9 @@ def serve_page(
 ) -> None:
     """Serve the page until SIGINT (Ctrl-C) or SIGTERM, then cancel all jobs and remove their files.
 
-    Parameters
-    ----------
-    host, port
-        Where to listen; port None takes 7860, or any free one where that is taken.
-    model
-        A checkpoint that is offered before those that ship.
-    device
-        Where the networks run, as in `device.choose_device`.
-    limits
-        Bounds for sessions.
-    report_folders
-        Where evaluations write their reports.
-    token
-        What clients must bring. None asks for one that is made up and printed where `host` is not this machine's own.
-    open_browser
-        Whether a browser is started; None does so at a screen.
+    Without a port it is 7860, or any free one where that is taken. `model` is a checkpoint that is offered before those
+    that ship. `token` is what clients must bring; without one it is made up and printed where `host` is not this
+    machine's own. A browser is started at a screen unless `open_browser` says otherwise.
 
     Raises
     ------
@@ -105,11 +92,10 @@ def _exit_on_sigterm() -> Iterator[None]:
 
 def _models(model: str | Path | None) -> dict[str, Path]:
     """Return the checkpoints to choose from, the default first."""
-    trained_here = CHECKPOINT_FOLDER / "best.model.pth"
     shipped = shipped_checkpoints()
     models = {load_checkpoint(model).path.name: Path(model)} if model is not None else {}
     models |= {name: shipped[name] for name in ("studio", "classic") if name in shipped} | shipped
-    models |= {str(trained_here): trained_here} if trained_here.is_file() else {}
+    models |= {str(TRAINED_MODEL): TRAINED_MODEL} if TRAINED_MODEL.is_file() else {}
     if not models:
         raise ServingError("There is no model to work with. Train one, or name a checkpoint: serve --model PATH.")
     return models
@@ -117,8 +103,6 @@ def _models(model: str | Path | None) -> dict[str, Path]:
 
 def _listen(host: str, port: int | None) -> socket.socket:
     """Listen on `port`; without one on the usual port, or where that is taken on any."""
-    if port is not None and not 0 <= port <= LARGEST_PORT:
-        raise ServingError(f"There is no port {port}. Try another --port, 1 to {LARGEST_PORT}.")
     try:
         family = socket.getaddrinfo(host, port or USUAL_PORT, type=socket.SOCK_STREAM)[0][0]
     except (socket.gaierror, UnicodeError) as error:  # UnicodeError: no name of the net has such a part
@@ -128,10 +112,8 @@ def _listen(host: str, port: int | None) -> socket.socket:
     except OSError as error:
         if port is None and error.errno == errno.EADDRINUSE:
             return socket.create_server((host, 0), family=family)
-        reason = error.strerror or error
-        raise ServingError(
-            f"Cannot listen on {host}, port {port or USUAL_PORT}: {reason}. Try another --port."
-        ) from error
+        where = f"{host}, port {port or USUAL_PORT}"
+        raise ServingError(f"Cannot listen on {where}: {error.strerror or error}. Try another --port.") from error
 
 
 def _greet(host: str, port: int, token: str | None, open_browser: bool | None) -> None:
@@ -139,14 +121,9 @@ def _greet(host: str, port: int, token: str | None, open_browser: bool | None) -
     print(f"The page is at {address}\nCtrl-C stops it.", flush=True)
     if host not in _LOOPBACK:
         print(f"Anyone who can reach {host} and has the token can use it.", file=sys.stderr)
-    if open_browser is None:
-        open_browser = sys.stdout.isatty() and _has_screen()
-    if open_browser:
+    has_screen = sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if open_browser or (open_browser is None and sys.stdout.isatty() and has_screen):
         webbrowser.open(address)
-
-
-def _has_screen() -> bool:
-    return sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 @contextlib.contextmanager
