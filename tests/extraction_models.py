@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vocal_extraction.checkpointing import CheckpointMetadata, LoadedModel
 from vocal_extraction.extraction.manifest import MANIFEST_NAME
 from vocal_extraction.networks import NETWORKS, EnsembleMaskInference, MaskInference
+from vocal_extraction.separation.input_conditioning import covariance_of, input_gain, without_slow_waves
 from vocal_extraction.separation.masking import estimate_at_once
 from vocal_extraction.settings import ACCOMPANIMENT, SignalSettings
 
@@ -134,16 +135,24 @@ def remembering_model(
 
 
 def whole_song(mixture: np.ndarray, model: LoadedModel, source: str = "vocals") -> np.ndarray:
-    """Estimate a source of a song at the model's rate, all at once."""
+    """Estimate a source of a song at the model's rate, all at once; its channels have something in common."""
+    signal = model.signal
+    gain = input_gain(covariance_of(mixture.T, signal.sample_rate), signal.input_level_db)
+    if signal.input_level_db is not None:
+        mixture = without_slow_waves(mixture, signal.sample_rate)
     with torch.inference_mode():
         estimates = estimate_at_once(
-            model.network, torch.from_numpy(mixture), signal=model.signal, n_network_channels=model.n_channels
+            model.network,
+            torch.from_numpy(mixture),
+            signal=signal,
+            n_network_channels=model.n_channels,
+            gain=gain,
         )
     return estimates[model.sources.index(source)].numpy()
 
 
 def music(duration_s: float, *, sample_rate: int = 44_100, n_channels: int = 2, seed: int = 0) -> np.ndarray:
-    """Return tones that swell and fade, over noise: (n_channels, n_samples), peak about 0.5."""
+    """Return tones that swell and fade, over noise, partly alike in all channels: (n_channels, n_samples), peak 0.5."""
     rng = np.random.default_rng(seed)
     t = np.arange(round(duration_s * sample_rate)) / sample_rate
     signal = 0.02 * rng.standard_normal((n_channels, t.size))
@@ -151,6 +160,7 @@ def music(duration_s: float, *, sample_rate: int = 44_100, n_channels: int = 2, 
         for pitch in rng.uniform(100, 2_000, 5):
             swell = 0.5 + 0.5 * np.sin(2 * np.pi * rng.uniform(0.1, 1.0) * t + rng.uniform(0, 6))
             signal[channel] += 0.08 * swell * np.sin(2 * np.pi * pitch * t)
+    signal[1:] = (signal[1:] + signal[:1]) / 2
     return signal.astype(np.float32)
 
 

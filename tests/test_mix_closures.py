@@ -78,3 +78,15 @@ def test_songs_are_drawn_by_their_weights(tmp_path):
     mixtures = labels_of(MixClosure(tracks, MixingSettings(duration_s=0.5)), 60)
     share = np.mean([song == "often" for mixture in mixtures for song in mixture.values()])
     assert 0.8 <= share <= 0.97  # 0.9, give or take three standard deviations of 60 draws or so
+
+
+def test_nothing_is_left_above_a_band_limit(tmp_path):
+    mixing = MixingSettings(duration_s=1.0, band_limits_hz=(8_000.0,), band_limit_probability=0.5)
+    closure = MixClosure(tracks_of(tmp_path, {"a": (STEMS, 1.0)}), mixing)
+    limited = []
+    for index in range(12):
+        mixture, _, _, stems = closure.mixture(index)
+        np.testing.assert_allclose(np.sum(stems, axis=0), mixture, atol=2**-22)
+        energies = np.abs(np.fft.rfft(mixture[:, 0])) ** 2
+        limited.append(energies[8_000:].sum() < 1e-9 * energies.sum())
+    assert 0 < sum(limited) < 12

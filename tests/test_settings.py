@@ -32,6 +32,7 @@ WRONG: dict[type, list[tuple[str, str, tuple]]] = {
         ("hop length must divide window length into 2 or more", "hop_length", (0, -128, 100, 512, 257)),
         ("window type must be sqrt hann or hann", "window_type", ("hamming", "")),
         ("stereo must be each or mid side", "stereo", ("side", "")),
+        ("input level db must be none or minus 60 to 0", "input_level_db", (-61.0, 1.0, NAN)),
     ],
     MixingSettings: [
         ("duration s must be between half a second and a minute", "duration_s", (0.4, 61, NAN)),
@@ -47,6 +48,8 @@ WRONG: dict[type, list[tuple[str, str, tuple]]] = {
         ("coherent probability must lie between 0 and 1", "coherent_probability", (-0.1, 1.1, NAN)),
         ("coherent gain db must be none or 0 to 60", "coherent_gain_db", (-1, INFINITY, NAN)),
         ("level db must be a finite range", "level_db", ((3, -12), (NAN, 0))),
+        ("band limits hz must be positive", "band_limits_hz", ((8_000, 0), (NAN,))),
+        ("band limit probability must lie between 0 and 1", "band_limit_probability", (-0.1, 1.1)),
         ("channels must be mid any or stereo", "channels", ("left",)),
     ],
     NetworkSettings: [
@@ -63,7 +66,8 @@ WRONG: dict[type, list[tuple[str, str, tuple]]] = {
         ("an epoch must have at most a million mixtures", "batches_per_epoch", (10**6,)),
         ("n mixtures must be none or 1 to a million", "n_mixtures", (0, -1, 10**13)),
         ("n validation mixtures must be none or 1 to a million", "n_validation_mixtures", (0, 10**13)),
-        ("loss must be magnitude l1 or waveform", "loss", ("l2",)),
+        ("loss must be magnitude l1 waveform or waveform batch", "loss", ("l2",)),
+        ("source weights must be positive", "source_weights", ((0.0,),)),
         ("learning rate must be positive", "learning_rate", (0, -1e-3, INFINITY, NAN)),
         ("learning rate schedule must be constant or cosine", "learning_rate_schedule", ("linear",)),
         ("gradient clip norm must be none or positive", "gradient_clip_norm", (0, INFINITY)),
@@ -165,7 +169,7 @@ def test_presets_are_found_by_their_names():
     assert list(PRESETS) == ["specified", "classic", "studio"]
     assert [preset.name for preset in PRESETS.values()] == list(PRESETS)
     assert CLASSIC.network == SPECIFIED.network
-    assert dataclasses.replace(CLASSIC.signal, stereo="each") == SPECIFIED.signal
+    assert dataclasses.replace(CLASSIC.signal, stereo="each", input_level_db=None) == SPECIFIED.signal
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
@@ -185,6 +189,12 @@ def test_studio_differs_from_classic_where_it_says_so():
 def test_sources_of_a_preset_are_different_names(sources):
     with pytest.raises(SettingsError, match="sources must be 1 to 16 different names"):
         Preset("mine", sources=sources)
+
+
+def test_source_weights_are_one_for_each_source():
+    training = dataclasses.replace(SPECIFIED.training, source_weights=(1.0, 2.0))
+    with pytest.raises(SettingsError, match="one for each source"):
+        Preset("mine", training=training)
 
 
 def test_softmax_is_over_several_sources():

@@ -64,6 +64,14 @@ def test_own_songs_are_found_at_any_depth(tmp_path, folder):
     assert list(found[1].sources) == ["accompaniment", "guitar", "vocals"]
 
 
+def test_links_are_followed_and_loops_are_not(tmp_path):
+    write_songs(tmp_path / "elsewhere", ["linked"])
+    write_songs(tmp_path / "songs", ["there"])
+    (tmp_path / "songs/album").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "songs/there/loop").symlink_to(tmp_path / "songs")
+    assert names_of(tmp_path / "songs") == ["album - linked", "there"]
+
+
 def test_songs_of_folders_of_subsets_keep_their_subset(tmp_path):
     write_songs(tmp_path, ["train/a", "valid/b", "test/c"])
     assert [names_of(tmp_path, subset) for subset in ("train", "valid", "test")] == [["a"], ["b"], ["c"]]

@@ -210,11 +210,15 @@ def _render(drawer: Any, mixing: MixingSettings, stems_by_file: Mapping[str, str
     polarities = np.ones(len(events), dtype=np.float32)
     if mixing.polarity_flips and not coherent:
         polarities = random_state.choice([-1.0, 1.0], size=len(events)).astype(np.float32)
+    band_limit_hz = None
+    if mixing.band_limits_hz and random_state.rand() < mixing.band_limit_probability:
+        band_limit_hz = random_state.choice(mixing.band_limits_hz)
     mixture, stems, scale = mix_events(
         events,
         channels,
         polarities,
         drawer,
+        band_limit_hz=band_limit_hz,
         level_db=random_state.uniform(*mixing.level_db),
         together=coherent,
         keeps_balance=coherent and mixing.coherent_gain_db is not None,

@@ -78,7 +78,9 @@ class SignalSettings:
     window_type: str = "sqrt_hann"
     """Window by nussl's name; the square root of Hann, used twice, adds up to one."""
     stereo: str = "each"
-    """What the network gets of a stereo song: 'each' channel, or 'mid-side', half of their sum and difference."""
+    """Which views of a stereo song the network takes: 'each' channel, or 'mid-side', half of sum and difference."""
+    input_level_db: float | None = None
+    """Level that a song has for the network, in dB of full scale (RMS), whatever its own; None: as the song is."""
 
     def __post_init__(self) -> None:
         _require(
@@ -92,6 +94,7 @@ class SignalSettings:
             ),
             window_type_must_be_sqrt_hann_or_hann=self.window_type in ("sqrt_hann", "hann"),
             stereo_must_be_each_or_mid_side=self.stereo in ("each", "mid-side"),
+            input_level_db_must_be_none_or_minus_60_to_0=self.input_level_db is None or -60 <= self.input_level_db <= 0,
         )
 
     @property
@@ -129,7 +132,11 @@ class MixingSettings:
     polarity_flips: bool = False
     """True: the sign of each stem of an incoherent mixture is drawn."""
     level_db: tuple[float, float] = (0.0, 0.0)
-    """Gain on the finished mixture and all its stems, so that the training has quiet and loud songs."""
+    """Gain on the finished mixture and all its stems, so that training has quiet and loud songs."""
+    band_limits_hz: tuple[float, ...] = ()
+    """Cut-off frequencies of low-passes, one of which is drawn for the whole of a mixture; none: no low-pass."""
+    band_limit_probability: float = 0.25
+    """Share of mixtures that are low-passed, where there are cut-off frequencies."""
 
     def __post_init__(self) -> None:
         _require(
@@ -147,6 +154,8 @@ class MixingSettings:
             coherent_probability_must_lie_between_0_and_1=0 <= self.coherent_probability <= 1,
             coherent_gain_db_must_be_none_or_0_to_60=self.coherent_gain_db is None or 0 <= self.coherent_gain_db <= 60,
             level_db_must_be_a_finite_range=_is_range(self.level_db),
+            band_limits_hz_must_be_positive=all(math.isfinite(hz) and hz > 0 for hz in self.band_limits_hz),
+            band_limit_probability_must_lie_between_0_and_1=0 <= self.band_limit_probability <= 1,
             channels_must_be_mid_any_or_stereo=self.channels in ("mid", "any", "stereo"),
         )
 
@@ -169,6 +178,10 @@ class NetworkSettings:
     """Dropout between layers, from 0 to below 1."""
     activation: str = "sigmoid"
     """What bounds the masks: 'sigmoid' or 'softmax' (over the sources)."""
+    bands: str = "coarse"
+    """Bands of a band-split network, see `layers.band_edges`: 'coarse' or 'fine'."""
+    over_bands: str = "lstm"
+    """What runs over the bands of a frame: 'lstm' or 'attention'."""
 
     def __post_init__(self) -> None:
         _require(
@@ -196,7 +209,10 @@ class TrainingSettings:
     n_validation_mixtures: int | None = 1_000
     """Fixed validation mixtures; None validates on the whole validation songs, unchanged, by their SI-SDR."""
     loss: str = "magnitude_l1"
-    """'magnitude_l1' (the specification's) or 'waveform' (decibels of error energy over mixture energy)."""
+    """'magnitude_l1' (the specification's), 'waveform' (decibels of error energy over mixture energy), or
+    'waveform_batch' (decibels of the mean of that ratio over a batch)."""
+    source_weights: tuple[float, ...] = ()
+    """Weight of each source in the loss, in the order of the sources; none: all alike."""
     learning_rate: float = 1e-3
     """Adam's step size at its highest."""
     learning_rate_schedule: str = "constant"
@@ -226,7 +242,10 @@ class TrainingSettings:
             n_validation_mixtures_must_be_none_or_1_to_a_million=(
                 self.n_validation_mixtures is None or 1 <= self.n_validation_mixtures <= MOST_MIXTURES
             ),
-            loss_must_be_magnitude_l1_or_waveform=self.loss in ("magnitude_l1", "waveform"),
+            loss_must_be_magnitude_l1_waveform_or_waveform_batch=(
+                self.loss in ("magnitude_l1", "waveform", "waveform_batch")
+            ),
+            source_weights_must_be_positive=all(map(is_positive, self.source_weights)),
             learning_rate_must_be_positive=is_positive(self.learning_rate),
             learning_rate_schedule_must_be_constant_or_cosine=self.learning_rate_schedule in ("constant", "cosine"),
             gradient_clip_norm_must_be_none_or_positive=(
@@ -336,6 +355,9 @@ class Preset:
                 and all(isinstance(source, str) and source for source in self.sources)
                 and len(set(self.sources)) == len(self.sources)
             ),
+            training_source_weights_must_be_one_for_each_source=(
+                len(self.training.source_weights) in (0, len(self.sources))
+            ),
             softmax_needs_two_sources_or_more=self.network.activation != "softmax" or len(self.sources) > 1,
         )
 
@@ -355,7 +377,7 @@ SPECIFIED = Preset("specified")
 
 CLASSIC = Preset(
     "classic",
-    signal=SignalSettings(stereo="mid-side"),
+    signal=SignalSettings(stereo="mid-side", input_level_db=-24.0),
     mixing=_REMIXING,
     training=TrainingSettings(
         n_epochs=20,
@@ -373,7 +395,7 @@ CLASSIC = Preset(
 
 STUDIO = Preset(
     "studio",
-    signal=SignalSettings(window_length=4_096, hop_length=1_024, stereo="mid-side"),
+    signal=SignalSettings(window_length=4_096, hop_length=1_024, stereo="mid-side", input_level_db=-18.0),
     mixing=dataclasses.replace(_REMIXING, duration_s=3.0),
     network=NetworkSettings("BandSplitMaskInference", hidden_size=64, num_layers=2, dropout=0.0),
     training=dataclasses.replace(

@@ -11,7 +11,6 @@ Subsets are train, valid and test. A song is a folder with a file named vocals, 
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -94,15 +93,22 @@ def _split_songs(folder: Path) -> Iterator[Song]:
 
 def _songs_below(folder: Path) -> Iterator[Song]:
     """Find folders with a file named like a stem; a song's name has the folders on the way to it."""
-    for parent, names, _ in os.walk(folder):
-        names[:] = sorted(name for name in names if not name.startswith("."))
-        files = _audio_files(Path(parent))
+    for parent in _folders_below(folder):
+        files = _audio_files(parent)
         if _STEM_NAMES.isdisjoint(files):
             continue
         stems = {name: path for name, path in files.items() if name not in _MIXTURES}
         if set(stems) == {"vocals"} and len(files) > 1:
             raise TrackError(f"{parent} holds the mixture and the vocals. Export the accompaniment, too.")
-        yield None, " - ".join(Path(parent).relative_to(folder).parts) or folder.name, stems
+        yield None, " - ".join(parent.relative_to(folder).parts) or folder.name, stems
+
+
+def _folders_below(folder: Path) -> Iterator[Path]:
+    """Yield a folder and all below it; links are followed, but for those that lead back up."""
+    yield folder
+    for path in visible(folder):
+        if path.is_dir() and not (path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())):
+            yield from _folders_below(path)
 
 
 def _audio_files(folder: Path) -> dict[str, Path]:
@@ -114,9 +120,8 @@ def _audio_files(folder: Path) -> dict[str, Path]:
 
 
 def lone_files(folder: Path, source: str) -> Iterator[Song]:
-    for parent, names, _ in os.walk(folder):
-        names[:] = sorted(name for name in names if not name.startswith("."))
-        for path in _audio_files(Path(parent)).values():
+    for parent in _folders_below(folder):
+        for path in _audio_files(parent).values():
             yield None, " - ".join(path.relative_to(folder).with_suffix("").parts), {source: path}
 
 

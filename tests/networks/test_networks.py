@@ -149,10 +149,10 @@ def test_mask_inference_is_the_tutorials_chain_of_nussls_modules():
 
 
 def one_bin_at_a_time(network, data):
-    """Return the masks of a band-split network, its bands cut and joined bin by bin: a slow, independent reference."""
+    """Return the masks of a band-split network, its bands cut and joined one by one: a slow, independent reference."""
     edges = band_edges(33, 44_100)
-    levels = network.input_normalization(data.clamp_min(1e-5).log10())
-    n_frames, n_channels = data.shape[1], data.shape[3]
+    n_frames, (n_channels, n_sources) = data.shape[1], network.mask_shape
+    levels = data.clamp_min(1e-5).log10()
     features = []
     for band, (low, high) in enumerate(pairwise(edges)):
         weight = network.split[band].weight.reshape(6, high - low, n_channels)
@@ -162,11 +162,13 @@ def one_bin_at_a_time(network, data):
         stacked = torch.stack([over_time(band[None])[0] for band in stacked])
         stacked = torch.stack([over_bands(stacked[None, :, t])[0] for t in range(n_frames)], dim=1)
     hidden = network.output_normalization(stacked)
-    masks = torch.zeros(1, n_frames, 33, *network.mask_shape)
+    masks = torch.zeros(1, n_frames, 33, n_channels, n_sources)
     for band, (low, high) in enumerate(pairwise(edges)):
         bent = (hidden[band] @ network.hidden.weight[band] + network.hidden.bias[band, 0]).tanh()
-        joined = bent @ network.join[band].weight.T + network.join[band].bias
-        masks[0, :, low:high] = joined.reshape(n_frames, high - low, n_channels, -1)
+        for source, own in enumerate(bent.chunk(n_sources, dim=-1)):  # (n_frames, 2 * hidden_size)
+            join = network.join[band]
+            joined = join(own) if n_sources == 1 else own @ join.weight[source] + join.bias[source, 0]
+            masks[0, :, low:high, :, source] = joined.reshape(n_frames, high - low, n_channels)
     return masks.sigmoid()
 
 
@@ -175,7 +177,32 @@ def test_bands_are_cut_and_joined_where_they_lie(n_channels, n_sources):
     network = small(BandSplitMaskInference, num_audio_channels=n_channels, num_sources=n_sources).eval()
     data = magnitudes(1, 5, 33, n_channels)
     with torch.no_grad():
-        assert torch.allclose(network(data)["mask"], one_bin_at_a_time(network, data), rtol=0, atol=1e-5)
+        torch.testing.assert_close(network(data)["mask"], one_bin_at_a_time(network, data), rtol=0, atol=1e-5)
+
+
+def test_each_channel_has_a_normalization_of_its_own():
+    network = small(BandSplitMaskInference, num_audio_channels=2).train()
+    data = magnitudes(4, 20, 33, 2).clamp_min(0.01)
+    with torch.no_grad():
+        masks, masks_of_scaled = (network(each)["mask"] for each in (data, data * torch.tensor([1.0, 0.01])))
+    # In training, a level that all frames share is normalized away.
+    torch.testing.assert_close(masks, masks_of_scaled, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("change", [{"bands": "odd"}, {"over_bands": "odd"}, {"over_bands": "attention"}])
+def test_settings_of_a_band_split_network_are_checked(change):
+    with pytest.raises(SettingsError, match=r"bands|Attention"):
+        small(BandSplitMaskInference, **change)
+
+
+def test_attention_runs_over_the_bands_of_each_frame_alone():
+    network = small(BandSplitMaskInference, hidden_size=8, bands="fine", over_bands="attention").eval()
+    over_bands = network.rounds[0][1]
+    features = torch.randn(5, 7, 8)  # (n_frames, n_bands, n_features)
+    with torch.no_grad():
+        together = over_bands(features)
+        alone = torch.cat([over_bands(frame[None]) for frame in features])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -309,8 +309,37 @@ def test_waveform_loss_of_a_known_mask():
     assert losses.tolist() == pytest.approx([10 * np.log10(0.251)] * 2, abs=1e-3)
 
 
+def test_loss_of_a_batch_is_the_logarithm_of_its_mean():
+    """Two of three mixtures have vocals v alone (error 1/4), one has none (error 1/4); one target is not known."""
+    vocals, rest = torch.randn(2, 4, 1, 1, 22_050)
+    sources = torch.cat((rest * torch.tensor([0, 0, 1, 1])[:, None, None, None], vocals), dim=1)
+    sources[2, 1] = 0
+    known = torch.tensor([[True], [True], [True], [False]])
+    sources[3, 1] *= 100
+    losses = item_losses(_HalfMask(), sources, preset=tiny_preset(loss="waveform_batch"), known=known)
+    assert losses.tolist() == pytest.approx([10 * np.log10(0.251)] * 4, abs=1e-3)
+
+
+def test_sources_are_weighted_in_the_loss():
+    preset = dataclasses.replace(tiny_preset(loss="waveform"), sources=("bass", "vocals"))
+    weighted = dataclasses.replace(preset, training=dataclasses.replace(preset.training, source_weights=(1.0, 3.0)))
+
+    class TwoMasks(torch.nn.Module):
+        def forward(self, data):
+            return {"mask": torch.tensor([0.0, 1.0]).expand(*data["mix_magnitude"].shape, 2)}
+
+    sources = torch.zeros(1, 3, 1, 22_050)
+    sources[0, 1] = torch.randn(1, 22_050)  # bass alone: missed whole, and wholly in the vocals
+    assert item_losses(TwoMasks(), sources, preset=preset).item() == pytest.approx(10 * np.log10(1.001), abs=1e-3)
+    sources[0, 2] = sources[0, 1]  # half of the mixture each: errors of 1/4 and 1/4
+    assert item_losses(TwoMasks(), sources, preset=weighted).item() == pytest.approx(10 * np.log10(0.251), abs=1e-3)
+    sources[0, 1] /= 1e3
+    expected = (10 * np.log10(0.001) + 3 * 10 * np.log10(0.001)) / 4
+    assert item_losses(TwoMasks(), sources, preset=weighted).item() == pytest.approx(expected, abs=0.05)
+
+
 def test_silent_mixture_has_a_finite_loss():
-    for loss in ("waveform", "magnitude_l1"):
+    for loss in ("waveform", "waveform_batch", "magnitude_l1"):
         losses = item_losses(_HalfMask(), torch.zeros(2, 2, 1, 8_000), preset=tiny_preset(loss=loss))
         assert torch.isfinite(losses).all()
 

@@ -23,7 +23,9 @@ _FACTS: dict[str, type | tuple[type, ...]] = {
 }
 """Keys that are fields of the same name, and the type that they must have to be one."""
 _TRAINER = ("optimizer", "loss_dictionary", "trainer.state_dict", "trainer.state.epoch_history")
-_ELSEWHERE = ("stft_params", "sample_rate", "num_channels", "stereo", "source_names", "format_version", "config")
+_ELSEWHERE = ("stft_params", "sample_rate", "num_channels", "source_names", "format_version", "config")
+_VIEW = ("stereo", "input_level_db")
+"""Fields of `SignalSettings` that nussl does not have."""
 
 
 class STFTParams(NamedTuple):
@@ -167,7 +169,7 @@ class CheckpointMetadata:
             "train_dataset": dataset,
             "val_dataset": dict(dataset),
             "source_names": list(self.sources),
-            "stereo": signal.stereo,
+            **{name: getattr(signal, name) for name in _VIEW if getattr(signal, name) is not None},
             "format_version": FORMAT_VERSION,
             **facts,
             **self.trainer,
@@ -192,7 +194,8 @@ class CheckpointMetadata:
         facts = {name: stored[name] for name, kind in _FACTS.items() if isinstance(stored.get(name), kind)}
         members = stored.get("members")
         are_members = isinstance(members, list) and all(isinstance(member, dict) for member in members)
-        fields = {*facts, *_TRAINER, *_ELSEWHERE, "train_dataset", "val_dataset", *(["members"] if are_members else [])}
+        fields = {*facts, *_TRAINER, *_ELSEWHERE, *_VIEW, "train_dataset", "val_dataset"}
+        fields |= {"members"} if are_members else set()
         signal, n_channels = _signal(given), _n_channels(given.get("num_channels"))
         if signal.stereo == "mid-side" and n_channels > 2:
             raise CheckpointError(f"it takes {n_channels} channels together, but of mid and side there are two")
@@ -214,8 +217,10 @@ def _signal(stored: dict[str, Any]) -> SignalSettings:
         raise CheckpointError("its metadata lacks 'stft_params' or 'sample_rate'")
     if not isinstance(stft, STFTParams) or not all(type(n) is int for n in (*stft[:2], sample_rate)):
         raise CheckpointError(f"its STFT is {str(stft)[:80]!a} at {str(sample_rate)[:20]!a} samples per second")
-    stereo = stored.get("stereo", SignalSettings.stereo)
-    return SignalSettings(sample_rate, stft[0], stft[1], str(stft.window_type), str(stereo))  # type: ignore[arg-type]
+    view = {name: stored[name] for name in _VIEW if name in stored}
+    if type(view.get("input_level_db", 0.0)) not in (int, float):
+        raise CheckpointError(f"its input level is {str(view['input_level_db'])[:40]!a}, expected decibels")
+    return SignalSettings(sample_rate, stft[0], stft[1], str(stft.window_type), **view)  # type: ignore[arg-type]
 
 
 def _n_channels(stored: Any) -> int:

@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 
 from vocal_extraction.checkpointing import LoadedModel
 from vocal_extraction.evaluation.metrics import EvaluationError
-from vocal_extraction.separation.masking import channels_of, in_groups, n_channels_together, views_of
+from vocal_extraction.separation.input_conditioning import (
+    channel_groups,
+    covariance_of,
+    input_gain,
+    without_slow_waves,
+)
+from vocal_extraction.separation.masking import channels_of, views_of
 
 
 def separate_with_nussl(
@@ -37,17 +43,21 @@ def separate_with_nussl(
             f"The song has {sample_rate} Hz, the model {model.signal.sample_rate} Hz, and nussl's separator does not "
             "resample. Leave separator='extraction', which does."
         )
-    stereo = model.signal.stereo
-    samples = torch.from_numpy(np.asarray(mixture, dtype=np.float64))
-    n_together = n_channels_together(stereo, n_network_channels=model.n_channels, n_song_channels=len(samples))
-    items = in_groups(samples.unsqueeze(0), n_together)  # (n_items, n_together, n_samples)
+    stereo, level_db = model.signal.stereo, model.signal.input_level_db
+    covariance = covariance_of(mixture.T, sample_rate)
+    gain, channels_of_items = input_gain(covariance, level_db), channel_groups(covariance, stereo, model.n_channels)
+    song = mixture if level_db is None else gain * without_slow_waves(mixture, sample_rate)
+    items = torch.from_numpy(
+        np.asarray(song, dtype=np.float64)[channels_of_items]
+    )  # (n_items, n_channels_together, n_samples)
     views = views_of(items.unsqueeze(2), stereo).squeeze(2)
     # nussl takes channels one by one, however many there are, for a network of one channel; else just the network's.
     signals = views.reshape(1, -1, views.shape[-1]) if model.n_channels == 1 else views
     estimates = torch.cat([_estimate(nussl, signal.numpy(), model=model, mask=mask) for signal in signals], dim=1)
-    grouped = estimates.reshape(len(model.sources), len(items), n_together, 1, -1)
-    channels = channels_of(grouped, stereo).flatten(1, 3).numpy().astype(np.float32)
-    return dict(zip(model.sources, channels[:, : len(mixture), : mixture.shape[1]], strict=True))
+    grouped = estimates.reshape(len(model.sources), *items.shape[:2], 1, -1)
+    _, first = np.unique(channels_of_items, return_index=True)
+    channels = channels_of(grouped, stereo).flatten(1, 3).numpy()[:, first, : mixture.shape[1]] / gain
+    return dict(zip(model.sources, channels.astype(np.float32), strict=True))
 
 
 def _estimate(nussl: Any, views: NDArray[np.float64], *, model: LoadedModel, mask: str) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """A band-split recurrent network, with masks on magnitudes.
 
 After Luo and Yu, "Music source separation with band-split RNN", 2022: the spectrum is split into bands that are narrow
-where voices have their harmonics, and an LSTM runs over time, then another over the bands.
+where voices have their harmonics; an LSTM runs over time, then another, or attention, over the bands of each frame.
+All sources share this body; behind it, each has layers of its own, its head.
 """
 
 import functools
@@ -12,8 +13,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from vocal_extraction.errors import SettingsError
 from vocal_extraction.networks.base import Network
 from vocal_extraction.networks.layers import (
+    N_ATTENTION_HEADS,
+    BandAttention,
     BandLinear,
     BatchNorm,
     OverTime,
@@ -34,9 +38,13 @@ class BandSplitMaskInference(Network):
     hidden_size
         Features of a band, and units of each LSTM direction.
     num_layers
-        Rounds of one LSTM over time and one over the bands.
+        Rounds of one layer over time and one over the bands.
     bidirectional
         Whether the LSTMs over time also run backwards (those over bands always do).
+    bands
+        Which bands, see `layers.band_edges`.
+    over_bands
+        'lstm' or 'attention'.
     sample_rate
         Samples per second, which places the bands.
     """
@@ -51,26 +59,41 @@ class BandSplitMaskInference(Network):
         dropout: float,
         num_sources: int,
         activation: str = "sigmoid",
+        bands: str = "coarse",
+        over_bands: str = "lstm",
         sample_rate: int = 44_100,
     ) -> None:
         super().__init__()
-        edges = band_edges(num_features, sample_rate)
+        if over_bands not in ("lstm", "attention"):
+            raise SettingsError(f"Over the bands runs an 'lstm' or 'attention', not {over_bands!r}.")
+        if over_bands == "attention" and hidden_size % N_ATTENTION_HEADS:
+            raise SettingsError(f"Attention takes a hidden size that {N_ATTENTION_HEADS} divides, not {hidden_size}.")
+        edges = band_edges(num_features, sample_rate, bands)
         widths = [high - low for low, high in pairwise(edges)]
         self.bands = [slice(low, high) for low, high in pairwise(edges)]
         self.mask_shape = (num_audio_channels, num_sources)
         self.activation = known_activation(activation)
-        self.input_normalization = BatchNorm(num_features)
+        self.input_normalization = BatchNorm(num_features * num_audio_channels)
         self.split = nn.ModuleList(nn.Linear(width * num_audio_channels, hidden_size) for width in widths)
         self.rounds = nn.ModuleList(
             nn.ModuleList(
-                ResidualLSTM(hidden_size, hidden_size, both_ways, dropout) for both_ways in (bidirectional, True)
+                [
+                    ResidualLSTM(hidden_size, hidden_size, bidirectional, dropout),
+                    BandAttention(hidden_size, dropout)
+                    if over_bands == "attention"
+                    else ResidualLSTM(hidden_size, hidden_size, True, dropout),
+                ]
             )
             for _ in range(num_layers)
         )
         self.output_normalization = nn.LayerNorm(hidden_size)
-        self.hidden = BandLinear(len(widths), hidden_size, 2 * hidden_size)
-        n_masks = num_audio_channels * num_sources
-        self.join = nn.ModuleList(nn.Linear(2 * hidden_size, width * n_masks) for width in widths)
+        self.hidden = BandLinear(len(widths), hidden_size, 2 * hidden_size * num_sources)
+        self.join = nn.ModuleList(
+            nn.Linear(2 * hidden_size, width * num_audio_channels)
+            if num_sources == 1
+            else BandLinear(num_sources, 2 * hidden_size, width * num_audio_channels)
+            for width in widths
+        )
 
     def forward(self, data: Tensor) -> dict[str, Tensor]:
         """Infer masks from magnitudes; shapes as for `Network.forward`."""
@@ -82,7 +105,10 @@ class BandSplitMaskInference(Network):
 
     def encode(self, data: Tensor) -> Tensor:
         """Return the features of each band and frame: (n_bands * n_batch, n_frames, hidden_size)."""
-        levels = self.input_normalization(data.clamp_min(1e-5).log10())
+        levels = data.clamp_min(1e-5).log10()
+        # Each channel has a normalization of its own: a side is weaker than its mid, or silent.
+        normalized = self.input_normalization(levels.flatten(2).unsqueeze(-1))
+        levels = normalized.reshape(levels.shape)
         bands = [split(levels[:, :, band].flatten(2)) for split, band in zip(self.split, self.bands, strict=True)]
         return torch.cat(bands)
 
@@ -107,8 +133,13 @@ class BandSplitMaskInference(Network):
         n_batch, n_frames = features.shape[0] // len(self.bands), features.shape[1]
         features = features.reshape(len(self.bands), n_batch * n_frames, -1)
         features = self.hidden(self.output_normalization(features)).tanh()
+        n_channels, n_sources = self.mask_shape
+        by_source = features.unflatten(-1, (n_sources, -1)).transpose(1, 2)  # (n_bands, n_sources, n, 2 * hidden_size)
         logits = torch.cat(
-            [join(one).unflatten(-1, (-1, *self.mask_shape)) for join, one in zip(self.join, features, strict=True)],
-            dim=1,
-        )  # (n_batch * n_frames, n_bins, n_channels, n_sources)
-        return activate(logits.unflatten(0, (n_batch, n_frames)), self.activation)
+            [
+                join(one).reshape(n_sources, n_batch, n_frames, -1, n_channels)
+                for join, one in zip(self.join, by_source, strict=True)
+            ],
+            dim=3,
+        )  # (n_sources, n_batch, n_frames, n_bins, n_channels)
+        return activate(logits.movedim(0, -1), self.activation)

@@ -114,11 +114,15 @@ def activate(logits: Tensor, activation: str) -> Tensor:
     return logits.softmax(dim=-1) if activation == "softmax" else logits.sigmoid()
 
 
-def band_edges(num_features: int, sample_rate: int) -> list[int]:
-    """Return the first bin of every band and, last, the number of bins.
+_BAND_PLANS = {
+    "coarse": ((0, 1_000, 125), (1_000, 4_000, 250), (4_000, 8_000, 500), (8_000, 200_000, 2_000)),
+    "fine": ((0, 500, 50), (500, 2_000, 100), (2_000, 4_000, 250), (4_000, 8_000, 500), (8_000, 200_000, 2_000)),
+}
+"""Bands as (lowest, highest, width) in Hz, after those that Luo and Yu found best for vocals ("V7")."""
 
-    The bands are 125 Hz wide up to 1 kHz, then 250 Hz up to 4, 500 Hz up to 8 and 2 kHz above, after the bands that
-    Luo and Yu found best for vocals ("V7"), coarser.
+
+def band_edges(num_features: int, sample_rate: int, plan: str = "coarse") -> list[int]:
+    """Return the first bin of every band and, last, the number of bins.
 
     Parameters
     ----------
@@ -126,26 +130,33 @@ def band_edges(num_features: int, sample_rate: int) -> list[int]:
         Frequency bins, at least 2.
     sample_rate
         Samples per second.
+    plan
+        'coarse' (125 Hz wide up to 1 kHz) or 'fine' (50 Hz wide up to 500 Hz).
 
     Raises
     ------
     SettingsError
-        If there are no bands to make of that.
+        If there is no such plan, or there are no bands to make of that.
 
     >>> edges = band_edges(1025, 44_100)
     >>> len(edges) - 1, edges[:3], edges[-1]
     (35, [0, 6, 12], 1025)
     """
+    if plan not in _BAND_PLANS:
+        raise SettingsError(f"There are no {plan!r} bands; there are {', '.join(_BAND_PLANS)}.")
     if num_features < 2 or sample_rate <= 0:
         raise SettingsError(f"No bands can be made of {num_features} bins at {sample_rate} samples per second.")
-    plan = ((0, 1_000, 125), (1_000, 4_000, 250), (4_000, 8_000, 500), (8_000, 200_000, 2_000))
     hz_per_bin = sample_rate / 2 / (num_features - 1)
-    bins = [round(edge / hz_per_bin) for low, high, width in plan for edge in range(low, high, width)]
+    bins = [round(edge / hz_per_bin) for low, high, width in _BAND_PLANS[plan] for edge in range(low, high, width)]
     edges = sorted({edge for edge in bins if edge < num_features})
     # A remnant of a band at the very top joins the one below.
     if len(edges) > 1 and num_features - edges[-1] < (edges[-1] - edges[-2]) // 4:
         edges.pop()
     return [*edges, num_features]
+
+
+N_ATTENTION_HEADS = 4
+"""Heads of the attention over bands."""
 
 
 class BandLinear(nn.Module):
@@ -180,6 +191,27 @@ class ResidualLSTM(nn.Module):
         """Add the projection of the LSTM's output to what came in."""
         projected: Tensor = self.projection(self.dropout(output))
         return data + projected
+
+
+class BandAttention(nn.Module):
+    """Self-attention along the second axis and a feed-forward layer, each normalized and added to what came in."""
+
+    def __init__(self, n_features: int, dropout: float) -> None:
+        super().__init__()
+        self.norm, self.feed_norm = nn.LayerNorm(n_features), nn.LayerNorm(n_features)
+        self.queries_keys_values = nn.Linear(n_features, 3 * n_features)
+        self.projection = nn.Linear(n_features, n_features)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(n_features, 2 * n_features), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * n_features, n_features)
+        )
+
+    def forward(self, data: Tensor) -> Tensor:
+        """Keep the shape (n, n_steps, n_features)."""
+        heads = self.queries_keys_values(self.norm(data)).unflatten(-1, (3, N_ATTENTION_HEADS, -1))
+        attended = nn.functional.scaled_dot_product_attention(*heads.permute(2, 0, 3, 1, 4))  # (n, n_heads, n_steps, .)
+        data = data + self.projection(attended.transpose(1, 2).flatten(2))
+        result: Tensor = data + self.feed_forward(self.feed_norm(data))
+        return result
 
 
 class OverTime(NamedTuple):

@@ -1,10 +1,12 @@
 """The events of a scaper annotation: rendered, levelled by their loudness, faded and added up."""
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.fft
 from numpy.typing import NDArray
 
 from vocal_extraction.rendering.loudness import loudness_lufs
@@ -21,6 +23,7 @@ def mix_events(
     polarities: NDArray[np.float32],
     drawer: Any,
     *,
+    band_limit_hz: float | None = None,
     level_db: float,
     together: bool,
     keeps_balance: bool,
@@ -30,7 +33,8 @@ def mix_events(
     Of each event's file, `channels` says what to read, and `polarities` its sign. The Scaper gives sample rate,
     duration, number of channels, reference loudness and fades. Events that are `together` share duration, pitch and
     stretch; they go through one transform and stay aligned. Where `keeps_balance`, 'snr' is a gain on an event's own
-    level, and is replaced by the loudness that results, relative to the reference.
+    level, and is replaced by the loudness that results, relative to the reference. Above `band_limit_hz` nothing is
+    left of the mixture, as behind a codec.
 
     Returns the mixture (n_channels, n_samples), its stems (n_events, n_channels, n_samples), and the factor on all of
     it: down to full scale where it would clip, times the level. Raises RenderingError if a stem cannot be read.
@@ -44,6 +48,10 @@ def mix_events(
     for stem, audio, event, factor in zip(stems, rendered, events, factors, strict=True):
         here = stem[:, int(drawer.sr * event["event_time"]) :][:, : audio.shape[1]]
         np.multiply(audio[:, : here.shape[1]], factor, out=here)
+    if band_limit_hz is not None:
+        spectra = scipy.fft.rfft(stems)
+        spectra[..., math.ceil(band_limit_hz * stems.shape[-1] / drawer.sr) :] = 0
+        stems = scipy.fft.irfft(spectra, stems.shape[-1])
     mixture = stems.sum(axis=0)
     peak = float(max(mixture.max(), -mixture.min()))
     scale = min(1.0, 1.0 / max(peak, 1e-10)) * 10 ** (level_db / 20)

@@ -115,14 +115,17 @@ def mask_waveform(mixture: Tensor, mask: Tensor, *, signal: SignalSettings) -> T
     return istft(mask * stft(mixture, signal=signal), n_samples=mixture.shape[-1], signal=signal)
 
 
-def estimate_at_once(network: nn.Module, mixture: Tensor, *, signal: SignalSettings, n_network_channels: int) -> Tensor:
+def estimate_at_once(
+    network: nn.Module, mixture: Tensor, *, signal: SignalSettings, n_network_channels: int, gain: float = 1.0
+) -> Tensor:
     """Estimate all sources of a waveform that goes through the network at once: `Separator` without chunks.
 
+    `gain` is applied to what the network is given.
     Shape: (n_channels, n_samples) to (n_sources, n_channels, n_samples).
     """
     n_together = n_channels_together(signal.stereo, n_network_channels=n_network_channels, n_song_channels=len(mixture))
     spectrum = stft(in_groups(mixture.unsqueeze(0), n_together), signal=signal)
-    magnitudes = magnitude(views_of(spectrum, signal.stereo))
+    magnitudes = gain * magnitude(views_of(spectrum, signal.stereo))
     masks = infer_masks(network, magnitudes, n_network_channels=n_network_channels).float().movedim(-1, 0)
     estimates = istft(masked(spectrum, masks, signal.stereo), n_samples=mixture.shape[-1], signal=signal)
     return estimates.flatten(1, 2)[:, : len(mixture)]

@@ -18,14 +18,19 @@ from torch import Tensor
 
 from vocal_extraction.checkpointing import LoadedModel
 from vocal_extraction.separation.disk_array import Array, Rows, Scratch
+from vocal_extraction.separation.input_conditioning import (
+    MARGIN_S,
+    channel_groups,
+    covariance_of,
+    input_gain,
+    without_slow_waves,
+)
 from vocal_extraction.separation.layerwise import LayerwiseSong, TorchRuntime
 from vocal_extraction.separation.masking import (
     as_batch,
     as_masks,
-    in_groups,
     infer_masks,
     masked,
-    n_channels_together,
     source_mask,
     synthesize_part,
     views_of,
@@ -97,12 +102,19 @@ class SongSeparation:
             name: Resampler(estimate, (rate, sample_rate), scratch, n_samples=len(mixture))
             for name, estimate in self._estimates.items()
         }
-        self._channels_together = n_channels_together(
-            model.signal.stereo, n_network_channels=model.n_channels, n_song_channels=self._n_channels
-        )
+        covariance = covariance_of(mixture, sample_rate)
+        level_db = model.signal.input_level_db
+        self._gain = input_gain(covariance, level_db)
+        self._margin = 0 if level_db is None else round(MARGIN_S * rate)
+        self._channels_of_items = channel_groups(covariance, model.signal.stereo, model.n_channels)
         self._n_frames = n_frames_of(self._n_samples, model.signal)
         self._beside = -(-model.signal.window_length // 2 // model.signal.hop_length)
         self._layers: LayerwiseSong | None = None
+
+    @property
+    def _reach(self) -> int:
+        """How many samples beyond those of its frames a chunk needs."""
+        return self._signal.window_length + self._margin
 
     @property
     def _items_together(self) -> int:
@@ -122,8 +134,7 @@ class SongSeparation:
             chunks = chunks_of(self._n_samples, size=size * signal.hop_length, context=context * signal.hop_length)
         else:
             chunks = chunks_of(self._n_frames, size=max(size, 1), context=max(context, self._beside))
-        n_items = -(-self._n_channels // self._channels_together)
-        n_together = max(1, self._items_together // n_items) if self._runtime is None else 1
+        n_together = max(1, self._items_together // len(self._channels_of_items)) if self._runtime is None else 1
         return [chunks[start : start + n_together] for start in range(0, len(chunks), n_together)]
 
     def estimate(self, pool: ThreadPoolExecutor, tick: Tick) -> dict[str, Array]:
@@ -147,7 +158,7 @@ class SongSeparation:
         self, runtime: TorchRuntime, chunks: list[slice], pool: ThreadPoolExecutor, tick: Tick
     ) -> LayerwiseSong:
         """Take the song through all layers of a network."""
-        self._incoming.write_to(self._signal.window_length)
+        self._incoming.write_to(self._reach)
         example = self._network_input(slice(0, 1))
         layers = LayerwiseSong(runtime, self._scratch, n_frames=self._n_frames, example=example)
 
@@ -162,7 +173,7 @@ class SongSeparation:
     def _arriving(self, items: Sequence[Item], frames_of: Callable[[Item], slice]) -> Iterator[Item]:
         """Yield items as soon as the samples of their frames are there."""
         for item in items:
-            self._incoming.write_to(self._samples_of(frames_of(item)).stop + self._signal.window_length)
+            self._incoming.write_to(self._samples_of(frames_of(item)).stop + self._reach)
             yield item
 
     def _samples_of(self, frames: slice) -> slice:
@@ -174,7 +185,7 @@ class SongSeparation:
 
     def _network_input(self, frames: slice) -> Rows:
         """Return magnitudes (n_batch, n_frames, n_bins, n_channels) for the runtime."""
-        magnitudes = magnitude(views_of(self._spectrum(frames), self._signal.stereo))
+        magnitudes = self._gain * magnitude(views_of(self._spectrum(frames), self._signal.stereo))
         return as_batch(magnitudes, n_network_channels=self._model.n_channels).cpu().numpy()
 
     def _spectrum(self, frames: slice) -> Tensor:
@@ -188,8 +199,12 @@ class SongSeparation:
         """Return the channels of some samples in groups: (n_items, n_channels, n_samples), zeros beyond the song."""
         start, stop = max(samples.start, 0), min(samples.stop, self._n_samples)
         rows = np.zeros((self._n_channels, samples.stop - samples.start), np.float32)
-        rows[:, start - samples.start : stop - samples.start] = self._song[start:stop].T
-        return in_groups(torch.from_numpy(rows).unsqueeze(0).to(self._model.device), self._channels_together)
+        first, last = max(start - self._margin, 0), min(stop + self._margin, self._n_samples)
+        read = self._song[first:last].T
+        if self._margin:
+            read = without_slow_waves(read, self._signal.sample_rate)
+        rows[:, start - samples.start : stop - samples.start] = read[:, start - first : stop - first]
+        return torch.from_numpy(rows[self._channels_of_items]).to(self._model.device)
 
     @torch.inference_mode()
     def _estimate_masked(self, group: Sequence[Chunk]) -> None:
@@ -199,7 +214,7 @@ class SongSeparation:
             found = torch.from_numpy(self._layers.masks(group[0].computed)).to(self._model.device)
             masks = as_masks(found, n_items=n_items)
         else:
-            magnitudes = magnitude(views_of(torch.cat(spectra), self._signal.stereo))
+            magnitudes = self._gain * magnitude(views_of(torch.cat(spectra), self._signal.stereo))
             n_together, n_channels = self._items_together, self._model.n_channels
             masks = torch.cat(
                 [
@@ -238,6 +253,7 @@ class SongSeparation:
 
     def _write(self, name: str, chunk: Chunk, waveform: Tensor) -> None:
         """Write the samples (n_items, n_channels, n_samples) that a chunk keeps."""
-        rows = waveform.flatten(0, 1)[: self._n_channels].T.cpu().numpy()
+        _, first = np.unique(self._channels_of_items, return_index=True)
+        rows = waveform.flatten(0, 1)[first].T.cpu().numpy()
         start = self._samples_of(chunk.kept).start
         self._estimates[name][start : start + len(rows)] = rows

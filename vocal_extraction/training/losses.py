@@ -2,12 +2,14 @@
 
 ``magnitude_l1`` is the specification's: the mean absolute difference between estimated and true magnitudes.
 ``waveform`` is the error's energy over the mixture's, in decibels, with a floor: unlike a loss on magnitudes it knows
-that phases differ, and unlike the plain ratio it does not chase items that are right already.
+that phases differ, and unlike the plain ratio it does not chase items that are right already. ``waveform_batch`` takes
+the mean over the batch before the logarithm: trivial items, such as those with silent vocals, do not take over.
 """
 
 import torch
 from torch import Tensor, nn
 
+from vocal_extraction.separation.input_conditioning import covariance_of, input_gain
 from vocal_extraction.separation.masking import as_batch, as_masks, estimate_at_once, masked, views_of
 from vocal_extraction.settings import Preset
 from vocal_extraction.spectrogram import istft, magnitude, stft
@@ -37,7 +39,7 @@ def item_losses(network: nn.Module, sources: Tensor, *, preset: Preset, known: T
     Returns
     -------
     Tensor
-        Shape: (n_batch,); 0 where no target is known.
+        Shape: (n_batch,); 0 where no target is known. For ``waveform_batch`` all are the loss of the batch.
     """
     signal, stereo = preset.signal, preset.signal.stereo
     mixture, targets = sources.sum(dim=1), sources[:, 1:]  # (n_batch, [n_sources,] n_channels, n_samples)
@@ -53,10 +55,16 @@ def item_losses(network: nn.Module, sources: Tensor, *, preset: Preset, known: T
         spectra = masked(spectrum.unsqueeze(1), mask, stereo)
         error = istft(spectra, n_samples=mixture.shape[-1], signal=signal) - targets
         energy = mixture.square().sum(dim=(-2, -1)).unsqueeze(-1).clamp_min(1e-8)
-        losses = 10 * (error.square().sum(dim=(-2, -1)) / energy + _FLOOR).log10()
-    if known is None:
-        return losses.mean(dim=1)
-    return torch.where(known, losses, 0.0).sum(dim=1) / known.sum(dim=1).clamp_min(1)
+        losses = error.square().sum(dim=(-2, -1)) / energy
+        if preset.training.loss == "waveform":
+            losses = 10 * (losses + _FLOOR).log10()
+    known = torch.ones_like(losses, dtype=torch.bool) if known is None else known
+    weights = losses.new_tensor(preset.training.source_weights or (1.0,) * losses.shape[1]) * known
+    if preset.training.loss == "waveform_batch":
+        of_sources = 10 * ((losses * known).sum(dim=0) / known.sum(dim=0).clamp_min(1) + _FLOOR).log10()
+        losses = of_sources.expand_as(losses)
+        weights = weights.sum(dim=0).expand_as(losses) / len(losses)
+    return (losses * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1e-8)
 
 
 def si_sdr_db(estimates: Tensor, targets: Tensor) -> Tensor:
@@ -80,9 +88,15 @@ def estimate_sources(network: nn.Module, mixture: Tensor, *, preset: Preset) -> 
     Shape: (n_channels, n_samples) to (n_sources, n_channels, n_samples).
     """
     chunks = mixture.split(int(_LONGEST_CHUNK_S * preset.signal.sample_rate), dim=-1)
-    n_network_channels = preset.network.num_audio_channels
+    covariance = covariance_of(mixture.T.cpu().numpy(), preset.signal.sample_rate)
     estimates = [
-        estimate_at_once(network, chunk, signal=preset.signal, n_network_channels=n_network_channels)
+        estimate_at_once(
+            network,
+            chunk,
+            signal=preset.signal,
+            n_network_channels=preset.network.num_audio_channels,
+            gain=input_gain(covariance, preset.signal.input_level_db),
+        )
         for chunk in chunks
     ]
     return torch.cat(estimates, dim=-1)
