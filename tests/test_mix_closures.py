@@ -81,7 +81,7 @@ def test_songs_are_drawn_by_their_weights(tmp_path):
 
 
 def test_nothing_is_left_above_a_band_limit(tmp_path):
-    mixing = MixingSettings(duration_s=1.0, band_limits_hz=(8_000.0,), band_limit_probability=0.5)
+    mixing = MixingSettings(duration_s=1.0, band_limits_hz=(8_000.0,))
     closure = MixClosure(tracks_of(tmp_path, {"a": (STEMS, 1.0)}), mixing)
     limited = []
     for index in range(12):

@@ -49,7 +49,6 @@ WRONG: dict[type, list[tuple[str, str, tuple]]] = {
         ("coherent gain db must be none or 0 to 60", "coherent_gain_db", (-1, INFINITY, NAN)),
         ("level db must be a finite range", "level_db", ((3, -12), (NAN, 0))),
         ("band limits hz must be positive", "band_limits_hz", ((8_000, 0), (NAN,))),
-        ("band limit probability must lie between 0 and 1", "band_limit_probability", (-0.1, 1.1)),
         ("channels must be mid any or stereo", "channels", ("left",)),
     ],
     NetworkSettings: [

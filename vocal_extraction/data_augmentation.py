@@ -23,6 +23,7 @@ from vocal_extraction.tracks import Track, check_subset, find_tracks, prepare_if
 Mixture = tuple[Audio, Any, list[list[Any]], list[Audio]]
 """(mixture_audio, mixture_jam, annotation_list, stem_audio_list), as scaper returns them."""
 
+_BAND_LIMITED_SHARE = 0.25
 _CHANNELS = {
     "mid": ("mid",),
     "any": ("left", "right", "mid", "side"),
@@ -211,7 +212,7 @@ def _render(drawer: Any, mixing: MixingSettings, stems_by_file: Mapping[str, str
     if mixing.polarity_flips and not coherent:
         polarities = random_state.choice([-1.0, 1.0], size=len(events)).astype(np.float32)
     band_limit_hz = None
-    if mixing.band_limits_hz and random_state.rand() < mixing.band_limit_probability:
+    if mixing.band_limits_hz and random_state.rand() < _BAND_LIMITED_SHARE:
         band_limit_hz = random_state.choice(mixing.band_limits_hz)
     mixture, stems, scale = mix_events(
         events,

@@ -43,10 +43,8 @@ EVALUATION_FOLDER = Path("evaluation_results")
 EXTRACTION_FOLDER = Path("extracted")
 DEMO_FOLDER = Path("demo_output")
 """Where everything lands that `make demo` makes."""
-PRETRAINED_FOLDER = next(
-    (folder for folder in (PACKAGE_FOLDER / "pretrained_model",) if folder.is_dir()),
-    PROJECT_FOLDER / "pretrained_model",
-)
+_PACKAGED_FOLDER = PACKAGE_FOLDER / "pretrained_model"
+PRETRAINED_FOLDER = _PACKAGED_FOLDER if _PACKAGED_FOLDER.is_dir() else PROJECT_FOLDER / "pretrained_model"
 """The models that ship: package data where a wheel was installed, a folder of the root in a checkout."""
 
 
@@ -61,8 +59,15 @@ def _require(owner: object, **checks: bool) -> None:
         raise SettingsError(f"{type(owner).__name__}: {complaints}. Got {got}.")
 
 
-def _is_range(bounds: tuple[float, float]) -> bool:
-    return len(bounds) == 2 and all(map(math.isfinite, bounds)) and bounds[0] <= bounds[1]
+_LOSSES = ("magnitude_l1", "waveform", "waveform_batch")
+
+
+def _is_positive(value: float) -> bool:
+    return 0 < value < math.inf
+
+
+def _is_range(bounds: tuple[float, float], lowest: float = -math.inf, highest: float = math.inf) -> bool:
+    return len(bounds) == 2 and all(map(math.isfinite, bounds)) and lowest <= bounds[0] <= bounds[1] <= highest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +91,7 @@ class SignalSettings:
         _require(
             self,
             sample_rate_must_be_between_8_and_192_kHz=8_000 <= self.sample_rate <= 192_000,
-            window_length_must_be_even_and_16_to_16384=(
-                16 <= self.window_length <= 16_384 and self.window_length % 2 == 0
-            ),
+            window_length_must_be_even_and_16_to_16384=self.window_length in range(16, 16_385, 2),
             hop_length_must_divide_window_length_into_2_or_more=(
                 0 < self.hop_length <= self.window_length // 2 and self.window_length % self.hop_length == 0
             ),
@@ -134,28 +137,21 @@ class MixingSettings:
     level_db: tuple[float, float] = (0.0, 0.0)
     """Gain on the finished mixture and all its stems, so that training has quiet and loud songs."""
     band_limits_hz: tuple[float, ...] = ()
-    """Cut-off frequencies of low-passes, one of which is drawn for the whole of a mixture; none: no low-pass."""
-    band_limit_probability: float = 0.25
-    """Share of mixtures that are low-passed, where there are cut-off frequencies."""
+    """Cut-off frequencies of low-passes, of which a quarter of the mixtures get one; none: no low-pass."""
 
     def __post_init__(self) -> None:
         _require(
             self,
             duration_s_must_be_between_half_a_second_and_a_minute=0.5 <= self.duration_s <= 60,
-            pitch_shift_semitones_must_lie_within_an_octave=(
-                _is_range(self.pitch_shift_semitones) and max(map(abs, self.pitch_shift_semitones)) <= 12
-            ),
-            time_stretch_must_lie_between_a_half_and_two=(
-                _is_range(self.time_stretch) and 0.5 <= self.time_stretch[0] and self.time_stretch[1] <= 2
-            ),
+            pitch_shift_semitones_must_lie_within_an_octave=_is_range(self.pitch_shift_semitones, -12, 12),
+            time_stretch_must_lie_between_a_half_and_two=_is_range(self.time_stretch, 0.5, 2),
             snr_db_must_be_a_finite_range=_is_range(self.snr_db),
-            offset_s_must_be_a_range_from_0_up=_is_range(self.offset_s) and self.offset_s[0] >= 0,
+            offset_s_must_be_a_range_from_0_up=_is_range(self.offset_s, 0),
             ref_db_must_lie_between_minus_60_and_0=-60 <= self.ref_db <= 0,
             coherent_probability_must_lie_between_0_and_1=0 <= self.coherent_probability <= 1,
             coherent_gain_db_must_be_none_or_0_to_60=self.coherent_gain_db is None or 0 <= self.coherent_gain_db <= 60,
             level_db_must_be_a_finite_range=_is_range(self.level_db),
-            band_limits_hz_must_be_positive=all(math.isfinite(hz) and hz > 0 for hz in self.band_limits_hz),
-            band_limit_probability_must_lie_between_0_and_1=0 <= self.band_limit_probability <= 1,
+            band_limits_hz_must_be_positive=all(map(_is_positive, self.band_limits_hz)),
             channels_must_be_mid_any_or_stereo=self.channels in ("mid", "any", "stereo"),
         )
 
@@ -229,8 +225,10 @@ class TrainingSettings:
     """`torch.compile` on CUDA."""
 
     def __post_init__(self) -> None:
-        def is_positive(value: float) -> bool:
-            return math.isfinite(value) and value > 0
+        clip, decay = self.gradient_clip_norm, self.weight_average_decay
+
+        def is_count(value: int | None) -> bool:
+            return value is None or 1 <= value <= MOST_MIXTURES
 
         _require(
             self,
@@ -238,25 +236,15 @@ class TrainingSettings:
             batches_per_epoch_must_be_at_least_1=self.batches_per_epoch >= 1,
             batch_size_must_be_at_least_1=self.batch_size >= 1,
             an_epoch_must_have_at_most_a_million_mixtures=self.batches_per_epoch * self.batch_size <= MOST_MIXTURES,
-            n_mixtures_must_be_none_or_1_to_a_million=self.n_mixtures is None or 1 <= self.n_mixtures <= MOST_MIXTURES,
-            n_validation_mixtures_must_be_none_or_1_to_a_million=(
-                self.n_validation_mixtures is None or 1 <= self.n_validation_mixtures <= MOST_MIXTURES
-            ),
-            loss_must_be_magnitude_l1_waveform_or_waveform_batch=(
-                self.loss in ("magnitude_l1", "waveform", "waveform_batch")
-            ),
-            source_weights_must_be_positive=all(map(is_positive, self.source_weights)),
-            learning_rate_must_be_positive=is_positive(self.learning_rate),
+            n_mixtures_must_be_none_or_1_to_a_million=is_count(self.n_mixtures),
+            n_validation_mixtures_must_be_none_or_1_to_a_million=is_count(self.n_validation_mixtures),
+            loss_must_be_magnitude_l1_waveform_or_waveform_batch=self.loss in _LOSSES,
+            source_weights_must_be_positive=all(map(_is_positive, self.source_weights)),
+            learning_rate_must_be_positive=_is_positive(self.learning_rate),
             learning_rate_schedule_must_be_constant_or_cosine=self.learning_rate_schedule in ("constant", "cosine"),
-            gradient_clip_norm_must_be_none_or_positive=(
-                self.gradient_clip_norm is None or is_positive(self.gradient_clip_norm)
-            ),
-            weight_average_decay_must_be_none_or_between_0_and_1=(
-                self.weight_average_decay is None or 0 < self.weight_average_decay < 1
-            ),
-            early_stopping_epochs_must_be_none_or_at_least_1=(
-                self.early_stopping_epochs is None or self.early_stopping_epochs >= 1
-            ),
+            gradient_clip_norm_must_be_none_or_positive=clip is None or _is_positive(clip),
+            weight_average_decay_must_be_none_or_between_0_and_1=decay is None or 0 < decay < 1,
+            early_stopping_epochs_must_be_none_or_at_least_1=is_count(self.early_stopping_epochs),
         )
 
 
