@@ -1,8 +1,6 @@
-"""Scores of models and of other separators' estimates, on songs whose stems are known.
+"""Scores of models and of other separators' estimates, on songs whose stems are known: see docs/evaluation.md.
 
-``evaluate_model`` scores a checkpoint, ``evaluate_estimates`` a folder of wavs made by any separator, and
-``compare_models`` sets several checkpoints side by side, all on the same songs with the same protocol. `METRICS` and
-`SYSTEMS` are tables to which metrics, baselines and oracles of one's own are added.
+`METRICS` and `SYSTEMS` are tables to which metrics, baselines and oracles of one's own are added.
 """
 
 from vocal_extraction.evaluation.comparison import compare_models

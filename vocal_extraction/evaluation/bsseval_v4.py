@@ -1,10 +1,8 @@
 """BSSEval v4 (SDR, ISR, SIR, SAR in frames of a second) from correlations alone, with museval's definitions.
 
-Each estimate is split, by filters of 512 taps fitted over the whole song, into its source's image, interference and
-artefacts; the ratios of a frame are energies of those parts. Fit and energies need nothing but products of signals
-delayed by 0 to 511 samples, so a song of any length is read once, block by block, and all estimates of a song share
-the references' matrix and its factorisation. A test compares every frame with museval's own. Source and edge values
-are in docs/evaluation.md.
+Fit and energies need nothing but products of signals delayed by 0 to 511 samples, so a song of any length is read once,
+block by block, and all estimates of a song share the references' matrix and its factorisation. Source and edge values
+are in docs/evaluation.md; a test compares every frame with museval's own.
 
 A *row* is one channel of one signal; rows are counted signal by signal, references first.
 """
@@ -74,14 +72,7 @@ class BssEvalV4:
             self._frames.append((products, energy, np.all(by_signal.sum(axis=2) == 0, axis=-1)))
 
     def values(self) -> dict[str, Array]:
-        """Compute the metrics of every frame; to be called once, after the last block.
-
-        Returns
-        -------
-        dict[str, Array]
-            Decibels by metric, clipped to ±`LIMIT_DB`; NaN where docs/evaluation.md has no value. Shape of each:
-            (n_systems, n_sources, n_frames).
-        """
+        """Return decibels by metric, (n_systems, n_sources, n_frames) each; to be called once, after the last block."""
         if self._waiting.shape[1]:
             self._add_frame(is_whole=not self._frames)  # a song shorter than a frame is one frame
         everything, own = self._filters()
@@ -151,9 +142,8 @@ class BssEvalV4:
 def _delayed_products(references: Array, signals: Array) -> Array:
     """Multiply references, delayed by 0 to 511 samples, with signals, and sum over time.
 
-    The references (n_references, N_TAPS - 1 + n_samples) begin 511 samples before the signals (n_signals, n_samples).
-    The result is (n_references, N_TAPS, n_signals). The spectra of short overlapping chunks are multiplied and summed
-    before one inverse transform, which is several times quicker than a transform of the whole length for each pair.
+    The references (n_references, N_TAPS - 1 + n_samples) begin 511 samples before the signals (n_signals, n_samples);
+    the result is (n_references, N_TAPS, n_signals). Spectra of short chunks are summed before one inverse transform.
 
     >>> past_and_now = np.array([[0.0] * (N_TAPS - 2) + [5.0, 1.0, 2.0]])
     >>> _delayed_products(past_and_now, np.array([[1.0, 10.0]]))[0, :3, 0].round(9).tolist()

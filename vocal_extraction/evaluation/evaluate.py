@@ -36,7 +36,6 @@ CLIP_S = 10.0
 
 PathLike = str | os.PathLike[str]
 
-
 _TRAINED_MODEL = TRAINED_MODEL.as_posix()
 _CHOICES = {"mask": ("soft", "binary"), "separator": ("extraction", "nussl"), "normalization": ("stored", "song")}
 
@@ -88,11 +87,10 @@ class EvaluationOptions:
 
     def find(self) -> list[Track]:
         """Return the songs, after they were prepared if that was still to be done."""
+        which: dict[str, Any] = {"subset": self.subset, "limit": self.limit, "progress": self.progress}
         if self.tracks is None:
-            prepare_if_needed(
-                self.dataset_folder, self.musdb_path, subset=self.subset, limit=self.limit, progress=self.progress
-            )
-        return find_tracks(self._folders, subset=self.subset, limit=self.limit, progress=self.progress)
+            prepare_if_needed(self.dataset_folder, self.musdb_path, **which)
+        return find_tracks(self._folders, **which)
 
     @property
     def data(self) -> dict[str, Any]:
@@ -137,14 +135,11 @@ def evaluate_model(
 
     Raises
     ------
-    EvaluationError
-        If an argument is unknown, model and songs share no source, or the folder has another model's results.
-    TrackError
-        If songs are missing or damaged.
-    CheckpointError
-        If the checkpoint is.
+    EvaluationError, TrackError, CheckpointError
+        If an argument is unknown, songs or checkpoint are missing or damaged, they share no source, or the folder has
+        another model's results.
     """
-    from vocal_extraction.checkpointing import load_checkpoint, model_name
+    from vocal_extraction.checkpointing import load_checkpoint, model_name, shipped_checkpoints
     from vocal_extraction.device import choose_device
 
     use = {"mask": mask, "separator": separator, "normalization": normalization}
@@ -155,6 +150,7 @@ def evaluate_model(
     choose_metrics(common.metrics)
     model = load_checkpoint(os.fspath(path_to_trained_model), device=choose_device(device))
     path, name = model.path, model_name(model.path)
+    is_shipped = path.resolve() in [each.resolve() for each in shipped_checkpoints().values()]
     if common.n_jobs is None and model.device.type != "cpu":
         common = dataclasses.replace(common, n_jobs=1)
     estimate = ModelSystem(model, **use)
@@ -169,7 +165,7 @@ def evaluate_model(
         Sources.shared(model.sources, tracks),
         {"kind": "model", "name": name, "path": shown_path(path), "sha256": model.sha256, "settings": use},
         common,
-        default_folder=EVALUATION_FOLDER / (f"pretrained-{name}" if _shipped_name(path) else ""),
+        default_folder=EVALUATION_FOLDER / (f"pretrained-{name}" if is_shipped else ""),
         signal=model.signal,
         save_estimates=save_estimates,
         preset=str(model.metadata.preset or ""),
@@ -227,8 +223,7 @@ def _evaluate(
     results.write_scores_csv(folder / results.SCORES, contents, summary)
     write_text(folder / results.CARD, card)
     if any(metric.family == "bsseval_v4" for metric in metrics.values()):
-        for content in contents:
-            results.write_museval_json(folder, content, row=row, sources=sources.names, subset=options.subset)
+        results.write_museval_json(folder / results.MUSEVAL_FOLDER / options.subset, contents, row=row)
     examples = choose_examples(jobs, contents, metric=main_metric(summary))
     write_text(folder / results.PAGE, report_page(summary, contents, examples=examples))
     if options.show:
@@ -277,9 +272,3 @@ def liveliest(track: Track) -> tuple[int, int]:
     first = int(np.convolve(energy, np.ones(n_seconds), "valid").argmax()) * second
     first = min(first, track.n_samples - length)
     return first, first + length
-
-
-def _shipped_name(model: Path) -> str | None:
-    from vocal_extraction.checkpointing import shipped_checkpoints
-
-    return {path.resolve(): name for name, path in shipped_checkpoints().items()}.get(model.resolve())

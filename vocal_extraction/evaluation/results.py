@@ -168,22 +168,20 @@ def write_scores_csv(path: Path, songs: Iterable[Mapping[str, Any]], summary: Ma
     write_text(path, text.getvalue())
 
 
-def write_museval_json(folder: Path, song: Mapping[str, Any], *, row: str, sources: Sequence[str], subset: str) -> Path:
+def write_museval_json(folder: Path, songs: Iterable[Content], *, row: str) -> None:
     """Write a row's BSSEval frames as museval does, where museval's `EvalStore.add_eval_dir` looks for them."""
     from vocal_extraction.compatibility import museval
 
-    store = museval.TrackStore(track_name=song["song"], win=FRAME_S, hop=FRAME_S)
-    for source in sources:
-        entries = song["rows"][row]["scores"][source]
-        finite = {  # museval keeps no infinite ratios: a frame clipped to the limit is NaN
-            name: [float("nan") if x is None or abs(x) >= LIMIT_DB else x for x in entries[name].get("frames", [])]
-            for name in BSSEVAL_METRICS
-        }
-        store.add_target(target_name="accompaniment" if source == ACCOMPANIMENT else source, values=finite)
-    path = song_file(folder / MUSEVAL_FOLDER / subset, song["song"])
-    with whole_file(path) as temporary:
-        store.save(temporary)
-    return path
+    for song in songs:
+        store = museval.TrackStore(track_name=song["song"], win=FRAME_S, hop=FRAME_S)
+        for source, entries in song["rows"][row]["scores"].items():
+            finite = {  # museval keeps no infinite ratios: a frame clipped to the limit is NaN
+                name: [float("nan") if x is None or abs(x) >= LIMIT_DB else x for x in entries[name].get("frames", [])]
+                for name in BSSEVAL_METRICS
+            }
+            store.add_target(target_name="accompaniment" if source == ACCOMPANIMENT else source, values=finite)
+        with whole_file(song_file(folder, song["song"])) as temporary:
+            store.save(temporary)
 
 
 def summarise_evaluation(

@@ -137,18 +137,24 @@ def score_song(
     """
     families, failures = accumulators(metrics, track.sample_rate), dict[str, str]()
     with contextlib.ExitStack() as stack:
-        opened = [
-            stack.enter_context(system.estimate.of_song(track, sources))
-            if isinstance(system.estimate, ModelSystem)
-            else system.estimate
-            for system in systems.values()
-        ]
+        estimators = {name: system.estimate for name, system in systems.items()}
+        for name, estimate in estimators.items():
+            if isinstance(estimate, ModelSystem):
+                estimators[name] = stack.enter_context(estimate.of_song(track, sources))
         write = _writer(stack, track, sources, save_first_to)
         for excerpt, kept in excerpts(track, sources):
             estimates = np.zeros((len(systems), *excerpt.references.shape), np.float32)
-            for one, (name, system), estimate in zip(estimates, systems.items(), opened, strict=True):
-                if name not in failures and (failure := _estimate(one, excerpt, estimate, may_fail=system.may_fail)):
-                    failures[name] = failure
+            for one, (name, estimate) in zip(estimates, estimators.items(), strict=True):
+                if name in failures:
+                    continue
+                try:
+                    one[:] = estimate(excerpt)
+                    if not np.isfinite(one).all():
+                        raise EvaluationError(f"The estimates of {track.name!r} hold NaN or infinite samples.")
+                except (EvaluationError, ValueError, IndexError, ArithmeticError, np.linalg.LinAlgError) as error:
+                    if not systems[name].may_fail:
+                        raise
+                    one[:], failures[name] = 0, " ".join(str(error).split())
             write(estimates[0][..., kept])
             for family in families:
                 family.add(excerpt.references[..., kept], estimates[..., kept])
@@ -162,22 +168,6 @@ def score_song(
         name: {source: {metric: found[metric] for metric in metrics} for source, found in by_source.items()}
         for name, by_source in scores.items()
     }
-
-
-def _estimate(
-    estimates: Audio, excerpt: Excerpt, estimate: Callable[[Excerpt], Audio], *, may_fail: bool
-) -> str | None:
-    """Write estimates into an array; return why a system that may fail did, which then has zeros."""
-    try:
-        estimates[:] = estimate(excerpt)
-        if not np.isfinite(estimates).all():
-            raise EvaluationError(f"The estimates of {excerpt.song!r} hold NaN or infinite samples.")
-    except (EvaluationError, ValueError, IndexError, ArithmeticError, np.linalg.LinAlgError) as error:
-        if not may_fail:
-            raise
-        estimates[:] = 0
-        return " ".join(str(error).split())
-    return None
 
 
 def file_name_of(source: str) -> str:
@@ -200,12 +190,12 @@ def _writer(
     files = [stack.enter_context(soundfile.SoundFile(path, "w", *shape, "FLOAT")) for path in paths]
 
     def write(estimates: Audio) -> None:
-        for file, samples in zip(files, estimates, strict=True):
-            try:
+        try:
+            for file, samples in zip(files, estimates, strict=True):
                 file.write(samples.T)
-            except soundfile.LibsndfileError as error:
-                raise EvaluationError(
-                    f"Cannot write the estimates of {track.name!r} to {folder} ({error}). Free some space on the disk."
-                ) from error
+        except soundfile.LibsndfileError as error:
+            raise EvaluationError(
+                f"Cannot write the estimates of {track.name!r} to {folder} ({error}). Free some space on the disk."
+            ) from error
 
     return write
