@@ -16,8 +16,7 @@ from vocal_extraction.output_formats import FORMATS
 
 LARGEST_SEED = 2**64 - 1
 """What torch's generators take; NumPy's take more."""
-MOST_EPOCHS = 10**6
-MOST_MIXTURES = 10**6
+MOST_EPOCHS = MOST_MIXTURES = 10**6
 """Most mixtures of a fixed set, and of an epoch: their order is drawn anew in every epoch, in memory."""
 
 MOST_WORKERS = 1_024
