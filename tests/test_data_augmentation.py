@@ -448,7 +448,7 @@ def test_stereo_stems_add_up_and_are_levelled_together(tmp_path, generate):
     """One gain a stem: the right channel stays half as loud as the left, or twice where they are swapped."""
     where, mixing = stereo_stems(tmp_path), MixingSettings(channels="stereo")
     seen = set()
-    for seed in range(12):
+    for seed in range(12) if generate is generate_coherent_mixture else range(4):
         mixture, jam, _, stems = mixture_of(generate, where, seed, mixing=mixing)
         assert mixture.shape == stems[0].shape == (5 * RATE, 2)
         np.testing.assert_allclose(np.sum(stems, axis=0), mixture, atol=2**-22)

@@ -38,7 +38,7 @@ from vocal_extraction.musdb_preparation import (
 from vocal_extraction.settings import PROJECT_FOLDER, STEMS
 from vocal_extraction.tracks import prepare_if_needed
 
-N_SONGS = 8
+N_SONGS = 6
 prepare = functools.partial(prepare_musdb, progress=False)
 
 
@@ -81,12 +81,12 @@ def test_stem_files_decode_to_what_musdb_decodes(coded_folder, tmp_path):
 
 
 def test_real_songs_decode_to_what_musdb_decodes(musdb_path, tmp_path):
-    chosen = [sorted((musdb_path / part).glob("*.stem.mp4"))[0] for part in ("train", "test")]
+    chosen = sorted((musdb_path / "test").glob("*.stem.mp4"))[:1]
     for path in chosen:
         link = tmp_path / "source" / path.parent.name / path.name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path)
-    assert prepare(tmp_path / "source", tmp_path / "dataset") == {"train": 1, "valid": 0, "test": 1}
+    assert prepare(tmp_path / "source", tmp_path / "dataset") == {"train": 0, "valid": 0, "test": 1}
     assert_equal_to_musdb(tmp_path / "source", tmp_path / "dataset")
 
 
@@ -131,9 +131,11 @@ def test_second_run_decodes_nothing(coded_folder, tmp_path, monkeypatch):
 
 
 def test_dataset_that_is_prepared_needs_no_source(hq_folder, tmp_path, monkeypatch):
-    prepare(hq_folder, tmp_path)
+    source = one_song(hq_folder, tmp_path / "source")
+    prepare(source, tmp_path)
+    source.rename(tmp_path / "unplugged")
     monkeypatch.setattr(musdb_preparation, "download_sample", lambda *_: pytest.fail("downloaded for nothing"))
-    assert prepare(None, tmp_path) == COUNTS
+    assert prepare(None, tmp_path) == {"train": 1, "valid": 0, "test": 0}
 
 
 def test_what_is_missing_is_prepared_from_the_folder_that_was_named_before(hq_folder, tmp_path, monkeypatch):
@@ -153,16 +155,17 @@ def test_songs_that_left_the_source_stay(hq_folder, tmp_path):
 
 @pytest.mark.parametrize("damage", ["missing", "cut"])
 def test_song_that_lacks_a_file_is_decoded_again(hq_folder, tmp_path, damage):
-    prepare(hq_folder, tmp_path)
-    before = contents(tmp_path)
-    bass = song_paths(tmp_path, "valid", VALID_SONG)["bass"]
+    source = one_song(hq_folder, tmp_path / "source")
+    prepare(source, tmp_path / "dataset")
+    before = contents(tmp_path / "dataset")
+    bass = song_paths(tmp_path / "dataset", "train", "Song")["bass"]
     if damage == "missing":
         bass.unlink()
-        assert song_names("valid", tmp_path) == []
+        assert song_names("train", tmp_path / "dataset") == []
     else:
         os.truncate(bass, 5_000)
-    assert prepare(hq_folder, tmp_path) == COUNTS
-    assert contents(tmp_path) == before
+    assert prepare(source, tmp_path / "dataset")["train"] == 1
+    assert contents(tmp_path / "dataset") == before
 
 
 def test_full_songs_take_the_place_of_excerpts_of_the_same_name(hq_folder, tmp_path):
@@ -174,7 +177,7 @@ def test_full_songs_take_the_place_of_excerpts_of_the_same_name(hq_folder, tmp_p
     assert prepared_length(tmp_path / "dataset", "train", "Song") == round(1.7 * SAMPLE_RATE)
 
 
-@pytest.mark.parametrize("nonsense", ["{", "[1, 2]", '{"train/Song": "many"}'])
+@pytest.mark.parametrize("nonsense", ["{", '{"train/Song": "many"}'])
 def test_unreadable_record_does_no_harm(hq_folder, tmp_path, nonsense):
     (tmp_path / "sources.json").write_text(nonsense)
     prepare(one_song(hq_folder, tmp_path), tmp_path)
@@ -188,7 +191,7 @@ def start_preparation(source, dataset_folder):
     program = (
         "import sys\n"
         "from vocal_extraction.musdb_preparation import prepare_musdb\n"
-        "prepare_musdb(*sys.argv[1:], progress=False)"
+        "prepare_musdb(*sys.argv[1:], n_workers=1, progress=False)"
     )
     return subprocess.Popen(
         [sys.executable, "-c", program, source, dataset_folder], cwd=PROJECT_FOLDER, stderr=subprocess.PIPE, text=True
@@ -208,18 +211,6 @@ def many_songs(coded_folder, tmp_path_factory):
 def wait_for_songs(dataset_folder, process, n_songs):
     while len(song_names("test", dataset_folder)) < n_songs and process.poll() is None:
         time.sleep(0.01)
-
-
-def test_killed_preparation_goes_on_and_ends_as_if_undisturbed(many_songs, tmp_path):
-    """A folder given with --dataset is continued only if it says that a preparation made it."""
-    with start_preparation(many_songs, tmp_path / "killed") as process:
-        wait_for_songs(tmp_path / "killed", process, 1)
-        process.kill()
-    assert 0 < len(song_names("test", tmp_path / "killed")) < N_SONGS
-    prepare_if_needed(tmp_path / "killed")
-    assert_nothing_half_done(tmp_path / "killed")
-    prepare(many_songs, tmp_path / "undisturbed")
-    assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
 
 
 def test_song_that_was_being_replaced_when_everything_ended_is_decoded_again(hq_folder, tmp_path, monkeypatch):
@@ -244,20 +235,24 @@ def killed(*_):
     raise KeyboardInterrupt
 
 
-def test_interrupt_stops_at_once_and_leaves_whole_songs(many_songs, tmp_path):
+def test_interrupt_stops_at_once_and_the_next_run_does_the_rest(many_songs, tmp_path):
+    """A folder given with --dataset is continued only if it says that a preparation made it."""
     with start_preparation(many_songs, tmp_path) as process:
         wait_for_songs(tmp_path, process, 1)
         process.send_signal(signal.SIGINT)
         _, complaints = process.communicate(timeout=60)
     assert complaints.strip().endswith("KeyboardInterrupt")
     assert_nothing_half_done(tmp_path)
-    assert len(song_names("test", tmp_path)) < N_SONGS
+    assert 0 < len(song_names("test", tmp_path)) < N_SONGS
+    prepare_if_needed(tmp_path)
+    assert len(song_names("test", tmp_path)) == N_SONGS
 
 
 def test_two_processes_do_not_disturb_each_other(many_songs, tmp_path):
-    processes = [start_preparation(many_songs, tmp_path) for _ in range(2)]
-    assert [process.communicate(timeout=120)[1] for process in processes] == ["", ""]
-    assert len(song_names("test", tmp_path)) == N_SONGS
+    with start_preparation(many_songs, tmp_path) as process:
+        wait_for_songs(tmp_path, process, 1)
+        assert prepare(many_songs, tmp_path)["test"] == N_SONGS
+        assert process.communicate(timeout=120)[1] == ""
     assert_nothing_half_done(tmp_path)
 
 
@@ -282,8 +277,8 @@ def test_dataset_folder_that_cannot_be_made(hq_folder, tmp_path):
 
 
 def test_local_folder_is_taken_from_the_environment(hq_folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("MUSDB_PATH", str(hq_folder))
-    assert prepare(None, tmp_path) == COUNTS
+    monkeypatch.setenv("MUSDB_PATH", str(one_song(hq_folder, tmp_path / "source")))
+    assert prepare(None, tmp_path / "dataset")["train"] == 1
 
 
 def test_without_a_source_and_a_download_the_message_says_what_to_give(tmp_path):

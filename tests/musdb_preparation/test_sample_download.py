@@ -143,8 +143,7 @@ def assert_fails_then_starts_afresh(server, tmp_path, complaint=""):
     assert len(files_below(fetch(tmp_path / "sample"))) == 2
 
 
-@pytest.mark.parametrize("share", [0.3, 0.999])
-@pytest.mark.parametrize("is_announced", [True, False])
+@pytest.mark.parametrize("share, is_announced", [(0.3, True), (0.999, False)])
 def test_server_that_breaks_off(server, tmp_path, share, is_announced):
     body = zipped(SONGS, zipfile.ZIP_STORED)
     announced = len(body) if is_announced else None
