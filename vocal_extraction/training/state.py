@@ -9,7 +9,6 @@ import io
 import json
 import math
 import pickle
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from vocal_extraction.atomic_files import write_bytes
-from vocal_extraction.checkpointing import read_checkpoint, source_names
+from vocal_extraction.checkpointing import CheckpointError, read_checkpoint, source_names
+from vocal_extraction.checkpointing.archive import packed, records_of
 from vocal_extraction.networks import create_model
 from vocal_extraction.settings import Preset
 from vocal_extraction.training.errors import ResumeError, TrainingError
@@ -27,12 +27,6 @@ from vocal_extraction.training.errors import ResumeError, TrainingError
 STATE_NAME = "training_state.pth"
 WARM_UP_SHARE = 0.02
 """Share of a cosine schedule's steps in which the learning rate rises."""
-
-_DAMAGE = (
-    *(RuntimeError, pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError, AttributeError),
-    *(ArithmeticError, AssertionError, MemoryError, struct.error),
-)
-"""What torch raises on a file that is cut short, altered, or holds something else."""
 
 
 class TrainingState:
@@ -143,23 +137,25 @@ class TrainingState:
         if not path.is_file():
             raise ResumeError(f"Nothing to resume: {path} does not exist. Start without --resume.")
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            if _settings_of(content["fingerprint"]) != _settings_of(_fingerprint(self.preset, self.seed)):
-                raise ResumeError(f"{path} belongs to a run of other settings or another seed. Resume with those.")
-            if not changed_data:
-                self._check_songs(json.loads(content.get("songs", "[]")))
-            self.network.load_state_dict(content["network"])
-            if self.average is not None:
-                self.average.load_state_dict(content["average"])
-            self.optimizer.load_state_dict(content["optimizer"])
-            self.history = json.loads(content["history"])
-            self.n_steps = int(content["n_steps"])
-            torch.set_rng_state(content["random_state"])
-            if content["cuda_random_state"] is not None and self.device.type == "cuda":
-                torch.cuda.set_rng_state(content["cuda_random_state"], self.device)
-        except (*_DAMAGE, OSError) as error:
+            # Checked as a checkpoint is: what is damaged or holds code is no error of ours, all that follows would be.
+            records = records_of(path.read_bytes(), name=str(path))
+            content = torch.load(packed(records), map_location="cpu", weights_only=True)
+        except (CheckpointError, OSError, pickle.UnpicklingError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ResumeError(f"{path} cannot be resumed from ({reason}). Start again without --resume.") from error
+        if _settings_of(content["fingerprint"]) != _settings_of(_fingerprint(self.preset, self.seed)):
+            raise ResumeError(f"{path} belongs to a run of other settings or another seed. Resume with those.")
+        if not changed_data:
+            self._check_songs(json.loads(content.get("songs", "[]")))
+        self.network.load_state_dict(content["network"])
+        if self.average is not None:
+            self.average.load_state_dict(content["average"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.history = json.loads(content["history"])
+        self.n_steps = int(content["n_steps"])
+        torch.set_rng_state(content["random_state"])
+        if content["cuda_random_state"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(content["cuda_random_state"], self.device)
 
     def _check_songs(self, before: list[str]) -> None:
         added, removed = sorted({*self.songs} - {*before}), sorted({*before} - {*self.songs})
