@@ -8,7 +8,7 @@ import pytest
 from evaluation_songs import QUIET, RATE, songs_in, write
 
 from vocal_extraction.evaluation import SYSTEMS, EvaluationError, System, evaluate_estimates
-from vocal_extraction.evaluation.evaluate import liveliest
+from vocal_extraction.evaluation.evaluate import loudest_clip
 from vocal_extraction.evaluation.metrics import choose_metrics
 from vocal_extraction.evaluation.results import read_song, song_file
 
@@ -119,7 +119,7 @@ def test_of_a_long_song_the_stretch_with_the_most_vocals_is_shown(tmp_path):
     for name in ("vocals", "accompaniment"):
         write(tmp_path / "song" / f"{name}.wav", vocals.T)
     (song,) = songs_in(tmp_path)
-    assert liveliest(song.select(["vocals"])) == (12 * RATE, 22 * RATE)
+    assert loudest_clip(song.select(["vocals"])) == (12 * RATE, 22 * RATE)
 
 
 def test_estimates_that_are_not_finite_stop_the_run_with_their_name(songs):

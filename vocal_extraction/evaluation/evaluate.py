@@ -246,7 +246,7 @@ def choose_examples(jobs: Sequence[Job], contents: Sequence[Mapping[str, Any]], 
 def _example(job: Job, rank: str, metric: str, value: float) -> Example:
     """Return clips of what went in, what came out and what should have."""
     track = job.track
-    start, stop = liveliest(track)
+    start, stop = loudest_clip(track)
     excerpt, kept = excerpt_of(track, job.sources, start, stop)
     estimates = next(iter(job.systems.values())).estimate(excerpt)[..., kept]
     rest = (ACCOMPANIMENT, job.sources.residual)
@@ -260,7 +260,7 @@ def _example(job: Job, rank: str, metric: str, value: float) -> Example:
     return Example(rank, track.name, metric, value, track.sample_rate, start / track.sample_rate, clips)
 
 
-def liveliest(track: Track) -> tuple[int, int]:
+def loudest_clip(track: Track) -> tuple[int, int]:
     """Return the first and the last sample of the `CLIP_S` in which the first source has the most energy."""
     length, second = round(CLIP_S * track.sample_rate), track.sample_rate
     if track.n_samples <= length:

@@ -24,11 +24,6 @@ from vocal_extraction.reports.tables import Summary, facts_of, in_order, main_me
 ROLES = {"evaluated": "model", "baseline": "baseline", "oracle": "oracle"}
 """The style sheet's class for each role of a row."""
 
-_ROLES_IN_WORDS = {
-    "model": "evaluated",
-    "baseline": "baseline: nothing learnt",
-    "oracle": "oracle: knows the references",
-}
 _COMPARED_IN_WORDS = {
     "mixture": "than the untouched mixture",
     "random_mask": "than a random mask",
@@ -53,23 +48,18 @@ class Example:
 def report_page(summary: Summary, songs: Sequence[Mapping[str, Any]], *, examples: Sequence[Example] = ()) -> str:
     """Return the page of an evaluation as HTML, from the contents of ``summary.json`` and of the songs' files."""
     metric, rows = main_metric(summary), summary["rows"]
-    roles = {ROLES[row["role"]] for row in rows.values()}
     marked = {name: words for name, words in _MARKED_IN_BARS.items() if name in rows}
-    facts = _facts(summary["evaluated"]) | {"Computed": ", ".join(facts_of(summary["made"]))}
-    facts["Software"] = ", ".join(f"{name} {version}" for name, version in summary["software"].items())
-    return _render(
-        "evaluation.html",
+    return _template("evaluation.html").render(
         title=f"Evaluation of {summary['evaluated']['name']}",
         summary=summary,
         metric=metric,
         compared=_compared(summary, metric),
         dots=_dots(summary, metric, [(row["title"], row) for row in in_order(summary, metric)]),
-        roles={role: words for role, words in _ROLES_IN_WORDS.items() if role in roles},
         **_boxes(summary, songs),
         bars=_bars(summary, songs, metric, marked),
         marked={ROLES[rows[name]["role"]]: words for name, words in marked.items()},
         examples=_drawn(examples),
-        facts=facts,
+        facts=_facts(summary["evaluated"]),
     )
 
 
@@ -81,8 +71,7 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
     rows = [(label, summary["rows"]["model"]) for label, summary in models.items()]
     rows += [(row["title"], row) for row in first["rows"].values() if row["role"] != "evaluated"]
     rows.sort(key=lambda row: rank(first, row[1], metric))
-    return _render(
-        "comparison.html",
+    return _template("comparison.html").render(
         title=" against ".join(models),
         first=first,
         metric=metric,
@@ -95,12 +84,15 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
 
 
 @functools.cache
-def _environment() -> Any:
+def _template(name: str) -> Any:
     import jinja2
 
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
     found = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
     found.filters["decibels"] = decibels
     for function in ("columns_of", "facts_of", "in_order", "notes", "rankings", "reported", "value_of"):
@@ -109,12 +101,7 @@ def _environment() -> Any:
         f":root {{ {css_variables(LIGHT)} }} "
         f"@media (prefers-color-scheme: dark) {{ :root {{ {css_variables(DARK)} }} }} body {{ font-family: {FONT}; }}"
     )
-    return found
-
-
-def _render(template: str, **content: Any) -> str:
-    page: str = _environment().get_template(template).render(content)
-    return page
+    return found.get_template(name)
 
 
 def _facts(evaluated: Mapping[str, Any]) -> dict[str, str]:

@@ -64,9 +64,5 @@ def _picture(samples: NDArray[np.float32], sample_rate: int) -> NDArray[np.float
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """Return `content` as a ``data:`` URI of MIME type `kind`.
-
-    >>> data_uri(b"abc", "image/png")
-    'data:image/png;base64,YWJj'
-    """
+    """Return `content` as a ``data:`` URI of MIME type `kind`."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,7 +1,4 @@
-"""Plain text tables for the console and the report card, in the specification's layout, which is Markdown's too.
-
-What comes in is the content of an evaluation's ``summary.json`` or ``comparison.json``.
-"""
+"""Plain text tables of ``summary.json`` and ``comparison.json``, in the specification's layout, which is Markdown's."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -101,13 +98,13 @@ def report_card(summary: Summary) -> str:
     """Return an evaluation's report as text: the specification's table, all systems by the ranking metrics, notes."""
     columns, definitions = columns_of(summary), summary["definitions"]
     evaluated = next(iter(summary["rows"].values()))["scores"]
+    named = {
+        name: name if one["unit"] in ("dB", "") else f"{name} [{one['unit']}]" for name, one in definitions.items()
+    }
     parts = [_title(summary)]
     for statistic, title in _TITLES.items():
         names = [name for name in summary["metrics"] if definitions[name]["statistic"] == statistic]
-        rows = [
-            [_with_unit(summary, name), *(reported(summary, evaluated[name][c], name) for c in columns)]
-            for name in names
-        ]
+        rows = [[named[name], *(reported(summary, evaluated[name][c], name) for c in columns)] for name in names]
         remarks = "".join(f"\n{text}" for name, text in _REMARKS.items() if name in names)
         if names:
             parts.append(f"{title}\n\n{text_table(['Metric', *columns.values()], rows)}{remarks}")
@@ -137,11 +134,6 @@ def facts_of(made: Mapping[str, str]) -> list[str]:
     """Return when and with what scores were computed, as far as it is known."""
     words = {"date": "", "machine": "", "commit": "commit ", "preset": "preset "}
     return [f"{word}{made[key]}" for key, word in words.items() if made[key]]
-
-
-def _with_unit(summary: Summary, metric: str) -> str:
-    unit = summary["definitions"][metric]["unit"]
-    return metric if unit in ("dB", "") else f"{metric} [{unit}]"
 
 
 def rank(summary: Summary, row: Mapping[str, Any], metric: str) -> float:

@@ -1,7 +1,4 @@
-"""The course of a training in one picture: losses with the best epoch marked, learning rate, and waiting for data.
-
-Drawn anew after each epoch, so it is quick, keeps no state between calls (no pyplot) and replaces the file whole.
-"""
+"""The course of a training in one picture: losses with the best epoch marked, learning rate, and waiting for data."""
 
 import math
 import os
