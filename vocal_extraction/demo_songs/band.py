@@ -5,10 +5,9 @@ import itertools
 import numpy as np
 import scipy.fft
 
-from vocal_extraction.demo_songs.sound import BEATS_PER_BAR, Score, Signal, add, band, echo, harmonics, hertz, pan, wave
+from vocal_extraction.demo_songs.sound import Score, Signal, add, band, echo, harmonics, hertz, pan, wave
 from vocal_extraction.musdb_preparation import SAMPLE_RATE
 
-_STEPS_PER_BEAT = 4
 _GROOVES = (
     {"kick": "X.......x.X.....", "snare": "....X.......X...", "hat": "X.x.X.x.X.x.X.xo"},
     {"kick": "X...X...X...X...", "snare": "....X.......X...", "hat": "..o...o...o...o."},
@@ -45,17 +44,13 @@ def play_drums(score: Score, rng: np.random.Generator) -> Signal:
             for step, sign in enumerate(pattern):
                 if sign != ".":
                     strength = _STRENGTHS[sign] * rng.uniform(0.85, 1.1)
-                    start = _step(score, bar, step) + round(rng.normal(0, 0.003) * SAMPLE_RATE)
+                    start = score.sample(bar, step) + round(rng.normal(0, 0.003) * SAMPLE_RATE)
                     sound = strokes[drum](rng, "open hat" if sign == "o" else drum)
                     add(drums, start, pan(strength * sound, places[drum]))
         if bar % 4 == 0:
-            add(drums, _step(score, bar, 0), pan(_cymbal(rng, "crash"), -places["hat"]))
+            add(drums, score.sample(bar), pan(_cymbal(rng, "crash"), -places["hat"]))
     drums = echo(drums, rng, decay_s=rng.uniform(0.25, 0.6), wet_db=-12)
     return np.tanh(0.8 * drums)
-
-
-def _step(score: Score, bar: int, step: int) -> int:
-    return score.sample(bar * BEATS_PER_BAR + step / _STEPS_PER_BEAT)
 
 
 def _dying(duration_s: float, half_life_s: float) -> tuple[Signal, Signal]:
@@ -93,7 +88,7 @@ def play_bass(score: Score, rng: np.random.Generator) -> Signal:
         root = score.midi(score.chord(bar)[0])
         root -= 12 * (root > 43)
         for step, following in itertools.pairwise(steps):
-            note = slice(_step(score, bar, step), min(_step(score, bar, following), score.n_samples))
+            note = slice(score.sample(bar, step), min(score.sample(bar, following), score.n_samples))
             time_s = np.arange(max(note.stop - note.start, 0)) / SAMPLE_RATE
             frequency_hz[note] = hertz(root + {"X": 0, "5": 7, "8": 12}[line[step]])
             fade = np.minimum(1, time_s[::-1] / 0.015) * np.minimum(1, time_s / 0.004)
@@ -159,7 +154,7 @@ def _strum(score: Score, rng: np.random.Generator) -> Signal:
         for bar in range(score.n_bars):
             notes = _voicing(score, bar)
             for step, sign in enumerate(pattern):
-                start = _step(score, bar, step) + round(rng.normal(0.008, 0.006) * SAMPLE_RATE)
+                start = score.sample(bar, step) + round(rng.normal(0.008, 0.006) * SAMPLE_RATE)
                 for i, midi in enumerate({"D": notes, "U": notes[:2:-1]}.get(sign, ())):
                     strength = rng.uniform(0.5, 1.0) * (0.7 if sign == "U" else 1.0)
                     start_sample = start + round(0.011 * i * SAMPLE_RATE)
@@ -176,9 +171,9 @@ def _arpeggio(score: Score, rng: np.random.Generator) -> Signal:
     track = np.zeros((2, score.n_samples))
     for bar in range(score.n_bars):
         notes = [note + 12 for note in _voicing(score, bar)[1:]]
-        for i, step in enumerate(range(0, BEATS_PER_BAR * _STEPS_PER_BEAT, step_length)):
+        for i, step in enumerate(range(0, 16, step_length)):
             sound = rng.uniform(0.6, 1.0) * strings.pluck(notes[order[i % 8] % len(notes)])
-            add(track, _step(score, bar, step), pan(sound, 0.6 * np.sin(1.3 * i)))
+            add(track, score.sample(bar, step), pan(sound, 0.6 * np.sin(1.3 * i)))
     return echo(track, rng, decay_s=1.2, wet_db=-10)
 
 
@@ -188,7 +183,7 @@ def _pad(score: Score, rng: np.random.Generator) -> Signal:
     frequencies_hz = np.full((3, score.n_samples), 220.0)
     swell = np.zeros(score.n_samples)
     for bar in range(score.n_bars):
-        span = slice(_step(score, bar, 0), min(_step(score, bar + 1, 0), score.n_samples))
+        span = slice(score.sample(bar), min(score.sample(bar + 1), score.n_samples))
         time_s = np.arange(max(span.stop - span.start, 0)) / SAMPLE_RATE
         frequencies_hz[:, span] = [[hertz(score.midi(degree) % 12 + 60)] for degree in score.chord(bar)]
         swell[span] = np.minimum(1, time_s / 0.12) * np.minimum(1, time_s[::-1] / 0.06)

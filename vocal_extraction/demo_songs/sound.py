@@ -55,9 +55,9 @@ class Score:
         root = self.progression[bar % len(self.progression)]
         return root, root + 2, root + 4
 
-    def sample(self, beat: float) -> int:
-        """The sample on which a beat falls."""
-        return round(beat * self.beat_s * SAMPLE_RATE)
+    def sample(self, bar: int, step: int = 0) -> int:
+        """The sample on which a sixteenth of a bar falls."""
+        return round((bar * BEATS_PER_BAR + step / 4) * self.beat_s * SAMPLE_RATE)
 
 
 def compose(rng: np.random.Generator, n_samples: int) -> Score:
