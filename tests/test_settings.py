@@ -74,7 +74,7 @@ WRONG: dict[type, list[tuple[str, str, tuple]]] = {
         ("early stopping epochs must be none or at least 1", "early_stopping_epochs", (0,)),
     ],
     ExtractionSettings: [
-        ("format must be one of wav16 wav24 float flac mp3 ogg m4a", "format", ("wav", "aiff")),
+        ("format must be one of wav16 wav24 float flac mp3 ogg m4a stem.mp4", "format", ("wav", "aiff")),
         ("bitrate kbps must be 16 to 512", "bitrate_kbps", (15, 513)),
         ("mask must be soft or binary", "mask", ("hard",)),
         ("phase must be mixture or griffin lim", "phase", ("griffin lim",)),

@@ -50,6 +50,8 @@ class Format:
     """ffmpeg's options for (kbit/s, sample rate, channels) where it is lossy."""
     cover: str = ""
     """How it holds a cover: 'stream' as ffmpeg's attached picture, 'tag' as FLAC's picture block, else not at all."""
+    holds_all: bool = False
+    """Whether one file holds the mixture and four stems (`audio_files.native_stems`)."""
     note: str = ""
     """What there is to say of every file."""
 
@@ -101,5 +103,16 @@ FORMATS: dict[str, Format] = {
         cover="stream",
         note="m4a holds whole frames of 1024 samples: part of a frame of silence may follow at the end",
     ),
+    "stem.mp4": Format(
+        "stem.mp4",
+        ("aac",),
+        container="ipod",
+        rates=(44_100, 48_000),
+        max_channels=2,
+        mixes_down=True,
+        cover="stream",
+        holds_all=True,
+    ),
 }
-"""By the name that ``--format`` takes. 'float' is a wav of 32-bit floats, flac has 24 bits."""
+"""By the name that ``--format`` takes. 'float' is a wav of 32-bit floats, flac has 24 bits, stem.mp4 is one
+file for DJ programs."""

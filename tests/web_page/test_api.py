@@ -180,7 +180,8 @@ def test_a_song_that_fails_is_a_sentence_and_leaves_nothing(server, client):
 
 @pytest.mark.parametrize(
     "query, reason",
-    [("model=missing", "No model 'missing'"), ("format=exe", "format must be"), ("mask=hard", "mask must be"),
+    [("model=missing", "No model 'missing'"), ("format=exe", "format must be"),
+     ("format=stem.mp4", "format must be"), ("mask=hard", "mask must be"),
      ("bitrate_kbps=9999", "bitrate kbps must be"), ("bitrate_kbps=many", "many"), ("from_s=9&to_s=1", "to s must be")],
 )  # fmt: skip
 def test_an_option_that_does_not_exist_is_refused_in_words(client, query, reason):

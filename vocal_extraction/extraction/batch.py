@@ -23,6 +23,7 @@ from vocal_extraction.extraction.manifest import Manifest, options_of
 from vocal_extraction.extraction.naming import STANDARD_INPUT, choose_paths, find_songs, identity, path_key
 from vocal_extraction.extraction.outcome import FAILED, SKIPPED, Outcome, ProgressBars
 from vocal_extraction.extraction.song import extract_song
+from vocal_extraction.output_formats import FORMATS
 from vocal_extraction.separation import (
     Cancelled,
     Progress,
@@ -88,7 +89,7 @@ def extract_vocals(
     folder = Path(EXTRACTION_FOLDER if output_folder is None else output_folder)
     loaded = load_model(model, preset_name=preset_name, device=device)
     with _folder_of_stems(folder) as manifest:
-        job = _Job({song: Path()}, folder, manifest, loaded, _plan(loaded, folder, stems, without), settings)
+        job = _Job({song: Path()}, folder, manifest, loaded, _plan(loaded, folder, stems, without, settings), settings)
         return job.extract(song, longest_s=longest_s, progress=progress, cancelled=cancelled)
 
 
@@ -131,7 +132,7 @@ def extract_songs(
     """
     folder = Path(output_folder)
     loaded = load_model(model, preset_name=preset_name, device=device)
-    plan = _plan(loaded, folder, stems, without)
+    plan = _plan(loaded, folder, stems, without, settings)
     with _folder_of_stems(folder, say=show) as manifest:
         found = find_songs(songs, output_folder=folder, owned=manifest.owners if manifest is not None else ())
         # Standard input is waited for without end, which only the main thread can be called away from.
@@ -152,7 +153,21 @@ def extract_songs(
                     threads.shutdown(cancel_futures=True)
 
 
-def _plan(model: LoadedModel, folder: Path, stems: Sequence[str] | None, without: Sequence[str] | None) -> StemPlan:
+def _plan(
+    model: LoadedModel,
+    folder: Path,
+    stems: Sequence[str] | None,
+    without: Sequence[str] | None,
+    settings: ExtractionSettings,
+) -> StemPlan:
+    if FORMATS[settings.format].holds_all:
+        plan = stem_plan(model.sources, stems or (None if without else ["all"]), without)
+        if len(plan.names) != 4 or str(folder) == STANDARD_OUTPUT:
+            raise ExtractionError(
+                f"{settings.format} is a file of four stems beside the mixture, got {', '.join(plan.names)}. Choose a "
+                "model of four sources: --model PATH, or another --format."
+            )
+        return plan
     if str(folder) != STANDARD_OUTPUT:
         return stem_plan(model.sources, stems, without)
     plan = stem_plan(model.sources, stems if stems or without else ["vocals"], without)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vocal_extraction.errors import ExtractionError
-from vocal_extraction.extraction.naming import path_key
+from vocal_extraction.extraction.naming import ALL_STEMS, path_key
 from vocal_extraction.extraction.outcome import DONE, Outcome
 from vocal_extraction.output_formats import FORMATS
 from vocal_extraction.separation import StemPlan
@@ -29,11 +29,12 @@ _FIRST_STEMS = {"vocals": "vocals", "accompaniment": "mixture - vocals"}
 
 def options_of(settings: ExtractionSettings, model_sha256: str, plan: StemPlan) -> dict[str, Any]:
     """Return what decides how a stem sounds: two runs that agree in it need not both be done."""
+    made_of = {
+        stem.name: " - ".join(("mixture", *stem.sources)) if stem.is_residual else " + ".join(stem.sources)
+        for stem in plan.stems
+    }
     return {
-        "made_of": {
-            stem.name: " - ".join(("mixture", *stem.sources)) if stem.is_residual else " + ".join(stem.sources)
-            for stem in plan.stems
-        },
+        "made_of": {ALL_STEMS: ", ".join(made_of.values())} if FORMATS[settings.format].holds_all else made_of,
         "model_sha256": model_sha256,
         "format": settings.format,
         "bitrate_kbps": None if FORMATS[settings.format].is_lossless else settings.bitrate_kbps,

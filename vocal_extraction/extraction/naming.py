@@ -17,6 +17,8 @@ from vocal_extraction.output_formats import FORMATS
 from vocal_extraction.settings import ExtractionSettings
 
 STANDARD_INPUT = "-"
+ALL_STEMS = "stems"
+"""What a file is listed as that holds all stems; it has its song's name."""
 
 _SONG_ENDINGS = {
     "wav", "wave", "w64", "rf64", "aif", "aiff", "aifc", "au", "snd", "caf", "flac", "ape", "wv", "tta", "dsf", "dff",
@@ -146,7 +148,8 @@ def choose_paths(
     numbered = "song" if "song" in settings.template_fields else "title"
     while True:
         now = fields if number == 1 else fields | {numbered: f"{fields[numbered]} ({number})"}
-        paths = {stem: Path(settings.output_template.format(**now, stem=_safe(stem) or "_")) for stem in stems}
+        names = {ALL_STEMS: now["song"]} if FORMATS[settings.format].holds_all else {one: _safe(one) for one in stems}
+        paths = {one: Path(settings.output_template.format(**now, stem=name or "_")) for one, name in names.items()}
         if all(owners.get(path_key(path), own) == own for path in paths.values()):
             break
         number += 1

@@ -21,6 +21,7 @@ from vocal_extraction.atomic_files import whole_file
 from vocal_extraction.audio_files.decoding import SongReader
 from vocal_extraction.audio_files.encoding import Coding, StemWriter, choose_coding
 from vocal_extraction.audio_files.integrity import fill_gaps
+from vocal_extraction.audio_files.native_stems import write_native_stems
 from vocal_extraction.audio_files.probing import SongFacts, examine
 from vocal_extraction.audio_files.tags import gather
 from vocal_extraction.errors import ExtractionCancelledError, SongTooLongError
@@ -197,14 +198,21 @@ def _encode(
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tags-")))
         attachments = gather(facts, coding.format, folder=folder) if temporary else None
+        paths = dict(temporary)
+        if coding.format.holds_all:
+            paths = {stem: folder / f"{i}.m4a" for i, stem in enumerate(("mixture", *stems.plan.names))}
         writers = {
-            stem: stack.enter_context(StemWriter(temporary.get(stem), coding, attachments=attachments))
-            for stem in stems.plan.names
+            stem: stack.enter_context(StemWriter(paths.get(stem), coding, attachments=attachments))
+            for stem in paths or stems.plan.names
         }
         for block in stems.blocks(scale):
+            if coding.format.holds_all:
+                block["mixture"] = np.sum([*block.values()], axis=0)
             for stem, writer in writers.items():
                 writer.write(block[stem].T)
             watch()
         for writer in writers.values():
             writer.finish()
+        if coding.format.holds_all:
+            write_native_stems(paths.pop("mixture"), paths, *temporary.values())
     return () if attachments is None else attachments.notes

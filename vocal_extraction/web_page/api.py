@@ -41,7 +41,7 @@ _REPORT_POLICY = (
     "img-src data:; media-src data:; font-src data:; frame-ancestors 'self'"
 )
 _SETTINGS: dict[str, dict[str, Any]] = {
-    "format": {"type": "string", "enum": list(FORMATS)},
+    "format": {"type": "string", "enum": [name for name, kind in FORMATS.items() if not kind.holds_all]},
     "bitrate_kbps": {"type": "integer", "description": "Of mp3, ogg and m4a."},
     "mask": {"type": "string", "enum": ["soft", "binary"]},
     "phase": {"type": "string", "enum": ["mixture", "griffin-lim"]},
@@ -163,6 +163,8 @@ class Api:
             given = {name: _READERS[schema["type"]](asked[name]) for name, schema in _SETTINGS.items() if name in asked}
             stems, without = (tuple(asked[name].split(",")) if name in asked else None for name in ("stems", "without"))
             stem_plan(self._queue.sources(model), stems, without)
+            if given.get("format", ExtractionSettings.format) not in _SETTINGS["format"]["enum"]:
+                raise ValueError(f"The format must be one of {', '.join(_SETTINGS['format']['enum'])}.")
             return Options(model, ExtractionSettings(**given), stems, without)
         except (VocalExtractionError, ValueError) as error:
             raise HTTPException(400, str(error)) from error
