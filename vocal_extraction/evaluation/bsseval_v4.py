@@ -173,10 +173,7 @@ def _matrix(products: Array, n_rows: int) -> Array:
 
 
 def _solve(matrix: Array, wanted: Array) -> Array:
-    """Solve the normal equations; where references are linearly dependent, take the shortest solution.
-
-    Two channels that are one and the same make the matrix singular, and no solver by elimination notices reliably.
-    """
+    """Solve the normal equations; take the shortest solution where channels are alike, which no elimination notices."""
     if not len(matrix):
         return wanted
     with contextlib.suppress(np.linalg.LinAlgError):

@@ -29,27 +29,22 @@ class EvaluationError(VocalExtractionError):
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """How a metric is computed and reported."""
+    """How a metric is computed and reported.
 
-    definition: str
-    """What it measures, in a few words for the report."""
-    family: str | None = None
-    """Key of `FAMILIES` that computes it; None for a metric that has a `function` of its own."""
+    A `function` ``(reference, estimate, *, mixture, sample_rate)`` gets arrays of a whole song, (n_channels,
+    n_samples), and gives a value, or one for each channel.
+    """
+
+    definition: str  # in a few words, for the report
+    family: str | None = None  # key of `FAMILIES` that computes it; None for a metric with a function of its own
     unit: str = "dB"
     more_is_better: bool = True
-    statistic: str = "mean"
-    """What is reported over songs: 'mean' (with the standard deviation) or 'median'."""
-    parts: str = "channels"
-    """What a song's value is the median of: 'channels', or 'frames' of a second."""
-    without_value: str = "it has no value here"
-    """Why there may be no value although the reference sounds."""
-    needs_others: bool = False
-    """Whether it has no meaning where no other source sounds."""
-    ranks: bool = False
-    """Whether systems are ranked by it: one metric of a family."""
+    statistic: str = "mean"  # over songs: 'mean' (with the standard deviation) or 'median'
+    parts: str = "channels"  # what a song's value is the median of: 'channels', or 'frames' of a second
+    without_value: str = "it has no value here"  # why there may be none although the reference sounds
+    needs_others: bool = False  # whether it has no meaning where no other source sounds
+    ranks: bool = False  # whether systems are ranked by it: one metric of a family
     function: Callable[..., ArrayLike] | None = None
-    """``function(reference, estimate, *, mixture, sample_rate)`` gives a value, or one for each channel. Arrays of a
-    whole song, of shape (n_channels, n_samples)."""
 
 
 _scale = functools.partial(Metric, family="scale")
@@ -96,7 +91,7 @@ class Leakage:
 
     def __init__(self, sample_rate: int) -> None:
         self._length = round(self.FRAME_S * sample_rate)
-        self._rest: Audio | None = None  # signals (n_channels, n_samples) of an unfinished frame
+        self._rest: Audio | None = None  # (n_signals, n_channels, n_samples) of an unfinished frame
         self._energies: list[NDArray[np.float64]] = []  # (n_frames, n_signals): references, mixture, estimates
         self._shape = (0, 0)
 

@@ -31,8 +31,7 @@ class ModelSystem:
     normalization: str = "stored"
 
     def __call__(self, excerpt: Excerpt) -> Audio:
-        estimates = self._separate(excerpt.mixture.T, excerpt.sample_rate, excerpt.sources)
-        return _stacked(estimates, slice(None), excerpt)
+        return _stacked(self._separate(excerpt.mixture.T, excerpt.sample_rate, excerpt.sources), slice(None), excerpt)
 
     @contextlib.contextmanager
     def of_song(self, track: Track, sources: Sources) -> Iterator[Callable[[Excerpt], Audio]]:

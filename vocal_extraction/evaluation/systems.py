@@ -91,20 +91,18 @@ def nussl_primitive(excerpt: Excerpt, signal: SignalSettings, *, kind: str) -> A
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """Something to be scored."""
+    """Something to be scored.
+
+    `estimate` is called with an excerpt, in `SYSTEMS` also with the model's STFT as ``signal``, and gives estimates of
+    all sources, (n_sources, n_channels, n_samples).
+    """
 
     title: str
-    role: str
-    """'evaluated', 'baseline' or 'oracle'."""
+    role: str  # 'evaluated', 'baseline' or 'oracle'
     estimate: Callable[..., Audio]
-    """Called with an excerpt, in `SYSTEMS` also with the model's STFT as ``signal``; gives estimates of all sources.
-    Shape: (n_sources, n_channels, n_samples)."""
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What its estimates depend on beside the data; other settings are scored anew."""
-    depends_on: str | None = None
-    """'stft' or 'nussl', whose settings are added to its own."""
-    may_fail: bool = False
-    """Whether it is not made for every signal, so that a song may do without it."""
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # if others, it is scored anew
+    depends_on: str | None = None  # 'stft' or 'nussl', whose settings are added to its own
+    may_fail: bool = False  # whether it is not made for every signal, so that a song may do without it
 
 
 def _nussl(title: str, kind: str) -> System:
