@@ -80,11 +80,11 @@ def test_serving_leaves_sigterm_as_it_was(monkeypatch, tmp_path):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_ctrl_c_ends_a_job_and_leaves_no_files(tmp_path):
+def test_ctrl_c_ends_a_job_and_leaves_no_files(tmp_path, model):
     song = np.random.default_rng(0).normal(0, 3_000, 240 * 8_000).astype(np.int16)
     content = io.BytesIO()
     soundfile.write(content, song, 8_000, format="WAV")
-    command = [sys.executable, ROOT / "main.py", "serve", "--no-browser", "--device", "cpu"]
+    command = [sys.executable, ROOT / "main.py", "serve", "--no-browser", "--device", "cpu", "--model", model]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         client = Client(int(re.search(r":(\d+)", process.stdout.readline())[1]))

@@ -317,8 +317,8 @@ class JobQueue:
             progress=job.note_progress,
             cancelled=job.stop.is_set,
         )
-        if settings.region is None and outcome.duration_s:
-            self.real_time_factors[job.options.model] = round(outcome.seconds / outcome.duration_s, 3)
+        if job.duration_s > _SHORTEST_PREVIEWED_S and settings.region is None and settings.phase == "mixture":
+            self.real_time_factors[job.options.model] = round(outcome.seconds / job.duration_s, 3)
         job.stage = "Preparing the players"
         track = prepare_listening(job.folder / "track", outcome.stems, job.upload)
         job.tempo_bpm, job.key = tempo_and_key.result()

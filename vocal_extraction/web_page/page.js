@@ -197,7 +197,7 @@ async function offerModels() {
   const [select, models] = [form.elements.model, await engine.models()];
   const label = ({ name, sources, real_time_factor: factor }) => {
     const purpose = PURPOSES[name] ?? (sources.length > 2 ? `${sources.length} stems` : "Your own");
-    return `${purpose} (${name})${factor ? `, ${minutes(EXAMPLE_S * factor)} for a song of 4` : ""}`;
+    return `${purpose} (${name})${factor ? `, ${minutes(EXAMPLE_S * factor)} for a song of 4 min` : ""}`;
   };
   if (select.options.length) models.forEach((model, i) => { select.options[i].textContent = label(model); });
   else {
