@@ -135,9 +135,9 @@ def test_ffmpeg_is_not_believed_that_all_is_well_on_a_full_disk(small_disk):  # 
     disk = small_disk("100k")
     coding = choose_coding(ExtractionSettings(), sample_rate=44_100, n_channels=2, channel_layout=None)
     with StemWriter(disk.path / "stem.wav", coding) as writer:
-        writer.write(np.zeros((2, 60_000), np.float32))
+        writer.encode(np.zeros((60_000, 2), np.float32))
         with pytest.raises(OSError, match="No space left on device"):
-            writer.finish()
+            writer.close()
 
 
 @each_job
@@ -201,14 +201,14 @@ def test_a_song_that_vanishes_when_it_has_been_read(world, tmp_path, monkeypatch
     """It was read once, checksum included, so its stems are complete."""
     inputs, results = tmp_path / "inputs", tmp_path / "results"
     shutil.copytree(world.inputs, inputs)
-    real_finish = song.StemWriter.finish
+    real_close = song.StemWriter.close
     (first, *_) = sorted((inputs / "songs").rglob("*.flac"))
 
-    def finish(self):
+    def close(self):
         first.unlink(missing_ok=True)
-        real_finish(self)
+        real_close(self)
 
-    monkeypatch.setattr(song.StemWriter, "finish", finish)
+    monkeypatch.setattr(song.StemWriter, "close", close)
     assert_as_if_undisturbed(world, results, capsys, inputs)
     assert not first.exists()
 

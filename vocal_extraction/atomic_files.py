@@ -70,15 +70,7 @@ def sentence_of(error: OSError) -> str:
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on leaving without an error, sync it and rename it to `path`.
 
-    Parameters
-    ----------
-    path
-        Where the file shall stand. Missing parent folders are made.
-
-    Yields
-    ------
-    Path
-        A path with the same suffix in the same folder, to be written by the caller.
+    Missing parent folders are made. The temporary path has the same suffix, in the same folder.
 
     Raises
     ------
@@ -143,27 +135,28 @@ def sole_writer(folder: Path, *, doing: str, wait: Callable[[str], None] | None 
         If somebody else is at it already and there is no `wait`, or the folder cannot be written.
     """
     path = folder / ".lock"
-    # The system's lock is one of processes; threads of this one need another.
-    own = _folder_locks.setdefault(os.path.realpath(folder), threading.Lock())
-    is_free = own.acquire(blocking=False)
-    try:
+    with contextlib.ExitStack() as stack:
+        # The system's lock is one of processes; threads of this one need another.
+        own = _folder_locks.setdefault(os.path.realpath(folder), threading.Lock())
+        is_free = own.acquire(blocking=False)
+        if is_free:
+            stack.callback(own.release)
         lock = _locked(path, blocking=False) if is_free else None
         if lock is None:
             sentence = f"Another process is {doing} in {folder}."
             if wait is None:
                 raise StorageError(f"{sentence} Wait until it has ended, or choose another folder.")
             wait(f"{sentence} Waiting until it has ended ...")
-            is_free = is_free or own.acquire()
+            if not is_free:
+                stack.enter_context(own)
             lock = _locked(path, blocking=True)
-        with lock or contextlib.nullcontext():
-            try:
-                yield
-            finally:
-                with contextlib.suppress(OSError):
-                    path.unlink()
-    finally:
-        if is_free:
-            own.release()
+        if lock is not None:
+            stack.enter_context(lock)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _locked(path: Path, *, blocking: bool) -> IO[bytes] | None:
@@ -196,11 +189,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes | memoryview) -> No
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    r"""Write `text` as UTF-8 to `path`, whole.
-
-    What is no character, as the bytes of a file's name that is not UTF-8, is written as ``\udcff``: in JSON that reads
-    back as it was.
-    """
+    r"""Write `text` as UTF-8 to `path`, whole; bytes of a file's name that are not UTF-8 as ``\udcff``, as in JSON."""
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 
@@ -234,7 +223,7 @@ def _has_writer(aside: Path) -> bool:
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        return True
+        pass  # another user's
     return True
 
 

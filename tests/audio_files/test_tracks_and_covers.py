@@ -123,8 +123,8 @@ def write(kind: str, song: Path, path: Path):
     coding = choose_coding(ExtractionSettings(format=kind), sample_rate=RATE, n_channels=2, channel_layout=None)
     attachments = gather(examine(song), coding.format, folder=path.parent)
     with StemWriter(path, coding, attachments=attachments) as writer:
-        writer.write(np.zeros((2, 5_000), np.float32))
-        writer.finish()
+        writer.encode(np.zeros((5_000, 2), np.float32))
+        writer.close()
     return probed(path), attachments.notes
 
 
@@ -153,8 +153,10 @@ def songs_with_covers(wav, tmp_path_factory) -> dict[str, Path]:
     return songs
 
 
-@pytest.mark.parametrize("kind", ["flac", "mp3", "m4a", "ogg"])
-@pytest.mark.parametrize("picture", ["png", "jpg", "bmp", "gif", "back first"])
+@pytest.mark.parametrize(
+    "kind, picture",
+    [*(("flac", picture) for picture in ("png", "jpg", "bmp", "gif", "back first")), ("ogg", "gif"), ("mp3", "png")],
+)
 def test_every_cover_arrives_as_a_front_cover(songs_with_covers, tmp_path, kind, picture):
     found, notes = write(kind, songs_with_covers[picture], tmp_path / f"stem.{FORMATS[kind].extension}")
     (cover,) = [stream for stream in found["streams"] if stream["codec_type"] == "video"]
@@ -194,7 +196,7 @@ def broadcast_wav(wav) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["wav16", "wav24", "float"])
+@pytest.mark.parametrize("kind", ["wav16", "float"])
 def test_a_broadcast_wav_hands_its_fields_on_to_wavs(broadcast_wav, tmp_path, kind):
     write(kind, broadcast_wav, tmp_path / "stem.wav")
     data = (tmp_path / "stem.wav").read_bytes()

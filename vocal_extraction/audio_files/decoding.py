@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import struct
 from collections.abc import Iterator
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,23 +36,19 @@ _OPEN_ENDED = (*SELF_FRAMED, "ogg")
 _NAMED_GAPS = 5
 
 
-class SongReader:
+class SongReader(Ffmpeg):
     """The samples of a song as a stream; use it in a ``with`` statement.
 
-    Parameters
-    ----------
-    facts
-        What `examine` returned, None for standard input.
-    keep_partial
-        Whether a truncated song ends where it breaks, rather than in an error.
+    `facts` are what `examine` returned, None for standard input; with `keep_partial`, a truncated song ends where it
+    breaks, rather than in an error.
     """
 
+    n_channels: int
+    sample_rate: int
+
     def __init__(self, facts: SongFacts | None, *, keep_partial: bool = False) -> None:
-        self._facts = facts
-        self._keep_partial = keep_partial
-        self._name = "Standard input" if facts is None else str(facts.path)
-        self.complaint: str | None = None
-        """Why the song is not whole, once it has been read and `keep_partial` let it pass."""
+        self._facts, self._keep_partial = facts, keep_partial
+        self._song = "Standard input" if facts is None else str(facts.path)
         self.gaps: tuple[Gap, ...] = ()
         """Where sound is missing, once the song has been read; see `integrity.fill_gaps`."""
         self.notes: list[str] = [] if facts is None else list(facts.notes)
@@ -59,26 +56,24 @@ class SongReader:
         if facts is not None and facts.complaint is not None:
             self._complain(facts.complaint)
         self._checksum = FlacChecksum(facts.path) if facts is not None and facts.container == "flac" else None
-        source = input_arguments(None if facts is None else facts.path)
         # Decoders of several threads lose frames where files were joined.
         check = ["-threads", "1", *(["-err_detect", "crccheck"] if self._checksum else [])]
         # Joined files begin again at 0 s; times counted anew keep the muxer from dropping what follows.
         wanted = ["-map", f"0:a:{0 if facts is None else facts.track - 1}", "-af", "asetpts=N/SR/TB"]
         coding = ["-c:a", "pcm_f32le", "-fflags", "+bitexact", "-f", "wav", "pipe:1"]
-        self._ffmpeg = Ffmpeg([*check, *source, *wanted, *coding], reads=True)
-        self._held = b""
+        super().__init__(
+            [*check, *input_arguments(None if facts is None else facts.path), *wanted, *coding], reads=True
+        )
+        self._held = bytearray()
         self._n_offset = 0
 
-    def __enter__(self) -> "SongReader":
+    def __enter__(self) -> Self:
         """Start decoding, as far as the header."""
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._ffmpeg)
+            stack.push(self)
             self.n_channels, self.sample_rate = self._read_header()
             stack.pop_all()
         return self
-
-    def __exit__(self, *error: object) -> None:
-        self._ffmpeg.__exit__(*error)
 
     def blocks(self) -> Iterator[Samples]:
         """Yield the song in turn, after silence until the picture's beginning. Shape: (n_channels, n_samples).
@@ -93,9 +88,8 @@ class SongReader:
         yield from self._offset()
         n_samples = 0
         frame_bytes = 4 * self.n_channels
-        for data in self._chunks(_BLOCK_SAMPLES * frame_bytes):
-            complete = len(data) - len(data) % frame_bytes
-            block = np.frombuffer(data[:complete], "<f4").reshape(-1, self.n_channels)
+        while data := self._take(_BLOCK_SAMPLES * frame_bytes):
+            block = np.frombuffer(data, "<f4", len(data) // frame_bytes * self.n_channels).reshape(-1, self.n_channels)
             n_samples += len(block)
             if self._checksum is not None:
                 self._checksum.update(block)
@@ -103,7 +97,7 @@ class SongReader:
                 yield np.ascontiguousarray(block.T)
         self._judge(n_samples)
         if n_samples == 0:
-            raise ExtractionError(f"{self._name} holds no samples: its length is zero.")
+            raise ExtractionError(f"{self._song} holds no samples: its length is zero.")
 
     def _offset(self) -> Iterator[Samples]:
         if self._facts is None or not self._facts.offset_s:
@@ -116,59 +110,38 @@ class SongReader:
 
     def _read_header(self) -> tuple[int, int]:
         """Read the header of the wav that ffmpeg writes: number of channels, sample rate."""
-        self._exactly(12)
-        form = b""
-        while True:
-            kind, size = struct.unpack("<4sI", self._exactly(8))
-            if kind == b"data":
-                n_channels, sample_rate = struct.unpack("<HI", form[2:8].ljust(6, b"\0"))
-                if n_channels == 0 or sample_rate == 0:
-                    raise ExtractionError(
-                        f"{self._name} decodes to {n_channels} channels at {sample_rate} Hz: no sound."
-                    )
-                return n_channels, sample_rate
-            content = self._exactly(size)
-            form = content if kind == b"fmt " else form
-
-    def _exactly(self, n_bytes: int) -> bytes:
-        while len(self._held) < n_bytes:
-            fresh = self._fresh()
-            if not fresh:
+        kind, size, form = b"", 12, b""
+        while kind != b"data":
+            content = self._take(size + 8)
+            if len(content) < size + 8:
                 raise self._nothing_decoded()
-            self._held += fresh
-        taken, self._held = self._held[:n_bytes], self._held[n_bytes:]
-        return taken
+            form = content[:size] if kind == b"fmt " else form
+            kind, size = struct.unpack("<4sI", content[-8:])
+        n_channels, sample_rate = struct.unpack("<HI", form[2:8].ljust(6, b"\0"))
+        if n_channels == 0 or sample_rate == 0:
+            raise ExtractionError(f"{self._song} decodes to {n_channels} channels at {sample_rate} Hz: no sound.")
+        return n_channels, sample_rate
 
     def _nothing_decoded(self) -> ExtractionError:
         try:
-            reason = last_line(self._ffmpeg.close())
+            reason = last_line(self.close())
         except (ProgramError, OSError) as error:
             reason = str(error)
-        return ExtractionError(f"{self._name} could not be decoded ({reason.rstrip('.')}).")
+        return ExtractionError(f"{self._song} could not be decoded ({reason.rstrip('.')}).")
 
-    def _chunks(self, n_bytes: int) -> Iterator[bytes]:
-        """Yield all that comes, in chunks of `n_bytes`."""
-        parts, n_held = [self._held], len(self._held)
-        self._held = b""
-        while fresh := self._fresh():
-            parts.append(fresh)
-            n_held += len(fresh)
-            if n_held >= n_bytes:
-                data = b"".join(parts)
-                complete = len(data) - len(data) % n_bytes
-                for start in range(0, complete, n_bytes):
-                    yield data[start : start + n_bytes]
-                parts, n_held = [data[complete:]], len(data) - complete
-        yield b"".join(parts)
-
-    def _fresh(self) -> bytes:
-        return self._ffmpeg.read(wait_forever=self._facts is None)
+    def _take(self, n_bytes: int) -> bytes:
+        """Return so many of the bytes that ffmpeg writes, fewer at their end."""
+        while len(self._held) < n_bytes and (fresh := self.read(wait_forever=self._facts is None)):
+            self._held += fresh
+        taken = bytes(self._held[:n_bytes])
+        del self._held[:n_bytes]
+        return taken
 
     def _judge(self, n_decoded: int) -> None:
         """Compare what came with what was declared; where that or ffmpeg gives a reason, look at the frames."""
         facts = self._facts
         try:
-            messages = self._ffmpeg.close()
+            messages = self.close()
         except ProgramError as error:
             self._complain(str(error).rstrip("."))
             return
@@ -225,8 +198,7 @@ class SongReader:
     def _complain(self, what: str) -> None:
         if not self._keep_partial:
             raise DamagedSongError(
-                f"{self._name} is truncated or damaged: {what}. Get a whole copy, or take what decodes with "
+                f"{self._song} is truncated or damaged: {what}. Get a whole copy, or take what decodes with "
                 "--keep-partial."
             )
-        self.complaint = what
         self.notes.append(f"taken as far as it decodes: {what}")

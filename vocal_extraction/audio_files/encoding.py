@@ -77,18 +77,8 @@ def choose_coding(
     )
 
 
-class StemWriter:
-    """One stem on its way to a file; use it in a ``with`` statement, and `finish` it.
-
-    Parameters
-    ----------
-    path
-        Where to, None for standard output.
-    coding
-        What `choose_coding` returned.
-    attachments
-        Tags and cover, None for none.
-    """
+class StemWriter(Ffmpeg):
+    """One stem on its way to a file, or to standard output; use it in a ``with`` statement, and `close` it."""
 
     def __init__(self, path: Path | None, coding: Coding, *, attachments: Attachments | None = None) -> None:
         kind = coding.format
@@ -100,37 +90,17 @@ class StemWriter:
             encoder += kind.quality(coding.bitrate_kbps, coding.coded_rate, coding.coded_channels)
         coded = ["-ar", str(coding.coded_rate), "-ac", str(coding.coded_channels), "-fflags", "+bitexact", "-y"]
         target = ["-f", kind.container or kind.extension, "pipe:1" if path is None else f"file:{path}"]
-        inputs, outputs = ([], []) if attachments is None else (attachments.inputs(), attachments.outputs())
-        self._ffmpeg = Ffmpeg([*_QUEUE, *fed, *inputs, *encoder, *outputs, *coded, *target], writes=True)
+        inputs, outputs = ((), ()) if attachments is None else (attachments.inputs, attachments.outputs)
+        super().__init__([*_QUEUE, *fed, *inputs, *encoder, *outputs, *coded, *target], writes=True)
 
-    def __enter__(self) -> "StemWriter":
-        """Feed it now."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """End the encoder, whether or not it is done."""
-        self._ffmpeg.__exit__(*error)
-
-    def write(self, samples: NDArray[np.floating]) -> None:
-        """Encode samples, in units of the format where it holds integers. Shape: (n_channels, n_samples)."""
-        data = np.ascontiguousarray(samples.T).astype(self._dtype, copy=False)
+    def encode(self, samples: NDArray[np.floating]) -> None:
+        """Take samples, in units of the format where it holds integers. Shape: (n_samples, n_channels)."""
+        data = np.ascontiguousarray(samples).astype(self._dtype, copy=False)
         if self._dtype == "<i4":
             data = data << 8  # 24 bits stand in the upper bits of 32
         try:
-            self._ffmpeg.write(memoryview(data.tobytes()))
+            self.write(memoryview(data.tobytes()))
         except BrokenPipeError:
-            # ffmpeg ended early: its own message says more.
-            self._ffmpeg.close()
+            # ffmpeg ended early: its own words say more.
+            self.close()
             raise
-
-    def finish(self) -> None:
-        """Wait until all is written.
-
-        Raises
-        ------
-        OSError
-            If the disk is full, or nobody reads standard output any more.
-        ExtractionError
-            If ffmpeg failed.
-        """
-        self._ffmpeg.close()

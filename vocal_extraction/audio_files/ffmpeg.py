@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from vocal_extraction.errors import ExtractionError
 
@@ -59,22 +59,10 @@ def last_line(messages: str) -> str:
 
 
 class Program:
-    """A running program with at most one pipe to this one; use it in a ``with`` statement.
+    """A running program; use it in a ``with`` statement.
 
-    Parameters
-    ----------
-    name
-        The program.
-    arguments
-        All behind its name.
-    reads, writes
-        Whether this program reads the other's standard output, or writes its standard input. Where it does neither,
-        the other has the standard input or output of this program.
-
-    Raises
-    ------
-    ProgramError
-        If it is not found or cannot be started.
+    This process `reads` its standard output or `writes` its standard input, through one pipe at most; what is neither
+    read nor written is this process's own. Raises a `ProgramError` if it is not found or cannot be started.
     """
 
     def __init__(self, name: str, arguments: Sequence[str], *, reads: bool = False, writes: bool = False) -> None:
@@ -103,7 +91,7 @@ class Program:
                     fcntl.fcntl(self._file_number, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
             self._selector.register(self._file_number, selectors.EVENT_READ if reads else selectors.EVENT_WRITE)
 
-    def __enter__(self) -> "Program":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

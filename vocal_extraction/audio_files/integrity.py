@@ -12,7 +12,7 @@ import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +27,6 @@ _SHORTEST_GAP_S, _LONGEST_GAP_S = 0.003, 600.0
 """Containers round times to a millisecond; longer gaps are times that are wrong."""
 _FILLED_SAMPLES = 2**16
 _READ_BYTES = 2**20
-
-
-class Rows(Protocol):
-    """Samples at random access, (n_samples, n_channels), that grow when they are written behind the end."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, rows: slice, /) -> Any: ...
-    def __setitem__(self, rows: slice, values: Any, /) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,13 +72,7 @@ def find_header_damage(path: Path, container: str) -> str | None:
 
 
 def survey_frames(path: Path, *, track: int, sample_rate: int, container: str, declared_s: float | None) -> Survey:
-    """Decode a song once more, for the times and places of its frames.
-
-    Parameters
-    ----------
-    path, track, sample_rate, container, declared_s
-        The song, its audio track, from 1, and what is known of it.
-    """
+    """Decode an audio track, from 1, of a song once more, for the times and places of its frames."""
     wanted = ["-select_streams", f"a:{track - 1}", "-show_entries", "frame=pts_time,pkt_pos,pkt_size,nb_samples"]
     arguments = ["-v", "quiet", *wanted, "-of", "compact=p=0:nk=1", *input_arguments(path)]
     lines = read_all(Program("ffprobe", arguments, reads=True)).decode(errors="replace").split("\n")
@@ -133,8 +119,8 @@ def _number(word: str) -> float:
         return math.nan
 
 
-def fill_gaps(song: Rows, gaps: Sequence[Gap]) -> None:
-    """Put silence into the gaps of a song, in place."""
+def fill_gaps(song: Any, gaps: Sequence[Gap]) -> None:
+    """Put silence into the gaps of a song in place, an array of (n_samples, n_channels) that grows at its end."""
     stop, shift = len(song), sum(gap.n_samples for gap in gaps)
     for gap in reversed(gaps):
         for end in range(stop, gap.start, -_FILLED_SAMPLES):
@@ -148,13 +134,7 @@ def fill_gaps(song: Rows, gaps: Sequence[Gap]) -> None:
 
 
 class FlacChecksum:
-    """The MD5 of a FLAC file's samples (RFC 9639, section 8.2), beside the one that its encoder noted.
-
-    Parameters
-    ----------
-    path
-        A FLAC file; of any other, nothing is checked.
-    """
+    """The MD5 of a FLAC file's samples (RFC 9639, section 8.2), beside the one that its encoder noted."""
 
     def __init__(self, path: Path) -> None:
         with open(path, "rb") as file:

@@ -71,16 +71,10 @@ class SongFacts:
 
 
 def examine(path: Path, *, containers: str | None = None, track: str | None = None) -> SongFacts:
-    """Ask what `path` holds.
+    """Ask what a song's file holds.
 
-    Parameters
-    ----------
-    path
-        The song.
-    containers
-        ffmpeg's names of the formats that it may have, with commas between; None is any.
-    track
-        Number of an audio track, from 1, or its language, such as 'en' or 'ger'; None is the one that players take.
+    `containers` are ffmpeg's names of the formats that it may have, with commas between; None is any. `track` is the
+    number of an audio track, from 1, or its language, such as 'en' or 'ger'; None is the one that players take.
 
     Raises
     ------
@@ -105,7 +99,11 @@ def examine(path: Path, *, containers: str | None = None, track: str | None = No
         is_exact=audio.get("codec_name", "").startswith(_EXACT_CODECS),
         sample_rate=int(audio.get("sample_rate", 0)),
         n_channels=audio.get("channels", 0),
-        tags={name: value for name, value in tags.items() if _is_about_the_song(name)},
+        tags={
+            name: value
+            for name, value in tags.items()
+            if name.lower() not in _CODING_TAGS and not name.lower().startswith(_DROPPED_PREFIXES)
+        },
         channel_layout=audio.get("channel_layout"),
         cover=_front_cover(pictures),
         complaint=find_header_damage(path, container.get("format_name", "")),
@@ -137,10 +135,10 @@ def _has(stream: dict[str, Any], disposition: str) -> bool:
 
 def _front_cover(pictures: list[dict[str, Any]]) -> Cover | None:
     """Return the front cover, or else the first picture."""
-    pictures = sorted(pictures, key=lambda picture: picture.get("tags", {}).get("comment") != "Cover (front)")
-    for picture in pictures:
-        return Cover(picture["index"], picture.get("codec_name", ""), picture.get("width", 0), picture.get("height", 0))
-    return None
+    if not pictures:
+        return None
+    front = min(pictures, key=lambda picture: picture.get("tags", {}).get("comment") != "Cover (front)")
+    return Cover(front["index"], front.get("codec_name", ""), front.get("width", 0), front.get("height", 0))
 
 
 def _unreadable_cover(streams: list[dict[str, Any]], messages: str) -> str:
@@ -208,10 +206,6 @@ def _offset_s(audio: dict[str, Any], videos: list[dict[str, Any]]) -> float:
         return 0.0
     offset_s = float(audio["start_time"]) - float(videos[0]["start_time"])
     return offset_s if _OFFSETS_S[0] <= offset_s <= _OFFSETS_S[1] else 0.0
-
-
-def _is_about_the_song(tag: str) -> bool:
-    return tag.lower() not in _CODING_TAGS and not tag.lower().startswith(_DROPPED_PREFIXES)
 
 
 def _bext(tags: dict[str, str]) -> dict[str, str]:

@@ -20,17 +20,10 @@ _SAME_TIME_NS = 2 * 10**9
 
 
 def convert_stems(stems: Sequence[Path], wavs: Sequence[Path], *, sample_rate: int | None = None) -> None:
-    """Decode stems to 32-bit float wavs, unless that was done before; shorter ones end in silence.
+    """Decode the stems of one song to 32-bit float wavs, all or none, unless that was done before.
 
-    Parameters
-    ----------
-    stems
-        The stems of one song.
-    wavs
-        Where each is written, all of them or none. A wav has its stem's time of change, by which it is known to be
-        up to date.
-    sample_rate
-        Samples per second of the wavs; None takes the highest of the stems.
+    Shorter stems end in silence. A wav has its stem's time of change, by which it is known to be up to date. Without a
+    `sample_rate`, the highest of the stems is taken.
 
     Raises
     ------

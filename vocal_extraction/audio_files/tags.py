@@ -22,59 +22,44 @@ _FRONT_COVER = 3
 class Attachments:
     """Files that ffmpeg reads beside the samples."""
 
-    tags: Path
-    picture: Path | None = None
-    has_bext: bool = False
-    """Whether the tags hold the fields of a broadcast wav's bext chunk."""
+    inputs: tuple[str, ...]
+    """Arguments that make them ffmpeg's inputs 1 and 2."""
+    outputs: tuple[str, ...]
+    """Arguments that put them into what ffmpeg writes."""
     notes: tuple[str, ...] = ()
     """What could not be taken along."""
 
-    def inputs(self) -> list[str]:
-        """Return the arguments that make them ffmpeg's inputs 1 and 2."""
-        picture = [] if self.picture is None else input_arguments(self.picture)
-        return ["-f", "ffmetadata", *input_arguments(self.tags), *picture]
-
-    def outputs(self) -> list[str]:
-        """Return the arguments that put them into what ffmpeg writes."""
-        cover = ["-map", "2:v:0", "-c:v", "copy", "-disposition:v:0", "attached_pic"]
-        cover += ["-metadata:s:v:0", "comment=Cover (front)"]
-        bext = ["-write_bext", "1"] if self.has_bext else []
-        return ["-map_metadata", "1", *(cover if self.picture is not None else []), *bext]
-
 
 def gather(facts: SongFacts | None, kind: Format, *, folder: Path) -> Attachments:
-    """Write the tags of a song, and its cover where the format can hold one, to `folder`.
+    """Write the tags of a song, and its cover where the format can hold one, to a temporary `folder`.
 
-    Parameters
-    ----------
-    facts
-        What the song's file says, None for standard input.
-    kind
-        Format of the files to be written.
-    folder
-        A temporary folder.
+    `facts` are what the song's file says, None for standard input; `kind` is the format of the stems.
     """
-    tags = {} if facts is None else dict(facts.tags)
-    bext = facts.bext if facts is not None and kind.extension == "wav" else {}
-    picture, notes = None, []
+    listed = folder / "tags.txt"
+    inputs, outputs = ["-f", "ffmetadata", *input_arguments(listed)], ["-map_metadata", "1"]
+    tags, notes = ({} if facts is None else dict(facts.tags)), []
     if facts is not None and facts.unreadable_cover and kind.cover:
         notes.append(f"the cover ({facts.unreadable_cover}) is of a kind that ffmpeg cannot read, and was left out")
     if facts is not None and facts.cover is not None and kind.cover:
-        ending, coder = ("jpg", "copy") if facts.cover.codec == "mjpeg" else ("png", "png")
-        coder = "copy" if facts.cover.codec == "png" else coder
-        content = _read_cover(facts.path, facts.cover, coder)
+        is_jpeg = facts.cover.codec == "mjpeg"
+        content = _read_cover(facts.path, facts.cover, "copy" if is_jpeg or facts.cover.codec == "png" else "png")
         if not content:
             notes.append(f"the cover ({facts.cover.codec}) cannot be read and was left out")
         elif kind.cover == "tag":
-            block = _picture_block(facts.cover, f"image/{ending.replace('jpg', 'jpeg')}".encode(), content)
+            block = _picture_block(facts.cover, b"image/jpeg" if is_jpeg else b"image/png", content)
             tags["METADATA_BLOCK_PICTURE"] = base64.b64encode(block).decode()
         else:
-            picture = folder / f"cover.{ending}"
+            picture = folder / ("cover.jpg" if is_jpeg else "cover.png")
             picture.write_bytes(content)
-    listed = folder / "tags.txt"
-    lines = [f"{_escaped(name)}={_escaped(value)}\n" for name, value in (tags | bext).items()]
+            inputs += input_arguments(picture)
+            outputs += ["-map", "2:v:0", "-c:v", "copy", "-disposition:v:0", "attached_pic"]
+            outputs += ["-metadata:s:v:0", "comment=Cover (front)"]
+    if facts is not None and facts.bext and kind.extension == "wav":
+        tags |= facts.bext
+        outputs += ["-write_bext", "1"]
+    lines = [f"{_escaped(name)}={_escaped(value)}\n" for name, value in tags.items()]
     listed.write_text(";FFMETADATA1\n" + "".join(lines), encoding="utf-8", errors="replace")
-    return Attachments(listed, picture, bool(bext), tuple(notes))
+    return Attachments(tuple(inputs), tuple(outputs), tuple(notes))
 
 
 def _escaped(text: str) -> str:

@@ -83,8 +83,8 @@ class ProgressBars:
     @contextlib.contextmanager
     def song(self, song: str | Path) -> Iterator[Progress]:
         """Show the bar of one song, and yield the function that moves it."""
-        started, bar = time.monotonic(), tqdm(desc=shortened(Path(song).name), leave=False, **self._options)
-        bar.bar_format = _BAR_WITHOUT_END
+        started, name = time.monotonic(), shortened(Path(song).name)
+        bar: Any = tqdm(desc=name, bar_format=_BAR_WITHOUT_END, leave=False, **self._options)
 
         def move(done_s: float, total_s: float | None) -> None:
             if total_s is not None:

@@ -209,10 +209,10 @@ def _encode(
             if coding.format.holds_all:
                 block["mixture"] = np.sum([*block.values()], axis=0)
             for stem, writer in writers.items():
-                writer.write(block[stem].T)
+                writer.encode(block[stem])
             watch()
         for writer in writers.values():
-            writer.finish()
+            writer.close()
         if coding.format.holds_all:
             write_native_stems(paths.pop("mixture"), paths, *temporary.values())
     return () if attachments is None else attachments.notes
