@@ -3,7 +3,6 @@
 import subprocess
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,11 +14,9 @@ from serving import PATIENCE_S
 
 from vocal_extraction.audio_files import probing
 from vocal_extraction.audio_files.decoding import SongReader
-from vocal_extraction.checkpointing import save_checkpoint
-from vocal_extraction.demo_songs import synthesize_song
+from vocal_extraction.checkpointing import shipped_checkpoints
 from vocal_extraction.errors import ExtractionCancelledError, ExtractionError, SettingsError
-from vocal_extraction.networks import create_model
-from vocal_extraction.settings import SPECIFIED, ExtractionSettings
+from vocal_extraction.settings import ExtractionSettings
 from vocal_extraction.web_page import jobs
 from vocal_extraction.web_page.jobs import JobQueue, Options, safe_name
 from vocal_extraction.web_page.listening import Overview, overview, prepare_listening
@@ -27,21 +24,15 @@ from vocal_extraction.web_page.uploads import Limits, RefusedError, Upload, vali
 
 RATE = 44_100
 HOLDING_AUDIO = {
-    "wav", "flac", "mp3", "mp2", "ogg", "opus", "m4a", "aac", "aiff", "wma", "webm", "mkv", "mp4", "ac3", "au", "caf",
+    "wav", "flac", "mp3", "ogg", "opus", "m4a", "aac", "aiff", "wma", "webm",
 }  # fmt: skip
-OPTIONS = Options("untrained", ExtractionSettings())
-
-
-@pytest.fixture(scope="session")
-def untrained_model(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "untrained.pth"
-    return save_checkpoint(path, create_model(SPECIFIED), preset=SPECIFIED)
+OPTIONS = Options("classic", ExtractionSettings())
 
 
 @pytest.fixture
-def open_queue(tmp_path, untrained_model):
+def open_queue(tmp_path):
     """Return a function that opens a queue with some limits."""
-    return lambda **limits: JobQueue(tmp_path, Limits(**limits), {"untrained": untrained_model}, "cpu")
+    return lambda **limits: JobQueue(tmp_path, Limits(**limits), shipped_checkpoints(), "cpu")
 
 
 @pytest.fixture
@@ -51,11 +42,12 @@ def queue(open_queue):
 
 
 def upload(queue, name="a.wav", content=b"", *, duration_s=None):
-    """Put a song where an upload would lie: bytes, or seconds of a synthesised one."""
+    """Put a song where an upload would lie: bytes, or seconds of noise."""
     path = queue.new_song(name)
     path.write_bytes(content)
     if duration_s is not None:
-        soundfile.write(path, sum(synthesize_song(3, duration_s).values()).T, RATE, subtype="PCM_16")
+        noise = np.random.default_rng(3).normal(0, 3_000, (round(duration_s * RATE), 2)).astype(np.int16)
+        soundfile.write(path, noise, RATE)
     return path
 
 
@@ -110,7 +102,7 @@ def test_what_is_no_song_is_refused_by_name(tmp_path, name, content):
 def test_a_playlist_reads_no_other_file(tmp_path, name):
     """ffmpeg opens a playlist whatever its file is called, and with it any song on the machine."""
     secret = tmp_path / "secret.mp3"
-    soundfile.write(secret, synthesize_song(1, 1.0)["vocals"].T, RATE)
+    soundfile.write(secret, np.full(RATE, 0.1), RATE)
     for text in (
         f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{secret}\n#EXT-X-ENDLIST\n",
         f"ffconcat version 1.0\nfile '{secret}'\n",
@@ -378,7 +370,7 @@ def test_a_preview_that_fails_does_not_fail_the_job(queue, monkeypatch, capsys):
 
 
 def test_a_model_that_went_away_is_said(tmp_path):
-    with JobQueue(tmp_path, Limits(), {"untrained": tmp_path / "gone.pth"}, "cpu") as queue:
+    with JobQueue(tmp_path, Limits(), {"classic": tmp_path / "gone.pth"}, "cpu") as queue:
         assert "gone.pth" in finished(queue, upload(queue, duration_s=1.0)).error
 
 
@@ -411,9 +403,10 @@ def test_an_upload_has_a_harmless_name(name, safe):
 
 
 def test_the_time_that_a_model_takes_is_measured(queue):
-    assert queue.sources("untrained") == ("vocals",)
+    assert queue.sources("classic") == ("vocals",)
+    queue.models = {"classic": queue.models["classic"]}
     queue.measure_models()
-    assert queue.real_time_factors["untrained"] > 0
+    assert queue.real_time_factors["classic"] > 0
 
 
 def test_four_stems_take_more_of_the_disk_than_two(tmp_path):
