@@ -12,7 +12,6 @@ from stress.inputs import Target, refusing
 from vocal_extraction.audio_files import decoding, probing
 from vocal_extraction.command_line import commands, menu
 from vocal_extraction.command_line.parser import parse
-from vocal_extraction.command_line.tone import measure_tone
 from vocal_extraction.errors import ExtractionError, SettingsError, VocalExtractionError
 from vocal_extraction.extraction import extract_songs, extract_vocals
 from vocal_extraction.musdb_preparation import prepare_musdb
@@ -88,15 +87,6 @@ def test_ffprobe_may_leave_out_what_is_usually_there(tmp_path, monkeypatch, stre
     else:
         with pytest.raises(ExtractionError, match="holds no audio"):
             probing.examine(song)
-
-
-def test_a_wav_with_a_part_of_odd_length_is_no_tone(tmp_path):
-    """Python's own reader raises a RuntimeError without a text."""
-    form = b"fmt \x10\0\0\0" + struct.pack("<HHIIHH", 1, 0, 8_000, 0, 0, 8)
-    whole = b"RIFF-\0\0\0WAVE" + b"LIST\1\0\0\0\0" + form + b"data\0\0\0\0"
-    (tmp_path / "tone.wav").write_bytes(whole)
-    with pytest.raises(ValueError, match="its parts do not fit"):
-        measure_tone(tmp_path / "tone.wav")
 
 
 @pytest.mark.parametrize("answer", ["~nobody-at-all/song.wav", "x" * 5_000])

@@ -1,10 +1,8 @@
 """The few lines that let nussl 1.1.9, scaper 1.6.5 and museval run on current NumPy, SciPy, pandas, librosa and torch.
 
-`install` puts a finder in front of Python's own: when one of these libraries is imported, by whomever, what newer
-libraries removed is put back first, and what is wrong in it is corrected behind. Nothing is imported before that, since
-nussl takes seconds. Each bridge names the change it spans. A program that never imports this package has none of them.
-
-This package's own modules write ``from vocal_extraction.compatibility import nussl`` (or ``scaper``, or ``museval``).
+`install` puts a finder in front of Python's own: when one of these libraries is imported, by whomever, the bridges in
+`BEFORE` run first and those in `AFTER` right after. Nothing is imported before that, since nussl takes seconds. This
+package's own modules write ``from vocal_extraction.compatibility import nussl`` (or ``scaper``, or ``museval``).
 """
 
 import functools
@@ -62,21 +60,20 @@ def _bridge_librosa() -> None:
     import librosa.feature
     import librosa.filters
 
+    def by_position(function: Callable[..., Any], parameters: Sequence[str]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def called(*arguments: Any, **options: Any) -> Any:
+            return function(**dict(zip(parameters, arguments, strict=False)), **options)
+
+        return called
+
     for module, name, parameters in (
         (librosa, "resample", ("y", "orig_sr", "target_sr")),
         (librosa.feature, "rms", ("y",)),
         (librosa.feature, "melspectrogram", ("y",)),
         (librosa.filters, "mel", ("sr", "n_fft", "n_mels")),
     ):
-        setattr(module, name, _by_position(getattr(module, name), parameters))
-
-
-def _by_position(function: Callable[..., Any], parameters: Sequence[str]) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def called(*arguments: Any, **options: Any) -> Any:
-        return function(**dict(zip(parameters, arguments, strict=False)), **options)
-
-    return called
+        setattr(module, name, by_position(getattr(module, name), parameters))
 
 
 def _bridge_librosa_display() -> None:
@@ -84,31 +81,22 @@ def _bridge_librosa_display() -> None:
     display: Any = sys.modules["librosa.display"]
     if not hasattr(display, "waveplot"):
         display.waveplot = display.waveshow
-    name = "__scale_axes"
-    scale_axes = getattr(display, name)
-
-    def scaled(
-        axes: Any, ax_type: str | None, which: str, tempo_min: float | None = 16, tempo_max: float | None = 480
-    ) -> None:
-        scale_axes(axes, ax_type, which, tempo_min, tempo_max)
-
-    setattr(display, name, scaled)
+    vars(display)["__scale_axes"].__defaults__ = (16, 480)  # of tempo_min and tempo_max
 
 
 def _bridge_equality() -> None:
     """NumPy 2.2 raises on the truth of an empty array; nussl's comparisons meet one where one side has no data."""
     import numpy
 
-    nussl = sys.modules["nussl"]
-
     def equal(one: Any, other: Any) -> bool:
-        for name, value in vars(one).items():
-            theirs = vars(other)[name]
-            differ = not numpy.array_equal(value, theirs) if isinstance(value, numpy.ndarray) else value != theirs
-            if numpy.any(differ):
-                return False
-        return True
+        return all(
+            numpy.array_equal(value, vars(other)[name])
+            if isinstance(value, numpy.ndarray)
+            else not numpy.any(value != vars(other)[name])
+            for name, value in vars(one).items()
+        )
 
+    nussl = sys.modules["nussl"]
     for kind in (nussl.AudioSignal, nussl.separation.base.SeparationBase):
         kind.__eq__ = equal
 
@@ -117,11 +105,11 @@ def _bridge_report_card() -> None:
     """pandas 3 refuses the mean of a column of strings; nussl's report card averages a frame that holds names."""
     card = importlib.import_module("nussl.evaluation.report_card")
 
-    def numbers_only(summarize: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda frame, decs=2: summarize(frame.drop(columns=["source", "file"]), decs=decs)
+    def numbers_only(summarize: Callable[..., Any], frame: Any, decs: int = 2) -> Any:
+        return summarize(frame.drop(columns=["source", "file"]), decs=decs)
 
     for name in ("_get_mean_and_std", "_get_medians"):
-        setattr(card, name, numbers_only(getattr(card, name)))
+        setattr(card, name, functools.partial(numbers_only, getattr(card, name)))
 
 
 def _bridge_overlap_add() -> None:
@@ -135,20 +123,13 @@ class _Cache:
     """A zarr array of pickled dictionaries, as nussl's `Cache` uses one."""
 
     def __init__(self, array: Any) -> None:
-        self._array = array
-
-    @property
-    def info(self) -> Any:
-        """What zarr says of it."""
-        return self._array.info
+        self._array, self.info = array, array.info
 
     def __setitem__(self, index: int, data: Any) -> None:
         import numcodecs
         import numpy
 
-        pickled = numpy.empty(1, dtype=object)
-        pickled[0] = numcodecs.Pickle().encode(data)
-        self._array[index : index + 1] = pickled
+        self._array[index : index + 1] = numpy.array([numcodecs.Pickle().encode(data)], dtype=object)
 
     def __getitem__(self, index: int) -> Any:
         """Return an item; None where none was written."""
@@ -197,7 +178,7 @@ def _bridge_module_snapshots() -> None:
 def _allow_plain_classes() -> None:
     """torch 2.6 reads files with ``weights_only``, which knows none of the classes in checkpoints of nussl's.
 
-    The stand-ins are classes whose instances are nussl's, which is imported only if a file holds one.
+    For those there are stand-ins, which make instances of nussl's, and import it for that.
     """
     import numpy
     import torch
@@ -211,6 +192,9 @@ def _allow_plain_classes() -> None:
     torch.serialization.add_safe_globals(allowed)
 
 
+_STAND_INS: list[type] = []
+
+
 def _stand_in(path: str) -> type:
     module, _, name = path.rpartition(".")
 
@@ -218,18 +202,17 @@ def _stand_in(path: str) -> type:
         real = getattr(importlib.import_module(module), name)
         return real.__new__(real, *arguments)
 
-    return type(name, (), {"__new__": new, "__module__": f"{__name__}.stand_ins"})
+    _STAND_INS.append(type(name, (), {"__new__": new, "__module__": f"{__name__}.stand_ins"}))
+    return _STAND_INS[-1]
 
 
 def _allow_nussls_classes() -> None:
     """Put nussl's classes in the place of their stand-ins, which a file that is being read may still refer to."""
     import torch
 
-    kept: list[Any] = []
     known: list[Any] = torch.serialization.get_safe_globals()
-    for each in known:
-        is_stand_in = isinstance(each, tuple) and getattr(each[0], "__module__", "") == f"{__name__}.stand_ins"
-        kept.append(each[0] if is_stand_in else each)
+    # A stand-in without the name that it stands for is kept: it is called, but no longer found.
+    kept = [each[0] if isinstance(each, tuple) and each[0] in _STAND_INS else each for each in known]
     torch.serialization.clear_safe_globals()
     nussl = sys.modules["nussl"]
     classes = [getattr(nussl.datasets.transforms, name) for name in TRANSFORMS]
@@ -237,9 +220,7 @@ def _allow_nussls_classes() -> None:
 
 
 BEFORE: dict[str, list[Callable[[], None]]] = {
-    "nussl": [_bridge_numpy, _bridge_scipy],
-    "scaper": [_bridge_numpy, _bridge_scipy],
-    "museval": [_bridge_numpy, _bridge_scipy],
+    name: [_bridge_numpy, _bridge_scipy] for name in ("nussl", "scaper", "museval")
 }
 """What is done before a library is imported."""
 AFTER: dict[str, list[Callable[[], None]]] = {
@@ -259,25 +240,21 @@ class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
         if name not in BEFORE and name not in AFTER:
             return None
-        finders = [finder for finder in sys.meta_path if finder is not self]
-        found = (finder.find_spec(name, path, target) for finder in finders)
-        spec = next((spec for spec in found if spec is not None), None)
+        found = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, found), None)
         if spec is None or spec.loader is None:
             return spec
         execute = spec.loader.exec_module
 
         def bridged(module: types.ModuleType) -> None:
-            _lay(BEFORE, name)
+            for bridge in BEFORE.get(name, ()):
+                bridge()
             execute(module)
-            _lay(AFTER, name)
+            for bridge in AFTER.get(name, ()):
+                bridge()
 
         spec.loader.exec_module = bridged  # type: ignore[method-assign]
         return spec
-
-
-def _lay(bridges: dict[str, list[Callable[[], None]]], name: str) -> None:
-    for bridge in bridges.get(name, ()):
-        bridge()
 
 
 def install() -> None:
@@ -286,7 +263,8 @@ def install() -> None:
         return
     sys.meta_path.insert(0, _Finder())
     for name in [name for name in ("torch", "librosa.display", "nussl") if name in sys.modules]:
-        _lay(AFTER, name)
+        for bridge in AFTER[name]:
+            bridge()
 
 
 def __getattr__(name: str) -> types.ModuleType:

@@ -10,17 +10,9 @@ class DeviceError(VocalExtractionError):
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Return the device to compute on.
+    """Return the device to compute on; raise DeviceError if it is not there.
 
-    Parameters
-    ----------
-    name
-        'auto' (CUDA when there is one, then Apple's MPS, else the CPU) or a name that torch knows, as 'cuda:1'.
-
-    Raises
-    ------
-    DeviceError
-        If the name means nothing, or the device is not there.
+    `name` is 'auto' (CUDA when there is one, then Apple's MPS, else the CPU) or a name that torch knows, as 'cuda:1'.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

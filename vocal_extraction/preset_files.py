@@ -27,13 +27,7 @@ from vocal_extraction.settings import PRESETS, SPECIFIED, Preset
 
 
 def find_preset(name: str) -> Preset:
-    """Return the preset of a name, or that of a TOML file.
-
-    Raises
-    ------
-    SettingsError
-        If there is none, or the file holds what is no setting.
-    """
+    """Return the preset of a name, or that of a TOML file; raise SettingsError if there is none."""
     if name in PRESETS:
         return PRESETS[name]
     if name.endswith(".toml"):
@@ -42,13 +36,7 @@ def find_preset(name: str) -> Preset:
 
 
 def read_preset(path: Path) -> Preset:
-    """Read a preset from a TOML file; its name is that of the file.
-
-    Raises
-    ------
-    SettingsError
-        If the file cannot be read, or holds an unknown setting or a value that is none of its kind.
-    """
+    """Read a preset from a TOML file, after which it is named; raise SettingsError if it holds anything else."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

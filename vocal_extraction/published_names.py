@@ -20,14 +20,9 @@ scaper_object_configuration = {
 
 
 def prepare_dataset(dataset: Iterable[dict[str, Any]], path: str | Path) -> None:
-    """Write the stems of nussl's songs as scaper wants them, unless the folder is there already.
+    """Write the stems of a ``nussl.datasets.MUSDB18`` as scaper wants them, unless the folder is there already.
 
-    Parameters
-    ----------
-    dataset
-        Songs with ``mix`` and ``sources`` (by stem), which are nussl's AudioSignals: a ``nussl.datasets.MUSDB18``.
-    path
-        Becomes ``<path>/foreground/<stem>/<song>.wav``, named after the mixture's file, and ``<path>/background``.
+    They become ``<path>/foreground/<stem>/<song>.wav``, named after the mixture's file, beside ``<path>/background``.
     """
     path = Path(path)
     if path.is_dir():

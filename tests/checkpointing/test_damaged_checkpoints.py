@@ -102,12 +102,12 @@ def test_damage_anywhere_is_found(tmp_path):
     whole, records = path.read_bytes(), forged.records_of(content())
     rng = np.random.default_rng(0)
     n_refused = 0
-    for position in rng.integers(len(whole), size=60):
+    for position in rng.integers(len(whole), size=30):
         changed = bytearray(whole)
         changed[position] ^= 1 << rng.integers(8)
         n_refused += _is_refused(path, bytes(changed))
-    assert n_refused > 48, "most of a file are weights under a checksum"
-    for position in rng.integers(len(records["data.pkl"]), size=150):
+    assert n_refused > 24, "most of a file are weights under a checksum"
+    for position in rng.integers(len(records["data.pkl"]), size=60):
         changed = bytearray(records["data.pkl"])
         changed[position] ^= 1 << rng.integers(8)
         forged.write_archive(path, {**records, "data.pkl": bytes(changed)})

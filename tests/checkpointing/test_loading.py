@@ -248,9 +248,8 @@ def test_a_loader_for_another_kind_of_file_is_one_row(tmp_path, monkeypatch, sav
 # Metadata
 
 
-def test_what_others_store_is_kept_beside(tmp_path, saved):
+def test_what_others_store_is_ignored(saved):
     metadata = CheckpointMetadata.parse({**read_checkpoint(saved[1])["metadata"], "mood": ["blue"], "seed": "zero"})
-    assert metadata.extra == {"mood": ["blue"], "seed": "zero"}
     assert (metadata.seed, metadata.preset, metadata.history["train/loss"]) == (None, "small", [0.5])
 
 

@@ -1,6 +1,5 @@
 """The edge to sound: wav headers for every reader of wavs, a decoder's stream, and what ffprobe says of a file."""
 
-import contextlib
 import dataclasses
 import functools
 import itertools
@@ -18,7 +17,6 @@ from stress.inputs import Target, refusing
 
 def _take_wav(data: bytes, folder: Path) -> None:
     """Every reader of wavs gets the same file."""
-    from vocal_extraction.command_line.tone import measure_tone
     from vocal_extraction.musdb_preparation.decoding import _check_wav
     from vocal_extraction.rendering.stems import duration_s_of, read_excerpt
     from vocal_extraction.tracks import _plain_track
@@ -34,8 +32,6 @@ def _take_wav(data: bytes, folder: Path) -> None:
     with refusing():
         duration_s_of(path)
         read_excerpt(path, start_s=0.0, duration_s=0.001, sample_rate=44_100)
-    with contextlib.suppress(ValueError):  # what the doctor expects of its own tone
-        measure_tone(path)
 
 
 class _Decoder:

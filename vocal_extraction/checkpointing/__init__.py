@@ -1,8 +1,6 @@
-"""The format of a checkpoint: what ``nussl.ml.SeparationModel.save`` writes, read as data.
+"""Checkpoints: what ``nussl.ml.SeparationModel.save`` writes, read as data.
 
-It is a zip archive of torch's with a pickled dictionary: ``state_dict``, ``config`` (the network's architecture as
-JSON) and ``metadata`` (STFT, sample rate, transforms, history). A file may come from anywhere, so it is never unpickled
-freely. Data comes out, or a `CheckpointError`; no code runs. docs/checkpoints.md lists the contents and the steps.
+Data comes out of a file, or a `CheckpointError`; no code runs. docs/checkpoints.md lists the contents and the steps.
 """
 
 from vocal_extraction.checkpointing.archive import CheckpointError

@@ -31,13 +31,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def contents_of(path: str | Path) -> bytes:
-    """Return the contents of the file at `path`, if it may be a checkpoint by its size.
-
-    Raises
-    ------
-    CheckpointError
-        If there is no such file, it cannot be read or is too large.
-    """
+    """Return the contents of the file at `path`, if it may be a checkpoint by its size; else raise CheckpointError."""
     path = Path(path)
     try:
         if not path.is_file():
@@ -53,10 +47,7 @@ def contents_of(path: str | Path) -> bytes:
 def records_of(contents: bytes, *, name: str) -> dict[str, bytes]:
     """Unpack the records that `torch.load` needs; messages call the file `name`.
 
-    Raises
-    ------
-    CheckpointError
-        If it is no archive of torch's, or one made to be read in two ways.
+    A CheckpointError says that it is no archive of torch's, or one made to be read in two ways.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(contents)) as archive:

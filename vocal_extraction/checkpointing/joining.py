@@ -23,22 +23,9 @@ _PREFIX = "layers.model."
 
 
 def join_checkpoints(paths: Sequence[str | Path], output_path: str | Path, *, overwrite: bool = False) -> Path:
-    """Join checkpoints of one kind to one checkpoint, which `evaluate` and `extract` take like any other.
+    """Join two or more checkpoints of one network and signal to one, which is used like any other.
 
-    Parameters
-    ----------
-    paths
-        Two or more checkpoints of the same network, trained for the same signal.
-    output_path
-        Where to.
-    overwrite
-        Whether a file that is there may be replaced.
-
-    Returns
-    -------
-    Path
-        `output_path`. Its metadata has, under ``members``, the SHA-256 of each member's file and what is known of its
-        training.
+    The new file's metadata has, under ``members``, the SHA-256 of each member's file and what is known of its training.
 
     Raises
     ------
@@ -47,8 +34,7 @@ def join_checkpoints(paths: Sequence[str | Path], output_path: str | Path, *, ov
     SettingsError
         If there are more than an `EnsembleMaskInference` may have.
     StorageError
-        If the file cannot be written, or is there already.
-
+        If the file cannot be written, or is there already and `overwrite` is not said.
     """
     output_path = Path(output_path)
     if len(paths) < 2:
@@ -66,27 +52,14 @@ def join_checkpoints(paths: Sequence[str | Path], output_path: str | Path, *, ov
         }
     )
     first = models[0].metadata
-    metadata = CheckpointMetadata(
-        signal=first.signal,
-        n_channels=first.n_channels,
-        sources=first.sources,
-        preset=first.preset,
-        settings=first.settings,
-        licence=first.licence,
-        train_dataset=first.train_dataset,
-        members=tuple({"sha256": model.sha256, **model.metadata.origin} for model in models),
-    )
+    shared = ("signal", "n_channels", "sources", "preset", "settings", "licence", "train_dataset")
+    members = tuple({"sha256": model.sha256, **model.metadata.origin} for model in models)
+    metadata = CheckpointMetadata(**{name: getattr(first, name) for name in shared}, members=members)
     return save_network(output_path, network, metadata)
 
 
 def _common_kind(models: Sequence[LoadedModel]) -> tuple[str, dict[str, Any]]:
-    """Return class and arguments of networks that take and give the same.
-
-    Raises
-    ------
-    CheckpointError
-        If one differs from the first, or is none of this project's networks.
-    """
+    """Return class and arguments of this project's networks; raise CheckpointError if one differs from the first."""
     kinds = []
     for model in models:
         network = model.network

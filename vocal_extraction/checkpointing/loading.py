@@ -1,8 +1,7 @@
 """From a checkpoint to a network that is ready for use, by the loader for its kind of file.
 
-A checkpoint rebuilds the model and its input without the code that trained it. The source-separation tutorial's issue
-46 describes how nussl's own loading fails; the specification's workaround (network built by hand, weights put in,
-metadata handed over) is what happens here, on contents that were read as data.
+The source-separation tutorial's issue 46 describes how nussl's own loading fails; the specification's workaround
+(network built by hand, weights put in, metadata handed over) is what happens here, on contents that were read as data.
 """
 
 import dataclasses
@@ -82,17 +81,7 @@ LOADERS = [Loader(recognizes=lambda contents: True, load=load_nussl_checkpoint)]
 def load_checkpoint(path: str | Path, *, device: str | torch.device = "cpu") -> LoadedModel:
     """Load a checkpoint of this project or of nussl's, or another file that one of `LOADERS` recognizes.
 
-    Parameters
-    ----------
-    path
-        The file, or the name of a model that ships.
-    device
-        Where the network shall be.
-
-    Returns
-    -------
-    LoadedModel
-        With the network in ``eval()``.
+    `path` may also be the name of a model that ships.
 
     Raises
     ------
@@ -107,12 +96,12 @@ def load_checkpoint(path: str | Path, *, device: str | torch.device = "cpu") -> 
     loader = next(loader for loader in reversed(LOADERS) if loader.recognizes(contents))
     network, metadata, output = loader.load(contents, str(path))
     return LoadedModel(
-        network=network.eval().to(device),
-        signal=metadata.signal,
-        n_channels=metadata.n_channels,
-        sources=metadata.sources,
-        output=output,
-        metadata=metadata,
-        path=path,
-        sha256=sha256,
+        network.eval().to(device),
+        metadata.signal,
+        metadata.n_channels,
+        metadata.sources,
+        output,
+        metadata,
+        path,
+        sha256,
     )

@@ -1,15 +1,15 @@
 """The schema of a checkpoint's metadata: nussl's keys and this project's, written and read here and nowhere else.
 
-Keys that are in no row below belong to others and are kept in `CheckpointMetadata.extra`. docs/checkpoints.md lists all
-keys. Files of nussl's from before its version 1.1.3 keep STFT and sample rate with the training data only.
+docs/checkpoints.md lists all keys; others are ignored. Files of nussl's from before its version 1.1.3 keep STFT and
+sample rate with the training data only.
 """
 
 import dataclasses
 import json
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from vocal_extraction.checkpointing.archive import CheckpointError
-from vocal_extraction.settings import ACCOMPANIMENT, STEMS, Preset, SignalSettings
+from vocal_extraction.settings import ACCOMPANIMENT, STEMS, Preset, SignalSettings, TrainingSettings
 
 FORMAT_VERSION = 1
 """Version of what this project adds to nussl's metadata."""
@@ -23,9 +23,9 @@ _FACTS: dict[str, type | tuple[type, ...]] = {
 }
 """Keys that are fields of the same name, and the type that they must have to be one."""
 _TRAINER = ("optimizer", "loss_dictionary", "trainer.state_dict", "trainer.state.epoch_history")
-_ELSEWHERE = ("stft_params", "sample_rate", "num_channels", "source_names", "format_version", "config")
 _VIEW = ("stereo", "input_level_db")
 """Fields of `SignalSettings` that nussl does not have."""
+_ORIGIN = ("seed", "git_commit", "training_s", "n_steps", "machine")
 
 
 class STFTParams(NamedTuple):
@@ -65,8 +65,6 @@ class CheckpointMetadata:
     """nussl's description of the training data, with its transforms."""
     members: tuple[dict[str, Any], ...] = ()
     """Of an ensemble: SHA-256 of each member's file, and where its weights come from."""
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Values under keys that this project does not know."""
 
     @property
     def history(self) -> dict[str, list[float]]:
@@ -77,17 +75,10 @@ class CheckpointMetadata:
     @property
     def origin(self) -> dict[str, Any]:
         """Where the weights come from, as far as it is known: plain values by name."""
-        known = ("seed", "git_commit", "training_s", "n_steps", "machine")
-        return {name: value for name in known if (value := getattr(self, name)) is not None}
+        return {name: value for name in _ORIGIN if (value := getattr(self, name)) is not None}
 
     def with_sources(self, n_sources: int) -> "CheckpointMetadata":
-        """Return this with the names of all sources: as stored, else as the transforms imply, else by their number.
-
-        Raises
-        ------
-        CheckpointError
-            If the file names others than these.
-        """
+        """Return this with the names of all sources: as stored, else as the transforms imply, else by their number."""
         names = self.sources
         if not names:
             names = _names_by_transforms(self.train_dataset.get("transforms"))
@@ -107,45 +98,16 @@ class CheckpointMetadata:
     ) -> "CheckpointMetadata":
         """Return the metadata of a network that was trained with a preset.
 
-        Parameters
-        ----------
-        preset
-            Its settings.
-        history
-            (training loss, validation loss) of each epoch.
-        dataset_folder
-            Folder of the training data, by name only.
-        **facts
-            Further fields: seed, n_steps, training_s, git_commit, machine, licence, extra.
+        `history` has (training loss, validation loss) of each epoch; `dataset_folder` is stored as a name only; `facts`
+        are further fields, such as seed, n_steps and git_commit.
         """
-        training = preset.training
-        trainer = (
-            {
-                "optimizer": {"name": "Adam", "params": {"lr": training.learning_rate}},
-                "loss_dictionary": {training.loss: {"weight": 1.0}},
-                "trainer.state_dict": {
-                    "epoch": len(history),
-                    "epoch_length": training.batches_per_epoch,
-                    "max_epochs": training.n_epochs,
-                    "output": {"loss": history[-1][0]},
-                    "metrics": {"validation/loss": history[-1][1]},
-                    "seed": None,  # nussl's loader accepts nothing else
-                },
-                "trainer.state.epoch_history": {
-                    "train/loss": [train for train, _ in history],
-                    "validation/loss": [validation for _, validation in history],
-                },
-            }
-            if history
-            else {}
-        )
         return cls(
             signal=preset.signal,
             n_channels=preset.network.num_audio_channels,
             sources=preset.sources,
             preset=preset.name,
             settings=json.dumps(dataclasses.asdict(preset)),
-            trainer=trainer,
+            trainer=_trainer(preset.training, history) if history else {},
             train_dataset={"folder": dataset_folder},
             **facts,
         )
@@ -174,7 +136,6 @@ class CheckpointMetadata:
             **facts,
             **self.trainer,
             **({"members": list(self.members)} if self.members else {}),
-            **self.extra,
         }
 
     @classmethod
@@ -183,32 +144,43 @@ class CheckpointMetadata:
 
         Raises
         ------
-        CheckpointError
-            If it does not say how the network is fed, or says it in no way that is known.
-        SettingsError
-            If STFT or sample rate are beyond what this project computes.
+        CheckpointError, SettingsError
+            If it does not say how the network is fed, or as this project cannot do it.
         """
         dataset = stored.get("train_dataset")
         dataset = dataset if isinstance(dataset, dict) else {}
-        given = {**dataset, **{key: value for key, value in stored.items() if value is not None}}
-        facts = {name: stored[name] for name, kind in _FACTS.items() if isinstance(stored.get(name), kind)}
-        members = stored.get("members")
-        are_members = isinstance(members, list) and all(isinstance(member, dict) for member in members)
-        fields = {*facts, *_TRAINER, *_ELSEWHERE, *_VIEW, "train_dataset", "val_dataset"}
-        fields |= {"members"} if are_members else set()
-        signal, n_channels = _signal(given), _n_channels(given.get("num_channels"))
+        given = {key: value for part in (dataset, stored) for key, value in part.items() if value is not None}
+        signal, n_channels = _signal(given), _n_channels(given.get("num_channels", 1))
         if signal.stereo == "mid-side" and n_channels > 2:
             raise CheckpointError(f"it takes {n_channels} channels together, but of mid and side there are two")
+        members = stored.get("members")
         return cls(
             signal=signal,
             n_channels=n_channels,
             sources=_names(stored.get("source_names")),
             trainer={key: stored[key] for key in _TRAINER if key in stored},
             train_dataset=dataset,
-            members=tuple(cast(list[dict[str, Any]], members)) if are_members else (),
-            extra={key: value for key, value in stored.items() if key not in fields},
-            **facts,
+            members=tuple(each for each in members if isinstance(each, dict)) if isinstance(members, list) else (),
+            **{name: stored[name] for name, kind in _FACTS.items() if isinstance(stored.get(name), kind)},
         )
+
+
+def _trainer(training: TrainingSettings, history: list[tuple[float, float]]) -> dict[str, Any]:
+    """Return what nussl's own trainer would store."""
+    train, validation = map(list, zip(*history, strict=True))
+    return {
+        "optimizer": {"name": "Adam", "params": {"lr": training.learning_rate}},
+        "loss_dictionary": {training.loss: {"weight": 1.0}},
+        "trainer.state_dict": {
+            "epoch": len(history),
+            "epoch_length": training.batches_per_epoch,
+            "max_epochs": training.n_epochs,
+            "output": {"loss": train[-1]},
+            "metrics": {"validation/loss": validation[-1]},
+            "seed": None,  # nussl's loader accepts nothing else
+        },
+        "trainer.state.epoch_history": {"train/loss": train, "validation/loss": validation},
+    }
 
 
 def _signal(stored: dict[str, Any]) -> SignalSettings:
@@ -224,8 +196,6 @@ def _signal(stored: dict[str, Any]) -> SignalSettings:
 
 
 def _n_channels(stored: Any) -> int:
-    if stored is None:
-        return 1
     if type(stored) is not int or not 1 <= stored <= _MOST_CHANNELS:
         raise CheckpointError(f"num_channels is {str(stored)[:40]!a}, expected 1 to {_MOST_CHANNELS}")
     return stored
@@ -256,12 +226,7 @@ def _names_by_transforms(transforms: Any) -> tuple[str, ...]:
 
 
 def source_names(n_sources: int) -> tuple[str, ...]:
-    """Return the names of sources of which a file says how many they are only, in nussl's alphabetical order.
-
-    Raises
-    ------
-    CheckpointError
-        If there are other than 1, 2 or 4.
+    """Return the names of 1, 2 or 4 sources that a file does not name, in nussl's alphabetical order.
 
     >>> source_names(2)
     ('bass+drums+other', 'vocals')

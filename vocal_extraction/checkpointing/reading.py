@@ -18,13 +18,17 @@ from torch import Tensor
 
 from vocal_extraction.checkpointing.archive import CheckpointError, contents_of, packed, reason_of, records_of
 from vocal_extraction.checkpointing.metadata import STFTParams
-from vocal_extraction.checkpointing.survey import NUMPY_FORMATS, DamagedError, RefusedError, survey
+from vocal_extraction.checkpointing.survey import RefusedError, survey
 from vocal_extraction.compatibility import NUMPY_SCALARS, STFT_PARAMS, TRANSFORMS, TRANSFORMS_MODULE
 
 _MOST_VALUES = 2**20
 """Values and characters that a checkpoint may hold beside its weights."""
 _DEEPEST = 32
 """How deep its dictionaries and lists may be nested."""
+_NUMPY_FORMATS = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b", "u1": "B", "b1": "?"}
+"""NumPy's codes of the scalars that metadata may hold, and how `struct` spells them."""
+_DAMAGED = (*(ValueError, LookupError, RuntimeError, TypeError, AttributeError, EOFError, AssertionError), struct.error)
+"""What the survey and torch raise of a pickle whose values do not fit together."""
 
 _loading = threading.Lock()
 """torch keeps one list of allowed classes for all threads."""
@@ -34,7 +38,7 @@ class _NumpyType:
     """Stands in for ``numpy.dtype`` in what a NumPy scalar was pickled as."""
 
     def __init__(self, code: str, _align: bool, _copy: bool) -> None:
-        self.format, self.order = NUMPY_FORMATS[code], "<"
+        self.format, self.order = _NUMPY_FORMATS[code], "<"
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.order = ">" if state[1] == ">" else "<"
@@ -42,10 +46,7 @@ class _NumpyType:
 
 def _number(kind: _NumpyType, data: bytes) -> float:
     """Return a NumPy scalar as the Python number that it stands for."""
-    number_format = kind.order + kind.format
-    if len(data) != struct.calcsize(number_format):
-        raise DamagedError("one of its numbers is cut short")
-    value: float = struct.unpack(number_format, data)[0]
+    value: float = struct.unpack(kind.order + kind.format, data)[0]
     return value
 
 
@@ -80,13 +81,12 @@ def parse_checkpoint(contents: bytes, *, name: str) -> dict[str, Any]:
     try:
         survey(records)
         with _loading, _allowed_classes():
-            loaded = torch.load(packed(records), map_location="cpu", weights_only=True)
-        loaded = _plain(loaded)
+            loaded = _plain(torch.load(packed(records), map_location="cpu", weights_only=True))
     except (RefusedError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"{name} was refused: it holds more than weights and plain values ({reason_of(error)})."
         ) from error
-    except (DamagedError, RuntimeError, ValueError) as error:  # the last two are torch's
+    except _DAMAGED as error:
         raise CheckpointError(f"{name} is damaged ({reason_of(error)}). Train or download it again.") from error
     state = loaded.get("state_dict") if isinstance(loaded, dict) else None
     is_state = isinstance(state, dict) and all(
@@ -118,7 +118,7 @@ def _plain(content: Any) -> Any:
         nonlocal n_left
         n_left -= 1 + (len(value) if isinstance(value, str) else 0)
         if n_left < 0 or depth > _DEEPEST:
-            raise DamagedError("its metadata is too large or too deep")
+            raise ValueError("its metadata is too large or too deep")
         if isinstance(value, dict):
             # Called so because an OrderedDict may carry attributes that hide its methods.
             return {copied(key, depth + 1): copied(item, depth + 1) for key, item in dict.items(value)}

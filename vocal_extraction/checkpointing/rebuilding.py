@@ -1,13 +1,14 @@
 """From a checkpoint's config and weights to a network that was tried.
 
-The config is untrusted. Names of classes are looked up in `NETWORKS` and two short lists, numbers are bounded,
-shapes are compared on torch's ``meta`` device, where tensors take no memory, the size of what a network makes of a few
-frames is bounded, and the finished network must turn a few quiet frames into masks, or a short waveform into waveforms,
-of the right shape.
+The config is untrusted: names of classes are looked up in `NETWORKS` and two short lists, numbers are bounded,
+shapes are compared on torch's ``meta`` device, where tensors take no memory, and the finished network must turn a few
+quiet frames into masks, or a short waveform into waveforms, of the right shape.
 """
 
+import functools
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,20 +36,12 @@ _LARGEST_RESULT = 2**26
 _N_FRAMES = 5
 _N_ITEMS = 2
 
-_NUSSL_RAISES = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, AssertionError)
-"""What nussl's and torch's modules raise of a config that makes no network; caught around calls of theirs alone."""
+_TORCH_RAISES = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, AssertionError)
+"""What torch's and nussl's modules raise of a config that makes no network, or one whose parts do not fit."""
 
 
 class MaskNetwork(nn.Module):
-    """One of `NETWORKS` under the calling convention of nussl's SeparationModel.
-
-    Parameters
-    ----------
-    kind
-        Its class, by name.
-    arguments
-        The arguments of its constructor.
-    """
+    """One of `NETWORKS` (`kind`, by name) under the calling convention of nussl's SeparationModel."""
 
     def __init__(self, kind: str, arguments: dict[str, Any]) -> None:
         super().__init__()
@@ -62,44 +55,46 @@ class MaskNetwork(nn.Module):
 
 
 def rebuild(content: dict[str, Any], *, signal: SignalSettings, n_channels: int) -> tuple[nn.Module, str, int]:
-    """Build the network of a checkpoint, without code from it and without memory that its weights do not need.
-
-    Parameters
-    ----------
-    content
-        What `read_checkpoint` returned.
-    signal, n_channels
-        What its metadata says of the input.
+    """Build the network of what `read_checkpoint` returned, without memory that its weights do not need.
 
     Returns
     -------
-    network
-        In ``eval()``, on the CPU.
-    output
-        'mask' or 'audio'.
-    n_sources
-        How many of them.
+    network, output, n_sources
+        In ``eval()``, on the CPU; 'mask' or 'audio'; and for how many sources.
 
     Raises
     ------
-    CheckpointError
-        If config and weights are no network for separation, or not of each other. The text says how.
-    SettingsError
-        If one of `NETWORKS` does not take the arguments in the config.
+    CheckpointError, SettingsError
+        If config and weights are no network for separation, or not of each other.
     """
     config, state = _config_of(content), content["state_dict"]
     modules = {key: module for key, module in config["modules"].items() if module}
     known = [key for key, module in modules.items() if module.get("class") in NETWORKS]
-    if len(known) == 1 and all(module.get("class") == "Alias" for key, module in modules.items() if key not in known):
-        module = modules[known[0]]
-        arguments = NETWORKS[module["class"]].checked_arguments(**module.get("args", {}))
+    is_ours = len(known) == 1 and all(modules[key].get("class") == "Alias" for key in modules if key not in known)
+    make: Callable[[], nn.Module]
+    if is_ours:
+        kind, given = modules[known[0]]["class"], modules[known[0]].get("args", {})
+        arguments = NETWORKS[kind].checked_arguments(**given)
         _bound(arguments, state, signal, n_channels)
-        network = _project_network(module["class"], arguments, state, prefix=f"layers.{known[0]}.")
+        state = {name.replace(f"layers.{known[0]}.", "layers.model.", 1): value for name, value in state.items()}
+        make = functools.partial(MaskNetwork, kind, arguments)
     else:
-        network = _nussl_network(config, state, signal, n_channels)
+        from vocal_extraction.compatibility import nussl
+
+        make = functools.partial(nussl.ml.SeparationModel, config)
     try:
+        with torch.device("meta"):
+            network = make().eval()
+    except _TORCH_RAISES as error:
+        raise CheckpointError(f"no network can be made of its config: {reason_of(error)}") from error
+    _compare(network.state_dict(), state)
+    try:
+        if not is_ours:  # for which torch would import its whole compiler
+            with _Bounded():
+                _try(network.to("meta"), signal, n_channels, device="meta")
+        network.to_empty(device="cpu").load_state_dict(state, strict=True)
         return network, *_try(network, signal, n_channels, device="cpu")
-    except RuntimeError as error:  # torch's, of shapes that do not fit
+    except _TORCH_RAISES as error:
         raise CheckpointError(f"its network does not take {signal.n_bins} bins: {reason_of(error)}") from error
 
 
@@ -127,25 +122,18 @@ def _check_config(value: Any, name: str = "config", depth: int = 0) -> None:
         if kind is not None and kind not in (*NETWORKS, *_NUSSL_CLASSES, *_TORCH_CLASSES):
             raise CheckpointError(f"{name[:40]!a} is a {str(kind)[:40]!a}, which neither nussl nor this project knows")
         for key, item in value.items():
-            if not isinstance(key, str):
-                raise CheckpointError(f"{str(key)[:40]!a} is no name of a setting")
-            _check_config(item, key, depth + 1)
+            _check_config(item, str(key), depth + 1)
     elif isinstance(value, list):
         if len(value) > MOST_LAYERS:
             raise CheckpointError(f"{name[:40]!a} lists {len(value)} things, at most {MOST_LAYERS} are accepted")
         for item in value:
             _check_config(item, name, depth + 1)
-    elif isinstance(value, int | float):
-        largest = _BOUNDS.get(name, _LARGEST_NUMBER)
-        if not abs(value) <= largest:
-            raise CheckpointError(f"{name[:40]!a} is {str(value)[:40]}, at most {largest} is accepted")
+    elif isinstance(value, int | float) and not abs(value) <= (largest := _BOUNDS.get(name, _LARGEST_NUMBER)):
+        raise CheckpointError(f"{name[:40]!a} is {str(value)[:40]}, at most {largest} is accepted")
 
 
 def _bound(arguments: dict[str, Any], state: dict[str, Tensor], signal: SignalSettings, n_channels: int) -> None:
-    """Refuse a network that takes more memory than its weights do, by the numbers it is made with.
-
-    A trial on the ``meta`` device, as nussl's modules get, would import torch's whole compiler.
-    """
+    """Refuse by its numbers a network that takes more memory than its weights do."""
     n_members, n_layers, n_sources = (arguments.get(name, 1) for name in ("n_members", "num_layers", "num_sources"))
     if n_members * n_layers > len(state):
         raise CheckpointError(
@@ -157,45 +145,10 @@ def _bound(arguments: dict[str, Any], state: dict[str, Tensor], signal: SignalSe
         raise CheckpointError(f"it makes {n_values} values of {_N_FRAMES} frames")
 
 
-def _project_network(kind: str, arguments: dict[str, Any], state: dict[str, Tensor], *, prefix: str) -> nn.Module:
-    """Build one of `NETWORKS` without memory, compare shapes, and only then give it some."""
-    state = {name.replace(prefix, "layers.model.", 1): value for name, value in state.items()}
-    with torch.device("meta"):
-        network = MaskNetwork(kind, arguments)
-    _compare(network.state_dict(), state)
-    network.to_empty(device="cpu").load_state_dict(state, strict=True)
-    return network.eval()
-
-
-def _nussl_network(
-    config: dict[str, Any], state: dict[str, Tensor], signal: SignalSettings, n_channels: int
-) -> nn.Module:
-    """Build a network of nussl's modules, try it without memory, and only then give it some."""
-    from vocal_extraction.compatibility import nussl
-
-    for project_network in NETWORKS.values():
-        nussl.ml.register_module(project_network)
-    try:
-        with torch.device("meta"):
-            network: nn.Module = nussl.ml.SeparationModel(config).eval()
-    except _NUSSL_RAISES as error:
-        raise CheckpointError(f"nussl makes no network of its config: {reason_of(error)}") from error
-    _compare(network.state_dict(), state)
-    try:
-        with _Bounded():
-            _try(network.to("meta"), signal, n_channels, device="meta")
-    except _NUSSL_RAISES as error:
-        raise CheckpointError(f"its parts do not fit together: {reason_of(error)}") from error
-    network.to_empty(device="cpu").load_state_dict(state, strict=True)
-    return network
-
-
 class _Bounded(TorchDispatchMode):
     """Stops a network whose layers make ever larger tensors of each other's, or ever more: nussl keeps them all."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._n_values = 0
+    _n_values = 0
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = operation(*args, **(kwargs or {}))

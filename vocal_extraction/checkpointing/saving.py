@@ -12,23 +12,9 @@ from vocal_extraction.settings import Preset
 
 
 def save_checkpoint(path: str | Path, network: nn.Module, *, preset: Preset, **facts: Any) -> Path:
-    """Save a trained network in nussl's format; an older file at `path` is replaced atomically.
+    """Save what `networks.create_model` returned, in nussl's format; a file that is there is replaced atomically.
 
-    Parameters
-    ----------
-    path
-        Where to.
-    network
-        What `networks.create_model` returned.
-    preset
-        Its settings, which go into the metadata.
-    **facts
-        Further arguments of `CheckpointMetadata.of_preset`: seed, history and the like.
-
-    Returns
-    -------
-    Path
-        `path`.
+    `preset` and `facts` (seed, history and the like) are the arguments of `CheckpointMetadata.of_preset`.
 
     Raises
     ------

@@ -15,13 +15,7 @@ def shipped_checkpoints() -> dict[str, Path]:
 
 
 def shipped_checkpoint(preset_name: str) -> Path:
-    """Return the shipped model of a preset.
-
-    Raises
-    ------
-    CheckpointError
-        If no model ships under that name.
-    """
+    """Return the shipped model of a preset, or raise CheckpointError."""
     shipped = shipped_checkpoints()
     if preset_name not in shipped:
         names = ", ".join(sorted(shipped)) or "none"
@@ -51,28 +45,16 @@ def default_checkpoint() -> Path:
 
 
 def check_shipped(path: Path, sha256: str) -> None:
-    """Compare the checksum of a shipped model with the published one; other files may have any.
-
-    Raises
-    ------
-    CheckpointError
-        If they differ.
-    """
+    """Raise CheckpointError if a shipped model's checksum is not the published one; other files may have any."""
     path = path.resolve()
     if path.parent != PRETRAINED_FOLDER.resolve() or path.name not in _SHIPPED.values():
         return
-    if _published_checksums().get(path.name) != sha256:
+    try:
+        lines = (PRETRAINED_FOLDER / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    if [sha256, path.name] not in [line.replace("*", " ").split() for line in lines]:
         raise CheckpointError(
             f"{path} is not the file that was published: its SHA-256 is {sha256}. "
             f"Restore it: git checkout -- {path.parent.name}."
         )
-
-
-def _published_checksums() -> dict[str, str]:
-    """Read ``SHA256SUMS``, in the format of ``sha256sum``: checksum and name on each line."""
-    try:
-        lines = (PRETRAINED_FOLDER / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return {}
-    words = [line.split() for line in lines]
-    return {name.removeprefix("*"): checksum for checksum, name in (pair for pair in words if len(pair) == 2)}

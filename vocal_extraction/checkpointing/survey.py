@@ -1,52 +1,42 @@
-"""What a pickle would make, found out without making anything.
+"""What a pickle would make torch do, found out without making anything.
 
-A pickle is a program for a small machine with a stack. `survey` follows it opcode by opcode, in the subset that
-``torch.save`` writes, and keeps for each value only what it would be. What is not on the lists below is refused. So are
-the memory bombs that torch allows: tensors beyond the elements in the file or over elements that are taken twice, and
-calls such as ``bytearray(10**12)``.
+`torch.load` with ``weights_only`` runs no foreign code, but a few hundred bytes can ask it for gigabytes: tensors
+larger than the elements in the file, chains of calls each of which doubles a text, dictionaries that are copied a
+thousand times. `survey` follows the pickle opcode by opcode, in the subset that ``torch.save`` writes, and refuses
+those, and every name that no checkpoint needs. Whether the values fit together is left to torch.
 
 Source: the opcodes as Python's module pickletools documents them.
 """
 
 import dataclasses
 import pickletools
-from collections.abc import Iterator
 from typing import Any
 
 from vocal_extraction.checkpointing.archive import PICKLE
 from vocal_extraction.compatibility import NUMPY_SCALARS, STFT_PARAMS, TRANSFORMS, TRANSFORMS_MODULE
 
-NUMPY_FORMATS = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b", "u1": "B", "b1": "?"}
-"""NumPy's codes of the scalars that metadata may hold, and how `struct` spells them."""
-
 _ELEMENT_BYTES = {
-    "torch.DoubleStorage": 8,
-    "torch.LongStorage": 8,
-    "torch.FloatStorage": 4,
-    "torch.IntStorage": 4,
-    "torch.HalfStorage": 2,
-    "torch.BFloat16Storage": 2,
-    "torch.ShortStorage": 2,
-    "torch.CharStorage": 1,
-    "torch.ByteStorage": 1,
-    "torch.BoolStorage": 1,
+    **dict.fromkeys(("torch.DoubleStorage", "torch.LongStorage"), 8),
+    **dict.fromkeys(("torch.FloatStorage", "torch.IntStorage"), 4),
+    **dict.fromkeys(("torch.HalfStorage", "torch.BFloat16Storage", "torch.ShortStorage"), 2),
+    **dict.fromkeys(("torch.CharStorage", "torch.ByteStorage", "torch.BoolStorage"), 1),
 }
 _FUNCTIONS = ("collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "_codecs.encode", "numpy.dtype")
 _CLASSES = (STFT_PARAMS, *(f"{TRANSFORMS_MODULE}.{name}" for name in TRANSFORMS))
 _NAMES = {*_FUNCTIONS, *NUMPY_SCALARS, *_CLASSES, *_ELEMENT_BYTES}
 """All that a pickle may refer to."""
 
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_TUPLE_LENGTHS = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _MOST_AXES = 8
+_MOST_ATTRIBUTES = 16
+"""Of a transform, or of an OrderedDict of weights; each object gets a copy of its own."""
 _DEEPEST = 64
 """How many dictionaries, lists and tuples may be open at once."""
 
 
 class RefusedError(Exception):
     """A pickle asks for something that no checkpoint needs."""
-
-
-class DamagedError(Exception):
-    """A pickle is cut short or altered, or its tensors are not what the file holds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,24 +55,12 @@ class _Storage:
     n_elements: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(eq=False)
 class _Made:
-    """What a container or an allowed call would be."""
+    """What an opcode would make; of a dictionary, also how many items were put into it."""
 
     kind: str
-
-
-_DICTIONARY = _Made("dictionary")
-_CONSTANTS: dict[str, Any] = {
-    "NONE": None,
-    "NEWTRUE": True,
-    "NEWFALSE": False,
-    "EMPTY_TUPLE": (),
-    "EMPTY_DICT": _DICTIONARY,
-    "EMPTY_LIST": _Made("list"),
-}
-_LITERALS = ("BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT")
-_TUPLE_LENGTHS = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+    n_items: int = 0
 
 
 def survey(records: dict[str, bytes]) -> None:
@@ -92,23 +70,16 @@ def survey(records: dict[str, bytes]) -> None:
     ------
     RefusedError
         If it would make anything but weights and plain values.
-    DamagedError
+    ValueError, LookupError
         If it is damaged, or its tensors are not what the file holds.
     """
     machine = _Machine(records)
-    for opcode, argument in _opcodes(records[PICKLE]):
-        machine.step(opcode, argument)
-
-
-def _opcodes(pickled: bytes) -> Iterator[tuple[str, Any]]:
-    try:
-        yield from ((opcode.name, argument) for opcode, argument, _ in pickletools.genops(pickled))
-    except ValueError as error:
-        raise DamagedError(str(error)) from error
+    for opcode, argument, _ in pickletools.genops(records[PICKLE]):
+        machine.step(opcode.name, argument)
 
 
 class _Machine:
-    """A pickle's machine that keeps of each value only what it would be."""
+    """A pickle's machine with a stack, that keeps of each value only what it would be."""
 
     def __init__(self, records: dict[str, bytes]) -> None:
         self.records = records
@@ -120,81 +91,73 @@ class _Machine:
 
     def step(self, opcode: str, argument: Any) -> None:
         stack = self.stack
-        if opcode in _LITERALS:
-            stack.append(argument)
-        elif opcode in _CONSTANTS:
-            stack.append(_CONSTANTS[opcode])
-        elif opcode in ("BINPUT", "LONG_BINPUT"):
-            self.memo[argument] = self._top()
-        elif opcode in ("BINGET", "LONG_BINGET"):
-            if argument not in self.memo:
-                raise DamagedError(f"its pickle takes value {argument} before it is there")
-            stack.append(self.memo[argument])
-        elif opcode == "GLOBAL":
-            stack.append(_known(argument.replace(" ", ".")))
-        elif opcode == "MARK":
-            self.stacks_below.append(stack)
-            self.stack = []
-            if len(self.stacks_below) > _DEEPEST:
-                raise DamagedError("its contents are nested too deep")
-        elif opcode in ("TUPLE", "APPENDS", "SETITEMS"):
-            if not self.stacks_below:
-                raise DamagedError("its pickle ends a container that it does not begin")
-            self.stack = self.stacks_below.pop()
-            if opcode == "TUPLE":
-                self.stack.append(tuple(stack))
-            elif opcode == "APPENDS":
-                self._top()
-            else:
-                self._set_items(stack)
-        elif opcode in _TUPLE_LENGTHS:
-            stack.append(self._popped(_TUPLE_LENGTHS[opcode]))
-        elif opcode == "APPEND":
-            self._popped(1)
-            self._top()
-        elif opcode == "SETITEM":
-            self._set_items(list(self._popped(2)))
-        elif opcode == "REDUCE":
-            stack.append(self._called(*self._popped(2)))
-        elif opcode == "NEWOBJ":
-            stack.append(_instance(*self._popped(2)))
-        elif opcode == "BUILD":
-            self._build(*self._popped(1))
-        elif opcode == "BINPERSID":
-            stack.append(self._stored(*self._popped(1)))
-        elif opcode == "STOP":
-            self._top()
-        elif opcode != "PROTO":
-            raise RefusedError(f"it uses the opcode {opcode}")
-
-    def _top(self) -> Any:
-        if not self.stack:
-            raise DamagedError("its pickle takes more than was put in")
-        return self.stack[-1]
+        match opcode:
+            case "BINUNICODE" | "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
+                stack.append(argument)
+            case "NONE" | "NEWTRUE" | "NEWFALSE" | "EMPTY_TUPLE":
+                stack.append(_CONSTANTS[opcode])
+            case "EMPTY_DICT" | "EMPTY_LIST":
+                stack.append(_Made(opcode))
+            case "BINPUT" | "LONG_BINPUT":
+                self.memo[argument] = stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                stack.append(self.memo[argument])
+            case "GLOBAL":
+                stack.append(_known(argument.replace(" ", ".")))
+            case "MARK":
+                self.stacks_below.append(stack)
+                self.stack = []
+                if len(self.stacks_below) > _DEEPEST:
+                    raise ValueError("its contents are nested too deep")
+            case "TUPLE" | "APPENDS" | "SETITEMS":
+                self.stack = self.stacks_below.pop()
+                if opcode == "TUPLE":
+                    self.stack.append(tuple(stack))
+                elif opcode == "SETITEMS":
+                    self._set_items(stack)
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                stack.append(self._popped(_TUPLE_LENGTHS[opcode]))
+            case "APPEND":
+                self._popped(1)
+            case "SETITEM":
+                self._set_items(self._popped(2))
+            case "REDUCE":
+                stack.append(self._called(*self._popped(2)))
+            case "NEWOBJ":
+                stack.append(_instance(*self._popped(2)))
+            case "BUILD":
+                self._build(*self._popped(1))
+            case "BINPERSID":
+                stack.append(self._stored(*self._popped(1)))
+            case "PROTO" | "STOP":
+                pass
+            case _:
+                raise RefusedError(f"it uses the opcode {opcode}")
 
     def _popped(self, n: int) -> tuple[Any, ...]:
         if len(self.stack) < n:
-            raise DamagedError("its pickle takes more than was put in")
+            raise ValueError("its pickle takes more than was put in")
         items = tuple(self.stack[-n:])
         del self.stack[-n:]
         return items
 
-    def _set_items(self, items: list[Any]) -> None:
-        self._top()
-        if len(items) % 2 or not all(map(_is_key, items[::2])):
-            raise DamagedError("a dictionary in it has keys that are none")
+    def _set_items(self, items: list[Any] | tuple[Any, ...]) -> None:
+        if not all(map(_is_key, items[::2])):
+            raise ValueError("a dictionary in it has keys that are none")
+        if isinstance(self.stack[-1], _Made):
+            self.stack[-1].n_items += len(items) // 2
 
     def _build(self, state: Any) -> None:
-        match self._top(), state:
-            case _Made("OrderedDict" | "transform"), _Made("dictionary"):
+        match self.stack[-1], state:
+            case _Made("OrderedDict" | "transform"), _Made("EMPTY_DICT", n_items) if n_items <= _MOST_ATTRIBUTES:
                 return
-            case _Made("NumPy type"), (_, "<" | ">" | "|", *_):
+            case _Made("NumPy type"), tuple():
                 return
         raise RefusedError("it sets the state of something that has none")
 
     def _called(self, function: Any, arguments: Any) -> _Made:
         """Say what a call would make, if it is one of those that a checkpoint needs, with arguments that fit."""
-        name = function.name if isinstance(function, _Global) else ""
+        name = function.name if isinstance(function, _Global) else "what is no function"
         match name, arguments:
             case "collections.OrderedDict", ():
                 return _Made("OrderedDict")
@@ -203,11 +166,11 @@ class _Machine:
                 return _Made("tensor")
             case "_codecs.encode", (str(text), "latin1") if max(text, default="") < "\u0100":
                 return _Made("bytes")
-            case "numpy.dtype", (str(code), _, _) if code in NUMPY_FORMATS:
+            case "numpy.dtype", (str(), _, _):
                 return _Made("NumPy type")
             case _, (_Made("NumPy type"), _Made("bytes")) if name in NUMPY_SCALARS:
                 return _Made("number")
-        raise RefusedError(f"it calls {name!a} with other arguments" if name else "it calls what is no function")
+        raise RefusedError(f"it calls {name!a} with other arguments")
 
     def _stored(self, identity: Any) -> _Storage:
         """Return the storage that a persistent identity names; its record must have just that many bytes."""
@@ -217,44 +180,41 @@ class _Machine:
             case _:
                 raise RefusedError("it refers to something outside that is no storage")
         if self.storages.setdefault(key, storage) != storage:
-            raise DamagedError("it takes the same elements for two kinds")
+            raise ValueError("it takes the same elements for two kinds")
         if len(self.records.get(f"data/{key}", b"")) != n_elements * _ELEMENT_BYTES[kind]:
-            raise DamagedError(f"its elements {key[:80]!a} are not all there")
+            raise ValueError(f"its elements {key[:80]!a} are not all there")
         return storage
 
     def _check_tensor(self, storage: _Storage, offset: Any, size: tuple[Any, ...], stride: tuple[Any, ...]) -> None:
         """Refuse a tensor beyond its storage, and tensors that have more elements than it (as by strides of 0)."""
         numbers = (offset, *size, *stride)
         if len(size) != len(stride) or len(size) > _MOST_AXES or any(type(n) is not int or n < 0 for n in numbers):
-            raise DamagedError("one of its tensors has no shape")
+            raise ValueError("one of its tensors has no shape")
         n_elements, last = 1, offset
         for n, step in zip(size, stride, strict=True):
             n_elements, last = n_elements * n, last + (n - 1) * step
         n_taken = self.n_elements_taken[storage.key] = self.n_elements_taken.get(storage.key, 0) + n_elements
         if n_elements and last >= storage.n_elements:
-            raise DamagedError("one of its tensors is larger than its elements")
+            raise ValueError("one of its tensors is larger than its elements")
         if n_taken > storage.n_elements:
-            raise DamagedError(f"its tensors take {n_taken} elements of {storage.n_elements}")
+            raise ValueError(f"its tensors take {n_taken} elements of {storage.n_elements}")
 
 
 def _is_key(value: Any) -> bool:
+    """Whether it may be hashed, which is no matter of course: Python crashes on tuples that are nested too deep."""
     if isinstance(value, tuple):
         return not any(isinstance(part, tuple) for part in value) and all(map(_is_key, value))
     return value is None or isinstance(value, str | int | float)
 
 
 def _known(name: str) -> _Global:
-    """Refuse a name that no checkpoint needs."""
     if name not in _NAMES:
         raise RefusedError(f"it refers to {name[:80]!a}")
     return _Global(name)
 
 
 def _instance(cls: Any, arguments: Any) -> _Made:
-    """Say what an instance made without its constructor would be, if it is one that a checkpoint needs."""
     match cls, arguments:
-        case _Global(name), tuple() if name == STFT_PARAMS and len(arguments) <= 3:
-            return _Made("STFTParams")
-        case _Global(name), () if name in _CLASSES:
-            return _Made("transform")
+        case _Global(name), tuple() if name in _CLASSES and len(arguments) <= 3:
+            return _Made("STFTParams" if name == STFT_PARAMS else "transform")
     raise RefusedError("it makes an instance of what is no class of nussl's")

@@ -1,7 +1,6 @@
-"""One function a command: it imports the function that does the work, calls it and prints its result.
+"""One function a command: it imports the function that does the work, calls it and prints its result on stdout.
 
-Each takes the options that were typed as keyword arguments and returns the exit status. Results go to stdout; progress
-is printed by those modules, on stderr.
+Each takes the options that were typed as keyword arguments and returns the exit status.
 """
 
 import contextlib
@@ -31,13 +30,7 @@ _KEPT = {
 
 @contextlib.contextmanager
 def explained(name: str) -> Iterator[None]:
-    """Explain what ends a command: a library that is not installed becomes an error, Ctrl-C says what stays.
-
-    Raises
-    ------
-    MissingPartError
-        If a library is missing.
-    """
+    """Explain what ends a command: a library that is not installed becomes an error, Ctrl-C says what stays."""
     try:
         yield
     except KeyboardInterrupt:
@@ -71,12 +64,7 @@ def prepare(*, as_json: bool = False, **options: Any) -> int:
     return 0
 
 
-def train(
-    *,
-    checkpoint_folder: Path = CHECKPOINT_FOLDER,
-    as_json: bool = False,
-    **options: Any,
-) -> int:
+def train(*, checkpoint_folder: Path = CHECKPOINT_FOLDER, as_json: bool = False, **options: Any) -> int:
     """Prepare the songs if that is still to be done, and train."""
     from vocal_extraction.training import train_model
 
@@ -85,9 +73,8 @@ def train(
         checkpoint = train_model(checkpoint_folder=checkpoint_folder, **options)
     except KeyboardInterrupt:
         if is_first_process and (checkpoint_folder / "latest.model.pth").exists():
-            print(
-                f"\nThe last epoch that ended is in {checkpoint_folder}: --resume or choice 1 goes on.", file=sys.stderr
-            )
+            remedy = "--resume or choice 1 goes on."
+            print(f"\nThe last epoch that ended is in {checkpoint_folder}: {remedy}", file=sys.stderr)
         raise
     if is_first_process:
         print(json.dumps({"checkpoint": str(checkpoint)}) if as_json else f"Best checkpoint: {checkpoint}")
@@ -130,15 +117,15 @@ def ensemble(*, as_json: bool = False, **options: Any) -> int:
 
 
 def extract(
-    *,
-    songs: Sequence[str | Path] = (),
-    list_models: bool = False,
-    as_json: bool = False,
-    **options: Any,
+    *, songs: Sequence[str | Path] = (), list_models: bool = False, as_json: bool = False, **options: Any
 ) -> int:
     """Extract the vocals of songs; one that fails does not keep the others from being done."""
     if list_models:
-        return _list_models(as_json=as_json)
+        from vocal_extraction.checkpointing import shipped_checkpoints
+
+        models = {name: str(path) for name, path in shipped_checkpoints().items()}
+        print(json.dumps(models) if as_json else "\n".join(f"{name:<10} {path}" for name, path in models.items()))
+        return 0
     from vocal_extraction.extraction import extract_songs
 
     outcomes = extract_songs(songs, **options)
@@ -155,14 +142,6 @@ def extract(
         summary = f"{n_done} of {len(outcomes)} done" + (f", {len(failures)} failed: " if failures else ".")
         print(summary + "; ".join(failures), file=sys.stderr)
     return 1 if failures else 0
-
-
-def _list_models(*, as_json: bool) -> int:
-    from vocal_extraction.checkpointing import shipped_checkpoints
-
-    models = {name: str(path) for name, path in shipped_checkpoints().items()}
-    print(json.dumps(models) if as_json else "\n".join(f"{name:<10} {path}" for name, path in models.items()))
-    return 0
 
 
 def demo(**options: Any) -> int:

@@ -1,8 +1,6 @@
 """``make demo``: the main job from end to end, on songs that are made on the spot.
 
-Songs are synthesised, the specified network is trained on them for a short while, scored on songs that it was not
-trained on, and the vocals of one of those are extracted. No network is needed, and everything lands in one folder. So
-short a training shows that all parts work together, not how well they can separate.
+So short a training shows that all parts work together, not how well they can separate. No network is needed.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """What ``python main.py ...`` understands.
 
 Only what was typed reaches the function behind a command: a default lives in that function's signature or in
-settings.py, never here. ``dest`` is the name of the function's keyword argument.
+settings.py, never here. An option's destination is the name of the function's keyword argument.
 """
 
 import argparse
@@ -32,112 +32,21 @@ from vocal_extraction.settings import (
     Preset,
 )
 
-_EPILOG = """\
-Without a command the menu opens. Exit status: 0 done, 1 something failed, 2 usage, 130 stopped by Ctrl-C.
-Results go to stdout, progress and messages to stderr. MUSDB_PATH names a local folder with MUSDB18; SOX_PATH and
-FFMPEG_PATH name those programs' folders when they are not on the PATH."""
+_ONLY_FOR_MODELS = {
+    "mask": "--mask",
+    "device": "--device",
+    "models": "--model",
+    "normalization": "--normalization",
+    "preset_names": "--preset",
+    "save_estimates": "--save-estimates",
+    "separator": "--separator",
+}
+"""Options of `evaluate` that mean nothing beside ``--estimates``."""
 
-_LARGEST = 2.0**62
-_SHIPPING = [name for name in PRESETS if name != SPECIFIED.name]
-_ONLY_FOR_MODELS = {"mask", "device", "models", "normalization", "preset_names", "save_estimates", "separator"}
-
-
-def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """Return the command's name and the options that were given; print usage and exit with 2 if they make no sense.
-
-    Examples
-    --------
-    >>> parse(["train", "--mixtures", "2000", "--resume"])
-    ('train', {'maximum_number_of_mixtures': 2000, 'resume': True})
-    """
-    parser, parsers = _build_parsers()
-    namespace, unknown = parser.parse_known_args(arguments)
-    options = vars(namespace)
-    command = options.pop("command")
-    if unknown:
-        parsers[command].error(f"unrecognized arguments: {' '.join(unknown)}")
-    if complaint := _complaint(command, options):
-        parsers[command].error(complaint)
-    if command == "extract":
-        options = _with_settings(options)
-    return command, options
+# ------------------------------------------------------------------------------------------ values
 
 
-def _complaint(command: str, options: dict[str, Any]) -> str | None:
-    """Say what is wrong with options that argparse finds right one by one."""
-    if command == "extract" and not options.get("songs") and "list_models" not in options:
-        return "extract needs a song or a folder"
-    needless = sorted(_ONLY_FOR_MODELS & options.keys()) if "estimates_folder" in options else []
-    if needless:
-        flags = ", ".join(
-            f"--{name.replace('_names', '').replace('models', 'model').replace('_', '-')}" for name in needless
-        )
-        return f"--estimates scores what is there already; {flags} would change nothing"
-    return None
-
-
-def _with_settings(options: dict[str, Any]) -> dict[str, Any]:
-    """Gather what belongs into ExtractionSettings, which checks it."""
-    fields = {field.name for field in dataclasses.fields(ExtractionSettings)}
-    given = {name: value for name, value in options.items() if name in fields}
-    others = {name: value for name, value in options.items() if name not in fields}
-    return {**others, "settings": ExtractionSettings(**given)} if given else others
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser that answers what it does not understand in two lines, and with what was probably meant."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print `message` and how to get help; exit with 2."""
-        choice = r"invalid choice: '([\w-]+)' \(choose from (.*)\)"
-        if unknown := re.search(rf"^unrecognized arguments: (--[\w-]+)|{choice}", message):
-            word = unknown[1] or unknown[2]
-            known = re.findall(r"\w+", unknown[3]) if unknown[3] else [*self._option_string_actions]
-            close = difflib.get_close_matches(word, known, n=1)
-            message += f". Did you mean {close[0]}?" if close else ""
-        self.exit(2, f"{self.prog}: {message}\nusage: {self.prog} --help\n")
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of every command."""
-    return _build_parsers()[0]
-
-
-def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
-    """Return the parser of every command, and that of each by its name."""
-    parser = _Parser(
-        prog="vocal-extraction",
-        description="Extract the vocals of songs; train and evaluate the networks that do it.",
-        epilog=_EPILOG,
-        argument_default=argparse.SUPPRESS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"vocal-extraction {__version__}")
-    parser.add_argument("--traceback", action="store_true", help="with any command: show where an internal error arose")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def add(name: str, description: str) -> _Parser:
-        return commands.add_parser(
-            name,
-            help=description,
-            description=description,
-            argument_default=argparse.SUPPRESS,
-            allow_abbrev=False,
-        )
-
-    _add_prepare(add("prepare", "Decode MUSDB18 into the dataset folder (train and evaluate do it by themselves)."))
-    _add_train(add("train", "Train a network."))
-    _add_evaluate(add("evaluate", "Score a network on the test songs."))
-    _add_ensemble(add("ensemble", "Join trained networks of one kind to one whose masks are the mean of theirs."))
-    _add_extract(add("extract", "Extract the vocals of songs of yours."))
-    _add_json(add("demo", "Synthesise songs, train on them for a short while, evaluate, extract: no network needed."))
-    _add_serve(add("serve", "Open a local web page that extracts vocals."))
-    _add_json(add("doctor", "Check that everything needed is here and works."))
-    return parser, commands.choices
-
-
-def _number(kind: Callable[[str], float], minimum: float, maximum: float | None = None) -> Callable[[str], float]:
+def _number(kind: Callable[[str], float], minimum: float, maximum: float = float("inf")) -> Callable[[str], float]:
     def read(text: str) -> float:
         try:
             value = kind(text)
@@ -145,43 +54,15 @@ def _number(kind: Callable[[str], float], minimum: float, maximum: float | None 
             raise argparse.ArgumentTypeError(f"{text!r} is not a number of the kind that is meant here") from None
         if not minimum <= value < float("inf"):
             raise argparse.ArgumentTypeError(f"must be {minimum} or more, got {text}")
-        if maximum is not None and value > maximum:
+        if value > maximum:
             raise argparse.ArgumentTypeError(f"must be {maximum} or less, got {text[:40]}")
         return value
 
     return read
 
 
-_count = _number(int, 1)
-_mixtures = _number(int, 1, MOST_MIXTURES)
-_mixtures_or_none = _number(int, 0, MOST_MIXTURES)
-_epochs = _number(int, 1, MOST_EPOCHS)
-_seed = _number(int, 0, LARGEST_SEED)
-_workers = _number(int, 1, MOST_WORKERS)
-_workers_or_none = _number(int, 0, MOST_WORKERS)
-_port = _number(int, 1, LARGEST_PORT)
-
-
-def _scaled(factor: float) -> Callable[[str], float]:
-    def read(text: str) -> float:
-        value = factor * _number(float, 0)(text)
-        if not value < _LARGEST:
-            raise argparse.ArgumentTypeError(f"is beyond what any machine has: {text[:40]}")
-        return value
-
-    return read
-
-
-def _gigabytes(text: str) -> int:
-    return round(_scaled(10**9)(text))
-
-
-def _megabytes(text: str) -> int:
-    return round(_scaled(2**20)(text))
-
-
-def _minutes(text: str) -> float:
-    return _scaled(60)(text)
+def _scaled(factor: float, kind: Callable[[float], float] = float) -> Callable[[str], float]:
+    return lambda text: kind(factor * _number(float, 0, 10**9)(text))
 
 
 def _time(text: str) -> float:
@@ -210,165 +91,214 @@ def _preset(name: str) -> Preset:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", dest="as_json", action="store_true", help="print the result as JSON")
+# ----------------------------------------------------------------------------------------- options
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--musdb-path", type=Path, metavar="DIR", help="MUSDB18 on this machine (default: $MUSDB_PATH)")
-    parser.add_argument(
-        "--dataset", dest="dataset_folder", type=Path, metavar="DIR", help=f"prepared stems (default: {DATASET_FOLDER})"
-    )
+def _n(minimum: int, maximum: float = float("inf")) -> dict[str, Any]:
+    return {"type": _number(int, minimum, maximum), "metavar": "N"}
 
 
-def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", metavar="NAME", help="auto (the default), cpu, cuda, cuda:1, mps")
+def _one_of(*names: str, **more: Any) -> dict[str, Any]:
+    return {"choices": names, **more}
 
 
-def _add_prepare(parser: argparse.ArgumentParser) -> None:
-    _add_data(parser)
-    parser.add_argument("--no-download", dest="download", action="store_false", help="fail rather than download")
-    parser.add_argument("--jobs", dest="n_workers", type=_workers, metavar="N", help="songs decoded at the same time")
-    _add_json(parser)
+_ON, _OFF = {"action": "store_true"}, {"action": "store_false"}
+_DIR, _PATH = {"type": Path, "metavar": "DIR"}, {"type": Path, "metavar": "PATH"}
+_MINUTES = {"type": _scaled(60), "metavar": "MIN"}
+_SEVERAL = {"nargs": "+"}
+_SHIPPING = [name for name in PRESETS if name != SPECIFIED.name]
+
+_JSON = ("--json", "as_json", _ON, "print the result as JSON")
+_DEVICE = ("--device", "", {"metavar": "NAME"}, "auto (the default), cpu, cuda, cuda:1, mps")
+_MASK = ("--mask", "", _one_of("soft", "binary"), "binary: 1 where the mask is above a half")
+_DATA = [
+    ("--musdb-path", "", _DIR, "MUSDB18 on this machine (default: $MUSDB_PATH)"),
+    ("--dataset", "dataset_folder", _DIR, f"prepared stems (default: {DATASET_FOLDER})"),
+]
+
+_PREPARE = [
+    *_DATA,
+    ("--no-download", "download", _OFF, "fail rather than download"),
+    ("--jobs", "n_workers", _n(1, MOST_WORKERS), "songs decoded at the same time"),
+    _JSON,
+]
+_FOLDERS = {**_SEVERAL, "metavar": "DIR[:SOURCE][=WEIGHT]"}
+_TRAIN = [
+    *_DATA,
+    ("--tracks", "", _FOLDERS, "folders of songs to train on instead; of weight 2: drawn twice as often as others"),
+    ("--mixtures", "maximum_number_of_mixtures", _n(1, MOST_MIXTURES), "mixtures to draw from"),
+    ("--epochs", "n_epochs", _n(1, MOST_EPOCHS), "instead of the preset's"),
+    ("--batches", "n_batches", _n(1, MOST_MIXTURES), "batches an epoch, likewise"),
+    ("--validation", "n_validation_mixtures", _n(0, MOST_MIXTURES), "validation mixtures, likewise; 0: whole songs"),
+    ("--preset", "", {"type": _preset, "metavar": "NAME"}, f"recipe: {', '.join(PRESETS)}, or a TOML file of yours"),
+    ("--checkpoints", "checkpoint_folder", _DIR, f"default: {CHECKPOINT_FOLDER}"),
+    ("--seed", "", _n(0, LARGEST_SEED), "the same seed gives the same run"),
+    ("--start-from", "", {"type": Path, "metavar": "CHECKPOINT"}, "weights to begin with"),
+    ("--resume", "", _ON, "continue from the last completed epoch"),
+    ("--changed-data", "", _ON, "resume although songs were added or removed"),
+    ("--cache", "cache_bytes", {"type": _scaled(10**9, round), "metavar": "GB"}, "keep mixtures, up to so many GB"),
+    ("--workers", "n_workers", _n(0, MOST_WORKERS), "processes that mix"),
+    _DEVICE,
+    _JSON,
+]
+_AGAIN = {"action": "append"}
+_EVALUATE = [
+    *_DATA,
+    ("--tracks", "", {**_SEVERAL, "metavar": "PATH"}, "folders of songs with stems, in any layout, not --dataset"),
+    ("--preset", "preset_names", _one_of(*_SHIPPING, **_AGAIN), "a model that ships; several: compare"),
+    ("--model", "models", {**_PATH, **_AGAIN}, "a checkpoint; several: compare (default: checkpoints/best.model.pth)"),
+    ("--estimates", "estimates_folder", _DIR, "score DIR/SONG/vocals.wav instead"),
+    ("--subset", "", _one_of("train", "valid", "test"), "songs to score (default: test)"),
+    ("--limit", "", _n(1), "only the first N songs"),
+    ("--metrics", "", _one_of("scale", "bsseval_v4", "leakage", **_SEVERAL), "families of scores (default: all)"),
+    _MASK,
+    ("--oracles", "", _ON, "also ideal masks: oracles"),
+    ("--baselines", "", _ON, "also a random mask, REPET-SIM, 2DFT, HPSS"),
+    ("--save-estimates", "", _ON, "keep the estimates as wavs"),
+    ("--separator", "", _one_of("extraction", "nussl"), "nussl: through its DeepMaskEstimation"),
+    ("--normalization", "", _one_of("stored", "song"), "song: by each song's own statistics, as published figures are"),
+    ("-o --output", "output_folder", _DIR, f"default: {EVALUATION_FOLDER}"),
+    ("--jobs", "n_jobs", _n(1, MOST_WORKERS), "songs scored at the same time"),
+    ("--overwrite", "", _ON, "move another model's results in the folder aside"),
+    _DEVICE,
+    _JSON,
+]
+_ENSEMBLE = [
+    ("paths", "", {**_SEVERAL, "type": Path, "metavar": "CHECKPOINT"}, "two or more, trained apart"),
+    ("-o --output", "output_path", {**_PATH, "required": True}, "where to"),
+    ("--overwrite", "", _ON, "replace what is there"),
+    _JSON,
+]
+_EXTRACT = [
+    ("songs", "", {"nargs": "*", "metavar": "SONG_OR_FOLDER"}, "audio files or folders; - is stdin"),
+    [
+        ("--preset", "preset_name", _one_of(*_SHIPPING), "a model that ships"),
+        ("--model", "", _PATH, "a checkpoint of yours (default: the best that ships)"),
+    ],
+    ("-o --output", "output_folder", {"metavar": "DIR"}, f"default: {EXTRACTION_FOLDER}; - is stdout"),
+    [
+        (
+            "--stems",
+            "",
+            {"type": _names, "metavar": "NAMES"},
+            "'all', or names with commas (default: vocals and the rest)",
+        ),
+        ("--without", "", {"type": _names, "metavar": "NAMES"}, "the song without these sources, as one stem"),
+    ],
+    ("--format", "", _one_of(*FORMATS), "default: wav16"),
+    ("--bitrate", "bitrate_kbps", {**_n(1), "metavar": "KBPS"}, "of mp3, ogg and m4a"),
+    ("--output-template", "", {"metavar": "TEXT"}, "default: {folder}/{song}/{stem}.{ext}"),
+    _MASK,
+    ("--phase", "", _one_of("mixture", "griffin-lim"), "default: the mixture's"),
+    ("--overwrite", "", _ON, "replace what is there"),
+    ("--track", "", {"metavar": "N|LANGUAGE"}, "of several audio tracks (default: as players choose)"),
+    ("--from", "from_s", {"type": _time, "metavar": "TIME"}, "separate from here, as 1:10 or 70.5"),
+    ("--to", "to_s", {"type": _time, "metavar": "TIME"}, "to here; outside, vocals are silent"),
+    ("--keep-partial", "", _ON, "keep what decodes of a damaged file"),
+    ("--jobs", "n_jobs", _n(1, MOST_WORKERS), "songs at the same time"),
+    ("--list-models", "", _ON, "list the models that ship, and stop"),
+    _DEVICE,
+    _JSON,
+]
+_SERVE = [
+    ("--host", "", {"metavar": "ADDRESS"}, "default: 127.0.0.1, this machine only"),
+    ("--port", "", _n(1, LARGEST_PORT), "default: 7860, or a free one"),
+    ("--model", "", _PATH, "offer this checkpoint before those that ship"),
+    ("--token", "", {"metavar": "TEXT"}, "what clients must bring (default beyond this machine: a random one)"),
+    ("--no-browser", "open_browser", _OFF, "do not start a browser"),
+    ("--upload-mb", "upload_bytes", {"type": _scaled(2**20, round), "metavar": "MB"}, "largest song file"),
+    ("--longest", "longest_s", _MINUTES, "longest song, in minutes"),
+    ("--keep", "lifetime_s", _MINUTES, "how long files are kept"),
+    ("--queue", "queue_length", _n(1), "songs that may wait"),
+    _DEVICE,
+]
+_COMMANDS: dict[str, tuple[str, list[Any]]] = {
+    "prepare": ("Decode MUSDB18 into the dataset folder (train and evaluate do it by themselves).", _PREPARE),
+    "train": ("Train a network.", _TRAIN),
+    "evaluate": ("Score a network on the test songs.", _EVALUATE),
+    "ensemble": ("Join trained networks of one kind to one whose masks are the mean of theirs.", _ENSEMBLE),
+    "extract": ("Extract the vocals of songs of yours.", _EXTRACT),
+    "demo": ("Synthesise songs, train on them for a short while, evaluate, extract: no network needed.", [_JSON]),
+    "serve": ("Open a local web page that extracts vocals.", _SERVE),
+    "doctor": ("Check that everything needed is here and works.", [_JSON]),
+}
+"""What each command does, and its options: flags, destination (or that of the flag's name), how it is read, help.
+
+A list among the options holds those of which only one can be given.
+"""
+
+_EPILOG = """\
+Without a command the menu opens. Exit status: 0 done, 1 something failed, 2 usage, 130 stopped by Ctrl-C.
+Results go to stdout, progress and messages to stderr. MUSDB_PATH names a local folder with MUSDB18; SOX_PATH and
+FFMPEG_PATH name those programs' folders when they are not on the PATH."""
+
+# ------------------------------------------------------------------------------------------ parser
 
 
-def _add_train(parser: argparse.ArgumentParser) -> None:
-    _add_data(parser)
-    parser.add_argument(
-        "--tracks",
-        nargs="+",
-        metavar="DIR[:SOURCE][=WEIGHT]",
-        help="folders of songs to train on instead; a song of weight 2 is drawn twice as often as others",
-    )
-    parser.add_argument(
-        "--mixtures", dest="maximum_number_of_mixtures", type=_mixtures, metavar="N", help="mixtures to draw from"
-    )
-    parser.add_argument("--epochs", dest="n_epochs", type=_epochs, metavar="N", help="instead of the preset's")
-    parser.add_argument("--batches", dest="n_batches", type=_mixtures, metavar="N", help="batches an epoch, likewise")
-    parser.add_argument(
-        "--validation",
-        dest="n_validation_mixtures",
-        type=_mixtures_or_none,
-        metavar="N",
-        help="validation mixtures, likewise; 0 validates on the whole songs",
-    )
-    parser.add_argument(
-        "--preset", type=_preset, metavar="NAME", help=f"recipe: {', '.join(PRESETS)}, or a TOML file of yours"
-    )
-    parser.add_argument(
-        "--checkpoints", dest="checkpoint_folder", type=Path, metavar="DIR", help=f"default: {CHECKPOINT_FOLDER}"
-    )
-    parser.add_argument("--seed", type=_seed, metavar="N", help="the same seed gives the same run")
-    parser.add_argument("--start-from", type=Path, metavar="CHECKPOINT", help="weights to begin with")
-    parser.add_argument("--resume", action="store_true", help="continue from the last completed epoch")
-    parser.add_argument("--changed-data", action="store_true", help="resume although songs were added or removed")
-    parser.add_argument(
-        "--cache", dest="cache_bytes", type=_gigabytes, metavar="GB", help="keep mixtures, up to so many GB"
-    )
-    parser.add_argument("--workers", dest="n_workers", type=_workers_or_none, metavar="N", help="processes that mix")
-    _add_device(parser)
-    _add_json(parser)
+def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Return the command's name and the options that were given; print usage and exit with 2 if they make no sense.
+
+    Examples
+    --------
+    >>> parse(["train", "--mixtures", "2000", "--resume"])
+    ('train', {'maximum_number_of_mixtures': 2000, 'resume': True})
+    """
+    namespace, unknown = build_parser().parse_known_args(arguments)
+    options = vars(namespace)
+    command, error = options.pop("command"), options.pop("error")
+    if unknown:
+        error(f"unrecognized arguments: {' '.join(unknown)}")
+    needless = [flag for name, flag in _ONLY_FOR_MODELS.items() if name in options and "estimates_folder" in options]
+    if needless:
+        flags = ", ".join(needless)
+        error(f"--estimates scores what is there already; {flags} would change nothing")
+    if command == "extract":
+        if not options.get("songs") and "list_models" not in options:
+            error("extract needs a song or a folder")
+        fields = {field.name for field in dataclasses.fields(ExtractionSettings)} & options.keys()
+        if fields:
+            options["settings"] = ExtractionSettings(**{name: options.pop(name) for name in fields})
+    return command, options
 
 
-def _add_model(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--preset", dest="preset_name", choices=_SHIPPING, help="a model that ships")
-    return which
+class _Parser(argparse.ArgumentParser):
+    """A parser that answers what it does not understand in two lines, and with what was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print `message` and how to get help; exit with 2."""
+        choice = r"invalid choice: '([\w-]+)' \(choose from (.*)\)"
+        if unknown := re.search(rf"^unrecognized arguments: (--[\w-]+)|{choice}", message):
+            word = unknown[1] or unknown[2]
+            known = re.findall(r"\w+", unknown[3]) if unknown[3] else [*self._option_string_actions]
+            close = difflib.get_close_matches(word, known, n=1)
+            message += f". Did you mean {close[0]}?" if close else ""
+        self.exit(2, f"{self.prog}: {message}\nusage: {self.prog} --help\n")
 
 
-def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    _add_data(parser)
-    parser.add_argument(
-        "--tracks", nargs="+", metavar="PATH", help="folders of songs with stems, in any layout, instead of --dataset"
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of every command."""
+    shared: dict[str, Any] = {"argument_default": argparse.SUPPRESS, "allow_abbrev": False}
+    parser = _Parser(
+        prog="vocal-extraction",
+        description="Extract the vocals of songs; train and evaluate the networks that do it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **shared,
     )
-    parser.add_argument(
-        "--preset", dest="preset_names", choices=_SHIPPING, action="append", help="a model that ships; several: compare"
-    )
-    parser.add_argument(
-        "--model",
-        dest="models",
-        type=Path,
-        action="append",
-        metavar="PATH",
-        help="a checkpoint; several: compare (default: checkpoints/best.model.pth)",
-    )
-    parser.add_argument(
-        "--estimates", dest="estimates_folder", type=Path, metavar="DIR", help="score DIR/SONG/vocals.wav instead"
-    )
-    parser.add_argument("--subset", choices=("train", "valid", "test"), help="songs to score (default: test)")
-    parser.add_argument("--limit", type=_count, metavar="N", help="only the first N songs")
-    parser.add_argument(
-        "--metrics", nargs="+", choices=("scale", "bsseval_v4", "leakage"), help="families of scores (default: all)"
-    )
-    parser.add_argument("--mask", choices=("soft", "binary"), help="binary: 1 where the mask is above a half")
-    parser.add_argument("--oracles", action="store_true", help="also ideal masks: oracles")
-    parser.add_argument("--baselines", action="store_true", help="also a random mask, REPET-SIM, 2DFT, HPSS")
-    parser.add_argument("--save-estimates", action="store_true", help="keep the estimates as wavs")
-    parser.add_argument("--separator", choices=("extraction", "nussl"), help="nussl: through its DeepMaskEstimation")
-    parser.add_argument(
-        "--normalization",
-        choices=("stored", "song"),
-        help="song: batch normalization by each song's own statistics, as the published figures were computed",
-    )
-    parser.add_argument(
-        "-o", "--output", dest="output_folder", type=Path, metavar="DIR", help=f"default: {EVALUATION_FOLDER}"
-    )
-    parser.add_argument("--jobs", dest="n_jobs", type=_workers, metavar="N", help="songs scored at the same time")
-    parser.add_argument("--overwrite", action="store_true", help="move another model's results in the folder aside")
-    _add_device(parser)
-    _add_json(parser)
+    parser.add_argument("--version", action="version", version=f"vocal-extraction {__version__}")
+    parser.add_argument("--traceback", action="store_true", help="with any command: show where an internal error arose")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (description, options) in _COMMANDS.items():
+        command = commands.add_parser(name, help=description, description=description, **shared)
+        command.set_defaults(error=command.error)
+        _add(command, options)
+    return parser
 
 
-def _add_ensemble(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", nargs="+", type=Path, metavar="CHECKPOINT", help="two or more, trained apart")
-    parser.add_argument("-o", "--output", dest="output_path", type=Path, required=True, metavar="PATH", help="where to")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
-    _add_json(parser)
-
-
-def _add_extract(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("songs", nargs="*", metavar="SONG_OR_FOLDER", help="audio files or folders; - is stdin")
-    which = _add_model(parser)
-    which.add_argument(
-        "--model", type=Path, metavar="PATH", help="a checkpoint of yours (default: the best that ships)"
-    )
-    parser.add_argument(
-        "-o", "--output", dest="output_folder", metavar="DIR", help=f"default: {EXTRACTION_FOLDER}; - is stdout"
-    )
-    stems = parser.add_mutually_exclusive_group()
-    stems.add_argument(
-        "--stems",
-        type=_names,
-        metavar="NAMES",
-        help="'all', or names with commas between (default: vocals and the rest)",
-    )
-    stems.add_argument("--without", type=_names, metavar="NAMES", help="the song without these sources, as one stem")
-    parser.add_argument("--format", choices=list(FORMATS), help="default: wav16")
-    parser.add_argument("--bitrate", dest="bitrate_kbps", type=_count, metavar="KBPS", help="of mp3, ogg and m4a")
-    parser.add_argument("--output-template", metavar="TEXT", help="default: {folder}/{song}/{stem}.{ext}")
-    parser.add_argument("--mask", choices=("soft", "binary"), help="binary: 1 where the mask is above a half")
-    parser.add_argument("--phase", choices=("mixture", "griffin-lim"), help="default: the mixture's")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
-    parser.add_argument("--track", metavar="N|LANGUAGE", help="of several audio tracks (default: as players choose)")
-    parser.add_argument("--from", dest="from_s", type=_time, metavar="TIME", help="separate from here, as 1:10 or 70.5")
-    parser.add_argument("--to", dest="to_s", type=_time, metavar="TIME", help="to here; outside, vocals are silent")
-    parser.add_argument("--keep-partial", action="store_true", help="keep what decodes of a damaged file")
-    parser.add_argument("--jobs", dest="n_jobs", type=_workers, metavar="N", help="songs at the same time")
-    parser.add_argument("--list-models", action="store_true", help="list the models that ship, and stop")
-    _add_device(parser)
-    _add_json(parser)
-
-
-def _add_serve(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--host", metavar="ADDRESS", help="default: 127.0.0.1, this machine only")
-    parser.add_argument("--port", type=_port, metavar="N", help="default: 7860, or a free one")
-    parser.add_argument("--model", type=Path, metavar="PATH", help="offer this checkpoint before those that ship")
-    parser.add_argument(
-        "--token", metavar="TEXT", help="what clients must bring; made up for other addresses than this machine's"
-    )
-    parser.add_argument("--no-browser", dest="open_browser", action="store_false", help="do not start a browser")
-    parser.add_argument("--upload-mb", dest="upload_bytes", type=_megabytes, metavar="MB", help="largest song file")
-    parser.add_argument("--longest", dest="longest_s", type=_minutes, metavar="MIN", help="longest song, in minutes")
-    parser.add_argument("--keep", dest="lifetime_s", type=_minutes, metavar="MIN", help="how long files are kept")
-    parser.add_argument("--queue", dest="queue_length", type=_count, metavar="N", help="songs that may wait")
-    _add_device(parser)
+def _add(parser: argparse._ActionsContainer, options: list[Any]) -> None:
+    for option in options:
+        if isinstance(option, list):
+            _add(parser.add_mutually_exclusive_group(), option)
+        else:
+            flags, name, settings, description = option
+            parser.add_argument(*flags.split(), help=description, **settings, **({"dest": name} if name else {}))
