@@ -24,6 +24,8 @@ from vocal_extraction.checkpointing import (
 from vocal_extraction.networks import MaskInference, create_model
 from vocal_extraction.settings import NetworkSettings, Preset, SignalSettings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Preset(
     "small",
