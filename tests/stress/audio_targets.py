@@ -146,15 +146,13 @@ def _model() -> Any:
     import torch
 
     from vocal_extraction.checkpointing import CheckpointMetadata, LoadedModel, MaskNetwork
-    from vocal_extraction.settings import NetworkSettings, SignalSettings
+    from vocal_extraction.settings import SignalSettings
 
     signal = SignalSettings()
-    arguments = dataclasses.asdict(NetworkSettings(hidden_size=2, num_layers=2))
+    arguments = {"num_audio_channels": 1, "hidden_size": 2, "num_layers": 2, "bidirectional": True, "dropout": 0.0}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = MaskNetwork(
-            arguments.pop("kind"), {"num_features": signal.n_bins, "num_sources": 1, **arguments}
-        ).eval()
+        network = MaskNetwork("MaskInference", {"num_features": signal.n_bins, "num_sources": 1, **arguments}).eval()
     metadata = CheckpointMetadata(signal)
     return LoadedModel(network, signal, 1, ("vocals",), "mask", metadata, Path("tiny.pth"), "0" * 64)
 

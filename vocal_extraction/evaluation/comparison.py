@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vocal_extraction.atomic_files import write_json, write_text
+from vocal_extraction.checkpointing.shipped import checkpoint_path
 from vocal_extraction.evaluation.evaluate import PathLike, evaluate_model
 from vocal_extraction.evaluation.metrics import EvaluationError
 from vocal_extraction.evaluation.results import COMPARISON
@@ -31,7 +32,7 @@ def compare_models(
     ``evaluation_results/<first>-vs-<second>``, beside ``comparison.json``, whose content is returned,
     ``comparison.txt`` and ``comparison.html``. Options and errors are those of `evaluate_model`.
     """
-    paths = [Path(path) for path in paths_to_trained_models]
+    paths = [checkpoint_path(path) for path in paths_to_trained_models]
     if len(paths) < 2:
         raise EvaluationError(f"A comparison takes two models or more; got {len(paths)}.")
     labels = _labels(paths)

@@ -128,7 +128,7 @@ SYSTEMS: dict[str, System] = {
 
 def systems_beside(signal: SignalSettings, *, oracles: bool, baselines: bool) -> dict[str, System]:
     """Return the baselines and oracles that are scored beside a model, at its STFT; the mixture always is."""
-    stft = {key: value for key, value in dataclasses.asdict(signal).items() if key != "sample_rate"}
+    stft = {name: getattr(signal, name) for name in ("window_length", "hop_length", "window_type")}
     settings = {None: {}, "stft": stft, "nussl": {"nussl": importlib.metadata.version("nussl")}}
     return {
         name: dataclasses.replace(
