@@ -58,20 +58,8 @@ def test_a_decoder_that_names_no_channels_is_an_error(tmp_path, monkeypatch):
     """Its blocks could not be shaped: ValueError."""
     header = b"RIFF\0\0\0\0WAVEfmt " + struct.pack("<IHHIIHH", 16, 3, 0, 8_000, 0, 0, 32) + b"data\0\0\0\0"
 
-    class Decoder:
-        def __init__(self, *_, **__):
-            self.pieces = [header]
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def read(self, *, wait_forever=False):
-            return self.pieces.pop() if self.pieces else b""
-
-    monkeypatch.setattr(decoding, "Ffmpeg", Decoder)
+    pieces = [header]
+    monkeypatch.setattr(decoding.SongReader, "read", lambda *_, **__: pieces.pop() if pieces else b"")
     with pytest.raises(ExtractionError, match="0 channels at 8000 Hz"), decoding.SongReader(None):
         pass
 
