@@ -28,7 +28,8 @@ from vocal_extraction.evaluation.scoring import Job, run_jobs
 from vocal_extraction.evaluation.sources import Sources
 from vocal_extraction.evaluation.systems import System
 from vocal_extraction.networks import create_model
-from vocal_extraction.settings import DATASET_FOLDER, PRETRAINED_FOLDER, SPECIFIED
+from vocal_extraction.presets import SPECIFIED
+from vocal_extraction.settings import DATASET_FOLDER, PRETRAINED_FOLDER
 from vocal_extraction.tracks import Track, find_tracks
 
 N_SONGS = 24

@@ -36,7 +36,8 @@ from vocal_extraction.demo_songs import write_demo_songs
 from vocal_extraction.evaluation.deep_mask_reference import separate_with_nussl
 from vocal_extraction.extraction import separate
 from vocal_extraction.networks import create_model
-from vocal_extraction.settings import PROJECT_FOLDER, SPECIFIED
+from vocal_extraction.presets import SPECIFIED
+from vocal_extraction.settings import PROJECT_FOLDER
 
 DURATION_S = 240.0
 N_THREADS = 2

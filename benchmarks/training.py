@@ -23,7 +23,8 @@ from vocal_extraction.compatibility import nussl, scaper
 from vocal_extraction.data_augmentation import event_template
 from vocal_extraction.demo_songs import write_demo_songs
 from vocal_extraction.musdb_preparation import song_names
-from vocal_extraction.settings import DATASET_FOLDER, SPECIFIED, STEMS, MixingSettings
+from vocal_extraction.presets import SPECIFIED
+from vocal_extraction.settings import DATASET_FOLDER, STEMS, MixingSettings
 from vocal_extraction.training.data_module import DataModule, find_training_tracks
 from vocal_extraction.training.processes import Processes
 from vocal_extraction.training.resources import resources

@@ -9,7 +9,8 @@ import torch
 
 from vocal_extraction.checkpointing import save_checkpoint
 from vocal_extraction.networks import create_model
-from vocal_extraction.settings import NetworkSettings, Preset, SignalSettings
+from vocal_extraction.presets import Preset
+from vocal_extraction.settings import NetworkSettings, SignalSettings
 from vocal_extraction.tracks import find_tracks
 
 RATE = 8_000

@@ -15,8 +15,9 @@ from vocal_extraction.data_augmentation import (
     generate_coherent_mixture,
     generate_incoherent_mixture,
 )
+from vocal_extraction.presets import PRESETS
 from vocal_extraction.rendering import RenderingError
-from vocal_extraction.settings import PRESETS, STEMS, MixingSettings, SignalSettings
+from vocal_extraction.settings import STEMS, MixingSettings, SignalSettings
 from vocal_extraction.tracks import TrackError
 
 RATE = 44_100

@@ -15,8 +15,8 @@ from vocal_extraction.evaluation import METRICS, evaluate_model
 from vocal_extraction.extraction import extract_vocals
 from vocal_extraction.networks import NETWORKS, create_model
 from vocal_extraction.output_formats import FORMATS
-from vocal_extraction.preset_files import read_preset
-from vocal_extraction.settings import SPECIFIED, ExtractionSettings
+from vocal_extraction.presets import SPECIFIED, read_preset
+from vocal_extraction.settings import ExtractionSettings
 from vocal_extraction.track_layouts import LAYOUTS
 from vocal_extraction.tracks import find_tracks
 from vocal_extraction.training import train_model

@@ -23,7 +23,7 @@ from stress import kills, victims
 from stress.victims import JOBS
 
 import main
-from vocal_extraction import musdb_preparation, settings
+from vocal_extraction import musdb_preparation, presets
 from vocal_extraction.audio_files.encoding import StemWriter, choose_coding
 from vocal_extraction.evaluation import scoring
 from vocal_extraction.extraction import song
@@ -66,7 +66,7 @@ def _calm(monkeypatch):
     """Small networks on one thread; the jobs may not move this process to one core."""
     monkeypatch.setattr("vocal_extraction.training.resources._n_cores", lambda: 1)
     monkeypatch.setattr(victims, "_on_one_core", lambda: None)
-    monkeypatch.setitem(settings.PRESETS, "victim", victims.PRESET)
+    monkeypatch.setitem(presets.PRESETS, "victim", victims.PRESET)
     monkeypatch.delenv("MUSDB_PATH", raising=False)
 
 

@@ -14,7 +14,7 @@ LAYERS = (
     "errors",
     "output_formats",
     "settings",
-    "preset_files",
+    "presets",
     "device",
     "compatibility",
     "atomic_files",

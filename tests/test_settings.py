@@ -9,15 +9,11 @@ import pytest
 
 from vocal_extraction import settings
 from vocal_extraction.errors import SettingsError, VocalExtractionError
+from vocal_extraction.presets import CLASSIC, PRESETS, SPECIFIED, STUDIO, Preset
 from vocal_extraction.settings import (
-    CLASSIC,
-    PRESETS,
-    SPECIFIED,
-    STUDIO,
     ExtractionSettings,
     MixingSettings,
     NetworkSettings,
-    Preset,
     SignalSettings,
     TrainingSettings,
 )

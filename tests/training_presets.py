@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from vocal_extraction.settings import MixingSettings, NetworkSettings, Preset, SignalSettings, TrainingSettings
+from vocal_extraction.presets import Preset
+from vocal_extraction.settings import MixingSettings, NetworkSettings, SignalSettings, TrainingSettings
 
 
 def tiny_preset(**changes) -> Preset:

@@ -47,7 +47,7 @@ PRETRAINED_FOLDER = _PACKAGED_FOLDER if _PACKAGED_FOLDER.is_dir() else PROJECT_F
 """The models that ship: package data where a wheel was installed, a folder of the root in a checkout."""
 
 
-def _require(owner: object, **checks: bool) -> None:
+def require(owner: object, **checks: bool) -> None:
     """Raise one SettingsError naming every check that failed, with the values that broke it."""
     broken = [name for name, holds in checks.items() if not holds]
     if broken:
@@ -87,7 +87,7 @@ class SignalSettings:
     """Level that a song has for the network, in dB of full scale (RMS), whatever its own; None: as the song is."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self,
             sample_rate_must_be_between_8_and_192_kHz=8_000 <= self.sample_rate <= 192_000,
             window_length_must_be_even_and_16_to_16384=self.window_length in range(16, 16_385, 2),
@@ -139,7 +139,7 @@ class MixingSettings:
     """Cut-off frequencies of low-passes, of which a quarter of the mixtures get one; none: no low-pass."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self,
             duration_s_must_be_between_half_a_second_and_a_minute=0.5 <= self.duration_s <= 60,
             pitch_shift_semitones_must_lie_within_an_octave=_is_range(self.pitch_shift_semitones, -12, 12),
@@ -179,7 +179,7 @@ class NetworkSettings:
     """What runs over the bands of a frame: 'lstm' or 'attention'."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self,
             num_audio_channels_must_be_1_to_8=1 <= self.num_audio_channels <= 8,
             hidden_size_must_be_1_to_4096=1 <= self.hidden_size <= 4_096,
@@ -229,7 +229,7 @@ class TrainingSettings:
         def is_count(value: int | None) -> bool:
             return value is None or 1 <= value <= MOST_MIXTURES
 
-        _require(
+        require(
             self,
             n_epochs_must_be_1_to_a_million=1 <= self.n_epochs <= MOST_EPOCHS,
             batches_per_epoch_must_be_at_least_1=self.batches_per_epoch >= 1,
@@ -284,7 +284,7 @@ class ExtractionSettings:
 
     def __post_init__(self) -> None:
         fields = self.template_fields
-        _require(
+        require(
             self,
             bitrate_kbps_must_be_16_to_512=16 <= self.bitrate_kbps <= 512,
             mask_must_be_soft_or_binary=self.mask in ("soft", "binary"),
@@ -320,81 +320,3 @@ class ExtractionSettings:
     def region(self) -> tuple[float, float | None] | None:
         """Where separation begins and ends, in seconds; None is the whole song."""
         return None if self.from_s == 0 and self.to_s is None else (self.from_s, self.to_s)
-
-
-@dataclasses.dataclass(frozen=True)
-class Preset:
-    """A signal, a network and a recipe under one name."""
-
-    name: str
-    signal: SignalSettings = SignalSettings()
-    mixing: MixingSettings = MixingSettings()
-    network: NetworkSettings = NetworkSettings()
-    training: TrainingSettings = TrainingSettings()
-    sources: tuple[str, ...] = ("vocals",)
-    """What the network estimates: names of stems, 'accompaniment' (all but the vocals) or sums as 'bass+drums'."""
-
-    def __post_init__(self) -> None:
-        _require(
-            self,
-            sources_must_be_1_to_16_different_names=(
-                1 <= len(self.sources) <= 16
-                and all(isinstance(source, str) and source for source in self.sources)
-                and len(set(self.sources)) == len(self.sources)
-            ),
-            training_source_weights_must_be_one_for_each_source=(
-                len(self.training.source_weights) in (0, len(self.sources))
-            ),
-            softmax_needs_two_sources_or_more=self.network.activation != "softmax" or len(self.sources) > 1,
-        )
-
-
-_REMIXING = MixingSettings(
-    duration_s=2.5,
-    pitch_shift_semitones=(-3.0, 3.0),
-    snr_db=(-6.0, 6.0),
-    coherent_gain_db=3.0,
-    stretch_follows_pitch=True,
-    channels="any",
-    polarity_flips=True,
-    level_db=(-12.0, 3.0),
-)
-
-SPECIFIED = Preset("specified")
-
-CLASSIC = Preset(
-    "classic",
-    signal=SignalSettings(stereo="mid-side", input_level_db=-24.0),
-    mixing=_REMIXING,
-    training=TrainingSettings(
-        n_epochs=20,
-        batches_per_epoch=150,
-        batch_size=16,
-        n_mixtures=None,
-        n_validation_mixtures=None,
-        loss="waveform",
-        learning_rate=3e-3,
-        learning_rate_schedule="cosine",
-        gradient_clip_norm=5.0,
-        weight_average_decay=0.998,
-    ),
-)
-
-STUDIO = Preset(
-    "studio",
-    signal=SignalSettings(window_length=4_096, hop_length=1_024, stereo="mid-side", input_level_db=-18.0),
-    mixing=dataclasses.replace(_REMIXING, duration_s=3.0),
-    network=NetworkSettings("BandSplitMaskInference", hidden_size=64, num_layers=2, dropout=0.0),
-    training=dataclasses.replace(
-        CLASSIC.training,
-        n_epochs=54,
-        batches_per_epoch=100,
-        batch_size=6,
-        learning_rate=2e-3,
-        weight_average_decay=0.995,
-        mixed_precision=True,
-    ),
-)
-
-PRESETS = {preset.name: preset for preset in (SPECIFIED, CLASSIC, STUDIO)}
-"""Presets by name."""

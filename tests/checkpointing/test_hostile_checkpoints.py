@@ -112,7 +112,8 @@ def test_a_training_state_that_holds_code_is_refused(quiet, key):
 
 
 def _small_preset():
-    from vocal_extraction.settings import NetworkSettings, Preset, SignalSettings
+    from vocal_extraction.presets import Preset
+    from vocal_extraction.settings import NetworkSettings, SignalSettings
 
     return Preset("small", signal=SignalSettings(44_100, 64, 16), network=NetworkSettings(hidden_size=4, num_layers=1))
 

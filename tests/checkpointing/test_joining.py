@@ -17,7 +17,8 @@ from vocal_extraction.compatibility import nussl
 from vocal_extraction.evaluation.deep_mask_reference import separate_with_nussl
 from vocal_extraction.extraction import separate
 from vocal_extraction.networks import create_model
-from vocal_extraction.settings import NetworkSettings, Preset, SignalSettings
+from vocal_extraction.presets import Preset
+from vocal_extraction.settings import NetworkSettings, SignalSettings
 
 SMALL = Preset(
     "small",

@@ -27,7 +27,8 @@ from vocal_extraction.checkpointing import (
     shipped_checkpoints,
 )
 from vocal_extraction.networks import create_model
-from vocal_extraction.settings import ACCOMPANIMENT, PRESETS, STEMS, NetworkSettings, Preset, SignalSettings
+from vocal_extraction.presets import PRESETS, Preset
+from vocal_extraction.settings import ACCOMPANIMENT, STEMS, NetworkSettings, SignalSettings
 
 SMALL = Preset(
     "small",

@@ -22,7 +22,8 @@ from vocal_extraction.checkpointing import (
     source_names,
 )
 from vocal_extraction.networks import MaskInference, create_model
-from vocal_extraction.settings import NetworkSettings, Preset, SignalSettings
+from vocal_extraction.presets import Preset
+from vocal_extraction.settings import NetworkSettings, SignalSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -302,7 +303,7 @@ def test_plain_nussl_loads_what_training_saves(tmp_path):
 
 def test_the_lines_in_the_documentation_run(tmp_path, monkeypatch, capsys):
     from vocal_extraction.networks import NETWORKS
-    from vocal_extraction.settings import SPECIFIED
+    from vocal_extraction.presets import SPECIFIED
 
     page = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)

@@ -15,7 +15,8 @@ from vocal_extraction.checkpointing import shipped_checkpoint
 from vocal_extraction.command_line import commands
 from vocal_extraction.command_line.parser import build_parser, parse
 from vocal_extraction.errors import VocalExtractionError
-from vocal_extraction.settings import PRESETS, ExtractionSettings
+from vocal_extraction.presets import PRESETS
+from vocal_extraction.settings import ExtractionSettings
 
 # ------------------------------------------------------------------------------------------------ parser
 

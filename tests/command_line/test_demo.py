@@ -43,7 +43,7 @@ def test_demo_makes_all_that_it_names_and_can_be_repeated(capsys):
 
 
 def test_demo_is_the_specified_network_and_recipe_only_shorter():
-    from vocal_extraction.settings import SPECIFIED
+    from vocal_extraction.presets import SPECIFIED
 
     assert demo.DEMO.signal == SPECIFIED.signal
     assert demo.DEMO.network == SPECIFIED.network

@@ -6,7 +6,7 @@ import pytest
 
 from vocal_extraction.command_line import commands, menu
 from vocal_extraction.errors import VocalExtractionError
-from vocal_extraction.settings import PRESETS
+from vocal_extraction.presets import PRESETS
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ from vocal_extraction.evaluation.models import ModelSystem
 from vocal_extraction.evaluation.sources import Sources
 from vocal_extraction.evaluation.systems import Excerpt
 from vocal_extraction.networks import create_model
+from vocal_extraction.presets import Preset
 from vocal_extraction.separation import separate
-from vocal_extraction.settings import NetworkSettings, Preset
+from vocal_extraction.settings import NetworkSettings
 
 pytestmark = pytest.mark.usefixtures("quick_evaluation")
 

@@ -10,7 +10,7 @@ from vocal_extraction.evaluation.scoring import score_song
 from vocal_extraction.evaluation.sources import Sources
 from vocal_extraction.evaluation.systems import systems_beside
 from vocal_extraction.musdb_preparation import prepare_musdb
-from vocal_extraction.settings import SPECIFIED
+from vocal_extraction.presets import SPECIFIED
 from vocal_extraction.tracks import find_tracks
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -8,7 +8,8 @@ from evaluation_songs import QUIET, SIGNAL, TINY, save_model, write, write_songs
 
 from vocal_extraction.evaluation import METRICS, EvaluationError, Metric, evaluate_model
 from vocal_extraction.evaluation.sources import Sources
-from vocal_extraction.settings import NetworkSettings, Preset
+from vocal_extraction.presets import Preset
+from vocal_extraction.settings import NetworkSettings
 from vocal_extraction.tracks import Track
 
 pytestmark = pytest.mark.usefixtures("quick_evaluation")

@@ -15,7 +15,8 @@ from vocal_extraction.errors import ExtractionError
 from vocal_extraction.extraction import extract_songs, extract_vocals
 from vocal_extraction.extraction.manifest import MANIFEST_NAME
 from vocal_extraction.networks import create_model
-from vocal_extraction.settings import SPECIFIED, STEMS, STUDIO, ExtractionSettings
+from vocal_extraction.presets import SPECIFIED, STUDIO
+from vocal_extraction.settings import STEMS, ExtractionSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

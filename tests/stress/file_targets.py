@@ -24,7 +24,8 @@ def _checkpoint() -> bytes:
 
 
 def _small_preset() -> Any:
-    from vocal_extraction.settings import NetworkSettings, Preset, SignalSettings
+    from vocal_extraction.presets import Preset
+    from vocal_extraction.settings import NetworkSettings, SignalSettings
 
     return Preset("small", signal=SignalSettings(44_100, 32, 16), network=NetworkSettings(hidden_size=2, num_layers=1))
 

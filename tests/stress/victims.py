@@ -9,7 +9,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from vocal_extraction.settings import MixingSettings, NetworkSettings, Preset, SignalSettings, TrainingSettings
+from vocal_extraction.presets import Preset
+from vocal_extraction.settings import MixingSettings, NetworkSettings, SignalSettings, TrainingSettings
 
 N_SONGS = 4
 SONG_S = 1.2

@@ -11,7 +11,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_presets import history_of, tiny_preset, trainer_of
 
-from vocal_extraction.settings import PRESETS, STEMS
+from vocal_extraction.presets import PRESETS
+from vocal_extraction.settings import STEMS
 from vocal_extraction.training import DataError, ResumeError, train_model
 from vocal_extraction.training.losses import item_losses
 from vocal_extraction.training.state import TrainingState, _fingerprint

@@ -15,7 +15,8 @@ from vocal_extraction.atomic_files import StorageError
 from vocal_extraction.checkpointing import load_checkpoint
 from vocal_extraction.device import DeviceError
 from vocal_extraction.errors import SettingsError
-from vocal_extraction.settings import ACCOMPANIMENT, PRESETS, SPECIFIED, STEMS
+from vocal_extraction.presets import PRESETS, SPECIFIED
+from vocal_extraction.settings import ACCOMPANIMENT, STEMS
 from vocal_extraction.tracks import TrackError
 from vocal_extraction.training import DataError, ResumeError, TrainingError, run_folder, train_model, trainer
 from vocal_extraction.training.resources import has_bfloat16

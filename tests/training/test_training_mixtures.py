@@ -16,8 +16,9 @@ from vocal_extraction.atomic_files import StorageError
 from vocal_extraction.compatibility import nussl
 from vocal_extraction.data_augmentation import MixClosure, create_mix_closure
 from vocal_extraction.networks import create_model
+from vocal_extraction.presets import PRESETS, SPECIFIED
 from vocal_extraction.rendering import RenderingError
-from vocal_extraction.settings import PRESETS, SPECIFIED, STEMS, MixingSettings
+from vocal_extraction.settings import STEMS, MixingSettings
 from vocal_extraction.tracks import Track, TrackError
 from vocal_extraction.training import TrainingError
 from vocal_extraction.training.data_module import ValidationSong

@@ -27,7 +27,7 @@ from visiting import (
 from vocal_extraction.checkpointing import save_checkpoint
 from vocal_extraction.demo_songs import synthesize_song
 from vocal_extraction.networks import create_model
-from vocal_extraction.settings import SPECIFIED
+from vocal_extraction.presets import SPECIFIED
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -22,7 +22,8 @@ from serving import PATIENCE_S, Client, served
 from vocal_extraction.checkpointing import save_checkpoint, shipped_checkpoint
 from vocal_extraction.extraction import extract_vocals
 from vocal_extraction.networks import create_model
-from vocal_extraction.settings import SPECIFIED, ExtractionSettings
+from vocal_extraction.presets import SPECIFIED
+from vocal_extraction.settings import ExtractionSettings
 from vocal_extraction.web_page.uploads import Limits
 
 RATE = 44_100

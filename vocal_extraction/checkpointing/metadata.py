@@ -9,7 +9,8 @@ import json
 from typing import Any, NamedTuple
 
 from vocal_extraction.checkpointing.archive import CheckpointError
-from vocal_extraction.settings import ACCOMPANIMENT, STEMS, Preset, SignalSettings, TrainingSettings
+from vocal_extraction.presets import Preset
+from vocal_extraction.settings import ACCOMPANIMENT, STEMS, SignalSettings, TrainingSettings
 
 FORMAT_VERSION = 1
 """Version of what this project adds to nussl's metadata."""

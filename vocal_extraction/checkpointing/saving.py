@@ -8,7 +8,7 @@ from torch import nn
 
 from vocal_extraction.atomic_files import write_bytes
 from vocal_extraction.checkpointing.metadata import CheckpointMetadata
-from vocal_extraction.settings import Preset
+from vocal_extraction.presets import Preset
 
 
 def save_checkpoint(path: str | Path, network: nn.Module, *, preset: Preset, **facts: Any) -> Path:

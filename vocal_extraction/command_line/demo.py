@@ -12,7 +12,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from vocal_extraction.settings import ACCOMPANIMENT, DEMO_FOLDER, SPECIFIED, ExtractionSettings, Preset
+from vocal_extraction.presets import SPECIFIED, Preset
+from vocal_extraction.settings import ACCOMPANIMENT, DEMO_FOLDER, ExtractionSettings
 
 N_SONGS = {"n_train": 8, "n_valid": 2, "n_test": 3}
 SONG_S = 8.0

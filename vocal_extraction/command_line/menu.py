@@ -19,8 +19,8 @@ from typing import Any
 from vocal_extraction.atomic_files import sentence_of
 from vocal_extraction.command_line.commands import run_command
 from vocal_extraction.errors import VocalExtractionError
-from vocal_extraction.preset_files import find_preset
-from vocal_extraction.settings import CHECKPOINT_FOLDER, DATASET_FOLDER, PRESETS, PRETRAINED_FOLDER, SPECIFIED
+from vocal_extraction.presets import PRESETS, SPECIFIED, find_preset
+from vocal_extraction.settings import CHECKPOINT_FOLDER, DATASET_FOLDER, PRETRAINED_FOLDER
 
 PRETRAINED_MODEL = PRETRAINED_FOLDER / "best.model.pth"
 """What choice 3 evaluates."""

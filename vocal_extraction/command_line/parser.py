@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from vocal_extraction import __version__
 from vocal_extraction.errors import SettingsError
 from vocal_extraction.output_formats import FORMATS
-from vocal_extraction.preset_files import find_preset
+from vocal_extraction.presets import PRESETS, SPECIFIED, Preset, find_preset
 from vocal_extraction.settings import (
     CHECKPOINT_FOLDER,
     DATASET_FOLDER,
@@ -26,10 +26,7 @@ from vocal_extraction.settings import (
     MOST_EPOCHS,
     MOST_MIXTURES,
     MOST_WORKERS,
-    PRESETS,
-    SPECIFIED,
     ExtractionSettings,
-    Preset,
 )
 
 _ONLY_FOR_MODELS = {

@@ -32,7 +32,7 @@ def compare_models(
     ``evaluation_results/<first>-vs-<second>``, beside ``comparison.json``, whose content is returned,
     ``comparison.txt`` and ``comparison.html``. Options and errors are those of `evaluate_model`.
     """
-    paths = [checkpoint_path(path) for path in paths_to_trained_models]
+    paths = [checkpoint_path(Path(path)) for path in paths_to_trained_models]
     if len(paths) < 2:
         raise EvaluationError(f"A comparison takes two models or more; got {len(paths)}.")
     labels = _labels(paths)

@@ -18,17 +18,11 @@ from vocal_extraction.evaluation.results import shown_path
 from vocal_extraction.evaluation.scoring import Job, excerpt_of, run_jobs
 from vocal_extraction.evaluation.sources import Sources
 from vocal_extraction.evaluation.systems import System, systems_beside
+from vocal_extraction.presets import SPECIFIED
 from vocal_extraction.progress import counted
 from vocal_extraction.reports.page import Example, report_page
 from vocal_extraction.reports.tables import main_metric, report_card
-from vocal_extraction.settings import (
-    ACCOMPANIMENT,
-    DATASET_FOLDER,
-    EVALUATION_FOLDER,
-    SPECIFIED,
-    TRAINED_MODEL,
-    SignalSettings,
-)
+from vocal_extraction.settings import ACCOMPANIMENT, DATASET_FOLDER, EVALUATION_FOLDER, TRAINED_MODEL, SignalSettings
 from vocal_extraction.tracks import Track, find_tracks, prepare_if_needed
 
 CLIP_S = 10.0

@@ -21,7 +21,7 @@ from vocal_extraction.networks.band_split import BandSplitMaskInference
 from vocal_extraction.networks.base import Network
 from vocal_extraction.networks.ensemble import EnsembleMaskInference
 from vocal_extraction.networks.mask_inference import MaskInference
-from vocal_extraction.settings import SPECIFIED, Preset
+from vocal_extraction.presets import SPECIFIED, Preset
 
 __all__ = [
     "NETWORKS",

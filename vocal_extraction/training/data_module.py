@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vocal_extraction.data_augmentation import MixClosure
-from vocal_extraction.settings import Preset
+from vocal_extraction.presets import Preset
 from vocal_extraction.track_layouts import cache_of
 from vocal_extraction.tracks import Track, TrackFolder, find_tracks, stems_of
 from vocal_extraction.training.errors import DataError

@@ -9,9 +9,9 @@ the mean over the batch before the logarithm: trivial items, such as those with 
 import torch
 from torch import Tensor, nn
 
+from vocal_extraction.presets import Preset
 from vocal_extraction.separation.input_conditioning import covariance_of, input_gain
 from vocal_extraction.separation.masking import as_batch, as_masks, estimate_at_once, masked, views_of
-from vocal_extraction.settings import Preset
 from vocal_extraction.spectrogram import istft, magnitude, stft
 
 _FLOOR = 1e-3

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vocal_extraction.data_augmentation import MixClosure
 from vocal_extraction.errors import VocalExtractionError
-from vocal_extraction.settings import Preset
+from vocal_extraction.presets import Preset
 from vocal_extraction.training.errors import TrainingError
 from vocal_extraction.training.mixture_cache import UNKNOWN, Address, MixtureCache, render_mixture
 

@@ -21,7 +21,7 @@ from vocal_extraction.atomic_files import write_bytes
 from vocal_extraction.checkpointing import CheckpointError, read_checkpoint, source_names
 from vocal_extraction.checkpointing.archive import packed, records_of
 from vocal_extraction.networks import create_model
-from vocal_extraction.settings import Preset
+from vocal_extraction.presets import Preset
 from vocal_extraction.training.errors import ResumeError, TrainingError
 
 STATE_NAME = "training_state.pth"

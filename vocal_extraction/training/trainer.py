@@ -21,7 +21,8 @@ from vocal_extraction.atomic_files import remove_leftovers, sole_writer
 from vocal_extraction.checkpointing import save_checkpoint
 from vocal_extraction.device import choose_device
 from vocal_extraction.errors import SettingsError
-from vocal_extraction.settings import CHECKPOINT_FOLDER, DATASET_FOLDER, LARGEST_SEED, SPECIFIED, Preset
+from vocal_extraction.presets import SPECIFIED, Preset
+from vocal_extraction.settings import CHECKPOINT_FOLDER, DATASET_FOLDER, LARGEST_SEED
 from vocal_extraction.tracks import TrackFolder, prepare_if_needed
 from vocal_extraction.training.data_module import DataModule, ValidationSong, find_training_tracks, mixture_folder
 from vocal_extraction.training.errors import DataError, TrainingError

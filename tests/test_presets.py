@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from vocal_extraction.errors import SettingsError
-from vocal_extraction.preset_files import find_preset
-from vocal_extraction.settings import SPECIFIED, STUDIO, MixingSettings, NetworkSettings, Preset
+from vocal_extraction.presets import SPECIFIED, STUDIO, Preset, find_preset
+from vocal_extraction.settings import MixingSettings, NetworkSettings
 
 
 @pytest.fixture

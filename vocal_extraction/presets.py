@@ -1,6 +1,6 @@
-"""Presets of one's own: a TOML file that holds only what differs from a named preset.
+"""Presets: a signal, a network and a recipe under the name that ``--preset`` takes.
 
-::
+A preset of one's own is a TOML file that holds only what differs from a named one::
 
     based_on = "studio"                 # specified, if it is left out
     sources = ["vocals", "drums", "bass", "other"]
@@ -23,7 +23,85 @@ from pathlib import Path
 from typing import Any
 
 from vocal_extraction.errors import SettingsError
-from vocal_extraction.settings import PRESETS, SPECIFIED, Preset
+from vocal_extraction.settings import MixingSettings, NetworkSettings, SignalSettings, TrainingSettings, require
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A signal, a network and a recipe under one name."""
+
+    name: str
+    signal: SignalSettings = SignalSettings()
+    mixing: MixingSettings = MixingSettings()
+    network: NetworkSettings = NetworkSettings()
+    training: TrainingSettings = TrainingSettings()
+    sources: tuple[str, ...] = ("vocals",)
+    """What the network estimates: names of stems, 'accompaniment' (all but the vocals) or sums as 'bass+drums'."""
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            sources_must_be_1_to_16_different_names=(
+                1 <= len(self.sources) <= 16
+                and all(isinstance(source, str) and source for source in self.sources)
+                and len(set(self.sources)) == len(self.sources)
+            ),
+            training_source_weights_must_be_one_for_each_source=(
+                len(self.training.source_weights) in (0, len(self.sources))
+            ),
+            softmax_needs_two_sources_or_more=self.network.activation != "softmax" or len(self.sources) > 1,
+        )
+
+
+_REMIXING = MixingSettings(
+    duration_s=2.5,
+    pitch_shift_semitones=(-3.0, 3.0),
+    snr_db=(-6.0, 6.0),
+    coherent_gain_db=3.0,
+    stretch_follows_pitch=True,
+    channels="any",
+    polarity_flips=True,
+    level_db=(-12.0, 3.0),
+)
+
+SPECIFIED = Preset("specified")
+
+CLASSIC = Preset(
+    "classic",
+    signal=SignalSettings(stereo="mid-side", input_level_db=-24.0),
+    mixing=_REMIXING,
+    training=TrainingSettings(
+        n_epochs=20,
+        batches_per_epoch=150,
+        batch_size=16,
+        n_mixtures=None,
+        n_validation_mixtures=None,
+        loss="waveform",
+        learning_rate=3e-3,
+        learning_rate_schedule="cosine",
+        gradient_clip_norm=5.0,
+        weight_average_decay=0.998,
+    ),
+)
+
+STUDIO = Preset(
+    "studio",
+    signal=SignalSettings(window_length=4_096, hop_length=1_024, stereo="mid-side", input_level_db=-18.0),
+    mixing=dataclasses.replace(_REMIXING, duration_s=3.0),
+    network=NetworkSettings("BandSplitMaskInference", hidden_size=64, num_layers=2, dropout=0.0),
+    training=dataclasses.replace(
+        CLASSIC.training,
+        n_epochs=54,
+        batches_per_epoch=100,
+        batch_size=6,
+        learning_rate=2e-3,
+        weight_average_decay=0.995,
+        mixed_precision=True,
+    ),
+)
+
+PRESETS = {preset.name: preset for preset in (SPECIFIED, CLASSIC, STUDIO)}
+"""Presets by name."""
 
 
 def find_preset(name: str) -> Preset:
