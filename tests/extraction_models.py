@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from vocal_extraction.checkpointing import CheckpointMetadata, LoadedModel
 from vocal_extraction.extraction.manifest import MANIFEST_NAME
 from vocal_extraction.networks import NETWORKS, EnsembleMaskInference, MaskInference
-from vocal_extraction.separation.input_conditioning import covariance_of, input_gain, without_slow_waves
-from vocal_extraction.separation.masking import estimate_at_once
 from vocal_extraction.settings import ACCOMPANIMENT, SignalSettings
+from vocal_extraction.training.losses import estimate_sources
 
 SIGNAL = SignalSettings()
 
@@ -135,18 +134,10 @@ def remembering_model(
 
 
 def whole_song(mixture: np.ndarray, model: LoadedModel, source: str = "vocals") -> np.ndarray:
-    """Estimate a source of a song at the model's rate, all at once; its channels have something in common."""
-    signal = model.signal
-    gain = input_gain(covariance_of(mixture.T, signal.sample_rate), signal.input_level_db)
-    if signal.input_level_db is not None:
-        mixture = without_slow_waves(mixture, signal.sample_rate)
+    """Estimate a source of a song at the model's rate, all at once."""
     with torch.inference_mode():
-        estimates = estimate_at_once(
-            model.network,
-            torch.from_numpy(mixture),
-            signal=signal,
-            n_network_channels=model.n_channels,
-            gain=gain,
+        estimates = estimate_sources(
+            model.network, torch.from_numpy(mixture), signal=model.signal, n_network_channels=model.n_channels
         )
     return estimates[model.sources.index(source)].numpy()
 

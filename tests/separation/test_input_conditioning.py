@@ -83,6 +83,7 @@ def test_channels_with_little_in_common_are_items_of_their_own(n_together):
     assert groups(one + common, other + common) == [[0, 1]]
     assert groups(common, -common) == [[0, 1]]
     assert groups(one) == [[0] * n_together]
+    assert groups(one, other, common) == [[0, 1], [2, 2]]  # the last one is repeated where one is missing
 
 
 def test_a_voice_on_one_side_is_that_channel_alone():

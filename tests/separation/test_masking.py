@@ -6,7 +6,7 @@ import torch
 from extraction_models import ConstantMask, loaded
 
 from vocal_extraction.separation import separate
-from vocal_extraction.separation.masking import in_groups, infer_masks, mask_waveform, source_mask
+from vocal_extraction.separation.masking import infer_masks, mask_waveform, source_mask
 from vocal_extraction.settings import SignalSettings
 from vocal_extraction.spectrogram import stft
 
@@ -78,11 +78,6 @@ def test_a_network_for_one_channel_takes_mid_and_side_in_turn():
     np.testing.assert_allclose(together, [mid + side, mid - side], atol=1e-6)
     by_channel = separate(mixture, RATE, model=loaded(LevelMask()))["vocals"]
     assert np.abs(by_channel - together).max() > 1e-4
-
-
-def test_groups_repeat_the_last_channel():
-    samples = torch.arange(6.0).reshape(1, 3, 2)
-    assert in_groups(samples, 2).tolist() == [[[0, 1], [2, 3]], [[4, 5], [4, 5]]]
 
 
 def test_a_binary_mask_belongs_to_the_largest_source():

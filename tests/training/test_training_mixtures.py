@@ -349,7 +349,7 @@ def test_si_sdr_of_a_song_is_nussls():
     generator = torch.Generator().manual_seed(0)
     vocals, rest = torch.randn(2, 2, 44_100, generator=generator)
     mixture = vocals + 0.5 * rest
-    estimates = estimate_sources(_HalfMask(), mixture, preset=SPECIFIED)
+    estimates = estimate_sources(_HalfMask(), mixture, signal=SPECIFIED.signal, n_network_channels=1)
     ours = si_sdr_db(estimates, vocals[None]).item()
     evaluator = nussl.evaluation.BSSEvalScale(
         [nussl.AudioSignal(audio_data_array=vocals.numpy(), sample_rate=44_100)],
@@ -363,9 +363,13 @@ def test_si_sdr_of_a_song_is_nussls():
 def test_long_songs_go_through_in_chunks(monkeypatch):
     """A constant mask gives the same in chunks as at once: 0.1 dB for the edges of the chunks' frames."""
     vocals, rest = torch.randn(2, 1, 88_200, generator=torch.Generator().manual_seed(0))
-    whole = si_sdr_db(estimate_sources(_HalfMask(), vocals + rest, preset=SPECIFIED), vocals[None]).item()
+    whole = si_sdr_db(
+        estimate_sources(_HalfMask(), vocals + rest, signal=SPECIFIED.signal, n_network_channels=1), vocals[None]
+    ).item()
     monkeypatch.setattr("vocal_extraction.training.losses._LONGEST_CHUNK_S", 0.5)
-    chunks = si_sdr_db(estimate_sources(_HalfMask(), vocals + rest, preset=SPECIFIED), vocals[None]).item()
+    chunks = si_sdr_db(
+        estimate_sources(_HalfMask(), vocals + rest, signal=SPECIFIED.signal, n_network_channels=1), vocals[None]
+    ).item()
     assert chunks == pytest.approx(whole, abs=0.1)
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vocal_extraction.separation.disk_array import Array, Rows
-from vocal_extraction.separation.masking import n_channels_together
 
 MARGIN_S = 0.2
 """How far the high-pass reaches, before and after, in seconds."""
@@ -49,7 +48,7 @@ def channel_groups(covariance: NDArray[np.float64], stereo: str, n_network_chann
         (left, both), (_, right) = covariance
         if abs(both) <= _LEAST_CORRELATION * (left * right) ** 0.5:
             return np.repeat([[0], [1]], n_network_channels, axis=1)
-    n_together = n_channels_together(stereo, n_network_channels=n_network_channels, n_song_channels=n_channels)
+    n_together = 2 if stereo == "mid-side" and n_channels > 1 else n_network_channels
     return np.minimum(np.arange(-(-n_channels // n_together) * n_together), n_channels - 1).reshape(-1, n_together)
 
 

@@ -15,27 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vocal_extraction.settings import SignalSettings
-from vocal_extraction.spectrogram import istft, magnitude, stft, synthesis_weight, synthesize
-
-
-def n_channels_together(stereo: str, *, n_network_channels: int, n_song_channels: int) -> int:
-    """Return how many channels of a song make up one item: the channels of one call of the network, or mid and side.
-
-    >>> n_channels_together("mid-side", n_network_channels=1, n_song_channels=6)
-    2
-    """
-    return 2 if stereo == "mid-side" and n_song_channels > 1 else n_network_channels
-
-
-def in_groups(samples: Tensor, n_together: int) -> Tensor:
-    """Group channels into items; the last channel is repeated where one is missing.
-
-    Shape: (n, n_channels, n_samples) to (n_items, n_together, n_samples), the groups of one signal after the other.
-    """
-    missing = -samples.shape[1] % n_together
-    if missing:
-        samples = torch.cat([samples, samples[:, -1:].expand(-1, missing, -1)], dim=1)
-    return samples.reshape(-1, n_together, samples.shape[-1])
+from vocal_extraction.spectrogram import istft, stft, synthesis_weight, synthesize
 
 
 def views_of(spectrum: Tensor, stereo: str) -> Tensor:
@@ -113,22 +93,6 @@ def mask_waveform(mixture: Tensor, mask: Tensor, *, signal: SignalSettings) -> T
     Shape: mixture (..., n_samples) and mask (..., n_frames, n_bins) to (..., n_samples).
     """
     return istft(mask * stft(mixture, signal=signal), n_samples=mixture.shape[-1], signal=signal)
-
-
-def estimate_at_once(
-    network: nn.Module, mixture: Tensor, *, signal: SignalSettings, n_network_channels: int, gain: float = 1.0
-) -> Tensor:
-    """Estimate all sources of a waveform that goes through the network at once: `Separator` without chunks.
-
-    `gain` is applied to what the network is given.
-    Shape: (n_channels, n_samples) to (n_sources, n_channels, n_samples).
-    """
-    n_together = n_channels_together(signal.stereo, n_network_channels=n_network_channels, n_song_channels=len(mixture))
-    spectrum = stft(in_groups(mixture.unsqueeze(0), n_together), signal=signal)
-    magnitudes = gain * magnitude(views_of(spectrum, signal.stereo))
-    masks = infer_masks(network, magnitudes, n_network_channels=n_network_channels).float().movedim(-1, 0)
-    estimates = istft(masked(spectrum, masks, signal.stereo), n_samples=mixture.shape[-1], signal=signal)
-    return estimates.flatten(1, 2)[:, : len(mixture)]
 
 
 @functools.lru_cache(maxsize=16)

@@ -6,12 +6,14 @@ that phases differ, and unlike the plain ratio it does not chase items that are 
 the mean over the batch before the logarithm: trivial items, such as those with silent vocals, do not take over.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vocal_extraction.presets import Preset
-from vocal_extraction.separation.input_conditioning import covariance_of, input_gain
-from vocal_extraction.separation.masking import as_batch, as_masks, estimate_at_once, masked, views_of
+from vocal_extraction.separation.input_conditioning import channel_groups, covariance_of, input_gain, without_slow_waves
+from vocal_extraction.separation.masking import as_batch, as_masks, infer_masks, masked, views_of
+from vocal_extraction.settings import SignalSettings
 from vocal_extraction.spectrogram import istft, magnitude, stft
 
 _FLOOR = 1e-3
@@ -82,21 +84,23 @@ def si_sdr_db(estimates: Tensor, targets: Tensor) -> Tensor:
     return (10 * ratio.clamp_min(1e-12).log10()).quantile(0.5, dim=-1)
 
 
-def estimate_sources(network: nn.Module, mixture: Tensor, *, preset: Preset) -> Tensor:
-    """Estimate the sources of a song, chunk by chunk.
+def estimate_sources(network: nn.Module, mixture: Tensor, *, signal: SignalSettings, n_network_channels: int) -> Tensor:
+    """Estimate the sources of a song, a minute at once; `Separator` does it layer by layer.
 
     Shape: (n_channels, n_samples) to (n_sources, n_channels, n_samples).
     """
-    chunks = mixture.split(int(_LONGEST_CHUNK_S * preset.signal.sample_rate), dim=-1)
-    covariance = covariance_of(mixture.T.cpu().numpy(), preset.signal.sample_rate)
-    estimates = [
-        estimate_at_once(
-            network,
-            chunk,
-            signal=preset.signal,
-            n_network_channels=preset.network.num_audio_channels,
-            gain=input_gain(covariance, preset.signal.input_level_db),
-        )
-        for chunk in chunks
-    ]
+    song = mixture.cpu().numpy()
+    covariance = covariance_of(song.T, signal.sample_rate)
+    if signal.input_level_db is not None:
+        mixture = torch.from_numpy(without_slow_waves(song, signal.sample_rate)).to(mixture.device)
+    gain = input_gain(covariance, signal.input_level_db)
+    groups = channel_groups(covariance, signal.stereo, n_network_channels)
+    _, first = np.unique(groups, return_index=True)
+    estimates = []
+    for chunk in mixture.split(int(_LONGEST_CHUNK_S * signal.sample_rate), dim=-1):
+        spectrum = stft(chunk[torch.from_numpy(groups)], signal=signal)  # (n_items, n_together, n_frames, n_bins)
+        magnitudes = gain * magnitude(views_of(spectrum, signal.stereo))
+        masks = infer_masks(network, magnitudes, n_network_channels=n_network_channels).float().movedim(-1, 0)
+        waveforms = istft(masked(spectrum, masks, signal.stereo), n_samples=chunk.shape[-1], signal=signal)
+        estimates.append(waveforms.flatten(1, 2)[:, first])
     return torch.cat(estimates, dim=-1)

@@ -192,6 +192,8 @@ class Trainer:
     ) -> None:
         self.state, self.data, self.folder, self.processes, self.progress = state, data, folder, processes, progress
         self.preset, self.device = state.preset, state.device
+        n_channels = self.preset.network.num_audio_channels
+        self._estimate = functools.partial(estimate_sources, signal=self.preset.signal, n_network_channels=n_channels)
         self.model: nn.Module = processes.wrap(state.network, self.device)
         if self.preset.training.compile_network and self.device.type in _COMPILING_DEVICES:
             self.model = torch.compile(self.model)  # type: ignore[assignment]
@@ -274,9 +276,7 @@ class Trainer:
         return float(losses.sum())
 
     def validate(self, network: nn.Module) -> Scores:
-        """Return the mean loss over the fixed mixtures, and the mean SI-SDR over the songs, whose negative is the loss
-        where there are no mixtures.
-        """
+        """Return the mean loss of the fixed mixtures (without any: minus SI-SDR), and the mean SI-SDR of the songs."""
         network.eval()
         data = self.data
         loss = self._mean(self._mixture_loss, data.validation_batches(), network, len(data.validation_sampler))
@@ -318,7 +318,7 @@ class Trainer:
         if not bool(sounding.any()):
             return 0.0, 0
         with self._precision():
-            estimates = estimate_sources(network, mixture, preset=self.preset)
+            estimates = self._estimate(network, mixture)
         score = float(si_sdr_db(estimates[sounding], targets[sounding]).mean())
         if not math.isfinite(score):
             raise TrainingError(f"The SI-SDR is not finite at {song.name!r}. Train with a lower learning rate.")
@@ -367,7 +367,7 @@ class Trainer:
         n_samples = _EXAMPLE_S * self.preset.signal.sample_rate
         start = max(mixture.shape[-1] - n_samples, 0) // 2
         mixture, target = (audio[:, start : start + n_samples] for audio in (mixture, targets[0]))
-        estimates = estimate_sources(self.state.result.eval(), mixture.to(self.device), preset=self.preset)
+        estimates = self._estimate(self.state.result.eval(), mixture.to(self.device))
         return Example(mixture, target, estimates[0].cpu())
 
     def _has_stalled(self) -> bool:
