@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from vocal_extraction.errors import SettingsError
-from vocal_extraction.settings import MixingSettings, NetworkSettings, SignalSettings, TrainingSettings, require
+from vocal_extraction.settings import STEMS, MixingSettings, NetworkSettings, SignalSettings, TrainingSettings, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,31 @@ STUDIO = Preset(
     ),
 )
 
-PRESETS = {preset.name: preset for preset in (SPECIFIED, CLASSIC, STUDIO)}
+FOUR_STEMS = Preset(
+    "four-stems",
+    signal=dataclasses.replace(STUDIO.signal, input_level_db=-20.0),
+    mixing=dataclasses.replace(
+        STUDIO.mixing,
+        duration_s=4.0,
+        channels="stereo",
+        coherent_probability=0.4,
+        band_limits_hz=(8_000.0, 11_000.0, 16_000.0),
+    ),
+    network=dataclasses.replace(
+        STUDIO.network, num_audio_channels=2, num_layers=3, bands="fine", over_bands="attention"
+    ),
+    training=dataclasses.replace(
+        STUDIO.training,
+        n_epochs=24,
+        loss="waveform_batch",
+        source_weights=(0.5, 0.5, 0.5, 2.0),
+        learning_rate=1.5e-3,
+        mixed_precision=False,
+    ),
+    sources=STEMS,
+)
+
+PRESETS = {preset.name: preset for preset in (SPECIFIED, CLASSIC, STUDIO, FOUR_STEMS)}
 """Presets by name."""
 
 

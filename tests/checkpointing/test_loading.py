@@ -209,11 +209,10 @@ def test_a_copy_elsewhere_is_anybodys(shipped, tmp_path):
 
 
 def test_what_ships_in_this_repository_loads():
-    """Each model that lies in pretrained_model/ is the published one and separates vocals."""
-    for path in shipped_checkpoints().values():
-        model = load_checkpoint(path)
-        assert model.sources == ("vocals",)
-    assert set(shipped_checkpoints()) <= set(PRESETS)
+    """Each model that lies in pretrained_model/ is the published one and fits the preset of its name."""
+    for name, path in shipped_checkpoints().items():
+        model, preset = load_checkpoint(path), PRESETS[name]
+        assert (model.sources, model.signal) == (preset.sources, preset.signal)
 
 
 # Other kinds of files

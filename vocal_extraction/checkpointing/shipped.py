@@ -5,7 +5,7 @@ from pathlib import Path
 from vocal_extraction.checkpointing.archive import CheckpointError
 from vocal_extraction.settings import PRETRAINED_FOLDER
 
-_SHIPPED = {"classic": "best.model.pth", "studio": "studio.model.pth"}
+_SHIPPED = {"classic": "best.model.pth", "studio": "studio.model.pth", "four-stems": "four-stems.model.pth"}
 
 
 def shipped_checkpoints() -> dict[str, Path]:
