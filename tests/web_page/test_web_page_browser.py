@@ -194,12 +194,12 @@ def test_cancelling_ends_the_work_and_leaving_does_not(visit, songs, folder, scr
     screenshot(leaving, "preview")
     box = leaving.get_by_role("img", name="Waveform of the song").bounding_box()
     leaving.mouse.click(box["x"] + box["width"] * 0.5, box["y"] + 20)
-    seen = until(leaving, lambda seen: seen["track"][0] > 0, "a preview from where one clicks")
-    assert seen["track"][0] == pytest.approx(LONG_SONG_S / 2, abs=1)
+    # From a preview, unless a busy machine has the whole song by then.
+    until(leaving, lambda seen: abs(seen["position"] - LONG_SONG_S / 2) < 2, "the place where one clicked")
     n_jobs = len(list(folder.glob("files/*/*/long.wav")))
     leaving.reload()
-    leaving.get_by_role("button", name="Cancel long").click()
-    page.get_by_role("button", name="Cancel long").click()
+    for one in (leaving, page):
+        one.get_by_role("button", name=re.compile("(Cancel|Remove) long")).click()
     expect(page.get_by_role("article")).to_have_count(0)
     deadline_s = time.monotonic() + PATIENCE_S
     while len(list(folder.glob("files/*/*/long.wav"))) > n_jobs - 2:

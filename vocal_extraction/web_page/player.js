@@ -90,6 +90,7 @@ export class Player {
     this.playing = false;
     this.speed = 1;
     this.loop = null; // [from, to] in seconds
+    this.wanted = null; // a place that was asked for and is still to come
     this.build();
   }
 
@@ -100,7 +101,9 @@ export class Player {
     this.song = song;
     if (!isNew) return;
     this.track = song.track;
-    if (!this.holds(this.now())) this.restart(() => { this.position = this.track.start_s; });
+    const comes = this.wanted !== null && this.holds(this.wanted);
+    if (comes || !this.holds(this.now())) this.restart(() => { this.position = comes ? this.wanted : this.track.start_s; });
+    if (comes) this.wanted = null;
     for (const image of this.element.querySelectorAll(".picture img")) image.src = this.track.spectrogram(image.dataset.stem);
     this.placeAxes();
     this.showDownloads();
@@ -151,7 +154,8 @@ export class Player {
 
   seek(seconds) {
     const place = Math.min(Math.max(seconds, 0), this.durationS);
-    if (!this.song.isWhole && !this.holds(place)) this.onseekoutside(place);
+    this.wanted = this.song.isWhole || this.holds(place) ? null : place;
+    if (this.wanted !== null) this.onseekoutside(place);
     this.restart(() => { this.position = Math.min(Math.max(place, this.track.start_s), this.endS); });
   }
 
