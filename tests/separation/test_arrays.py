@@ -67,10 +67,17 @@ def test_other_shapes_are_refused_with_a_remedy(model, given, remedy):
         separate(given, RATE, model=model)
 
 
-@pytest.mark.parametrize("rate", [0, -1, float("nan"), "44100", None])
+@pytest.mark.parametrize("rate", [0, -1, 0.5, 44_100.5, float("nan"), float("inf"), "44100", None])
 def test_what_is_no_sample_rate_is_named(mixture, model, rate):
     with pytest.raises(VocalExtractionError, match="sample rate"):
         separate(mixture, rate, model=model)
+
+
+@pytest.mark.parametrize("rate", [44_100.0, np.float64(22_050), np.int32(8_000)])
+def test_a_whole_rate_may_be_of_any_type(mixture, model, rate):
+    np.testing.assert_array_equal(
+        separate(mixture, rate, model=model)["vocals"], separate(mixture, int(rate), model=model)["vocals"]
+    )
 
 
 def test_a_model_is_loaded_by_its_name_or_path(mixture, tmp_path):

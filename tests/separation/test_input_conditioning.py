@@ -7,7 +7,12 @@ from extraction_models import loaded, music
 
 from vocal_extraction.checkpointing import load_checkpoint, shipped_checkpoint, shipped_checkpoints
 from vocal_extraction.separation import separate
-from vocal_extraction.separation.input_conditioning import channel_groups, covariance_of, input_gain, without_slow_waves
+from vocal_extraction.separation.input_conditioning import (
+    channel_groups,
+    covariances_of,
+    input_gain,
+    without_slow_waves,
+)
 from vocal_extraction.settings import SignalSettings
 
 RATE = 44_100
@@ -49,8 +54,36 @@ def test_a_model_without_a_level_is_given_the_song_as_it_is():
 
 def test_the_gain_brings_a_song_to_the_level():
     song = np.random.default_rng(0).normal(0, 0.01, (RATE, 2)) + 0.5
-    assert 20 * np.log10(input_gain(covariance_of(song, RATE), -20.0)) == pytest.approx(20.0, abs=0.05)
-    assert input_gain(covariance_of(np.zeros((100, 2)), RATE), -20.0) == 1.0
+    assert 20 * np.log10(input_gain(covariances_of(song, RATE), -20.0)) == pytest.approx(20.0, abs=0.05)
+    assert input_gain(covariances_of(np.zeros((100, 2)), RATE), -20.0) == 1.0
+
+
+def level_db_of(song):
+    return -20 * np.log10(input_gain(covariances_of(song, RATE), 0.0))
+
+
+@pytest.mark.parametrize("frequency_hz", [5.0, 10.0, 18.0])
+@pytest.mark.parametrize("rate", [8_000, 96_000])
+def test_slow_waves_are_no_part_of_the_level(frequency_hz, rate):
+    song = np.random.default_rng(0).normal(0, 0.1, (5 * rate, 1))
+    wave = 0.5 * np.sin(2 * np.pi * frequency_hz * np.arange(len(song)) / rate)[:, None]
+    gain, gain_with_wave = (input_gain(covariances_of(each, rate), -20.0) for each in (song, song + wave))
+    assert 20 * np.log10(gain_with_wave / gain) == pytest.approx(0.0, abs=0.05)
+
+
+def test_a_slow_wave_is_nothing_that_channels_have_in_common():
+    one, other = np.random.default_rng(0).normal(0, 0.1, (2, 3 * RATE, 1))
+    wave = np.sin(2 * np.pi * 10 * np.arange(len(one)) / RATE)[:, None]
+    assert channel_groups(covariances_of(np.hstack([one, other]) + wave, RATE), "mid-side", 1).tolist() == [[0], [1]]
+
+
+def test_pauses_and_channels_without_sound_are_no_part_of_the_level():
+    song = np.random.default_rng(0).normal(0, 0.1, (3 * RATE, 1))
+    silence = np.random.default_rng(1).normal(0, 1e-5, song.shape)
+    alone = level_db_of(song)
+    assert level_db_of(np.concatenate([silence] * 5 + [song])) == pytest.approx(alone, abs=0.02)
+    assert level_db_of(np.hstack([song, silence])) == pytest.approx(alone, abs=0.02)
+    assert level_db_of(np.hstack([song, song] + [silence] * 4)) == pytest.approx(alone, abs=0.02)
 
 
 @pytest.mark.parametrize("preset", sorted(shipped_checkpoints()))
@@ -75,7 +108,7 @@ def test_channels_with_little_in_common_are_items_of_their_own(n_together):
     (one, other, common) = rng.standard_normal((3, RATE, 1))
 
     def groups(*channels):
-        return channel_groups(covariance_of(np.hstack(channels), RATE), "mid-side", n_together).tolist()
+        return channel_groups(covariances_of(np.hstack(channels), RATE), "mid-side", n_together).tolist()
 
     apart = [[0] * n_together, [1] * n_together]
     assert groups(one, other) == apart
@@ -83,7 +116,10 @@ def test_channels_with_little_in_common_are_items_of_their_own(n_together):
     assert groups(one + common, other + common) == [[0, 1]]
     assert groups(common, -common) == [[0, 1]]
     assert groups(one) == [[0] * n_together]
-    assert groups(one, other, common) == [[0, 1], [2, 2]]  # the last one is repeated where one is missing
+    # 5.1: left and right, centre and subwoofer, both behind
+    assert groups(one + common, other + common, one, 0 * one, common, common) == [[0, 1], [2, 2], [3, 3], [4, 5]]
+    assert groups(one + common, other + common, one) == [[0, 1], [2, 2]]
+    assert groups(one, other, common) == [[0, 0], [1, 1], [2, 2]]
 
 
 def test_a_voice_on_one_side_is_that_channel_alone():
@@ -92,3 +128,4 @@ def test_a_voice_on_one_side_is_that_channel_alone():
     both = vocals_of(np.concatenate([one, other]), model)
     # The level is that of the song; its two channels have nearly the same.
     np.testing.assert_allclose(both[:1], vocals_of(one, model), atol=0.01)
+    np.testing.assert_allclose(vocals_of(np.concatenate([one, 0 * one]), model)[:1], vocals_of(one, model), atol=1e-5)

@@ -17,7 +17,7 @@ from vocal_extraction.checkpointing import LoadedModel
 from vocal_extraction.evaluation.metrics import EvaluationError
 from vocal_extraction.separation.input_conditioning import (
     channel_groups,
-    covariance_of,
+    covariances_of,
     input_gain,
     without_slow_waves,
 )
@@ -44,8 +44,8 @@ def separate_with_nussl(
             "resample. Leave separator='extraction', which does."
         )
     stereo, level_db = model.signal.stereo, model.signal.input_level_db
-    covariance = covariance_of(mixture.T, sample_rate)
-    gain, channels_of_items = input_gain(covariance, level_db), channel_groups(covariance, stereo, model.n_channels)
+    covariances = covariances_of(mixture.T, sample_rate)
+    gain, channels_of_items = input_gain(covariances, level_db), channel_groups(covariances, stereo, model.n_channels)
     song = mixture if level_db is None else gain * without_slow_waves(mixture, sample_rate)
     items = torch.from_numpy(
         np.asarray(song, dtype=np.float64)[channels_of_items]

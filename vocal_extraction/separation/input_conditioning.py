@@ -18,38 +18,61 @@ _CUTOFF_HZ = 25.0
 """The lowest voices begin at 60 Hz; the high-pass is 6 dB down here, and closed within 5 Hz."""
 _LEAST_CORRELATION = 0.35
 """Above this absolute correlation, two channels are taken together, as mid and side (docs/measurements.md)."""
+_SILENCE = 1e-3
+"""A second of a channel with less than this share of the song's mean power is silent: -30 dB."""
 
 
-def covariance_of(mixture: Array, sample_rate: int) -> NDArray[np.float64]:
-    """Return the covariance of the channels of a song, the mean over blocks of a second: (n_channels, n_channels)."""
-    total = np.zeros((mixture.shape[1],) * 2)
-    for start in range(0, len(mixture), sample_rate):
-        block = mixture[start : start + sample_rate].astype(np.float64)
-        block -= block.mean(axis=0)
-        total += block.T @ block
-    return total / max(len(mixture), 1)
+def covariances_of(mixture: Array, sample_rate: int) -> NDArray[np.float64]:
+    """Return the covariance of the channels of each second of a song, slow waves aside: (n, n_channels, n_channels).
+
+    The seconds are of equal length, nearly one. A number out of range makes them NaN.
+    """
+    margin, n = round(MARGIN_S * sample_rate), -(-len(mixture) // sample_rate)
+    edges = np.linspace(0, len(mixture), n + 1).astype(int).tolist()
+    covariances = np.zeros((n, mixture.shape[1], mixture.shape[1]))
+    for covariance, start, stop in zip(covariances, edges, edges[1:], strict=False):
+        first = max(start - margin, 0)
+        with np.errstate(invalid="ignore", over="ignore"):
+            rows = without_slow_waves(mixture[first : stop + margin].T, sample_rate)
+            block = rows[:, start - first : stop - first].astype(np.float64)
+            covariance[:] = block @ block.T / (stop - start)
+    return covariances
 
 
-def input_gain(covariance: NDArray[np.float64], level_db: float | None) -> float:
-    """Return the factor that brings a song to a level in dB of full scale (RMS, slow waves aside); None: 1."""
-    power = float(np.trace(covariance)) / len(covariance)
+def input_gain(covariances: NDArray[np.float64], level_db: float | None) -> float:
+    """Return the factor that brings a song to a level in dB of full scale; None: 1.
+
+    A song's level is the RMS of its channels, second by second, where they are not silent: neither a pause nor a
+    channel without sound makes a song quieter.
+    """
+    powers = np.diagonal(covariances, axis1=1, axis2=2)
+    sounding = powers[powers > _SILENCE * (powers.mean() if powers.size else 0.0)]
+    power = float(sounding.mean()) if sounding.size else 0.0
     return 10 ** (level_db / 20) / power**0.5 if level_db is not None and 0 < power < np.inf else 1.0
 
 
-def channel_groups(covariance: NDArray[np.float64], stereo: str, n_network_channels: int) -> NDArray[np.intp]:
+def channel_groups(covariances: NDArray[np.float64], stereo: str, n_network_channels: int) -> NDArray[np.intp]:
     """Return which channels of a song make up each item: (n_items, n_channels_together).
 
-    Two channels with little in common, such as a voice and its band on one side each, are an item each: what stands out
-    in one of them would be buried in mid and side. Where an item has fewer channels than the network takes, its last
-    one is repeated.
+    With mid and side, channels are taken two by two, as left and right stand in files. Two with little in common, such
+    as a voice and its band on one side each or a centre and its subwoofer, are an item each: what stands out in one of
+    them would be buried in mid and side. Where an item has fewer channels than it takes, its last one is repeated.
     """
-    n_channels = len(covariance)
-    if stereo == "mid-side" and n_channels == 2:
-        (left, both), (_, right) = covariance
-        if abs(both) <= _LEAST_CORRELATION * (left * right) ** 0.5:
-            return np.repeat([[0], [1]], n_network_channels, axis=1)
+    n_channels = covariances.shape[1]
     n_together = 2 if stereo == "mid-side" and n_channels > 1 else n_network_channels
-    return np.minimum(np.arange(-(-n_channels // n_together) * n_together), n_channels - 1).reshape(-1, n_together)
+    groups = np.minimum(np.arange(-(-n_channels // n_together) * n_together), n_channels - 1).reshape(-1, n_together)
+    if stereo != "mid-side" or n_channels == 1:
+        return groups
+    covariance = covariances.sum(axis=0)
+    items = [item for pair in groups for item in ([pair] if _have_much_in_common(covariance, *pair) else pair[:, None])]
+    n_together = n_network_channels if all(len(item) == 1 for item in items) else 2
+    return np.array([np.resize(item, n_together) for item in items])
+
+
+def _have_much_in_common(covariance: NDArray[np.float64], one: int, other: int) -> bool:
+    """Return whether two channels are better taken as mid and side than each by itself."""
+    both = (covariance[one, one] * covariance[other, other]) ** 0.5
+    return not abs(covariance[one, other]) <= _LEAST_CORRELATION * both
 
 
 def without_slow_waves(rows: Rows, sample_rate: int) -> Rows:

@@ -150,7 +150,7 @@ def separate(
         Samples: an array or a tensor of floats, full scale 1, or of integers of 8, 16 or 32 bits, full scale their
         range. Shape: (n_channels, n_samples).
     sample_rate
-        Samples per second, any; the network takes the signal at its own rate.
+        Samples per second, any whole number; the network takes the signal at its own rate.
     model
         See `load_model`.
     mask, phase, progress, cancelled
@@ -172,12 +172,14 @@ def separate(
         If `cancelled` said so.
     """
     samples = _samples_of(mixture)
-    if not (isinstance(sample_rate, numbers.Real) and 0 < sample_rate < math.inf):
-        raise ExtractionError(f"The sample rate is {sample_rate!r}, expected samples per second, more than 0.")
+    if not (isinstance(sample_rate, numbers.Real) and 1 <= sample_rate < math.inf and sample_rate % 1 == 0):
+        raise ExtractionError(
+            f"The sample rate is {sample_rate!r}, expected samples per second, a whole number from 1."
+        )
     loaded = load_model(model)
     plan = stem_plan(loaded.sources, stems)
     estimates = Separator(loaded, mask=mask, phase=phase)(
-        samples.T, sample_rate, sources=plan.sources, progress=progress, cancelled=cancelled
+        samples.T, int(sample_rate), sources=plan.sources, progress=progress, cancelled=cancelled
     )
     return plan.stems_of(samples, {name: estimate[:].T for name, estimate in estimates.items()})
 

@@ -21,7 +21,7 @@ from vocal_extraction.separation.disk_array import Array, Rows, Scratch
 from vocal_extraction.separation.input_conditioning import (
     MARGIN_S,
     channel_groups,
-    covariance_of,
+    covariances_of,
     input_gain,
     without_slow_waves,
 )
@@ -102,11 +102,11 @@ class SongSeparation:
             name: Resampler(estimate, (rate, sample_rate), scratch, n_samples=len(mixture))
             for name, estimate in self._estimates.items()
         }
-        covariance = covariance_of(mixture, sample_rate)
+        covariances = covariances_of(mixture, sample_rate)
         level_db = model.signal.input_level_db
-        self._gain = input_gain(covariance, level_db)
+        self._gain = input_gain(covariances, level_db)
         self._margin = 0 if level_db is None else round(MARGIN_S * rate)
-        self._channels_of_items = channel_groups(covariance, model.signal.stereo, model.n_channels)
+        self._channels_of_items = channel_groups(covariances, model.signal.stereo, model.n_channels)
         self._n_frames = n_frames_of(self._n_samples, model.signal)
         self._beside = -(-model.signal.window_length // 2 // model.signal.hop_length)
         self._layers: LayerwiseSong | None = None

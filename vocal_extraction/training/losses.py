@@ -11,7 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from vocal_extraction.presets import Preset
-from vocal_extraction.separation.input_conditioning import channel_groups, covariance_of, input_gain, without_slow_waves
+from vocal_extraction.separation.input_conditioning import (
+    channel_groups,
+    covariances_of,
+    input_gain,
+    without_slow_waves,
+)
 from vocal_extraction.separation.masking import as_batch, as_masks, infer_masks, masked, views_of
 from vocal_extraction.settings import SignalSettings
 from vocal_extraction.spectrogram import istft, magnitude, stft
@@ -90,11 +95,11 @@ def estimate_sources(network: nn.Module, mixture: Tensor, *, signal: SignalSetti
     Shape: (n_channels, n_samples) to (n_sources, n_channels, n_samples).
     """
     song = mixture.cpu().numpy()
-    covariance = covariance_of(song.T, signal.sample_rate)
+    covariances = covariances_of(song.T, signal.sample_rate)
     if signal.input_level_db is not None:
         mixture = torch.from_numpy(without_slow_waves(song, signal.sample_rate)).to(mixture.device)
-    gain = input_gain(covariance, signal.input_level_db)
-    groups = channel_groups(covariance, signal.stereo, n_network_channels)
+    gain = input_gain(covariances, signal.input_level_db)
+    groups = channel_groups(covariances, signal.stereo, n_network_channels)
     _, first = np.unique(groups, return_index=True)
     estimates = []
     for chunk in mixture.split(int(_LONGEST_CHUNK_S * signal.sample_rate), dim=-1):
