@@ -77,7 +77,12 @@ WRONG: dict[type, list[tuple[str, str, tuple]]] = {
         (
             "output template must hold {song} or {title}, and {stem} and {ext}",
             "output_template",
-            ("{folder}/{song}.{ext}", "", "{song", "}"),
+            ("{folder}/{song}.{ext}", ""),
+        ),
+        (
+            "output template must have names in pairs of braces, such as {stem}, and nothing else in them",
+            "output_template",
+            ("{song", "}", "{song:d}{stem}{ext}"),
         ),
         (
             "output template may hold {folder} {song} {stem} {ext} {artist} {title} {album} {track} {model} only",

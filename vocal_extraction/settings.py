@@ -55,7 +55,8 @@ def require(owner: object, **checks: bool) -> None:
         named = [[field for field in values if name.startswith(field)] for name in broken]
         got = {field: values[field] for fields in named for field in fields} if all(named) else values
         complaints = "; ".join(name.replace("_", " ") for name in broken)
-        raise SettingsError(f"{type(owner).__name__}: {complaints}. Got {got}.")
+        values_got = ", ".join(f"{name.replace('_', ' ')} {value!r}" for name, value in got.items())
+        raise SettingsError(f"{type(owner).__name__}: {complaints}. Got {values_got}.")
 
 
 _LOSSES = ("magnitude_l1", "waveform", "waveform_batch")
@@ -250,6 +251,7 @@ class TrainingSettings:
 TEMPLATE_FIELDS = ("folder", "song", "stem", "ext", "artist", "title", "album", "track", "model")
 """Of `ExtractionSettings.output_template`: the output folder with the song's place in the folder that was searched, the
 file's name, the stem's, its ending, four tags of the song, and the model's name."""
+_UNREADABLE = {"unreadable"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,7 +267,7 @@ class ExtractionSettings:
     phase: str = "mixture"
     """'mixture', or 'griffin-lim': a phase that fits the masked magnitudes."""
     output_template: str = "{folder}/{song}/{stem}.{ext}"
-    """Where a stem is written, with fields from `TEMPLATE_FIELDS`."""
+    """Where a stem is written, with fields from `TEMPLATE_FIELDS`; without `folder`, below the output folder."""
     overwrite: bool = False
     """Whether files that exist may be replaced."""
     keep_partial: bool = False
@@ -296,11 +298,13 @@ class ExtractionSettings:
             to_s_must_be_more_than_from_s=self.to_s is None or self.from_s < self.to_s < float("inf"),
             **{
                 f"format_must_be_one_of_{'_'.join(FORMATS)}": self.format in FORMATS,
-                "output_template must hold {song} or {title}, and {stem} and {ext}": (
-                    {"stem", "ext"} <= fields and bool(fields & {"song", "title"})
+                "output_template must have names in pairs of braces, such as {stem}, and nothing else in them": (
+                    fields != _UNREADABLE
                 ),
+                "output_template must hold {song} or {title}, and {stem} and {ext}": fields == _UNREADABLE
+                or ({"stem", "ext"} <= fields and bool(fields & {"song", "title"})),
                 "output_template may hold {folder} {song} {stem} {ext} {artist} {title} {album} {track} {model} only": (
-                    fields <= set(TEMPLATE_FIELDS)
+                    fields <= {*TEMPLATE_FIELDS, *_UNREADABLE}
                 ),
             },
         )
@@ -312,9 +316,9 @@ class ExtractionSettings:
             os.fsencode(self.output_template)
             parts = [part[1:] for part in string.Formatter().parse(self.output_template) if part[1] is not None]
         except ValueError:
-            return {"unreadable"}
+            return _UNREADABLE
         is_plain = "\0" not in self.output_template and not any(form or conversion for _, form, conversion in parts)
-        return {str(field) for field, _, _ in parts} if is_plain else {"unreadable"}
+        return {str(field) for field, _, _ in parts} if is_plain else _UNREADABLE
 
     @property
     def region(self) -> tuple[float, float | None] | None:

@@ -255,6 +255,30 @@ def test_a_template_places_the_stems(tmp_path, make_song, model):
     assert outcome.stems["accompaniment"] == tmp_path / "out" / "accompaniment" / "a.b.flac"
 
 
+def test_a_template_without_the_folder_lies_below_it(tmp_path, make_song, model):
+    settings = ExtractionSettings(output_template="{stem}/{song}.{ext}")
+    (outcome,) = extract_songs([make_song("a.wav")], tmp_path / "out", model=model, settings=settings, show=False)
+    assert outcome.stems["vocals"] == tmp_path / "out" / "vocals" / "a.wav"
+
+
+@pytest.mark.parametrize("template", ["{folder}/{song}/{stem", "{song:d}{stem}{ext}"])
+def test_a_brace_too_few_is_named_as_such(template):
+    with pytest.raises(SettingsError, match=r"pairs of braces.*Got output template '.*'\.$") as caught:
+        ExtractionSettings(output_template=template)
+    assert "must hold" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "format_name, peak, is_noted", [("wav16", 1e-3, True), ("wav16", 0.1, False), ("wav24", 1e-3, False)]
+)
+def test_sixteen_bits_that_are_coarse_are_noted(tmp_path, model, format_name, peak, is_noted):
+    samples = np.random.default_rng(0).uniform(-peak, peak, (4_410, 2))
+    soundfile.write(tmp_path / "song.wav", samples, 44_100, subtype="FLOAT")
+    settings = ExtractionSettings(format=format_name)
+    outcome = extract_songs([tmp_path / "song.wav"], tmp_path / "out", model=model, settings=settings, show=False)[0]
+    assert any("-60 dB at its loudest" in note and "wav24" in note for note in outcome.notes) == is_noted
+
+
 def test_each_song_is_found_once(tmp_path, make_song):
     song = make_song("in/b.WAV")
     make_song("in/a.mp3")

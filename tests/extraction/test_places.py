@@ -11,7 +11,7 @@ from extraction_models import ConstantMask, files_in, loaded, stems_of
 from vocal_extraction.errors import ExtractionError, SettingsError
 from vocal_extraction.extraction import extract_songs
 from vocal_extraction.extraction.naming import choose_paths, find_songs, song_name
-from vocal_extraction.extraction.outcome import ProgressBars
+from vocal_extraction.extraction.outcome import Outcome, ProgressBars
 from vocal_extraction.settings import ExtractionSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -138,3 +138,12 @@ def test_a_progress_line_stays_in_one_line_of_a_terminal(monkeypatch, name, tota
     assert any("times real time" in line for line in lines)
     assert max(map(disp_len, lines)) <= 80
     assert "\n" not in sys.stderr.getvalue()
+
+
+@pytest.mark.parametrize("n_reported, said", [(2, "2 of 3 songs were through.\n"), (3, "")])
+def test_a_batch_that_is_stopped_says_how_far_it_came(capsys, n_reported, said):
+    bars = ProgressBars(3, show=True)
+    for _ in range(n_reported):
+        bars.report(Outcome("song.mp3", "done"))
+    bars.close()
+    assert capsys.readouterr().err == said

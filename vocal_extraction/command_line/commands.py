@@ -136,11 +136,11 @@ def extract(
     else:
         # Failures went to stderr as they came.
         print("\n".join(str(outcome) for outcome in outcomes if not outcome.failed), file=results)
-    failures = [f"{outcome.file}, {outcome.reason}" for outcome in outcomes if outcome.failed]
+    failures = [f"{outcome.file}, {(outcome.reason or '').rstrip('.')}" for outcome in outcomes if outcome.failed]
     if len(outcomes) > 1:
         n_done = len(outcomes) - len(failures)
         summary = f"{n_done} of {len(outcomes)} done" + (f", {len(failures)} failed: " if failures else ".")
-        print(summary + "; ".join(failures), file=sys.stderr)
+        print(summary + "; ".join(failures) + "." * bool(failures), file=sys.stderr)
     return 1 if failures else 0
 
 

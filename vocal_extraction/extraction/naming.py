@@ -145,11 +145,12 @@ def choose_paths(
     fields |= {"model": _safe(model_name) or "_"}
     if settings.template_fields & _TAG_FIELDS:
         fields |= _tags_of(song, name)
+    below = Path() if "folder" in settings.template_fields else output_folder
     numbered = "song" if "song" in settings.template_fields else "title"
     while True:
         now = fields if number == 1 else fields | {numbered: f"{fields[numbered]} ({number})"}
         names = {ALL_STEMS: now["song"]} if FORMATS[settings.format].holds_all else {one: _safe(one) for one in stems}
-        paths = {one: Path(settings.output_template.format(**now, stem=name or "_")) for one, name in names.items()}
+        paths = {one: below / settings.output_template.format(**now, stem=name or "_") for one, name in names.items()}
         if all(owners.get(path_key(path), own) == own for path in paths.values()):
             break
         number += 1

@@ -75,7 +75,7 @@ class ProgressBars:
     """A bar for each song under way, below one for the batch if that has several songs; nothing if not `show`."""
 
     def __init__(self, n_songs: int, *, show: bool) -> None:
-        self._show = show
+        self._show, self._n_songs, self._n_reported = show, n_songs, 0
         self._options: dict[str, Any] = {"file": sys.stderr, "disable": not (show and sys.stderr.isatty())}
         hidden = self._options | ({"disable": True} if n_songs < 2 else {})
         self._batch: Any = tqdm(total=n_songs, desc="songs", unit="song", **hidden)
@@ -98,13 +98,16 @@ class ProgressBars:
 
     def report(self, outcome: Outcome) -> None:
         """Count a song, and say at once what failed."""
+        self._n_reported += 1
         self._batch.update(1)
         if self._show and outcome.failed:
             tqdm.write(str(outcome), file=sys.stderr)
 
     def close(self) -> None:
-        """Leave the bar of the batch as it stands."""
+        """Leave the bar of the batch as it stands; say how far it came if it was stopped."""
         self._batch.close()
+        if self._show and 1 < self._n_songs != self._n_reported:
+            tqdm.write(f"{self._n_reported} of {self._n_songs} songs were through.", file=sys.stderr)
 
 
 def shortened(name: str) -> str:
