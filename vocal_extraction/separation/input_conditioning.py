@@ -90,11 +90,11 @@ def without_slow_waves(rows: Rows, sample_rate: int) -> Rows:
 
 
 @functools.lru_cache(maxsize=16)
-def _low_pass(n_fft: int, sample_rate: int) -> NDArray[np.float64]:
+def _low_pass(n_fft: int, sample_rate: int) -> NDArray[np.float32]:
     """Return the response of a low-pass without delay: a windowed sinc of twice `MARGIN_S`, wrapped around zero."""
     margin = round(MARGIN_S * sample_rate)
     n = np.arange(-margin, margin + 1)
     taps = np.sinc(2 * _CUTOFF_HZ / sample_rate * n) * np.hanning(len(n) + 2)[1:-1]
     kernel = np.zeros(n_fft)
     kernel[n] = taps / taps.sum()
-    return np.fft.rfft(kernel).real
+    return np.fft.rfft(kernel).real.astype(np.float32)
