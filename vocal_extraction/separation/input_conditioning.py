@@ -5,6 +5,7 @@ offset or a voice on one side alone must not make the estimates worse.
 """
 
 import functools
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,17 +26,17 @@ _SILENCE = 1e-3
 def covariances_of(mixture: Array, sample_rate: int) -> NDArray[np.float64]:
     """Return the covariance of the channels of each second of a song, slow waves aside: (n, n_channels, n_channels).
 
-    The seconds are of equal length, nearly one. A number out of range makes them NaN.
+    The seconds are of equal length, nearly one, under a Hann window. A number out of range makes them NaN.
     """
-    margin, n = round(MARGIN_S * sample_rate), -(-len(mixture) // sample_rate)
+    n = -(-len(mixture) // sample_rate)
     edges = np.linspace(0, len(mixture), n + 1).astype(int).tolist()
     covariances = np.zeros((n, mixture.shape[1], mixture.shape[1]))
     for covariance, start, stop in zip(covariances, edges, edges[1:], strict=False):
-        first = max(start - margin, 0)
+        n_fft, window = -(-(stop - start) // 4_096) * 4_096, _hann(stop - start)
+        first_bin = math.ceil(_CUTOFF_HZ * n_fft / sample_rate)
         with np.errstate(invalid="ignore", over="ignore"):
-            rows = without_slow_waves(mixture[first : stop + margin].T, sample_rate)
-            block = rows[:, start - first : stop - first].astype(np.float64)
-            covariance[:] = block @ block.T / (stop - start)
+            spectra = np.fft.rfft(mixture[start:stop].T * window, n_fft)[:, first_bin:].astype(np.complex128)
+            covariance[:] = (spectra @ spectra.conj().T).real * 2 / (n_fft * np.dot(window, window))
     return covariances
 
 
@@ -75,18 +76,25 @@ def _have_much_in_common(covariance: NDArray[np.float64], one: int, other: int) 
     return not abs(covariance[one, other]) <= _LEAST_CORRELATION * both
 
 
-def without_slow_waves(rows: Rows, sample_rate: int) -> Rows:
-    """Remove offset and waves below 25 Hz from (n_channels, n_samples), which goes on at its edges as it ends there.
+def without_slow_waves(rows: Rows, sample_rate: int, *, beside: tuple[int, int] = (0, 0)) -> Rows:
+    """Remove offset and waves below 25 Hz from (n_channels, n_samples).
 
-    Samples nearer to an edge than `MARGIN_S` are exact only where the signal does end there.
+    So many samples `beside` those that are returned, before and after, are in the rows as well; where they are fewer
+    than `MARGIN_S` holds, the signal goes on as it ends there.
     """
-    margin, n_samples = round(MARGIN_S * sample_rate), rows.shape[1]
-    if not n_samples:
-        return rows
-    n_fft = -(-(n_samples + 2 * margin) // 4_096) * 4_096
-    padded = np.pad(rows, ((0, 0), (margin, margin)), mode="edge")
+    margin, (before, after) = round(MARGIN_S * sample_rate), beside
+    wanted = rows[:, before : rows.shape[1] - after]
+    if not wanted.shape[1]:
+        return wanted
+    padded = np.pad(rows, ((0, 0), (margin - before, margin - after)), mode="edge")
+    n_fft = -(-padded.shape[1] // 4_096) * 4_096
     slow = np.fft.irfft(np.fft.rfft(padded, n_fft) * _low_pass(n_fft, sample_rate), n_fft)
-    return rows - slow[:, margin : margin + n_samples].astype(np.float32)
+    return wanted - slow[:, margin : margin + wanted.shape[1]].astype(np.float32)
+
+
+@functools.lru_cache(maxsize=16)
+def _hann(n_samples: int) -> NDArray[np.float32]:
+    return np.hanning(n_samples + 2)[1:-1].astype(np.float32)
 
 
 @functools.lru_cache(maxsize=16)

@@ -202,8 +202,8 @@ class SongSeparation:
         first, last = max(start - self._margin, 0), min(stop + self._margin, self._n_samples)
         read = self._song[first:last].T
         if self._margin:
-            read = without_slow_waves(read, self._signal.sample_rate)
-        rows[:, start - samples.start : stop - samples.start] = read[:, start - first : stop - first]
+            read = without_slow_waves(read, self._signal.sample_rate, beside=(start - first, last - stop))
+        rows[:, start - samples.start : stop - samples.start] = read
         return torch.from_numpy(rows[self._channels_of_items]).to(self._model.device)
 
     @torch.inference_mode()
