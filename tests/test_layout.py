@@ -31,6 +31,7 @@ LAYERS = (
     "networks",
     "checkpointing",
     "separation",
+    "exporting",
     "reports",
     "training",
     "extraction",

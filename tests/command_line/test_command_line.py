@@ -67,6 +67,10 @@ def test_every_command_of_the_parser_is_a_function():
         ("extract --preset studio -- -a.wav", {"songs": ["-a.wav"], "preset_name": "studio"}),
         ("extract --list-models --json", {"list_models": True, "as_json": True}),
         ("ensemble a.pth b.pth -o c.pth", {"paths": [Path("a.pth"), Path("b.pth")], "output_path": Path("c.pth")}),
+        (
+            "export classic -o a.onnx --streaming",
+            {"model": "classic", "output_path": Path("a.onnx"), "streaming": True},
+        ),
         ("prepare --no-download --jobs 2", {"download": False, "n_workers": 2}),
         ("doctor --json", {"as_json": True}),
         ("demo", {}),

@@ -116,6 +116,15 @@ def ensemble(*, as_json: bool = False, **options: Any) -> int:
     return 0
 
 
+def export(*, as_json: bool = False, **options: Any) -> int:
+    """Export a network to ONNX."""
+    from vocal_extraction.exporting import export_model
+
+    path = export_model(**options)
+    print(json.dumps({"model": str(path)}) if as_json else f"Exported: {path}")
+    return 0
+
+
 def extract(
     *, songs: Sequence[str | Path] = (), list_models: bool = False, as_json: bool = False, **options: Any
 ) -> int:
@@ -183,6 +192,6 @@ def _look_at_what_is_scored(models: Sequence[Path], estimates_folder: Path | Non
 
 
 COMMANDS: dict[str, Callable[..., int]] = {
-    command.__name__: command for command in (prepare, train, evaluate, ensemble, extract, demo, serve, doctor)
+    command.__name__: command for command in (prepare, train, evaluate, ensemble, export, extract, demo, serve, doctor)
 }
 """Commands by the name that is typed."""

@@ -166,6 +166,18 @@ _ENSEMBLE = [
     ("--overwrite", "", _ON, "replace what is there"),
     _JSON,
 ]
+_EXPORT = [
+    ("model", "", {"metavar": "PRESET_OR_CHECKPOINT"}, "a model that ships, or a checkpoint of yours"),
+    (
+        "-o --output",
+        "output_path",
+        {**_PATH, "required": True},
+        "a file .onnx, or a folder for the graphs of its parts",
+    ),
+    ("--streaming", "", _ON, "states of the layers in and out, for blocks in turn"),
+    ("--overwrite", "", _ON, "replace what is there"),
+    _JSON,
+]
 _EXTRACT = [
     ("songs", "", {"nargs": "*", "metavar": "SONG_OR_FOLDER"}, "audio files or folders; - is stdin"),
     [
@@ -214,6 +226,7 @@ _COMMANDS: dict[str, tuple[str, list[Any]]] = {
     "train": ("Train a network.", _TRAIN),
     "evaluate": ("Score a network on the test songs.", _EVALUATE),
     "ensemble": ("Join trained networks of one kind to one whose masks are the mean of theirs.", _ENSEMBLE),
+    "export": ("Export a network to ONNX, which runs without torch.", _EXPORT),
     "extract": ("Extract the vocals of songs of yours.", _EXTRACT),
     "demo": ("Synthesise songs, train on them for a short while, evaluate, extract: no network needed.", [_JSON]),
     "serve": ("Open a local web page that extracts vocals.", _SERVE),

@@ -108,9 +108,9 @@ class BandSplitMaskInference(Network):
         levels = data.clamp_min(1e-5).log10()
         # Each channel has a normalization of its own: a side is weaker than its mid, or silent.
         normalized = self.input_normalization(levels.flatten(2).unsqueeze(-1))
-        levels = normalized.reshape(levels.shape)
-        bands = [split(levels[:, :, band].flatten(2)) for split, band in zip(self.split, self.bands, strict=True)]
-        return torch.cat(bands)
+        by_bin, n_channels = normalized.flatten(2), self.mask_shape[0]
+        parts = [by_bin[..., band.start * n_channels : band.stop * n_channels] for band in self.bands]
+        return torch.cat([split(part) for split, part in zip(self.split, parts, strict=True)])
 
     def layers_over_time(self) -> list[OverTime]:
         """Return the LSTMs over time; the LSTM over the bands belongs to what comes after each."""
@@ -135,11 +135,6 @@ class BandSplitMaskInference(Network):
         features = self.hidden(self.output_normalization(features)).tanh()
         n_channels, n_sources = self.mask_shape
         by_source = features.unflatten(-1, (n_sources, -1)).transpose(1, 2)  # (n_bands, n_sources, n, 2 * hidden_size)
-        logits = torch.cat(
-            [
-                join(one).reshape(n_sources, n_batch, n_frames, -1, n_channels)
-                for join, one in zip(self.join, by_source, strict=True)
-            ],
-            dim=3,
-        )  # (n_sources, n_batch, n_frames, n_bins, n_channels)
+        logits = torch.cat([join(one) for join, one in zip(self.join, by_source, strict=True)], dim=-1)
+        logits = logits.reshape(n_sources, n_batch, n_frames, -1, n_channels)
         return activate(logits.movedim(0, -1), self.activation)

@@ -27,7 +27,7 @@ class TorchLayer:
 
     def __init__(self, over_time: OverTime, device: torch.device) -> None:
         self._before, self._after, self._device = over_time.before, over_time.after, device
-        self._directions = [_one_direction(over_time, i) for i in range(2 if over_time.lstm.bidirectional else 1)]
+        self._directions = [one_direction(over_time, i) for i in range(2 if over_time.lstm.bidirectional else 1)]
         self.n_directions, self.n_outputs = len(self._directions), over_time.lstm.hidden_size
 
     @torch.inference_mode()
@@ -79,7 +79,7 @@ def _as_rows(features: Tensor) -> Rows:
     return rows
 
 
-def _one_direction(over_time: OverTime, direction: int) -> nn.LSTM:
+def one_direction(over_time: OverTime, direction: int) -> nn.LSTM:
     """Return one direction of one layer by itself, on the same weights."""
     lstm, suffix = over_time.lstm, "_reverse" if direction else ""
     names = [name for name, _ in lstm.named_parameters() if name.endswith("_l0")]

@@ -1,0 +1,122 @@
+"""Exported networks: equal to torch's, whole and cut at their layers, whatever the network."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from vocal_extraction.checkpointing import load_checkpoint, save_checkpoint
+from vocal_extraction.checkpointing.onnx_files import METADATA_KEY, graph_ends
+from vocal_extraction.exporting import ExportError, export_model
+from vocal_extraction.networks import create_model
+from vocal_extraction.presets import NetworkSettings, Preset
+from vocal_extraction.settings import STEMS, SignalSettings
+
+SIGNAL = SignalSettings(window_length=128, hop_length=32)
+NETWORKS = {
+    "mono": (NetworkSettings(hidden_size=6, num_layers=3), ("vocals",)),
+    "causal": (NetworkSettings(hidden_size=6, bidirectional=False), ("vocals",)),
+    "softmax": (NetworkSettings(hidden_size=6, activation="softmax"), ("bass+drums+other", "vocals")),
+    "bands": (NetworkSettings("BandSplitMaskInference", hidden_size=8), ("vocals",)),
+    "attention": (
+        NetworkSettings("BandSplitMaskInference", num_audio_channels=2, hidden_size=8, over_bands="attention"),
+        STEMS,
+    ),
+}
+
+
+def decibels(estimate, reference):
+    return 10 * np.log10(((estimate - reference) ** 2).sum() / (reference**2).sum() + 1e-30)
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path):
+    def make(name):
+        network, sources = NETWORKS[name]
+        torch.manual_seed(0)
+        preset = Preset(name, signal=SIGNAL, network=network, sources=sources)
+        return save_checkpoint(tmp_path / f"{name}.pth", create_model(preset), preset=preset)
+
+    return make
+
+
+def expected(checkpoint, magnitudes):
+    with torch.no_grad():
+        return load_checkpoint(checkpoint).network({"mix_magnitude": torch.from_numpy(magnitudes)})["mask"].numpy()
+
+
+def magnitudes_for(model, n_frames=50):
+    shape = (3, n_frames, model.signal.n_bins, model.n_channels)
+    return np.random.RandomState(0).rand(*shape).astype(np.float32) ** 4
+
+
+def run_cut(folder, magnitudes, size):
+    """Take magnitudes through the graphs of a folder in chunks, as docs/edge.md says it."""
+    described = json.loads((folder / "model.json").read_text())
+    values = {"magnitudes": magnitudes}
+    for name, graph in described["graphs"].items():
+        session = onnxruntime.InferenceSession(folder / graph["file"])
+        if name[:-1] not in ("forward", "backward"):
+            given = {each: values[each] for each in graph["inputs"]}
+            (values[graph["outputs"][0]],) = session.run(graph["outputs"], given)
+            continue
+        features = values[graph["inputs"][0]][:: -1 if name.startswith("backward") else 1]
+        units = described["layers"][int(name[-1])]["units"]
+        states, outputs = [np.zeros((1, features.shape[1], units), np.float32)] * 2, []
+        for start in range(0, len(features), size):
+            given = [np.ascontiguousarray(features[start : start + size]), *states]
+            output, *states = session.run(graph["outputs"], dict(zip(graph["inputs"], given, strict=True)))
+            outputs.append(output)
+        joined = np.concatenate(outputs)
+        values[graph["outputs"][0]] = np.ascontiguousarray(joined[:: -1 if name.startswith("backward") else 1])
+    return values["masks"]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_file_and_the_graphs_it_is_cut_into_give_the_masks_of_torch(name, make_checkpoint, tmp_path):
+    checkpoint = make_checkpoint(name)
+    file = export_model(checkpoint, tmp_path / "model.onnx")
+    onnx.checker.check_model(onnx.load(file), full_check=True)
+    magnitudes = magnitudes_for(load_checkpoint(checkpoint))
+    reference = expected(checkpoint, magnitudes)
+    (masks,) = onnxruntime.InferenceSession(file).run(["masks"], {"magnitudes": magnitudes})
+    assert decibels(masks, reference) < -100  # 32-bit floats in another order
+    folder = export_model(checkpoint, tmp_path / "folder")
+    assert decibels(run_cut(folder, magnitudes, size=19), reference) < -100
+
+
+def test_a_stream_is_run_block_by_block(make_checkpoint, tmp_path):
+    checkpoint = make_checkpoint("causal")
+    file = export_model(checkpoint, tmp_path / "model.onnx", streaming=True)
+    magnitudes = magnitudes_for(load_checkpoint(checkpoint))
+    session = onnxruntime.InferenceSession(file)
+    states = {each.name: np.zeros((1, 3, 6), np.float32) for each in session.get_inputs()[1:]}
+    blocks = []
+    for start in range(0, magnitudes.shape[1], 7):
+        masks, *following = session.run(None, {"magnitudes": magnitudes[:, start : start + 7], **states})
+        states = dict(zip(states, following, strict=True))
+        blocks.append(masks)
+    assert decibels(np.concatenate(blocks, axis=1), expected(checkpoint, magnitudes)) < -100
+
+
+def test_metadata_says_how_to_feed_it_and_where_it_comes_from(tmp_path):
+    model = load_checkpoint("classic")
+    (entry,) = onnx.load(export_model("classic", tmp_path / "classic.onnx")).metadata_props
+    assert entry.key == METADATA_KEY
+    metadata = json.loads(entry.value)
+    assert SignalSettings(**metadata["signal"]) == model.signal
+    assert metadata["sources"] == ["vocals"]
+    assert metadata["layers"] == [{"directions": 2, "units": 50}] * 2
+    assert metadata["source"] == {"name": "classic", "sha256": model.sha256}
+    described = json.loads((export_model("classic", tmp_path / "classic") / "model.json").read_text())
+    assert described.pop("graphs").keys() == graph_ends([2, 2]).keys()
+    assert described == metadata
+
+
+def test_what_needs_the_future_cannot_be_streamed(make_checkpoint, tmp_path):
+    with pytest.raises(ExportError, match="needs the end of a song"):
+        export_model(make_checkpoint("mono"), tmp_path / "model.onnx", streaming=True)
+    assert not (tmp_path / "model.onnx").exists()

@@ -1,0 +1,100 @@
+"""Models in ONNX: one graph from magnitudes to masks, and the graphs that it is cut into at its recurrent layers.
+
+docs/edge.md describes names and shapes of both, and the metadata. Nothing here needs torch.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import onnx
+
+from vocal_extraction.checkpointing.metadata import CheckpointMetadata
+
+FORMAT = 1
+METADATA_KEY = "vocal_extraction"
+"""Entry of ``metadata_props`` that holds the metadata as JSON."""
+WAYS = ("forward", "backward")
+"""Names of a layer's directions."""
+_KEPT = ("n_channels", "sources", "preset", "licence", "n_steps", "training_s", "git_commit", "members")
+"""What is kept of a checkpoint's metadata, beside the signal."""
+NETWORK = "network"
+"""Name of the only graph of a network that is not cut."""
+
+Ends = tuple[list[str], list[str]]
+"""Names of a graph's inputs and outputs."""
+
+
+def graph_ends(directions: Sequence[int]) -> dict[str, Ends]:
+    """Return inputs and outputs of each graph by its name, in the order in which they run.
+
+    `directions` has the number of directions of each recurrent layer; none: the network is one graph.
+
+    >>> list(graph_ends([2]))
+    ['encode', 'forward0', 'backward0', 'combine0', 'decode']
+    """
+    if not directions:
+        return {NETWORK: (["magnitudes"], ["masks"])}
+    ends: dict[str, Ends] = {"encode": (["magnitudes"], ["features0"])}
+    for i, n_directions in enumerate(directions):
+        layers = [f"{way}{i}" for way in WAYS[:n_directions]]
+        for name in layers:
+            states, following = ([f"{name}.{part}" for part in parts] for parts in (("h", "c"), ("next_h", "next_c")))
+            ends[name] = ([f"features{i}", *states], [f"{name}.output", *following])
+        ends[f"combine{i}"] = ([f"features{i}", *(f"{name}.output" for name in layers)], [f"features{i + 1}"])
+    return {**ends, "decode": ([f"features{len(directions)}"], ["masks"])}
+
+
+def cut(model: onnx.ModelProto, directions: Sequence[int]) -> dict[str, onnx.ModelProto]:
+    """Cut a network's graph at its recurrent layers; a layer's graph takes and returns its states.
+
+    Raises
+    ------
+    LookupError
+        If the graph lacks one of the values at which it is cut.
+    """
+    graph = model.graph
+    producers = {output: node for node in graph.node for output in node.output if output}
+    shapes = {value.name: value for value in (*graph.input, *graph.output, *graph.value_info)}
+    weights = {weight.name: weight for weight in graph.initializer}
+    order = {id(node): number for number, node in enumerate(graph.node)}
+    found = {}
+    for name, (inputs, outputs) in graph_ends(directions).items():
+        nodes, used, waiting = {}, [], [*outputs]
+        while waiting:
+            value = waiting.pop()
+            if value in weights:
+                used.append(value)
+            elif value and value not in inputs and order[id(producers[value])] not in nodes:
+                node = producers[value]
+                nodes[order[id(node)]] = node
+                waiting += node.input
+        part = onnx.helper.make_graph(
+            [nodes[number] for number in sorted(nodes)],
+            name,
+            [shapes[each] for each in inputs],
+            [shapes[each] for each in outputs],
+            [weights[each] for each in dict.fromkeys(used)],
+        )
+        found[name] = onnx.helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version)
+        if len(inputs) > 1 and len(outputs) > 1:
+            _take_states(found[name].graph, inputs[1:], outputs[1:])
+    return found
+
+
+def _take_states(graph: onnx.GraphProto, states: Sequence[str], following: Sequence[str]) -> None:
+    """Let a layer begin with given states, and go through the frames in the order in which it is given them."""
+    (node,) = (node for node in graph.node if following[0] in node.output)
+    given = [*node.input, *[""] * (7 - len(node.input))]  # features, weights, bias, lengths, two states, ...
+    given[5:7] = states
+    node.ClearField("input")
+    node.input.extend(given)
+    kept = [attribute for attribute in node.attribute if attribute.name != "direction"]
+    node.ClearField("attribute")
+    node.attribute.extend(kept)
+
+
+def stored(metadata: CheckpointMetadata, **facts: Any) -> dict[str, Any]:
+    """Return metadata and further facts as plain values."""
+    known = {name: value for name in _KEPT if (value := getattr(metadata, name))}
+    return {"format": FORMAT, "signal": dataclasses.asdict(metadata.signal), **known, **facts}
