@@ -1,5 +1,6 @@
 """The page's parts: limits, upload validation, samples for the players, the job queue, and how the server starts."""
 
+import secrets
 import subprocess
 import threading
 import time
@@ -19,7 +20,7 @@ from vocal_extraction.errors import ExtractionCancelledError, ExtractionError, S
 from vocal_extraction.settings import ExtractionSettings
 from vocal_extraction.web_page import jobs
 from vocal_extraction.web_page.jobs import JobQueue, Options, safe_name
-from vocal_extraction.web_page.listening import Overview, overview, prepare_listening
+from vocal_extraction.web_page.listening import Overview, overview, prepare_listening, streams_of
 from vocal_extraction.web_page.uploads import Limits, RefusedError, Upload, validate_upload
 
 RATE = 44_100
@@ -43,7 +44,8 @@ def queue(open_queue):
 
 def upload(queue, name="a.wav", content=b"", *, duration_s=None):
     """Put a song where an upload would lie: bytes, or seconds of noise."""
-    path = queue.new_song(name)
+    path = queue.root / secrets.token_hex(8) / name
+    path.parent.mkdir()
     path.write_bytes(content)
     if duration_s is not None:
         noise = np.random.default_rng(3).normal(0, 3_000, (round(duration_s * RATE), 2)).astype(np.int16)
@@ -150,7 +152,7 @@ def noise_stems(folder, *, n_channels=2, rate=RATE, ending="wav"):
 
 def test_stems_are_played_sample_for_sample(tmp_path):
     stems = noise_stems(tmp_path)
-    track = prepare_listening(tmp_path / "track", stems, upload_of(RATE, 2), start_s=7.0)
+    track = prepare_listening(tmp_path / "track", streams_of(stems, stems), upload_of(RATE, 2), start_s=7.0)
     assert (track.stems, track.sample_rate, track.n_samples) == (tuple(stems), RATE, RATE // 2)
     assert track.as_json()["start_s"] == 7.0
     for stem, path in stems.items():
@@ -161,7 +163,7 @@ def test_stems_are_played_sample_for_sample(tmp_path):
 @pytest.mark.parametrize("n_channels, rate, ending", [(1, 16_000, "flac"), (6, 48_000, "wav"), (2, 96_000, "wav")])
 def test_what_is_played_is_stereo_at_a_rate_that_browsers_play(tmp_path, n_channels, rate, ending):
     stems = noise_stems(tmp_path, n_channels=n_channels, rate=rate, ending=ending)
-    track = prepare_listening(tmp_path / "track", stems, upload_of(rate, n_channels))
+    track = prepare_listening(tmp_path / "track", streams_of(stems, stems), upload_of(rate, n_channels))
     assert track.sample_rate == min(rate, 48_000)
     assert track.n_samples / track.sample_rate == pytest.approx(0.5, abs=0.001)  # resampling may round
     played = np.fromfile(tmp_path / "track" / "vocals.pcm", "<i2").reshape(-1, 2)
@@ -175,7 +177,7 @@ def test_what_is_played_is_stereo_at_a_rate_that_browsers_play(tmp_path, n_chann
 def test_the_shortest_and_the_most_silent_songs_are_drawn_and_played(tmp_path, n_samples):
     soundfile.write(tmp_path / "vocals.wav", np.zeros((n_samples, 2)), RATE)
     stems = {"vocals": tmp_path / "vocals.wav"}
-    track = prepare_listening(tmp_path / "track", stems, upload_of(RATE, 2))
+    track = prepare_listening(tmp_path / "track", streams_of(stems, stems), upload_of(RATE, 2))
     assert track.n_samples == n_samples
     assert (tmp_path / "track" / "vocals.png").stat().st_size > 0
     assert set(overview(stems["vocals"], longest_s=10).peaks) <= {0}
@@ -188,7 +190,7 @@ def test_spectrograms_are_drawn_on_one_scale(tmp_path):
         tone = gain * np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE)
         soundfile.write(tmp_path / f"{stem}.wav", np.stack([tone, tone], 1), RATE)
     stems = {stem: tmp_path / f"{stem}.wav" for stem in ("vocals", "accompaniment")}
-    prepare_listening(tmp_path, stems, upload_of(RATE, 2))
+    prepare_listening(tmp_path, streams_of(stems, stems), upload_of(RATE, 2))
     brightest = {stem: np.asarray(Image.open(tmp_path / f"{stem}.png").convert("L")).max() for stem in stems}
     assert brightest["vocals"] < brightest["accompaniment"]
 
@@ -196,7 +198,7 @@ def test_spectrograms_are_drawn_on_one_scale(tmp_path):
 def test_stems_that_cannot_be_read_are_an_error_in_words(tmp_path):
     (tmp_path / "vocals.wav").write_bytes(b"nothing")
     with pytest.raises(ExtractionError, match="ffmpeg failed"):
-        prepare_listening(tmp_path, {"vocals": tmp_path / "vocals.wav"}, upload_of(RATE, 2))
+        prepare_listening(tmp_path, {"vocals": (tmp_path / "vocals.wav", 0)}, upload_of(RATE, 2))
 
 
 def test_the_waveform_shows_where_the_song_is_loud(tmp_path):
@@ -293,17 +295,17 @@ def test_the_queue_is_bounded_and_says_how_long_it_is(queue, gated):
     waiting = [queue.submit(session, upload(queue, duration_s=1.0), OPTIONS) for session in ("one", "two", "three")]
     assert [queue.state(job)["n_ahead"] for job in waiting] == [0, 1, 2]
     with pytest.raises(RefusedError, match="queue is full"):
-        queue.check_queue("four")
+        queue.new_song("four", "a.wav", 1)
 
 
 def test_a_session_has_its_share_of_the_queue(open_queue, gated):
     with open_queue(jobs_per_session=1) as queue:
         job = queue.submit("one", upload(queue, duration_s=1.0), OPTIONS)
-        queue.check_queue("two")
+        queue.new_song("two", "a.wav", 1)
         with pytest.raises(RefusedError, match="Your other songs"):
-            queue.check_queue("one")
+            queue.new_song("one", "a.wav", 1)
         queue.remove(job)
-        queue.check_queue("one")
+        queue.new_song("one", "a.wav", 1)
         wait(lambda: job.is_over and not job.folder.exists())
         assert job.state == "cancelled"
 

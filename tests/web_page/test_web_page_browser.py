@@ -54,7 +54,7 @@ def test_a_song_comes_out_as_the_command_line_makes_it(visit, songs, extracted, 
     assert pictures.evaluate_all("images => images.every((image) => image.complete && image.naturalWidth === 480)")
     play_and_fade(page, screenshot)
     with page.expect_download() as download:  # the vocals are still muted
-        page.get_by_role("link", name="Download the mix as it sounds now").click()
+        page.get_by_role("button", name="Download the mix as it sounds now").click()
     mix, accompaniment = (
         soundfile.read(io.BytesIO(content), dtype="int16")[0].astype(int)
         for content in (Path(download.value.path()).read_bytes(), extracted["song", "accompaniment"])
@@ -126,7 +126,7 @@ def test_stretching_keeps_pitch_and_changes_length(visit):
     """440 Hz at half speed is 440 Hz for twice as long."""
     measured = visit().evaluate(
         """async () => {
-            const { Stretcher } = await import("/static/player.js");
+            const { Stretcher } = await import("/player.js");
             const [rate, speed] = [44100, 0.5];
             const stretcher = new Stretcher(speed, rate);
             const n = stretcher.round(rate);

@@ -5,7 +5,7 @@ DJ programs read names and colours from ``moov.udta.stem``, which is JSON (www.s
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -22,9 +22,9 @@ _MASTERING = {
 """What players do to the sum of stems that are changed: nothing."""
 
 
-def native_order(stems: Mapping[str, Path]) -> dict[str, Path]:
+def native_order(names: Iterable[str]) -> list[str]:
     """Return stems in the format's usual order: drums, bass, other, vocals, and what has other names behind."""
-    return {name: stems[name] for name in sorted(stems, key=lambda name: [*_COLORS, name].index(name))}
+    return sorted(names, key=lambda name: [*_COLORS, name].index(name))
 
 
 def write_native_stems(mixture: Path, stems: Mapping[str, Path], target: Path) -> None:
@@ -37,7 +37,7 @@ def write_native_stems(mixture: Path, stems: Mapping[str, Path], target: Path) -
     OSError
         If the disk is full.
     """
-    stems = native_order(stems)
+    stems = {name: stems[name] for name in native_order(stems)}
     inputs = [argument for path in (mixture, *stems.values()) for argument in input_arguments(path)]
     streams = [argument for i in range(1 + len(stems)) for argument in ("-map", f"{i}:a:0")]
     shown = ["-disposition:a", "0", "-disposition:a:0", "default", "-disposition:v", "attached_pic"]

@@ -7,16 +7,19 @@ takes one from file to files: decode, separate, keep the levels, encode.
 """
 
 from vocal_extraction.errors import ExtractionCancelledError, ExtractionError, SongTooLongError
-from vocal_extraction.extraction.batch import extract_songs, extract_vocals
+from vocal_extraction.extraction.batch import extract_songs, extract_vocals, plan_of
+from vocal_extraction.extraction.naming import ALL_STEMS
 from vocal_extraction.extraction.outcome import Outcome
 from vocal_extraction.separation import separate
 
 __all__ = [
+    "ALL_STEMS",
     "ExtractionCancelledError",
     "ExtractionError",
     "Outcome",
     "SongTooLongError",
     "extract_songs",
     "extract_vocals",
+    "plan_of",
     "separate",
 ]

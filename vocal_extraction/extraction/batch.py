@@ -89,7 +89,8 @@ def extract_vocals(
     folder = Path(EXTRACTION_FOLDER if output_folder is None else output_folder)
     loaded = load_model(model, preset_name=preset_name, device=device)
     with _folder_of_stems(folder) as manifest:
-        job = _Job({song: Path()}, folder, manifest, loaded, _plan(loaded, folder, stems, without, settings), settings)
+        plan = plan_of(loaded.sources, stems, without, settings.format, folder)
+        job = _Job({song: Path()}, folder, manifest, loaded, plan, settings)
         return job.extract(song, longest_s=longest_s, progress=progress, cancelled=cancelled)
 
 
@@ -132,7 +133,7 @@ def extract_songs(
     """
     folder = Path(output_folder)
     loaded = load_model(model, preset_name=preset_name, device=device)
-    plan = _plan(loaded, folder, stems, without, settings)
+    plan = plan_of(loaded.sources, stems, without, settings.format, folder)
     with _folder_of_stems(folder, say=show) as manifest:
         found = find_songs(songs, output_folder=folder, owned=manifest.owners if manifest is not None else ())
         # Standard input is waited for without end, which only the main thread can be called away from.
@@ -153,24 +154,31 @@ def extract_songs(
                     threads.shutdown(cancel_futures=True)
 
 
-def _plan(
-    model: LoadedModel,
-    folder: Path,
+def plan_of(
+    sources: Sequence[str],
     stems: Sequence[str] | None,
     without: Sequence[str] | None,
-    settings: ExtractionSettings,
+    format_name: str,
+    folder: Path = EXTRACTION_FOLDER,
 ) -> StemPlan:
-    if FORMATS[settings.format].holds_all:
-        plan = stem_plan(model.sources, stems or (None if without else ["all"]), without)
+    """Return the `stem_plan` of what is written in a format to a folder or, as '-', to standard output.
+
+    Raises
+    ------
+    ExtractionError
+        If the model does not have these stems, or the format or standard output takes others.
+    """
+    if FORMATS[format_name].holds_all:
+        plan = stem_plan(sources, stems or (None if without else ["all"]), without)
         if len(plan.names) != 4 or str(folder) == STANDARD_OUTPUT:
             raise ExtractionError(
-                f"{settings.format} is a file of four stems beside the mixture, got {', '.join(plan.names)}. Choose a "
+                f"{format_name} is a file of four stems beside the mixture, got {', '.join(plan.names)}. Choose a "
                 "model of four sources: --model PATH, or another --format."
             )
         return plan
     if str(folder) != STANDARD_OUTPUT:
-        return stem_plan(model.sources, stems, without)
-    plan = stem_plan(model.sources, stems if stems or without else ["vocals"], without)
+        return stem_plan(sources, stems, without)
+    plan = stem_plan(sources, stems if stems or without else ["vocals"], without)
     if len(plan.names) != 1:
         raise ExtractionError(f"Standard output takes one stem, got {', '.join(plan.names)}. Name a folder: -o DIR.")
     return plan

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import json
 import mimetypes
+import re
 import secrets
 import shutil
 import zipfile
@@ -17,31 +18,32 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
 from vocal_extraction.errors import VocalExtractionError
+from vocal_extraction.extraction import plan_of
 from vocal_extraction.output_formats import FORMATS
 from vocal_extraction.reports.style import DARK, LIGHT, css_variables
-from vocal_extraction.separation import stem_plan
 from vocal_extraction.settings import ExtractionSettings
 from vocal_extraction.web_page.jobs import DONE, Job, JobQueue, Options
+from vocal_extraction.web_page.listening import mix
 from vocal_extraction.web_page.reports import describe, reports_in
 from vocal_extraction.web_page.uploads import RefusedError
 
-_EVENT_EVERY_S = 0.25
-_FOLDER = Path(__file__).resolve().parent
-_ASSETS = {path.name: path.read_bytes() for ending in ("js", "css", "html") for path in _FOLDER.glob(f"*.{ending}")}
-_ASSETS["page.css"] = (
+SITE = Path(__file__).resolve().parent / "site"
+COLOURS = (
     f":root {{ color-scheme: light dark; {css_variables(LIGHT)} }}\n"
     f"@media (prefers-color-scheme: dark) {{ :root {{ {css_variables(DARK)} }} }}\n"
-).encode() + _ASSETS["page.css"]
+)
+_EVENT_EVERY_S = 0.25
 # A report is a page by itself, from a folder that anything may have written into: it may draw and play, not ask.
 _REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data:; media-src data:; font-src data:; frame-ancestors 'self'"
 )
 _SETTINGS: dict[str, dict[str, Any]] = {
-    "format": {"type": "string", "enum": [name for name, kind in FORMATS.items() if not kind.holds_all]},
+    "format": {"type": "string", "enum": [*FORMATS]},
     "bitrate_kbps": {"type": "integer", "description": "Of mp3, ogg and m4a."},
     "mask": {"type": "string", "enum": ["soft", "binary"]},
     "phase": {"type": "string", "enum": ["mixture", "griffin-lim"]},
@@ -64,8 +66,6 @@ class Api:
     def __init__(self, queue: JobQueue, report_folders: Sequence[Path]) -> None:
         self._queue, self._report_folders = queue, report_folders
         self._routes = [
-            Route("/", self.page),
-            Route("/static/{name}", self.static),
             Route("/api", self.document),
             Route("/api/models", self.models),
             Route("/api/jobs", self.list_jobs),
@@ -83,16 +83,18 @@ class Api:
         ]
 
     def application(self) -> Starlette:
-        """Return the application with all routes."""
-        return Starlette(routes=self._routes, exception_handlers={HTTPException: _as_json, RefusedError: _as_json})
+        """Return the application: the API, and the page's files."""
+        colours = Route("/colours.css", lambda request: Response(COLOURS, media_type="text/css"))
+        routes = [*self._routes, colours, Mount("/", StaticFiles(directory=SITE, html=True))]
+        return Starlette(routes=routes, exception_handlers={HTTPException: _as_json, RefusedError: _as_json})
 
     def document(self, request: Request) -> Response:
         """Return this document."""
         paths: dict[str, dict[str, Any]] = {}
         for route in self._routes:
-            names = [part[1:-1].partition(":")[0] for part in route.path.split("/") if part.startswith("{")]
             parameters = [
-                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+                for name in re.findall(r"{(\w+)", route.path)
             ]
             operation: dict[str, Any] = {
                 "summary": (inspect.getdoc(route.endpoint) or "").splitlines()[0],
@@ -107,25 +109,12 @@ class Api:
         about = {"title": "Vocal extraction", "version": "1", "description": 'Errors are JSON: {"error": SENTENCE}.'}
         return JSONResponse({"openapi": "3.1.0", "info": about, "paths": paths})
 
-    def page(self, request: Request) -> Response:
-        """Return the web page."""
-        return Response(_ASSETS["index.html"], media_type="text/html")
-
-    def static(self, request: Request) -> Response:
-        """Return a script or style of the page."""
-        name = request.path_params["name"]
-        if name not in _ASSETS:
-            raise _missing()
-        return Response(_ASSETS[name], media_type=mimetypes.guess_type(name)[0])
-
     def models(self, request: Request) -> Response:
         """List the models, the default first: sources, and seconds for a second of a song (null: not measured yet)."""
-        factors = self._queue.real_time_factors
+        factors, sources = self._queue.real_time_factors, self._queue.sources
+        names = self._queue.models
         return JSONResponse(
-            [
-                {"name": name, "sources": self._queue.sources(name), "real_time_factor": factors.get(name)}
-                for name in self._queue.models
-            ]
+            [{"name": name, "sources": sources(name), "real_time_factor": factors.get(name)} for name in names]
         )
 
     def list_jobs(self, request: Request) -> Response:
@@ -140,9 +129,7 @@ class Api:
             raise HTTPException(411, "Say how long the file is (Content-Length).")
         if int(length) > limit:
             raise HTTPException(413, f"The file is too large: at most {limit / 2**20:g} MB are taken.")
-        self._queue.check_queue(request.state.session)
-        self._queue.check_room(int(length))
-        song = self._queue.new_song(request.query_params.get("name", "song"))
+        song = self._queue.new_song(request.state.session, request.query_params.get("name", "song"), int(length))
         try:
             with open(song, "wb") as file:
                 async for block in request.stream():
@@ -150,8 +137,7 @@ class Api:
         except (ClientDisconnect, OSError) as error:
             shutil.rmtree(song.parent, ignore_errors=True)
             raise HTTPException(400, f"The upload was not stored whole: {error}") from error
-        job = self._queue.submit(request.state.session, song, options)
-        return JSONResponse(self._queue.state(job), 201)
+        return JSONResponse(self._queue.state(self._queue.submit(request.state.session, song, options)), 201)
 
     def _options(self, request: Request) -> Options:
         """Read the query of a submission."""
@@ -161,11 +147,12 @@ class Api:
             raise HTTPException(400, f"No model {model!r}. Those that are here: {', '.join(self._queue.models)}.")
         try:
             given = {name: _READERS[schema["type"]](asked[name]) for name, schema in _SETTINGS.items() if name in asked}
+            settings = ExtractionSettings(**given)
             stems, without = (tuple(asked[name].split(",")) if name in asked else None for name in ("stems", "without"))
-            stem_plan(self._queue.sources(model), stems, without)
-            if given.get("format", ExtractionSettings.format) not in _SETTINGS["format"]["enum"]:
-                raise ValueError(f"The format must be one of {', '.join(_SETTINGS['format']['enum'])}.")
-            return Options(model, ExtractionSettings(**given), stems, without)
+            if FORMATS[settings.format].holds_all and without is None:
+                stems = stems or ("all",)
+            plan = plan_of(self._queue.sources(model), stems, without, settings.format)
+            return Options(model, settings, stems, without, plan.names)
         except (VocalExtractionError, ValueError) as error:
             raise HTTPException(400, str(error)) from error
 
@@ -196,7 +183,7 @@ class Api:
     def preview(self, request: Request) -> Response:
         """Separate half a minute from the query's ``from``, in seconds, while the whole song is worked on."""
         job = self._found(request)
-        start_s = _number(request.query_params.get("from", "0"), "Say where it begins, in seconds: ?from=70")
+        start_s = _number(request, "from", 0.0)
         if not 0 <= start_s < (job.duration_s or 0.0):
             raise HTTPException(400, f"The song has no second {start_s:g}, or has not been read yet.")
         if not job.is_over:
@@ -206,9 +193,7 @@ class Api:
     def stem(self, request: Request) -> Response:
         """Return a stem's file."""
         job = self._found(request, done=True)
-        path = job.stems.get(request.path_params["name"])
-        if path is None:
-            raise _missing()
+        path = job.files.get(request.path_params["name"], job.folder)
         return _file(path, f"{job.song.stem} - {path.name}")
 
     def archive(self, request: Request) -> Response:
@@ -216,22 +201,21 @@ class Api:
         job = self._found(request, done=True)
         path = job.folder / f"{secrets.token_hex(8)}.zip"
         with zipfile.ZipFile(path, "w") as archive:
-            for stem in job.stems.values():
-                archive.write(stem, f"{job.song.stem}/{stem.name}")
+            for file in job.files.values():
+                archive.write(file, f"{job.song.stem}/{file.name}")
             facts = {"duration_s": job.duration_s, "tempo_bpm": job.tempo_bpm, "key": job.key, "notes": job.notes}
             archive.writestr(f"{job.song.stem}/song.json", json.dumps(facts, ensure_ascii=False))
-        return _file(path, f"{job.song.stem}.zip", then=BackgroundTask(path.unlink, missing_ok=True))
+        return _file(path, f"{job.song.stem}.zip", is_temporary=True)
 
     def mix(self, request: Request) -> Response:
         """Return the sum of all stems, each times the gain that the query gives by its name (1 without)."""
         job = self._found(request, done=True)
-        asked = {name: text for name, text in request.query_params.items() if name in job.stems}
-        gains = {name: _number(text, "A gain is a number: ?vocals=0.5") for name, text in asked.items()}
+        gains = {name: _number(request, name, 1.0) for name in job.stems}
         if not all(0 <= gain <= 4 for gain in gains.values()):
             raise HTTPException(400, "Gains go from 0 to 4.")
         path = job.folder / f"{secrets.token_hex(8)}.wav"
-        self._queue.mix(job, gains, path)
-        return _file(path, f"{job.song.stem} - mix.wav", then=BackgroundTask(path.unlink, missing_ok=True))
+        mix(job.stems, gains, path)
+        return _file(path, f"{job.song.stem} - mix.wav", is_temporary=True)
 
     def listening(self, request: Request) -> Response:
         """Return samples (.pcm) or a spectrogram (.png) of a stem of the job's track or preview."""
@@ -249,10 +233,9 @@ class Api:
 
     def report(self, request: Request) -> Response:
         """Return a report."""
-        path = reports_in(self._report_folders).get(request.path_params["path"])
-        if path is None:
-            raise _missing()
-        return FileResponse(path, headers={"Content-Security-Policy": _REPORT_POLICY})
+        response = _file(reports_in(self._report_folders).get(request.path_params["path"], SITE))
+        response.headers["Content-Security-Policy"] = _REPORT_POLICY
+        return response
 
     def _found(self, request: Request, *, done: bool = False) -> Job:
         job = self._queue.find(request.state.session, request.path_params["id"])
@@ -261,25 +244,25 @@ class Api:
         return job
 
 
-def _file(path: Path, download_as: str | None = None, *, then: BackgroundTask | None = None) -> Response:
+def _file(path: Path, download_as: str | None = None, *, is_temporary: bool = False) -> Response:
     if not path.is_file():
         raise _missing()
     kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    then = BackgroundTask(path.unlink, missing_ok=True) if is_temporary else None
     return FileResponse(path, media_type=kind, filename=download_as, background=then)
 
 
-def _number(text: str, hint: str) -> float:
+def _number(request: Request, name: str, default: float) -> float:
     try:
-        return float(text)
+        return float(request.query_params.get(name, default))
     except ValueError as error:
-        raise HTTPException(400, hint) from error
+        raise HTTPException(400, f"{name} is a number, as in ?{name}=0.5") from error
 
 
 def _as_json(request: Request, error: Exception) -> Response:
     """Return an error's response: its sentence as JSON."""
-    if isinstance(error, HTTPException):
-        return JSONResponse({"error": error.detail}, error.status_code)
-    return JSONResponse({"error": str(error)}, 503)
+    status, text = (error.status_code, error.detail) if isinstance(error, HTTPException) else (503, str(error))
+    return JSONResponse({"error": text}, status)
 
 
 def _missing() -> HTTPException:

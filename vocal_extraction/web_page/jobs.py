@@ -6,6 +6,7 @@ of it, then half a minute, from the start or from where the listener asks, while
 
 import contextlib
 import dataclasses
+import functools
 import re
 import secrets
 import shutil
@@ -30,9 +31,9 @@ from vocal_extraction.checkpointing import (
 from vocal_extraction.device import choose_device
 from vocal_extraction.errors import SongTooLongError, VocalExtractionError
 from vocal_extraction.extraction import Outcome, extract_vocals, separate
-from vocal_extraction.separation import Cancelled, stem_plan
+from vocal_extraction.separation import Cancelled
 from vocal_extraction.settings import ExtractionSettings
-from vocal_extraction.web_page.listening import Track, overview, prepare_listening
+from vocal_extraction.web_page.listening import Streams, Track, overview, prepare_listening, streams_of
 from vocal_extraction.web_page.uploads import Limits, RefusedError, Upload, validate_upload
 
 QUEUED, WORKING, DONE, FAILED, CANCELLED = "queued", "working", "done", "failed", "cancelled"
@@ -59,32 +60,49 @@ class Options:
     settings: ExtractionSettings
     stems: tuple[str, ...] | None = None
     without: tuple[str, ...] | None = None
+    names: tuple[str, ...] = ("vocals", "accompaniment")
+    """Of the stems that come of it."""
 
 
+@dataclasses.dataclass(eq=False)
 class Job:
     """One song's job and its state."""
 
-    def __init__(self, session: str, song: Path, options: Options) -> None:
-        self.id, self.folder = song.parent.name, song.parent
-        self.session, self.song, self.options = session, song, options
-        self.state, self.stage = QUEUED, "Waiting"
-        self.done_s, self.total_s, self.began_s = 0.0, 0.0, 0.0
-        self.upload: Upload
-        self.error: str | None = None
-        self.notes: tuple[str, ...] = ()
-        self.stems: Mapping[str, Path] = {}
-        self.duration_s: float | None = None
-        self.peaks: list[int] = []
-        self.tempo_bpm: float | None = None
-        self.key: str | None = None
-        self.preview_from_s: float | None = None
-        """Where the preview that was asked for last begins."""
-        self.preview_error: str | None = None
-        self.previews: tuple[Track, ...] = ()
-        """The last one, and the one before, which may still be playing."""
-        self.track: Track | None = None
-        self.finished_s: float | None = None
-        self.stop = threading.Event()
+    session: str
+    song: Path
+    options: Options
+    state: str = QUEUED
+    stage: str = "Waiting"
+    done_s: float = 0.0
+    total_s: float = 0.0
+    began_s: float = 0.0
+    upload: Upload = dataclasses.field(init=False)
+    error: str | None = None
+    notes: tuple[str, ...] = ()
+    files: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    stems: Streams = dataclasses.field(default_factory=dict)
+    duration_s: float | None = None
+    peaks: list[int] = dataclasses.field(default_factory=list)
+    tempo_bpm: float | None = None
+    key: str | None = None
+    preview_from_s: float | None = None
+    """Where the preview that was asked for last begins."""
+    preview_error: str | None = None
+    previews: tuple[Track, ...] = ()
+    """The last one, and the one before, which may still be playing."""
+    track: Track | None = None
+    finished_s: float | None = None
+    stop: threading.Event = dataclasses.field(default_factory=threading.Event)
+
+    @property
+    def folder(self) -> Path:
+        """Where all files of the job are."""
+        return self.song.parent
+
+    @property
+    def id(self) -> str:
+        """Name of the job, which nobody guesses."""
+        return self.folder.name
 
     @property
     def is_over(self) -> bool:
@@ -108,21 +126,20 @@ class Job:
         if self.stage == "Separating" and self.done_s > 0 and self.total_s:
             left_s = round(elapsed_s * max(0.0, self.total_s / self.done_s - 1), 1)
         plain = ("id", "state", "stage", "total_s", "error", "notes", "duration_s", "peaks", "tempo_bpm", "key")
-        return {name: getattr(self, name) for name in plain} | {
+        return {name: getattr(self, name) for name in (*plain, "preview_error")} | {
             "name": self.song.stem,
             "n_ahead": n_ahead,
             "done_s": round(self.done_s, 2),
             "remaining_s": left_s,
             "model": self.options.model,
             "format": self.options.settings.format,
-            "stems": {name: {"file": path.name, "bytes": path.stat().st_size} for name, path in self.stems.items()},
+            "stems": {name: {"file": path.name, "bytes": path.stat().st_size} for name, path in self.files.items()},
             "preview": self.previews[-1].as_json() if self.previews else None,
-            "preview_error": self.preview_error,
             "track": self.track and self.track.as_json(),
         }
 
 
-class JobQueue:
+class JobQueue(contextlib.AbstractContextManager["JobQueue"]):
     """All jobs of a server, with their files below `root`. Use it in a ``with`` statement."""
 
     def __init__(self, root: Path, limits: Limits, models: Mapping[str, Path], device: str) -> None:
@@ -131,23 +148,16 @@ class JobQueue:
         """Seconds that each model takes for a second of a song, on this machine, as last measured."""
         self._device = device
         self._jobs: dict[str, Job] = {}
-        self._lock = threading.Lock()
-        self._loading = threading.Lock()
-        self._loaded: dict[str, tuple[int, LoadedModel]] = {}
-        self._workers = ThreadPoolExecutor(1, "jobs")
-        self._previews = ThreadPoolExecutor(1, "previews")
-        self._analyses = ThreadPoolExecutor(1, "analyses")
-        self._closed = threading.Event()
+        self._lock, self._loading, self._closed = threading.Lock(), threading.Lock(), threading.Event()
+        self._loaded = functools.lru_cache(maxsize=8)(lambda path, changed_ns: self._load(path))
+        self._workers, self._previews, self._analyses = self._executors = [ThreadPoolExecutor(1) for _ in range(3)]
         threading.Thread(target=self._clean, name="cleaning", daemon=True).start()
-
-    def __enter__(self) -> "JobQueue":
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._closed.set()
         for job in self.jobs():
             job.stop.set()
-        for executor in (self._workers, self._previews, self._analyses):
+        for executor in self._executors:
             executor.shutdown(cancel_futures=True)
 
     def jobs(self, session: str | None = None) -> list[Job]:
@@ -156,8 +166,7 @@ class JobQueue:
 
     def find(self, session: str, job_id: str) -> Job | None:
         """Return a session's own job."""
-        job = self._jobs.get(job_id)
-        return job if job is not None and job.session == session else None
+        return next((job for job in self.jobs(session) if job.id == job_id), None)
 
     def state(self, job: Job) -> dict[str, Any]:
         """Return a job's state for clients."""
@@ -166,14 +175,14 @@ class JobQueue:
 
     # Models
 
+    def _load(self, path: Path) -> LoadedModel:
+        return load_checkpoint(path, device=choose_device(self._device))
+
     def model(self, name: str) -> LoadedModel:
         """Load a model, once until its file changes."""
         path = self.models[name]
-        changed_ns = path.stat().st_mtime_ns if path.is_file() else 0
         with self._loading:
-            if name not in self._loaded or self._loaded[name][0] != changed_ns:
-                self._loaded[name] = changed_ns, load_checkpoint(path, device=choose_device(self._device))
-            return self._loaded[name][1]
+            return self._loaded(path, path.stat().st_mtime_ns if path.is_file() else 0)
 
     def sources(self, name: str) -> tuple[str, ...]:
         """Return what a model estimates, by its metadata; one that has none there is loaded."""
@@ -186,40 +195,40 @@ class JobQueue:
     def measure_models(self) -> None:
         """Load the models, the default first, and measure the time that they take; only the default is kept."""
         for i, (name, path) in enumerate(self.models.items()):
-            try:
-                model = self.model(name) if i == 0 else load_checkpoint(path, device=choose_device(self._device))
+            with contextlib.suppress(VocalExtractionError):  # reported when the model is chosen
+                model = self._load(path) if i else self.model(name)
                 for duration_s in _MEASURED_S:
                     rate = model.signal.sample_rate
                     noise = np.random.default_rng(0).normal(0, 0.1, (2, round(duration_s * rate)))
                     began_s = time.monotonic()
                     separate(noise, rate, model=model, cancelled=self._closed.is_set)
                 self.real_time_factors.setdefault(name, round((time.monotonic() - began_s) / duration_s, 3))
-            except VocalExtractionError:
-                continue  # reported when the model is chosen
 
-    # Limits
+    # Life of a job
 
-    def check_queue(self, session: str) -> None:
-        """Raise `RefusedError` if the queue, or the session's share of it, is full."""
+    def new_song(self, session: str, name: str, n_bytes: int) -> Path:
+        """Return where an upload called `name` is to be written, in a new job's folder.
+
+        Raises
+        ------
+        RefusedError
+            If the queue, the session's share of it, or the disk is full.
+        """
         waiting = [job for job in self.jobs() if not job.is_over]
         if len(waiting) > self.limits.queue_length:
             raise RefusedError("The queue is full. Please try again in a few minutes.")
         if sum(job.session == session for job in waiting) >= self.limits.jobs_per_session:
             raise RefusedError("Your other songs are not done yet. Please wait for them, or cancel one.")
-
-    def check_room(self, n_bytes: float) -> None:
-        """Raise `RefusedError` if the disk, or the jobs' share of it, has no space for so much."""
-        used = sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
-        if n_bytes > min(self.limits.storage_bytes - used, shutil.disk_usage(self.root).free):
-            raise RefusedError("The server's disk is full. Please try again in an hour.")
-
-    # Life of a job
-
-    def new_song(self, name: str) -> Path:
-        """Return where an upload called `name` is to be written, in a new job's folder."""
+        self._check_room(n_bytes)
         path = self.root / secrets.token_urlsafe(12) / safe_name(name)
         path.parent.mkdir()
         return path
+
+    def _check_room(self, n_bytes: float) -> None:
+        """Refuse what the disk, or the jobs' share of it, has no space for."""
+        used = sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
+        if n_bytes > min(self.limits.storage_bytes - used, shutil.disk_usage(self.root).free):
+            raise RefusedError("The server's disk is full. Please try again in an hour.")
 
     def submit(self, session: str, song: Path, options: Options) -> Job:
         """Put a song at the end of the queue."""
@@ -243,16 +252,13 @@ class JobQueue:
             job.finish(CANCELLED)
             shutil.rmtree(job.folder, ignore_errors=True)
 
-    def remove_expired(self) -> None:
-        """Remove jobs that have been over for longer than files are kept."""
-        oldest_s = time.monotonic() - self.limits.lifetime_s
-        for job in self.jobs():
-            if job.finished_s is not None and job.finished_s < oldest_s:
-                self.remove(job)
-
     def _clean(self) -> None:
+        """Remove jobs that have been over for longer than files are kept."""
         while not self._closed.wait(min(_CLEAN_EVERY_S, self.limits.lifetime_s / 4)):
-            self.remove_expired()
+            oldest_s = time.monotonic() - self.limits.lifetime_s
+            for job in self.jobs():
+                if job.finished_s is not None and job.finished_s < oldest_s:
+                    self.remove(job)
 
     def _run(self, job: Job) -> None:
         """Do a job; of one that failed or was cancelled no file remains."""
@@ -265,20 +271,6 @@ class JobQueue:
                 job.finish(CANCELLED)
             if job.state != DONE:
                 shutil.rmtree(job.folder, ignore_errors=True)
-
-    def _preview(self, job: Job, start_s: float, duration_s: float) -> None:
-        """Make a preview if it is still wanted; what goes wrong with it is said, and the job goes on."""
-
-        def is_unwanted() -> bool:
-            return start_s != job.preview_from_s or job.is_over or job.stop.is_set()
-
-        def say(reason: str) -> None:
-            job.preview_error = None if is_unwanted() else f"The preview failed: {reason}"
-
-        if not is_unwanted():
-            job.preview_error = None
-            with self._what_went_wrong(job, say):
-                self._separate_preview(job, start_s, duration_s, is_unwanted)
 
     @contextlib.contextmanager
     def _what_went_wrong(self, job: Job, say: Callable[[str], None]) -> Iterator[None]:
@@ -300,67 +292,59 @@ class JobQueue:
     def _process(self, job: Job) -> None:
         job.state, job.stage = WORKING, "Reading the song"
         settings, job.upload = job.options.settings, validate_upload(job.song, self.limits)
-        plan = stem_plan(self.sources(job.options.model), job.options.stems, job.options.without)
-        self.check_room(job.upload.stored_bytes(len(plan.names)))
+        self._check_room(job.upload.stored_bytes(len(job.options.names)))
         song = overview(job.song, longest_s=job.upload.longest_s)
         job.peaks, job.duration_s = song.peaks, song.duration_s
-        if job.duration_s > _SHORTEST_PREVIEWED_S:
+        is_long = job.duration_s > _SHORTEST_PREVIEWED_S
+        if is_long:
             job.stage, start_s = "Preparing a preview", min(settings.from_s, job.duration_s - PREVIEWS_S[0])
             wait(self.request_preview(job, start_s)[:1])
         tempo_and_key = self._analyses.submit(song.tempo_and_key)
-        job.stage, job.began_s = "Separating", time.monotonic()
-        outcome = self._extract(
-            job,
-            job.song,
-            job.folder / "stems",
-            settings=settings,
-            progress=job.note_progress,
-            cancelled=job.stop.is_set,
-        )
-        if job.duration_s > _SHORTEST_PREVIEWED_S and settings.region is None and settings.phase == "mixture":
+        job.stage, job.began_s, folder = "Separating", time.monotonic(), job.folder / "stems"
+        outcome = self._extract(job, job.song, folder, settings, job.stop.is_set, progress=job.note_progress)
+        if is_long and settings.region is None and settings.phase == "mixture":
             self.real_time_factors[job.options.model] = round(outcome.seconds / job.duration_s, 3)
-        job.stage = "Preparing the players"
-        track = prepare_listening(job.folder / "track", outcome.stems, job.upload)
+        job.stage, stems = "Preparing the players", streams_of(outcome.stems, job.options.names)
+        track = prepare_listening(job.folder / "track", stems, job.upload)
         job.tempo_bpm, job.key = tempo_and_key.result()
         if not job.stop.is_set():
-            job.notes, job.duration_s, job.stems, job.track = outcome.notes, outcome.duration_s, outcome.stems, track
+            job.notes, job.duration_s, job.files, job.stems = outcome.notes, outcome.duration_s, outcome.stems, stems
+            job.track = track
             job.finish(DONE)
 
-    def _separate_preview(self, job: Job, start_s: float, duration_s: float, cancelled: Cancelled) -> None:
-        """Cut, separate and prepare a part of a song."""
-        name = f"preview-{secrets.token_hex(4)}"
-        cut, stems = job.folder / f"{name}.wav", job.folder / f"{name}-stems"
+    def _preview(self, job: Job, start_s: float, duration_s: float) -> None:
+        """Make a preview if it is still wanted; what goes wrong with it is said, and the job goes on."""
+
+        def is_unwanted() -> bool:
+            return start_s != job.preview_from_s or job.is_over or job.stop.is_set()
+
+        def say(reason: str | None) -> None:
+            job.preview_error = None if reason is None or is_unwanted() else f"The preview failed: {reason}"
+
+        if is_unwanted():
+            return
+        say(None)
+        folder = job.folder / f"preview-{secrets.token_hex(4)}"
+        cut, stems = folder.with_suffix(".wav"), folder.with_suffix(".stems")
         bounds = ["-ss", f"{start_s:.3f}", "-t", f"{duration_s:.3f}"]
-        with Ffmpeg([*bounds, *input_arguments(job.song), "-map", "0:a:0", "-y", f"file:{cut}"]) as ffmpeg:
-            ffmpeg.close()
         settings = dataclasses.replace(job.options.settings, format="wav16", from_s=0.0, to_s=None)
-        outcome = self._extract(job, cut, stems, settings=settings, cancelled=cancelled)
-        preview = prepare_listening(job.folder / name, outcome.stems, job.upload, start_s=start_s)
-        cut.unlink()
-        shutil.rmtree(stems)
-        for old in job.previews[:-1]:
-            shutil.rmtree(old.folder, ignore_errors=True)
-        job.previews = (*job.previews[-1:], preview)
+        with self._what_went_wrong(job, say):
+            with Ffmpeg([*bounds, *input_arguments(job.song), "-map", "0:a:0", "-y", f"file:{cut}"]) as ffmpeg:
+                ffmpeg.close()
+            written = streams_of(self._extract(job, cut, stems, settings, is_unwanted).stems, job.options.names)
+            preview = prepare_listening(folder, written, job.upload, start_s=start_s)
+            cut.unlink()
+            shutil.rmtree(stems)
+            for old in job.previews[:-1]:
+                shutil.rmtree(old.folder, ignore_errors=True)
+            job.previews = (*job.previews[-1:], preview)
 
-    def _extract(self, job: Job, song: Path, folder: Path, **options: Any) -> Outcome:
-        return extract_vocals(
-            song,
-            folder,
-            stems=job.options.stems,
-            without=job.options.without,
-            model=self.model(job.options.model),
-            longest_s=job.upload.longest_s,
-            **options,
-        )
-
-    def mix(self, job: Job, gains: Mapping[str, float], path: Path) -> None:
-        """Write the sum of a job's stems, each times its gain, as a wav."""
-        inputs = [part for stem in job.stems.values() for part in input_arguments(stem)]
-        scaled = "".join(f"[{i}:a:0]volume={gains.get(name, 1.0):.4f}[s{i}];" for i, name in enumerate(job.stems))
-        labels = "".join(f"[s{i}]" for i in range(len(job.stems)))
-        graph = f"{scaled}{labels}amix=inputs={len(job.stems)}:normalize=0[mix]"
-        with Ffmpeg([*inputs, "-filter_complex", graph, "-map", "[mix]", "-f", "wav", "-y", f"file:{path}"]) as ffmpeg:
-            ffmpeg.close()
+    def _extract(
+        self, job: Job, song: Path, folder: Path, settings: ExtractionSettings, cancelled: Cancelled, **options: Any
+    ) -> Outcome:
+        asked, model = job.options, self.model(job.options.model)
+        options |= {"stems": asked.stems, "without": asked.without, "longest_s": job.upload.longest_s}
+        return extract_vocals(song, folder, settings=settings, model=model, cancelled=cancelled, **options)
 
 
 def safe_name(name: str) -> str:

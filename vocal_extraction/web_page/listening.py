@@ -2,7 +2,7 @@
 
 import dataclasses
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vocal_extraction.audio_files.ffmpeg import Ffmpeg, input_arguments
+from vocal_extraction.audio_files.native_stems import native_order
 from vocal_extraction.errors import ExtractionError
+from vocal_extraction.extraction import ALL_STEMS
 from vocal_extraction.reports.pictures import HIGHEST_HZ, LOWEST_HZ, peak_magnitude, spectrogram_png
 from vocal_extraction.web_page.uploads import Upload
+
+Streams = Mapping[str, tuple[Path, int]]
+"""By stem: a file, and which of its audio streams it is."""
 
 _HIGHEST_RATE, _LOWEST_RATE = 48_000, 8_000
 _OVERVIEW_RATE, _OVERVIEW_POINTS = 11_025, 800
@@ -40,7 +45,14 @@ class Track:
         return dataclasses.asdict(self) | {"folder": self.folder.name, "lowest_hz": lowest_hz, "highest_hz": highest_hz}
 
 
-def prepare_listening(folder: Path, stems: Mapping[str, Path], upload: Upload, *, start_s: float = 0.0) -> Track:
+def streams_of(files: Mapping[str, Path], names: Collection[str]) -> Streams:
+    """Return the stems called `names` in the files of an extraction: one in each, or all in one behind the mixture."""
+    if ALL_STEMS not in files:
+        return {name: (path, 0) for name, path in files.items()}
+    return {name: (files[ALL_STEMS], i) for i, name in enumerate(native_order(names), 1)}
+
+
+def prepare_listening(folder: Path, stems: Streams, upload: Upload, *, start_s: float = 0.0) -> Track:
     """Write samples and spectrograms of `stems` (in any format that ffmpeg reads) into `folder`.
 
     The spectrograms share one scale: what is louder is brighter. The sample rate is kept where browsers play it.
@@ -54,9 +66,9 @@ def prepare_listening(folder: Path, stems: Mapping[str, Path], upload: Upload, *
     folder.mkdir(parents=True, exist_ok=True)
     # ffmpeg by itself takes 3 dB off a single channel that it spreads over two.
     stereo = "pan=stereo|c0=c0|c1=c0" if upload.n_channels == 1 else "aformat=channel_layouts=stereo"
-    for name, path in stems.items():
+    for name, stream in stems.items():
         with open(folder / f"{name}.pcm", "wb") as file:
-            file.writelines(_decoded(path, ["-af", stereo, "-ar", str(rate)]))
+            file.writelines(_decoded(*stream, ["-af", stereo, "-ar", str(rate)]))
     n_samples = min((folder / f"{name}.pcm").stat().st_size // 4 for name in stems)
     if n_samples == 0:
         raise ExtractionError("The result cannot be played: it is shorter than one sample of what browsers play.")
@@ -108,12 +120,21 @@ class Overview:
 def overview(song: Path, *, longest_s: float) -> Overview:
     """Decode a song, at most `longest_s` of it."""
     bounds = ["-ac", "1", "-ar", str(_OVERVIEW_RATE), "-t", f"{longest_s:.3f}"]
-    return Overview(np.frombuffer(b"".join(_decoded(song, bounds)), "<i2"))
+    return Overview(np.frombuffer(b"".join(_decoded(song, 0, bounds)), "<i2"))
 
 
-def _decoded(path: Path, arguments: list[str]) -> Iterator[bytes]:
-    """Yield 16-bit samples of the first audio stream of `path`."""
-    command = [*input_arguments(path), "-map", "0:a:0", *arguments, "-f", "s16le", "pipe:1"]
+def mix(stems: Streams, gains: Mapping[str, float], path: Path) -> None:
+    """Write the sum of stems, each times its gain, as a wav."""
+    inputs = [part for file, _ in stems.values() for part in input_arguments(file)]
+    scaled = [f"[{i}:a:{n}]volume={gains[name]:.4f}[s{i}]" for i, (name, (_, n)) in enumerate(stems.items())]
+    graph = ";".join([*scaled, f"{''.join(f'[s{i}]' for i in range(len(stems)))}amix=inputs={len(stems)}:normalize=0"])
+    with Ffmpeg([*inputs, "-filter_complex", graph, "-f", "wav", "-y", f"file:{path}"]) as ffmpeg:
+        ffmpeg.close()
+
+
+def _decoded(path: Path, stream: int, arguments: list[str]) -> Iterator[bytes]:
+    """Yield 16-bit samples of an audio stream of `path`."""
+    command = [*input_arguments(path), "-map", f"0:a:{stream}", *arguments, "-f", "s16le", "pipe:1"]
     with Ffmpeg(command, reads=True) as ffmpeg:
         yield from iter(ffmpeg.read, b"")
         ffmpeg.close()

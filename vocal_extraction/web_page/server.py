@@ -72,7 +72,7 @@ def serve_page(
     ):
         threading.Thread(target=queue.measure_models, name="measuring", daemon=True).start()
         api = Api(queue, [Path(folder) for folder in report_folders]).application()
-        application = SessionMiddleware(api, hosts=_LOOPBACK if is_local else (), token=token)
+        application = SessionMiddleware(api, hosts=("127.0.0.1", "localhost", "[::1]") if is_local else (), token=token)
         _greet(host, listener.getsockname()[1], token, open_browser)
         config = uvicorn.Config(
             application, log_level="warning", timeout_graceful_shutdown=_GOODBYE_S, ws="none", lifespan="off"

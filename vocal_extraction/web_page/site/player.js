@@ -240,7 +240,6 @@ export class Player {
       lane.gain?.gain.setTargetAtTime(lane.level, this.context.currentTime, SMOOTHING_S);
       lane.section.classList.toggle("silent", lane.level === 0);
     }
-    this.mixLink.href = `${this.song.mix}?${new URLSearchParams(this.lanes.map(({ stem, level }) => [stem, level.toFixed(3)]))}`;
     const percent = (level) => `${Math.round(100 * level)} %`;
     this.fader?.setAttribute("aria-valuetext", `vocals ${percent(voice)}, everything else ${percent(rest)}`);
   }
@@ -261,8 +260,10 @@ export class Player {
     this.overview = make("canvas", { width: 1000, height: 60, role: "img", "aria-label": "Waveform of the song" });
     const overview = this.pointable(make("div", { className: "picture overview" }, this.overview));
     this.lanes = this.track.stems.map((stem) => this.buildLane(stem));
-    this.mixLink = make("a", { download: `${song.name} - mix.wav` }, "Download the mix as it sounds now");
-    this.downloads = make("p", { className: "downloads" }, make("a", { href: song.archive, download: `${song.name}.zip` }, "Download all as ZIP"), " · ", this.mixLink);
+    const gains = () => Object.fromEntries(this.lanes.map((lane) => [lane.stem, lane.level.toFixed(3)]));
+    const saveMix = async () => make("a", { href: await this.song.mix(gains()), download: `${song.name} - mix.wav` }).click();
+    this.mixButton = make("button", { className: "small", onclick: saveMix }, "Download the mix as it sounds now");
+    this.downloads = make("p", { className: "downloads" }, this.mixButton);
     this.element = make("div", { className: "player", role: "group", "aria-label": `Player for ${song.name}` },
       make("div", { className: "transport" }, this.playButton, this.seekSlider, this.time, this.speedSelect, this.loopButton, this.partButton),
       this.complaint, overview, this.buildFader(), ...this.lanes.map(({ section }) => section), this.downloads);
@@ -293,10 +294,9 @@ export class Player {
     const lane = { stem, mute: toggle("Mute"), solo: toggle("Solo") };
     lane.volume = make("input", { type: "range", min: 0, max: 100, value: 100, "aria-label": `Volume of ${stem}`, oninput: () => this.applyGains() });
     lane.bar = make("div", { className: "level", "aria-hidden": "true" }, make("i"));
-    lane.download = make("a", { className: "download", hidden: true });
     const image = make("img", { src: this.track.spectrogram(stem), alt: `Spectrogram of ${stem}`, width: 480, height: 200, draggable: false, "data-stem": stem });
-    lane.section = make("section", { className: "lane", "aria-label": title },
-      make("div", { className: "head" }, make("h3", {}, title), lane.solo, lane.mute, lane.volume, lane.bar, lane.download),
+    lane.head = make("div", { className: "head" }, make("h3", {}, title), lane.solo, lane.mute, lane.volume, lane.bar);
+    lane.section = make("section", { className: "lane", "aria-label": title }, lane.head,
       this.pointable(make("div", { className: "picture" }, image, make("div", { className: "axis", "aria-hidden": "true" }))));
     return lane;
   }
@@ -369,14 +369,19 @@ export class Player {
     }
   }
 
+  // Beside each stem its own file; below, what holds all of them, and the mix.
   showDownloads() {
-    for (const { stem, file, bytes, url } of this.song.downloads) {
-      const { download } = this.lanes.find((lane) => lane.stem === stem);
-      const ending = file.split(".").pop();
-      download.replaceChildren("Download", make("span", { className: "spoken" }, ` ${stem}`), ` (${ending.toUpperCase()}, ${(bytes / 1e6).toFixed(1)} MB)`);
-      Object.assign(download, { href: url, hidden: false, download: `${this.song.name} - ${stem}.${ending}` });
+    const { name, downloads, archive, isWhole } = this.song;
+    for (const { stem, file, bytes, url } of downloads) {
+      const ending = file.match(/\.(stem\.)?\w+$/)[0];
+      const kind = ` (${ending.slice(1).toUpperCase()}, ${(bytes / 1e6).toFixed(1)} MB)`;
+      const link = make("a", { className: "download", href: url, download: `${name} - ${stem}${ending}` }, "Download", make("span", { className: "spoken" }, ` ${stem}`), kind);
+      const lane = this.lanes.find((one) => one.stem === stem);
+      if (lane) lane.head.append(link);
+      else this.mixButton.before(link);
     }
-    this.downloads.hidden = !this.song.isWhole;
+    if (isWhole && archive) this.mixButton.before(make("a", { href: archive, download: `${name}.zip` }, "Download all as ZIP"));
+    this.downloads.hidden = !isWhole;
     this.applyGains();
   }
 

@@ -1,8 +1,8 @@
 // The page: takes songs, shows each one's way through the separation, and shows reports.
-import { ServerEngine, isOver } from "./engine.js";
+import { isOver, loadEngine } from "./engine.js";
 import { Player, clock, make } from "./player.js";
 
-const engine = new ServerEngine();
+const engine = await loadEngine();
 const byId = (id) => document.getElementById(id);
 const form = byId("options");
 
@@ -78,7 +78,7 @@ class SongCard {
       return;
     }
     // The file is gone after a reload; then no part of it can be separated anew.
-    const separatePart = this.file && (([from, to]) => new SongCard().start(this.file, { ...chosenOptions(), from_s: from.toFixed(3), to_s: to.toFixed(3) }));
+    const separatePart = this.file && engine.hasRegions && (([from, to]) => new SongCard().start(this.file, { ...chosenOptions(), from_s: from.toFixed(3), to_s: to.toFixed(3) }));
     this.player = new Player(song, (seconds) => engine.preview(this.song, seconds), separatePart);
     this.body.append(this.player.element);
   }
@@ -161,7 +161,7 @@ async function showReports() {
   select.onchange = () => {
     const { path, machine, commit } = reports.find((one) => one.path === select.value);
     byId("report-facts").textContent = [path, machine, commit && `commit ${commit}`].filter(Boolean).join(" · ");
-    const address = `/reports/${path.split("/").map(encodeURIComponent).join("/")}`;
+    const address = `reports/${path.split("/").map(encodeURIComponent).join("/")}`;
     if (frame.getAttribute("src") !== address) frame.src = link.href = address;
   };
   if (reports.length) select.onchange();
@@ -188,8 +188,11 @@ function connectTabs() {
 function offerStems(sources) {
   const choices = sources.length > 1 ? [["stems=all", `All: ${sources.join(", ")}`]] : [];
   if (sources.includes("vocals")) choices.push(["", "Vocals and accompaniment"]);
-  for (const source of sources) choices.push([`without=${source}`, `Everything but ${source}`]);
+  for (const source of sources) choices.push([String(new URLSearchParams({ without: source })), `Everything but ${source}`]);
   form.elements.stems.replaceChildren(...choices.map(([value, text]) => make("option", { value }, text)));
+  const forDjs = form.querySelector("[value='stem.mp4']");
+  forDjs.disabled = sources.length !== 4;
+  if (forDjs.disabled && forDjs.selected) form.elements.format.selectedIndex = 0;
 }
 
 // Models by what they are for, with the time that each takes; the server measures that after its start.
@@ -208,21 +211,17 @@ async function offerModels() {
   if (models.some((model) => model.real_time_factor === null)) setTimeout(offerModels, 5_000);
 }
 
-async function begin() {
-  history.replaceState(null, "", "/"); // without the token that it was opened with
-  byId("privacy").hidden = !engine.isLocal;
-  connectDrop();
-  connectRecording();
-  connectTabs();
-  document.addEventListener("plays", ({ detail }) => {
-    for (const { player } of document.querySelectorAll(".player")) if (player !== detail && player.playing) player.stop();
-  });
-  await offerModels();
-  for (const song of await engine.songs()) {
-    const card = new SongCard();
-    engine.follow(song, (now) => card.show(now));
-  }
-  document.body.dataset.ready = "true";
+history.replaceState(null, "", location.pathname); // without the token that it was opened with
+byId("privacy").textContent = engine.privacy;
+connectDrop();
+connectRecording();
+connectTabs();
+document.addEventListener("plays", ({ detail }) => {
+  for (const { player } of document.querySelectorAll(".player")) if (player !== detail && player.playing) player.stop();
+});
+await offerModels();
+for (const song of await engine.songs()) {
+  const card = new SongCard();
+  engine.follow(song, (now) => card.show(now));
 }
-
-begin();
+document.body.dataset.ready = "true";
