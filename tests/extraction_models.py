@@ -111,7 +111,7 @@ def tiny_model(n_channels: int = 1, num_sources: int = 1) -> LoadedModel:
 
 
 def remembering_model(
-    kind: str, *, n_channels: int = 1, stereo: str = "each", bidirectional: bool = True
+    kind: str, *, n_channels: int = 1, stereo: str = "each", bidirectional: bool = True, **options: Any
 ) -> LoadedModel:
     """Return an untrained network of a kind that ships, whose open forget gates let it remember all of a song.
 
@@ -119,12 +119,14 @@ def remembering_model(
     ----------
     kind
         A class of model.py, or 'Ensemble of' one.
+    **options
+        Further arguments of the network.
     """
     torch.manual_seed(0)
     signal = SignalSettings(stereo=stereo)
     member = kind.removeprefix("Ensemble of ")
     arguments: dict[str, Any] = {"num_audio_channels": n_channels, "hidden_size": 6, "num_layers": 2}
-    arguments |= {"num_features": SIGNAL.n_bins, "bidirectional": bidirectional, "dropout": 0.0, "num_sources": 1}
+    arguments |= {"num_features": SIGNAL.n_bins, "bidirectional": bidirectional, "dropout": 0.0, "num_sources": 1, **options}
     network = NETWORKS[member](**arguments) if kind == member else EnsembleMaskInference(member, 3, **arguments)
     with torch.no_grad():
         for name, weights in network.named_parameters():

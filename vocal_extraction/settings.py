@@ -178,6 +178,8 @@ class NetworkSettings:
     """Bands of a band-split network, see `layers.band_edges`: 'coarse' or 'fine'."""
     over_bands: str = "lstm"
     """What runs over the bands of a frame: 'lstm' or 'attention'."""
+    lookahead: int = 0
+    """Frames of the future that a network without `bidirectional` waits for before it infers a mask."""
 
     def __post_init__(self) -> None:
         require(
@@ -187,6 +189,7 @@ class NetworkSettings:
             num_layers_must_be_1_to_24=1 <= self.num_layers <= 24,
             dropout_must_be_at_least_0_and_below_1=0 <= self.dropout < 1,
             activation_must_be_sigmoid_or_softmax=self.activation in ("sigmoid", "softmax"),
+            lookahead_must_be_0_to_64=0 <= self.lookahead <= 64,
         )
 
 

@@ -111,14 +111,19 @@ def test_silence_and_full_scale_give_numbers(kind):
         assert torch.isfinite(network(torch.full((1, 5, 33, 1), level))["mask"]).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_one_direction_is_causal(kind):
-    network = small(kind, bidirectional=False).eval()
-    data = magnitudes(1, 12, 33, 1)
+@pytest.mark.parametrize(
+    "kind, lookahead",
+    [(MaskInference, 0), (BandSplitMaskInference, 0), (BandSplitMaskInference, 1), (BandSplitMaskInference, 3)],
+)
+def test_one_direction_knows_the_past_and_the_frames_of_its_lookahead(kind, lookahead):
+    network = small(kind, bidirectional=False, **({"lookahead": lookahead} if lookahead else {})).eval()
+    data, last = magnitudes(1, 12, 33, 1), 8 - lookahead
     changed = data.clone()
     changed[:, 8:] *= 0.1
-    assert torch.allclose(network(data)["mask"][:, :8], network(changed)["mask"][:, :8], rtol=0, atol=1e-6)
-    assert not torch.allclose(network(data)["mask"][:, 8:], network(changed)["mask"][:, 8:], rtol=0, atol=1e-6)
+    mask, other = network(data)["mask"], network(changed)["mask"]
+    assert mask.shape[1] == 12
+    assert torch.allclose(mask[:, :last], other[:, :last], rtol=0, atol=1e-6)
+    assert not torch.allclose(mask[:, last], other[:, last], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)

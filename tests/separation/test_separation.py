@@ -86,8 +86,12 @@ def test_a_network_that_remembers_all_is_not_the_same_in_chunks():
     assert decibels(estimate(mixture, hidden, chunk_s=1.0, context_s=1.0) - whole_song(mixture, model), mixture) > -60
 
 
-def test_a_network_of_one_direction_gives_what_it_gives_on_the_whole_song():
-    model, mixture = remembering_model("MaskInference", bidirectional=False), music(4.1)
+@pytest.mark.parametrize(
+    "kind, options",
+    [("MaskInference", {}), ("BandSplitMaskInference", {"lookahead": 3}), ("Ensemble of BandSplitMaskInference", {})],
+)
+def test_a_network_of_one_direction_gives_what_it_gives_on_the_whole_song(kind, options):
+    model, mixture = remembering_model(kind, bidirectional=False, **options), music(4.1)
     assert_same(estimate(mixture, model, chunk_s=1.0), whole_song(mixture, model))
 
 

@@ -47,6 +47,8 @@ class BandSplitMaskInference(Network):
         'lstm' or 'attention'.
     sample_rate
         Samples per second, which places the bands.
+    lookahead
+        Frames that follow a frame and are known when its mask is inferred, where the LSTMs over time run forwards only.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class BandSplitMaskInference(Network):
         bands: str = "coarse",
         over_bands: str = "lstm",
         sample_rate: int = 44_100,
+        lookahead: int = 0,
     ) -> None:
         super().__init__()
         if over_bands not in ("lstm", "attention"):
@@ -72,7 +75,7 @@ class BandSplitMaskInference(Network):
         widths = [high - low for low, high in pairwise(edges)]
         self.bands = [slice(low, high) for low, high in pairwise(edges)]
         self.mask_shape = (num_audio_channels, num_sources)
-        self.activation = known_activation(activation)
+        self.activation, self.lookahead = known_activation(activation), lookahead
         self.input_normalization = BatchNorm(num_features * num_audio_channels)
         self.split = nn.ModuleList(nn.Linear(width * num_audio_channels, hidden_size) for width in widths)
         self.rounds = nn.ModuleList(
@@ -97,10 +100,10 @@ class BandSplitMaskInference(Network):
 
     def forward(self, data: Tensor) -> dict[str, Tensor]:
         """Infer masks from magnitudes; shapes as for `Network.forward`."""
-        features = self.encode(data)
+        features = self.encode(nn.functional.pad(data, (0, 0, 0, 0, 0, self.lookahead)))
         for over_time, over_bands in cast(Iterable[tuple[Any, Any]], self.rounds):
             features = self._over_bands(over_bands, over_time(features))
-        mask = self.decode(features)
+        mask = self.decode(features[:, self.lookahead :])
         return {"mask": mask, "estimates": data.unsqueeze(-1) * mask}
 
     def encode(self, data: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ MOST_LAYERS = 64
 MOST_SOURCES = 16
 _LARGEST = {"num_audio_channels": 8, "num_layers": MOST_LAYERS, "num_sources": MOST_SOURCES}
 """Bounds of some arguments; other sizes may be up to 2^20."""
+_MOST_LOOKAHEAD = 64
 _SIZES = ("num_features", "num_audio_channels", "hidden_size", "num_layers", "num_sources")
 
 
@@ -39,6 +40,9 @@ class Network(nn.Module):
             Shape of both: (n_batch, n_frames, n_bins, n_channels, n_sources).
         """
         raise NotImplementedError
+
+    lookahead = 0
+    """By how many frames masks follow behind their frames, where a network that runs forwards only waits for some."""
 
     @property
     def is_layerwise(self) -> bool:
@@ -115,6 +119,8 @@ def _check(network: str, name: str, value: Any) -> None:
     if name in _SIZES:
         largest = _LARGEST.get(name, 2**20)
         fits, expected = type(value) is int and 1 <= value <= largest, f"an integer from 1 to {largest}"
+    elif name == "lookahead":
+        fits, expected = type(value) is int and 0 <= value <= _MOST_LOOKAHEAD, f"an integer from 0 to {_MOST_LOOKAHEAD}"
     elif name == "dropout":
         fits, expected = type(value) in (int, float) and 0 <= value <= 1, "a number from 0 to 1"
     elif name == "bidirectional":

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -53,7 +54,7 @@ class TorchRuntime:
     """Runs a network that has the methods ``encode``, ``layers_over_time`` and ``decode``."""
 
     def __init__(self, network: Any, device: torch.device) -> None:
-        self._network, self._device = network, device
+        self._network, self._device, self.lookahead = network, device, network.lookahead
         self.layers = [TorchLayer(over_time, device) for over_time in network.layers_over_time()]
 
     @torch.inference_mode()
@@ -107,7 +108,10 @@ class LayerwiseSong:
 
     def __init__(self, runtime: TorchRuntime, scratch: Scratch, *, n_frames: int, example: Rows) -> None:
         self._runtime, self._scratch, self._layer = runtime, scratch, runtime.layers[0]
-        self._features = scratch.new(n_frames, *runtime.encode(example).shape[1:])
+        lookahead = runtime.lookahead
+        self._features = scratch.new(n_frames + lookahead, *runtime.encode(example).shape[1:])
+        if lookahead:  # silence behind the song, so that its last frames have their masks as well
+            self._features[n_frames:] = np.repeat(runtime.encode(np.zeros_like(example)), lookahead, axis=0)
         self._outputs: list[Array] = []
 
     def encode(self, frames: slice, magnitudes: Rows) -> None:
@@ -117,6 +121,7 @@ class LayerwiseSong:
     def run(self, chunks: Sequence[slice], pool: ThreadPoolExecutor, progress: Callable[[float], None]) -> None:
         """Take the song through all layers; `progress` is called with the share that is done."""
         layers = self._runtime.layers
+        chunks = [*chunks[:-1], slice(chunks[-1].start, len(self._features))]
         for number, layer in enumerate(layers):
             if number > 0:
                 self._advance(chunks, pool)
@@ -152,4 +157,5 @@ class LayerwiseSong:
 
     def masks(self, frames: slice) -> Rows:
         """Return the masks of some frames: (n_batch, n_frames, n_bins, n_channels, n_sources)."""
-        return self._runtime.decode(self._combined(frames))
+        later = self._runtime.lookahead
+        return self._runtime.decode(self._combined(slice(frames.start + later, frames.stop + later)))
