@@ -126,7 +126,13 @@ def remembering_model(
     signal = SignalSettings(stereo=stereo)
     member = kind.removeprefix("Ensemble of ")
     arguments: dict[str, Any] = {"num_audio_channels": n_channels, "hidden_size": 6, "num_layers": 2}
-    arguments |= {"num_features": SIGNAL.n_bins, "bidirectional": bidirectional, "dropout": 0.0, "num_sources": 1, **options}
+    arguments |= {
+        "num_features": SIGNAL.n_bins,
+        "bidirectional": bidirectional,
+        "dropout": 0.0,
+        "num_sources": 1,
+        **options,
+    }
     network = NETWORKS[member](**arguments) if kind == member else EnsembleMaskInference(member, 3, **arguments)
     with torch.no_grad():
         for name, weights in network.named_parameters():

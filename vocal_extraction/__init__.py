@@ -20,6 +20,7 @@ _MODULES = {
     "extract_vocals": "extraction",
     "extract_songs": "extraction",
     "separate": "separation",
+    "StreamingSeparator": "separation",
     "load_checkpoint": "checkpointing",
 }
 

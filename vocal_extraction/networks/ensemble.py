@@ -37,7 +37,7 @@ class EnsembleMaskInference(Network):
         super().__init__()
         kind = _member_class(member, n_members)
         self.members = nn.ModuleList(kind(**arguments) for _ in range(n_members))
-        self.lookahead = self.members[0].lookahead
+        self.lookahead = self._each[0].lookahead
 
     @classmethod
     def checked_arguments(cls, *arguments: Any, **named: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from vocal_extraction.separation.disk_array import Array, DiskArray
 from vocal_extraction.separation.separator import Cancelled, Progress, Separator, load_model, separate
 from vocal_extraction.separation.stems import Stem, StemPlan, stem_plan
+from vocal_extraction.separation.streaming import StreamingSeparator
 from vocal_extraction.separation.workers import worker_pool
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Separator",
     "Stem",
     "StemPlan",
+    "StreamingSeparator",
     "load_model",
     "separate",
     "stem_plan",

@@ -44,7 +44,7 @@ class Resampler:
             start, self._n_read = self._n_read, min(self._n_read + _BLOCK_ROWS, stop, len(self._source))
             rows, is_last = self._source[start : self._n_read], self._n_read == len(self._source)
             if self._check:
-                _refuse_numbers_out_of_range(rows, start, self._rate)
+                refuse_numbers_out_of_range(rows, start, self._rate)
             if self._stream is not None:
                 rows = self._stream.resample_chunk(np.ascontiguousarray(rows, np.float32), last=is_last)
                 rows = rows[: len(self.target) - self._n_written]
@@ -57,9 +57,9 @@ class Resampler:
             self.read_to(self._n_read + _BLOCK_ROWS)
 
 
-def _refuse_numbers_out_of_range(rows: Rows, n_before: int, sample_rate: int) -> None:
+def refuse_numbers_out_of_range(rows: Rows, n_before: int, sample_rate: int) -> None:
     """Raise at the first sample that is not a number of usual size; both comparisons are false for NaN."""
-    if -_LARGEST_SAMPLE < rows.min() and rows.max() < _LARGEST_SAMPLE:
+    if not rows.size or (-_LARGEST_SAMPLE < rows.min() and rows.max() < _LARGEST_SAMPLE):
         return
     usual = np.abs(rows) < _LARGEST_SAMPLE
     row = int(np.argmin(usual.all(axis=1)))
