@@ -69,8 +69,9 @@ def test_every_command_of_the_parser_is_a_function():
         ("ensemble a.pth b.pth -o c.pth", {"paths": [Path("a.pth"), Path("b.pth")], "output_path": Path("c.pth")}),
         (
             "export classic -o a.onnx --streaming",
-            {"model": "classic", "output_path": Path("a.onnx"), "streaming": True},
+            {"models": ["classic"], "output_path": Path("a.onnx"), "streaming": True},
         ),
+        ("export --site www classic a.pth", {"models": ["classic", "a.pth"], "site_folder": Path("www")}),
         ("prepare --no-download --jobs 2", {"download": False, "n_workers": 2}),
         ("doctor --json", {"as_json": True}),
         ("demo", {}),
@@ -178,7 +179,8 @@ def test_every_option_of_serve_is_an_argument_of_the_page():
     pytest.importorskip(
         "starlette", reason="the page's packages are not installed: pip install -r requirements-web.txt"
     )
-    from vocal_extraction.web_page import Limits, serve_page
+    from vocal_extraction.web_page.server import serve_page
+    from vocal_extraction.web_page.uploads import Limits
 
     (subparsers,) = [action for action in build_parser()._actions if action.dest == "command"]
     typed = {action.dest for action in subparsers.choices["serve"]._actions} - {"help", "traceback"}

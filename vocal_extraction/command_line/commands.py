@@ -116,11 +116,12 @@ def ensemble(*, as_json: bool = False, **options: Any) -> int:
     return 0
 
 
-def export(*, as_json: bool = False, **options: Any) -> int:
-    """Export a network to ONNX."""
+def export(*, models: Sequence[str], site_folder: Path | None = None, as_json: bool = False, **options: Any) -> int:
+    """Export a network to ONNX, or several with the page as a site."""
     from vocal_extraction.exporting import export_model
+    from vocal_extraction.web_page.static_site import export_site
 
-    path = export_model(**options)
+    path = export_model(*models, **options) if site_folder is None else export_site(models, site_folder, **options)
     print(json.dumps({"model": str(path)}) if as_json else f"Exported: {path}")
     return 0
 
@@ -163,7 +164,8 @@ def demo(**options: Any) -> int:
 def serve(**options: Any) -> int:
     """Serve the web page until Ctrl-C."""
     print("Starting the web page ...", file=sys.stderr)
-    from vocal_extraction.web_page import Limits, serve_page
+    from vocal_extraction.web_page.server import serve_page
+    from vocal_extraction.web_page.uploads import Limits
 
     names = {field.name for field in dataclasses.fields(Limits)} & options.keys()
     if names:

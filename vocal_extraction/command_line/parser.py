@@ -167,13 +167,16 @@ _ENSEMBLE = [
     _JSON,
 ]
 _EXPORT = [
-    ("model", "", {"metavar": "PRESET_OR_CHECKPOINT"}, "a model that ships, or a checkpoint of yours"),
-    (
-        "-o --output",
-        "output_path",
-        {**_PATH, "required": True},
-        "a file .onnx, or a folder for the graphs of its parts",
-    ),
+    ("models", "", {"nargs": "+", "metavar": "PRESET_OR_CHECKPOINT"}, "a model that ships, or a checkpoint of yours"),
+    [
+        ("-o --output", "output_path", _PATH, "a file .onnx, or a folder for the graphs of its parts"),
+        (
+            "--site",
+            "site_folder",
+            {**_PATH, "metavar": "DIR"},
+            "a page for any host of files, which runs the models in browsers",
+        ),
+    ],
     ("--streaming", "", _ON, "states of the layers in and out, for blocks in turn"),
     ("--overwrite", "", _ON, "replace what is there"),
     _JSON,
@@ -262,6 +265,12 @@ def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
     if needless:
         flags = ", ".join(needless)
         error(f"--estimates scores what is there already; {flags} would change nothing")
+    if command == "export" and (
+        ("output_path" not in options or options["models"][1:]) and "site_folder" not in options
+    ):
+        error("export takes one model and -o, or --site and any number of models")
+    if command == "export" and "site_folder" in options and "streaming" in options:
+        error("--streaming belongs to -o")
     if command == "extract":
         if not options.get("songs") and "list_models" not in options:
             error("extract needs a song or a folder")

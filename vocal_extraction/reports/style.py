@@ -59,3 +59,10 @@ def css_variables(palette: Palette) -> str:
     '--ground: #fbfaf8'
     """
     return "; ".join(f"--{name}: {colour}" for name, colour in dataclasses.asdict(palette).items()) + ";"
+
+
+COLOURS = (
+    f":root {{ color-scheme: light dark; {css_variables(LIGHT)} }}\n"
+    f"@media (prefers-color-scheme: dark) {{ :root {{ {css_variables(DARK)} }} }}\n"
+)
+"""Both palettes as a style sheet."""

@@ -24,18 +24,14 @@ from starlette.staticfiles import StaticFiles
 from vocal_extraction.errors import VocalExtractionError
 from vocal_extraction.extraction import plan_of
 from vocal_extraction.output_formats import FORMATS
-from vocal_extraction.reports.style import DARK, LIGHT, css_variables
+from vocal_extraction.reports.style import COLOURS
 from vocal_extraction.settings import ExtractionSettings
 from vocal_extraction.web_page.jobs import DONE, Job, JobQueue, Options
 from vocal_extraction.web_page.listening import mix
 from vocal_extraction.web_page.reports import describe, reports_in
 from vocal_extraction.web_page.uploads import RefusedError
 
-SITE = Path(__file__).resolve().parent / "site"
-COLOURS = (
-    f":root {{ color-scheme: light dark; {css_variables(LIGHT)} }}\n"
-    f"@media (prefers-color-scheme: dark) {{ :root {{ {css_variables(DARK)} }} }}\n"
-)
+_SITE = Path(__file__).with_name("site")
 _EVENT_EVERY_S = 0.25
 # A report is a page by itself, from a folder that anything may have written into: it may draw and play, not ask.
 _REPORT_POLICY = (
@@ -85,7 +81,7 @@ class Api:
     def application(self) -> Starlette:
         """Return the application: the API, and the page's files."""
         colours = Route("/colours.css", lambda request: Response(COLOURS, media_type="text/css"))
-        routes = [*self._routes, colours, Mount("/", StaticFiles(directory=SITE, html=True))]
+        routes = [*self._routes, colours, Mount("/", StaticFiles(directory=_SITE, html=True))]
         return Starlette(routes=routes, exception_handlers={HTTPException: _as_json, RefusedError: _as_json})
 
     def document(self, request: Request) -> Response:
@@ -233,7 +229,7 @@ class Api:
 
     def report(self, request: Request) -> Response:
         """Return a report."""
-        response = _file(reports_in(self._report_folders).get(request.path_params["path"], SITE))
+        response = _file(reports_in(self._report_folders).get(request.path_params["path"], _SITE))
         response.headers["Content-Security-Policy"] = _REPORT_POLICY
         return response
 

@@ -85,9 +85,9 @@ class SongCard {
 
   async discard() {
     this.player?.stop();
-    this.element.remove();
     if (this.song.id) await engine.remove(this.song).catch(() => null);
     else this.song.cancel?.();
+    this.element.remove();
   }
 }
 

@@ -1,0 +1,52 @@
+// What a song's way through a network needs: the network's graphs, and arrays as long as the song.
+import * as ort from "./onnxruntime/ort.js";
+
+export const FULL = "The browser's storage is full. Remove songs, or make room on the disk.";
+
+ort.env.wasm.wasmPaths = { wasm: new URL("./onnxruntime/ort-wasm-simd-threaded.wasm", import.meta.url).href };
+ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
+
+// Rows of 32-bit floats in a file.
+export class DiskArray {
+  static async create(folder, name, rowLength) {
+    const array = new DiskArray();
+    const file = await folder.getFileHandle(name, { create: true });
+    return Object.assign(array, { folder, name, rowLength, handle: await file.createSyncAccessHandle() });
+  }
+
+  read(start, stop) {
+    const rows = new Float32Array((stop - start) * this.rowLength);
+    this.handle.read(rows, { at: 4 * start * this.rowLength });
+    return rows;
+  }
+
+  write(start, rows) {
+    if (this.handle.write(rows, { at: 4 * start * this.rowLength }) < rows.byteLength) throw new Error(FULL);
+  }
+
+  async remove() {
+    this.handle.close();
+    await this.folder.removeEntry(this.name);
+  }
+}
+
+// A model's graphs, each loaded when it is first run.
+export class Model {
+  constructor(address, facts) {
+    Object.assign(this, facts, { address, sessions: new Map() });
+  }
+
+  // Runs a graph on arrays with their shapes; returns its outputs, which are tensors.
+  async run(name, ...inputs) {
+    const graph = this.graphs[name];
+    if (!this.sessions.has(name)) this.sessions.set(name, await ort.InferenceSession.create(`${this.address}/${graph.file}`));
+    const tensors = inputs.map(({ data, dims }) => new ort.Tensor("float32", data, dims));
+    const outputs = await this.sessions.get(name).run(Object.fromEntries(graph.inputs.map((input, i) => [input, tensors[i]])));
+    return graph.outputs.map((output) => outputs[output]);
+  }
+
+  async forget(name) {
+    await this.sessions.get(name)?.release();
+    this.sessions.delete(name);
+  }
+}

@@ -1,0 +1,353 @@
+// A worker that separates one song as the command line does, on the graphs of ONNX that docs/edge.md describes.
+//
+// Whatever is as long as the song lies in files of the browser's private file system and is worked on in chunks, so memory
+// does not grow with the song. Two channels are taken as their views (mid and side, or themselves), which go through the
+// Fourier transform as one complex signal.
+import { Fft, HighPass, covariance, hann, levelOf } from "./signal.js";
+import { DiskArray, FULL, Model } from "./graphs.js";
+import { WAV_HEADER, drawSpectrograms, wavHeader } from "./listening.js";
+
+const CHUNK_S = 2;
+const PEAKS = 800;
+const FULL_SCALE = 32768;
+const SHARES = { input: 0.15, encode: 0.3, layers: 0.65, masks: 0.95 }; // of the time, at the end of each
+
+function reversed(rows, n) {
+  const [turned, length] = [new Float32Array(rows.length), rows.length / n];
+  for (let i = 0; i < n; i++) turned.set(rows.subarray(i * length, (i + 1) * length), (n - 1 - i) * length);
+  return turned;
+}
+
+class Song {
+  constructor(folder, model, { nSamples, nChannels, plan, facts }) {
+    Object.assign(this, { folder, model, nSamples, nChannels, plan, facts });
+    const { sample_rate: rate, hop_length: hop, window_length: length, window_type: type } = model.signal;
+    Object.assign(this, { rate, hop, length, fft: new Fft(length), nBins: length / 2 + 1 });
+    const periodic = Float64Array.from([0, ...hann(length - 1)]);
+    this.window = type === "sqrt_hann" ? periodic.map(Math.sqrt) : periodic;
+    this.windowSum = this.window.reduce((sum, value) => sum + value, 0);
+    this.nFrames = Math.ceil(nSamples / hop) + 1;
+    this.chunkLength = Math.max(1, Math.round((CHUNK_S * rate) / hop));
+    this.estimated = [...new Set(plan.flatMap((stem) => stem.sources))];
+    this.tick = () => null;
+  }
+
+  array(name, rowLength) { return DiskArray.create(this.folder, name, rowLength); }
+
+  // Frames or samples of the whole song, chunk by chunk: [start, stop].
+  chunks(n, size) {
+    return Array.from({ length: Math.ceil(n / size) }, (_, i) => [i * size, Math.min((i + 1) * size, n)]);
+  }
+
+  // The channels of a stretch of an array of samples; what lies outside of the song is 0, or goes on as it ends there.
+  channels(array, start, stop, { hold = false } = {}) {
+    const [first, last] = [Math.min(Math.max(start, 0), this.nSamples), Math.max(Math.min(stop, this.nSamples), 0)];
+    const rows = array.read(first, Math.max(first, last));
+    return [0, 1].map((channel) => {
+      const samples = new Float64Array(stop - start);
+      if (channel >= this.nChannels || first >= last) return samples;
+      for (let i = first; i < last; i++) samples[i - start] = rows[(i - first) * this.nChannels + channel];
+      if (hold) samples.fill(samples[first - start], 0, first - start).fill(samples[last - 1 - start], last - start);
+      return samples;
+    });
+  }
+
+  async separate(tick) {
+    this.tick = tick;
+    await this.measure();
+    await this.removeSlowWaves();
+    await this.encode();
+    await this.throughLayers();
+    const loudest = await this.applyMasks();
+    await this.write(loudest);
+  }
+
+  // The song's level, and which views make up each item of the network's batch; a view of -1 is silent.
+  async measure() {
+    const { signal, n_channels: together } = this.model;
+    const nSeconds = Math.ceil(this.nSamples / this.rate);
+    const edges = Array.from({ length: nSeconds + 1 }, (_, i) => Math.floor((i * this.nSamples) / nSeconds));
+    let window = [];
+    const seconds = edges.slice(1).map((stop, i) => {
+      if (window.length !== stop - edges[i]) window = hann(stop - edges[i]);
+      const product = covariance(this.channels(this.mixture, edges[i], stop), window, this.rate);
+      return [product(0, 0), product(1, 1), product(0, 1)];
+    });
+    const { gain, areAlike } = levelOf(seconds, this.nChannels, signal.input_level_db);
+    this.gain = gain;
+    const views = Array.from({ length: this.nChannels }, (_, i) => i);
+    const isMidSide = signal.stereo === "mid-side";
+    this.isMidSide = isMidSide && this.nChannels === 2 && areAlike;
+    const isOneItem = together === 2 && this.nChannels === 2 && (areAlike || !isMidSide);
+    // Beside a channel alone there is its side, which is silent, or the channel once more.
+    this.items = isOneItem ? [views] : views.map((view) => (together === 2 ? [view, isMidSide ? -1 : view] : [view]));
+  }
+
+  // Writes the views of the song, without what is below the voice.
+  async removeSlowWaves() {
+    this.views = await this.array("views", this.nChannels);
+    const highPass = this.model.signal.input_level_db === null ? null : new HighPass(this.rate);
+    const margin = highPass?.margin ?? 0;
+    for (const [start, stop] of this.chunks(this.nSamples, highPass?.length ?? this.rate)) {
+      const length = highPass?.fft.n ?? stop - start;
+      const [a, b] = this.channels(this.mixture, start - margin, start - margin + length, { hold: true });
+      if (this.isMidSide) {
+        for (let i = 0; i < a.length; i++) {
+          const left = a[i];
+          a[i] = (left + b[i]) / 2;
+          b[i] = (left - b[i]) / 2;
+        }
+      }
+      highPass?.process(a, b);
+      const rows = new Float32Array((stop - start) * this.nChannels);
+      for (let i = 0; i < rows.length; i++) rows[i] = (i % this.nChannels ? b : a)[margin + Math.floor(i / this.nChannels)];
+      this.views.write(start, rows);
+      this.tick((SHARES.input * stop) / this.nSamples);
+    }
+  }
+
+  // Calls `take(frame, re, im)` with the spectrum of each frame, of both views as one complex signal.
+  analyze([start, stop], take) {
+    const { hop, length, window } = this;
+    const origin = start * hop - length / 2;
+    const [a, b] = this.channels(this.views, origin, origin + (stop - start - 1) * hop + length);
+    const [re, im] = [new Float64Array(length), new Float64Array(length)];
+    for (let frame = start; frame < stop; frame++) {
+      const offset = (frame - start) * hop;
+      for (let i = 0; i < length; i++) {
+        re[i] = a[offset + i] * window[i];
+        im[i] = b[offset + i] * window[i];
+      }
+      this.fft.transform(re, im);
+      take(frame, re, im);
+    }
+  }
+
+  magnitudes(chunk) {
+    const [n, { nBins, length, items }, together] = [chunk[1] - chunk[0], this, this.model.n_channels];
+    const data = new Float32Array(items.length * n * nBins * together);
+    const scale = this.gain / this.windowSum / 2;
+    this.analyze(chunk, (frame, re, im) => {
+      for (let k = 0, m = 0; k < nBins; k++, m = length - k) {
+        const one = Math.sqrt((re[k] + re[m]) ** 2 + (im[k] - im[m]) ** 2) * scale;
+        const other = Math.sqrt((im[k] + im[m]) ** 2 + (re[m] - re[k]) ** 2) * scale;
+        for (let item = 0; item < items.length; item++) {
+          for (let i = 0; i < together; i++) {
+            const view = items[item][i];
+            data[((item * n + frame - chunk[0]) * nBins + k) * together + i] = view < 0 ? 0 : view ? other : one;
+          }
+        }
+      }
+    });
+    return { data, dims: [items.length, n, nBins, together] };
+  }
+
+  async encode() {
+    const chunks = this.chunks(this.nFrames, this.chunkLength);
+    for (const [i, chunk] of chunks.entries()) {
+      const [features] = await this.model.run("encode", this.magnitudes(chunk));
+      this.nSequences = features.dims[1];
+      this.features ??= await this.array("features0", features.dims[1] * features.dims[2]);
+      this.features.write(chunk[0], features.data);
+      this.tick(SHARES.input + ((SHARES.encode - SHARES.input) * (i + 1)) / chunks.length);
+    }
+    await this.model.forget("encode");
+  }
+
+  // Rows of an array as a graph takes them.
+  rows(array, [start, stop]) {
+    return { data: array.read(start, stop), dims: [stop - start, this.nSequences, array.rowLength / this.nSequences] };
+  }
+
+  async throughLayers() {
+    const { layers } = this.model;
+    for (const [number, { directions, units }] of layers.entries()) {
+      this.outputs = [];
+      for (const way of ["forward", "backward"].slice(0, directions)) {
+        const from = SHARES.encode + (SHARES.layers - SHARES.encode) * ((number + this.outputs.length / directions) / layers.length);
+        await this.throughLayer(`${way}${number}`, units, from, (SHARES.layers - SHARES.encode) / layers.length / directions);
+      }
+      if (number + 1 < layers.length) await this.advance(number);
+    }
+  }
+
+  async throughLayer(name, units, from, share) {
+    const output = await this.array(name, this.nSequences * units);
+    const chunks = this.chunks(this.nFrames, this.chunkLength);
+    const isBackward = name.startsWith("backward");
+    if (isBackward) chunks.reverse();
+    const turn = (rows, n) => (isBackward ? reversed(rows, n) : rows);
+    let states = [0, 1].map(() => ({ data: new Float32Array(this.nSequences * units), dims: [1, this.nSequences, units] }));
+    for (const [i, chunk] of chunks.entries()) {
+      const { data, dims } = this.rows(this.features, chunk);
+      const [rows, ...next] = await this.model.run(name, { data: turn(data, dims[0]), dims }, ...states);
+      states = next;
+      output.write(chunk[0], turn(rows.data, dims[0]));
+      this.tick(from + (share * (i + 1)) / chunks.length);
+    }
+    await this.model.forget(name);
+    this.outputs.push(output);
+  }
+
+  async combined(number, chunk) {
+    const [features] = await this.model.run(`combine${number}`, ...[this.features, ...this.outputs].map((array) => this.rows(array, chunk)));
+    return features;
+  }
+
+  // Turns a layer's outputs into the next one's features.
+  async advance(number) {
+    let following = null;
+    for (const chunk of this.chunks(this.nFrames, this.chunkLength)) {
+      const features = await this.combined(number, chunk);
+      following ??= await this.array(`features${number + 1}`, features.dims[1] * features.dims[2]);
+      following.write(chunk[0], features.data);
+    }
+    await this.model.forget(`combine${number}`);
+    for (const array of [this.features, ...this.outputs]) await array.remove();
+    this.features = following;
+  }
+
+  // Writes the estimates, and returns the largest sample of all stems. Frames are added up where they overlap.
+  async applyMasks() {
+    const { hop, length, window, fft, nChannels, model } = this;
+    this.estimates = Object.fromEntries(await Promise.all(this.estimated.map(async (name) => [name, await this.array(`estimate-${name}`, nChannels)])));
+    const size = this.chunkLength * hop + length; // what the frames of a chunk reach into
+    const sums = this.estimated.map(() => [new Float64Array(size), new Float64Array(size)]);
+    const weight = new Float64Array(size);
+    const [re, im] = [new Float64Array(length), new Float64Array(length)];
+    let loudest = 0;
+    for (const chunk of this.chunks(this.nFrames, this.chunkLength)) {
+      const [start, stop] = chunk;
+      const [masks] = await model.run("decode", await this.combined(model.layers.length - 1, chunk));
+      const maskOf = [0, 1].map((view) => this.maskOf(masks, view));
+      this.analyze(chunk, (frame, mixedRe, mixedIm) => {
+        const at = (frame - start) * hop;
+        this.estimated.forEach((name, number) => {
+          const [one, other] = maskOf.map((reader) => reader(frame - start, model.sources.indexOf(name)));
+          for (let k = 0, m = 0; k < this.nBins; k++, m = length - k) {
+            const [a, b] = [one(k) / 2, other(k) / 2];
+            const [aRe, aIm] = [a * (mixedRe[k] + mixedRe[m]), a * (mixedIm[k] - mixedIm[m])];
+            const [bRe, bIm] = [b * (mixedIm[k] + mixedIm[m]), b * (mixedRe[m] - mixedRe[k])];
+            re[m] = aRe + bIm;
+            im[m] = bRe - aIm;
+            re[k] = aRe - bIm;
+            im[k] = aIm + bRe;
+          }
+          fft.transform(im, re);
+          const [left, right] = sums[number];
+          for (let i = 0; i < length; i++) {
+            left[at + i] += (re[i] * window[i]) / length;
+            right[at + i] += (im[i] * window[i]) / length;
+          }
+        });
+        for (let i = 0; i < length; i++) weight[at + i] += window[i] * window[i];
+      });
+      loudest = Math.max(loudest, this.writeEstimates(chunk, sums, weight));
+      for (const sum of [...sums.flat(), weight]) sum.copyWithin(0, (stop - start) * hop).fill(0, size - (stop - start) * hop);
+      this.tick(SHARES.layers + ((SHARES.masks - SHARES.layers) * stop) / this.nFrames);
+    }
+    for (const array of [this.views, this.features, ...this.outputs]) await array.remove();
+    return loudest;
+  }
+
+  // Reads a view's mask: (frame, source) => (bin) => from 0 to 1.
+  maskOf({ data, dims: [, n, nBins, together, nSources] }, view) {
+    const item = this.items.findIndex((views) => views.includes(view));
+    if (item < 0) return () => () => 0;
+    const [first, step] = [this.items[item].indexOf(view) * nSources, together * nSources];
+    return (frame, source) => {
+      const row = (item * n + frame) * nBins * step + first + source;
+      return (k) => data[row + k * step];
+    };
+  }
+
+  // Writes the samples that no later frame reaches; the first begin half a window before the song.
+  writeEstimates([start, stop], sums, weight) {
+    const { hop, length, nChannels, isMidSide } = this;
+    const origin = start * hop - length / 2;
+    const isLast = stop === this.nFrames;
+    const [first, last] = [Math.max(origin, 0), isLast ? this.nSamples : Math.min(stop * hop - length / 2, this.nSamples)];
+    if (last <= first) return 0;
+    const rows = sums.map(([a, b]) => {
+      const samples = new Float32Array((last - first) * nChannels);
+      for (let i = first; i < last; i++) {
+        const at = i - origin;
+        const [one, other] = [a[at] / Math.max(weight[at], 1e-10), b[at] / Math.max(weight[at], 1e-10)];
+        samples[(i - first) * nChannels] = isMidSide ? one + other : one;
+        if (nChannels === 2) samples[(i - first) * 2 + 1] = isMidSide ? one - other : other;
+      }
+      return samples;
+    });
+    this.estimated.forEach((name, i) => this.estimates[name].write(first, rows[i]));
+    const mixture = this.mixture.read(first, last);
+    let loudest = 0;
+    for (const { sources, is_residual: isResidual } of this.plan) {
+      const parts = sources.map((source) => rows[this.estimated.indexOf(source)]);
+      for (let i = 0; i < mixture.length; i++) {
+        let sum = 0;
+        for (const part of parts) sum += part[i];
+        loudest = Math.max(loudest, Math.abs(isResidual ? mixture[i] - sum : sum));
+      }
+    }
+    return loudest;
+  }
+
+  // Writes the stems as 16-bit WAV files and their spectrograms. They add up to the song exactly, as rounded.
+  async write(loudest) {
+    const largest = (FULL_SCALE - 1 - this.estimated.length) / FULL_SCALE;
+    const scale = loudest > 1 - 1 / FULL_SCALE ? largest / loudest : 1;
+    const stems = await Promise.all(this.plan.map(async (stem) => {
+      const handle = await (await this.folder.getFileHandle(`${stem.name}.wav`, { create: true })).createSyncAccessHandle();
+      handle.write(wavHeader(this.nSamples, this.nChannels, this.rate));
+      return { ...stem, handle };
+    }));
+    const peaks = new Array(Math.min(PEAKS, this.nSamples)).fill(0);
+    for (const [start, stop] of this.chunks(this.nSamples, this.rate)) {
+      const mixture = this.mixture.read(start, stop);
+      const estimates = Object.fromEntries(this.estimated.map((name) => [name, this.estimates[name].read(start, stop)]));
+      for (const rows of [mixture, ...Object.values(estimates)]) {
+        for (let i = 0; i < rows.length; i++) rows[i] = Math.round(rows[i] * scale * FULL_SCALE);
+      }
+      for (const { sources, is_residual: isResidual, handle } of stems) {
+        const samples = new Int16Array(mixture.length);
+        for (const source of sources) for (let i = 0; i < samples.length; i++) samples[i] += estimates[source][i];
+        if (isResidual) for (let i = 0; i < samples.length; i++) samples[i] = mixture[i] - samples[i];
+        if (handle.write(samples, { at: WAV_HEADER + 2 * start * this.nChannels }) < samples.byteLength) throw new Error(FULL);
+      }
+      for (let i = 0; i < mixture.length; i++) {
+        const point = Math.floor(((start + Math.floor(i / this.nChannels)) * peaks.length) / this.nSamples);
+        peaks[point] = Math.max(peaks[point], Math.abs(mixture[i]));
+      }
+    }
+    for (const array of [this.mixture, ...Object.values(this.estimates)]) await array.remove();
+    const axis = await drawSpectrograms(this.folder, stems, this);
+    for (const { handle } of stems) handle.close();
+    const most = Math.max(1, ...peaks);
+    const notes = scale === 1 ? [] : [`all stems are scaled by ${scale.toFixed(6)}, so that 16 bits do not clip`];
+    const track = { folder: this.facts.id, stems: stems.map(({ name }) => name), sample_rate: this.rate, n_samples: this.nSamples, n_channels: this.nChannels, start_s: 0, ...axis };
+    const song = { ...this.facts, state: "done", notes, duration_s: this.nSamples / this.rate, peaks: peaks.map((peak) => Math.floor((100 * peak) / most)), track };
+    const handle = await (await this.folder.getFileHandle("song.json", { create: true })).createSyncAccessHandle();
+    handle.write(new TextEncoder().encode(JSON.stringify(song)));
+    handle.close();
+  }
+}
+
+let song = null;
+const tasks = {
+  async open({ address, folder, ...parameters }) {
+    const root = await (await navigator.storage.getDirectory()).getDirectoryHandle(folder);
+    const model = new Model(address, await (await fetch(`${address}/model.json`)).json());
+    song = new Song(await root.getDirectoryHandle(parameters.facts.id, { create: true }), model, parameters);
+    song.mixture = await song.array("mixture", song.nChannels);
+  },
+  store({ start, rows }) { song.mixture.write(start, rows); },
+  separate: () => song.separate((share) => postMessage({ share })),
+};
+
+self.onmessage = async ({ data: { task, ...parameters } }) => {
+  try {
+    postMessage({ result: await tasks[task](parameters) });
+  } catch (error) {
+    postMessage({ error: error.message });
+  }
+};

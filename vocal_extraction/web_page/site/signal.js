@@ -1,0 +1,126 @@
+// Signals for separation.js: the Fourier transform, a song's level and high-pass (separation/input_conditioning.py), and
+// what the players show.
+
+const CUTOFF_HZ = 25;
+const MARGIN_S = 0.2;
+const LEAST_CORRELATION = 0.35;
+const SILENCE = 1e-3;
+
+// The transform of a power of two complex numbers, in place (Cooley and Tukey, 1965). Called with the real and the
+// imaginary parts exchanged, it is the inverse times n.
+export class Fft {
+  constructor(n) {
+    this.n = n;
+    this.cos = Float64Array.from({ length: n / 2 }, (_, i) => Math.cos((2 * Math.PI * i) / n));
+    this.sin = Float64Array.from({ length: n / 2 }, (_, i) => -Math.sin((2 * Math.PI * i) / n));
+    this.order = new Uint32Array(n);
+    for (let i = 1; i < n; i++) this.order[i] = (this.order[i >> 1] >> 1) | (i & 1 ? n / 2 : 0);
+  }
+
+  transform(re, im) {
+    const { n, cos, sin, order } = this;
+    for (let i = 0; i < n; i++) {
+      const j = order[i];
+      if (j > i) {
+        let swapped = re[i];
+        re[i] = re[j];
+        re[j] = swapped;
+        swapped = im[i];
+        im[i] = im[j];
+        im[j] = swapped;
+      }
+    }
+    for (let half = 1; half < n; half *= 2) {
+      const turn = n / 2 / half;
+      for (let block = 0; block < n; block += 2 * half) {
+        for (let i = block, j = block + half, k = 0; k < n / 2; i++, j++, k += turn) {
+          const x = re[j] * cos[k] - im[j] * sin[k];
+          const y = re[j] * sin[k] + im[j] * cos[k];
+          re[j] = re[i] - x;
+          im[j] = im[i] - y;
+          re[i] += x;
+          im[i] += y;
+        }
+      }
+    }
+  }
+}
+
+export const hann = (n) => Float64Array.from({ length: n }, (_, i) => 0.5 - 0.5 * Math.cos((2 * Math.PI * (i + 1)) / (n + 1)));
+
+// Sum of the products of two signals' spectra at the bins below the cutoff, each bin by Goertzel's recurrence (1958).
+function lowBins(samples, nFft, first) {
+  const bins = [];
+  for (let k = 0; k < first; k++) {
+    const angle = (2 * Math.PI * k) / nFft;
+    const twice = 2 * Math.cos(angle);
+    let [now, before] = [0, 0];
+    for (let i = 0; i < samples.length; i++) {
+      const next = samples[i] + twice * now - before;
+      before = now;
+      now = next;
+    }
+    bins.push([now * Math.cos(angle) - before, now * Math.sin(angle)]); // up to a turn that both signals share
+  }
+  return bins;
+}
+
+// Power of each channel, and the product of two, in a stretch of a song under a Hann window, slow waves aside: those of
+// all bins (Parseval) less those of the low ones.
+export function covariance(channels, window, sampleRate) {
+  const nFft = Math.ceil(window.length / 4096) * 4096;
+  const first = Math.ceil((CUTOFF_HZ * nFft) / sampleRate);
+  const windowed = channels.map((samples) => samples.map((sample, i) => sample * window[i]));
+  const low = windowed.map((samples) => lowBins(samples, nFft, first));
+  const scale = 2 / (nFft * window.reduce((sum, value) => sum + value * value, 0));
+  return (a, b) => {
+    const all = nFft * windowed[a].reduce((sum, sample, i) => sum + sample * windowed[b][i], 0);
+    const slow = low[a].reduce((sum, [x, y], k) => sum + (k ? 2 : 1) * (x * low[b][k][0] + y * low[b][k][1]), 0);
+    return (scale * (all - slow)) / 2;
+  };
+}
+
+// From the seconds' [power, power, product]: the factor that brings a song to a level, and whether its two channels have
+// much in common.
+export function levelOf(seconds, nChannels, levelDb) {
+  const powers = seconds.flatMap((second) => second.slice(0, nChannels));
+  const mean = powers.reduce((sum, power) => sum + power, 0) / powers.length;
+  const sounding = powers.filter((power) => power > SILENCE * mean);
+  const power = sounding.reduce((sum, one) => sum + one, 0) / sounding.length;
+  const [one, other, both] = [0, 1, 2].map((i) => seconds.reduce((sum, second) => sum + second[i], 0));
+  const gain = levelDb !== null && power > 0 ? 10 ** (levelDb / 20) / Math.sqrt(power) : 1;
+  return { gain, areAlike: !(Math.abs(both) <= LEAST_CORRELATION * Math.sqrt(one * other)) };
+}
+
+// Removes offset and waves below the cutoff from blocks of two signals that have `margin` more samples on both sides.
+export class HighPass {
+  constructor(sampleRate) {
+    this.margin = Math.round(MARGIN_S * sampleRate);
+    this.fft = new Fft(2 ** Math.ceil(Math.log2(8 * this.margin)));
+    this.length = this.fft.n - 2 * this.margin;
+    const window = hann(2 * this.margin + 1);
+    const taps = window.map((value, i) => {
+      const x = ((2 * CUTOFF_HZ) / sampleRate) * (i - this.margin);
+      return value * (x ? Math.sin(Math.PI * x) / (Math.PI * x) : 1);
+    });
+    const sum = taps.reduce((total, tap) => total + tap, 0);
+    this.response = new Float64Array(this.fft.n);
+    taps.forEach((tap, i) => { this.response[(i - this.margin + this.fft.n) % this.fft.n] = tap / sum; });
+    this.fft.transform(this.response, new Float64Array(this.fft.n));
+  }
+
+  // `a` and `b` have fft.n samples; those in the middle, `length` of them, come out changed.
+  process(a, b) {
+    const [re, im] = [a.slice(), b.slice()];
+    this.fft.transform(re, im);
+    for (let k = 0; k < re.length; k++) {
+      re[k] *= this.response[k] / this.fft.n;
+      im[k] *= this.response[k] / this.fft.n;
+    }
+    this.fft.transform(im, re);
+    for (let i = 0; i < re.length; i++) {
+      a[i] -= re[i];
+      b[i] -= im[i];
+    }
+  }
+}

@@ -1,0 +1,91 @@
+"""The page as a static site, which separates songs in the visitor's own browser: docs/edge.md."""
+
+import dataclasses
+import hashlib
+import json
+import lzma
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from vocal_extraction.atomic_files import StorageError
+from vocal_extraction.exporting import ExportError, export_model
+from vocal_extraction.reports.style import COLOURS
+from vocal_extraction.separation import stem_plan
+
+_SITE, _RUNTIME = (Path(__file__).with_name(name) for name in ("site", "onnxruntime"))
+_POLICY = (
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; style-src 'self'; "
+    "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'"
+)
+
+
+def export_site(models: Sequence[str | Path], folder: str | Path, *, overwrite: bool = False) -> Path:
+    """Write a site that any host of files can serve, with some models: checkpoints, or names of those that ship.
+
+    Raises
+    ------
+    ExportError
+        If the browser cannot run one of the models.
+    CheckpointError, StorageError
+        If a checkpoint cannot be read, or the site not be written.
+    """
+    folder = Path(folder).absolute()
+    if folder.exists() and not overwrite:
+        raise StorageError(f"{folder} is there already. Name another place, or say --overwrite.")
+    if folder.exists() and not (folder / "models.json").is_file():
+        raise StorageError(f"{folder} holds something else than a site, and is not replaced. Name another place.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".site-") as temporary:
+        site = Path(temporary) / folder.name
+        shutil.copytree(_SITE, site, ignore=shutil.ignore_patterns("server_engine.js"))
+        shutil.copytree(_RUNTIME, site / "onnxruntime")
+        for packed in (site / "onnxruntime").glob("*.xz"):
+            packed.with_suffix("").write_bytes(lzma.decompress(packed.read_bytes()))
+            packed.unlink()
+        described = [_add_model(model, site, f"models/{i}") for i, model in enumerate(models)]
+        (site / "models.json").write_text(json.dumps(described))
+        (site / "colours.css").write_text(COLOURS)
+        head = (
+            f'<html lang="en" data-engine="browser">\n<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        )
+        page = site / "index.html"
+        page.write_text(page.read_text().replace('<html lang="en">', head))
+        _list_files(site)
+        if folder.exists():
+            shutil.rmtree(folder)
+        site.rename(folder)
+    return folder
+
+
+def _add_model(model: str | Path, site: Path, folder: str) -> dict[str, Any]:
+    """Export a model; return what the page knows of it, with the plan of each choice of stems."""
+    facts = json.loads((export_model(model, site / folder) / "model.json").read_text())
+    signal, sources = facts["signal"], facts["sources"]
+    if not facts["layers"] or facts["n_channels"] > 2 or signal["window_length"] & (signal["window_length"] - 1):
+        raise ExportError(
+            f"The page in a browser cannot run {model}: it takes networks of recurrent layers for one channel or two, "
+            "and windows of a power of two samples."
+        )
+    plans = {"": stem_plan(sources), "stems=all": stem_plan(sources, ["all"])}
+    plans |= {urlencode({"without": source}): stem_plan(sources, without=[source]) for source in sources}
+    return {
+        "name": facts["source"]["name"],
+        "sources": sources,
+        "folder": folder,
+        "sample_rate": signal["sample_rate"],
+        "plans": {choice: [dataclasses.asdict(stem) for stem in plan.stems] for choice, plan in plans.items()},
+    }
+
+
+def _list_files(site: Path) -> None:
+    """Tell the service worker what to store, under a version that changes with any of it."""
+    files = sorted(path for path in site.rglob("*") if path.is_file() and path.name not in ("sw.js", "README.md"))
+    version = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+    names = ["./", *(path.relative_to(site).as_posix() for path in files)]
+    worker = site / "sw.js"
+    filled = worker.read_text().replace('["", []]', json.dumps([version, names]))
+    worker.write_text(filled)
