@@ -100,7 +100,7 @@ def _score(songs: list[Track], checkpoint: Path, folder: Path) -> None:
 
 def _nussl_loop(songs: list[Track], checkpoint: Path, path: Path) -> None:
     """Evaluate as nussl's documentation does."""
-    model = load_checkpoint(checkpoint)
+    model = load_checkpoint(checkpoint, runtime="torch")
     scores = {}
     for song in songs:
         signals = [

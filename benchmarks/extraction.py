@@ -55,7 +55,7 @@ from vocal_extraction.compatibility import nussl
 from vocal_extraction.evaluation.deep_mask_reference import separate_with_nussl
 song = nussl.AudioSignal({song!r})
 mixture = song.audio_data.astype(np.float32)
-vocals = separate_with_nussl(mixture, song.sample_rate, model=load_checkpoint({checkpoint!r}))["vocals"]
+vocals = separate_with_nussl(mixture, song.sample_rate, model=load_checkpoint({checkpoint!r}, runtime="torch"))["vocals"]
 for name, stem in (("vocals", vocals), ("accompaniment", mixture - vocals)):
     nussl.AudioSignal(audio_data_array=stem, sample_rate=song.sample_rate).write_audio_to_file({folder!r} + name + ".wav")
 """  # noqa: E501
@@ -71,7 +71,7 @@ def rows() -> list[Row]:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             checkpoint, song = _checkpoint(folder), _song(folder)
-            return [*_arrays(load_checkpoint(checkpoint), song), _processes(checkpoint, folder)]
+            return [*_arrays(load_checkpoint(checkpoint, runtime="torch"), song), _processes(checkpoint, folder)]
     finally:
         torch.set_num_threads(before)
 

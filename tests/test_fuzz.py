@@ -160,7 +160,7 @@ def test_the_songs_go_through_the_layers_of_a_network():
     """A stand-in without layers left out the way that both shipped networks take."""
     from stress.audio_targets import _model
 
-    from vocal_extraction.separation.layerwise import layerwise_network
+    from vocal_extraction.separation.torch_runtime import layerwise_network
 
     assert layerwise_network(_model().network) is not None
 

@@ -102,7 +102,7 @@ def test_pieces_are_the_whole(signal):
     half = signal.window_length // 2
     whole = stft(waveform, signal=signal)[half // signal.hop_length :][: len(frames)]
     assert torch.allclose(frames, whole, rtol=0, atol=1e-7)
-    weight = synthesis_weight(len(frames), signal=signal, device=torch.device("cpu"))
+    weight = synthesis_weight(len(frames), signal=signal, like=torch.zeros(1))
     samples = synthesize(frames, signal=signal)
     assert samples.shape == weight.shape == ((len(frames) - 1) * signal.hop_length + signal.window_length,)
     inner = slice(signal.window_length, n_samples - signal.window_length)

@@ -45,7 +45,7 @@ def test_the_documents_say_what_every_package_is_for():
     assert missing == set()
 
 
-NAMES_OF_PACKAGES = {"PIL": "pillow"}
+NAMES_OF_PACKAGES = {"PIL": "pillow", "google": "protobuf"}
 
 
 def direct(path):

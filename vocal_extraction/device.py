@@ -1,19 +1,27 @@
 """Which device computes: CUDA, Apple's MPS or the CPU."""
 
-import torch
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
 
 from vocal_extraction.errors import VocalExtractionError
+
+_ACCELERATORS = ("nvidiactl", "dxg", "kfd")
+"""Device files on Linux of the accelerators that torch knows: NVIDIA's, Windows' below Linux, AMD's."""
 
 
 class DeviceError(VocalExtractionError):
     """The device asked for is not there."""
 
 
-def choose_device(name: str = "auto") -> torch.device:
-    """Return the device to compute on; raise DeviceError if it is not there.
+def choose_device(name: str = "auto") -> Any:
+    """Return the `torch.device` to compute on; raise DeviceError if it is not there.
 
     `name` is 'auto' (CUDA when there is one, then Apple's MPS, else the CPU) or a name that torch knows, as 'cuda:1'.
     """
+    import torch
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -24,3 +32,17 @@ def choose_device(name: str = "auto") -> torch.device:
         reason = "it was not found" if known else "there are auto, cpu, cuda, cuda:1 and mps"
         raise DeviceError(f"Device {name!r} cannot be used: {reason}. Try --device auto or --device cpu.") from error
     return device
+
+
+def known_device(name: Any) -> Any:
+    """Return what `choose_device` returns, or 'cpu', for which torch is not imported."""
+    if str(name) == "cpu" or (name == "auto" and not _may_be_accelerated()):
+        return "cpu"
+    return choose_device(name) if isinstance(name, str) else name
+
+
+def _may_be_accelerated() -> bool:
+    """Whether torch is installed and might find an accelerator."""
+    if sys.platform == "linux" and not any(Path("/dev", name).exists() for name in _ACCELERATORS):
+        return False
+    return importlib.util.find_spec("torch") is not None

@@ -1,4 +1,4 @@
-"""The short-time Fourier transform of nussl, on batches of waveforms and on any device.
+"""The short-time Fourier transform of nussl, on batches of waveforms: arrays of NumPy or tensors of torch.
 
 nussl transforms one signal at a time through ``scipy.signal.stft``: half a window of zeros on both sides, zeros at the
 end up to a whole frame, the window divided by its sum. The network's weights depend on that scale, so it is kept to
@@ -9,19 +9,32 @@ Axes: waveforms are ``(..., n_samples)``, spectrograms ``(..., n_frames, n_bins)
 """
 
 import functools
+import sys
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from vocal_extraction.settings import SignalSettings
 
+Samples = Any
+"""An array of NumPy or a tensor of torch; functions return what they are given, on its device."""
+
+
+def namespace(array: Samples) -> Any:
+    """Return the library of an array: NumPy, or torch, which is not imported for that."""
+    return np if isinstance(array, np.ndarray) else sys.modules["torch"]
+
 
 @functools.lru_cache(maxsize=16)
-def _window(signal: SignalSettings, device: torch.device) -> Tensor:
-    window = torch.hann_window(signal.window_length, periodic=True, dtype=torch.float64)
+def _window(signal: SignalSettings, library: Any, device: Any) -> Samples:
+    window = np.hanning(signal.window_length + 1)[:-1]  # periodic
     if signal.window_type == "sqrt_hann":
-        window = window.sqrt()
-    return window.float().to(device)
+        window = np.sqrt(window)
+    return library.asarray(window, dtype=library.float32, device=device)
+
+
+def _window_for(array: Samples, signal: SignalSettings) -> Samples:
+    return _window(signal, namespace(array), array.device)
 
 
 def n_frames_of(n_samples: int, signal: SignalSettings) -> int:
@@ -33,7 +46,7 @@ def n_frames_of(n_samples: int, signal: SignalSettings) -> int:
     return -(-n_samples // signal.hop_length) + 1
 
 
-def stft(waveform: Tensor, *, signal: SignalSettings) -> Tensor:
+def stft(waveform: Samples, *, signal: SignalSettings) -> Samples:
     """Transform waveforms to complex spectrograms, on nussl's scale.
 
     Parameters
@@ -45,16 +58,19 @@ def stft(waveform: Tensor, *, signal: SignalSettings) -> Tensor:
 
     Returns
     -------
-    Tensor
+    array
         Complex. Shape: (..., n_frames, n_bins), with ``n_frames = ceil(n_samples / hop_length) + 1``.
     """
     n_samples = waveform.shape[-1]
     half = signal.window_length // 2
     right = (n_frames_of(n_samples, signal) - 1) * signal.hop_length + signal.window_length - half - n_samples
-    return analyze(torch.nn.functional.pad(waveform, (half, right)), signal=signal)
+    library = namespace(waveform)
+    silence = {"dtype": waveform.dtype, "device": waveform.device}
+    before, after = (library.zeros((*waveform.shape[:-1], n), **silence) for n in (half, right))
+    return analyze(library.concatenate([before, waveform, after], axis=-1), signal=signal)
 
 
-def analyze(samples: Tensor, *, signal: SignalSettings) -> Tensor:
+def analyze(samples: Samples, *, signal: SignalSettings) -> Samples:
     """Transform the frames that lie wholly within `samples`; the first begins at the first sample.
 
     Parameters
@@ -66,15 +82,21 @@ def analyze(samples: Tensor, *, signal: SignalSettings) -> Tensor:
 
     Returns
     -------
-    Tensor
+    array
         Complex. Shape: (..., n_frames, n_bins), with ``n_frames = (n_samples - window_length) // hop_length + 1``.
     """
-    window = _window(signal, samples.device)
-    frames = samples.unfold(-1, signal.window_length, signal.hop_length)  # (..., n_frames, window_length)
-    return torch.fft.rfft(frames * (window / window.sum()))
+    window, library = _window_for(samples, signal), namespace(samples)
+    if library is np:
+        frames = np.lib.stride_tricks.sliding_window_view(samples, signal.window_length, -1)[
+            ..., :: signal.hop_length, :
+        ]
+    else:
+        frames = samples.unfold(-1, signal.window_length, signal.hop_length)  # (..., n_frames, window_length)
+    # With a factor of its own, NumPy stays with 32-bit floats, in a third of the time.
+    return library.fft.rfft(frames * (window * (signal.window_length / window.sum())), norm="forward")
 
 
-def istft(spectrogram: Tensor, *, n_samples: int, signal: SignalSettings) -> Tensor:
+def istft(spectrogram: Samples, *, n_samples: int, signal: SignalSettings) -> Samples:
     """Transform complex spectrograms back to waveforms: the inverse of `stft` on what it gave.
 
     Parameters
@@ -88,7 +110,7 @@ def istft(spectrogram: Tensor, *, n_samples: int, signal: SignalSettings) -> Ten
 
     Returns
     -------
-    Tensor
+    array
         Real samples. Shape: (..., n_samples).
 
     Raises
@@ -103,11 +125,11 @@ def istft(spectrogram: Tensor, *, n_samples: int, signal: SignalSettings) -> Ten
     half = signal.window_length // 2
     # Beyond the first and last half window the weight falls to nothing; none of that is kept.
     kept = slice(half, half + n_samples)
-    weight = synthesis_weight(n_frames, signal=signal, device=spectrogram.device)
+    weight = synthesis_weight(n_frames, signal=signal, like=spectrogram)
     return overlapped[..., kept] / weight[kept]
 
 
-def synthesize(spectrogram: Tensor, *, signal: SignalSettings) -> Tensor:
+def synthesize(spectrogram: Samples, *, signal: SignalSettings) -> Samples:
     """Transform frames back and add them up where they overlap; `synthesis_weight` is what remains to divide by.
 
     Parameters
@@ -119,33 +141,36 @@ def synthesize(spectrogram: Tensor, *, signal: SignalSettings) -> Tensor:
 
     Returns
     -------
-    Tensor
+    array
         Real samples. Shape: (..., (n_frames - 1) * hop_length + window_length).
     """
-    window = _window(signal, spectrogram.device)
-    frames = torch.fft.irfft(spectrogram, n=signal.window_length) * (window * window.sum())
+    window = _window_for(spectrogram, signal)
+    frames = namespace(spectrogram).fft.irfft(spectrogram, n=signal.window_length) * (window * window.sum())
     overlapped = _overlap_add(frames.reshape(-1, *frames.shape[-2:]), signal.hop_length)
     return overlapped.reshape(*spectrogram.shape[:-2], -1)
 
 
-def synthesis_weight(n_frames: int, *, signal: SignalSettings, device: torch.device) -> Tensor:
-    """Return the sum of the squared windows of `n_frames` frames, kept from 0.
+def synthesis_weight(n_frames: int, *, signal: SignalSettings, like: Samples) -> Samples:
+    """Return the sum of the squared windows of `n_frames` frames, kept from 0, as an array of the kind of `like`.
 
     Shape: ((n_frames - 1) * hop_length + window_length).
     """
-    window = _window(signal, device)
-    return _overlap_add((window * window).expand(1, n_frames, -1), signal.hop_length)[0].clamp_min(1e-10)
+    window = _window_for(like, signal)
+    frames = namespace(like).broadcast_to(window * window, (1, n_frames, signal.window_length))
+    return _overlap_add(frames, signal.hop_length)[0].clip(min=1e-10)
 
 
-def magnitude(spectrogram: Tensor) -> Tensor:
+def magnitude(spectrogram: Samples) -> Samples:
     """Return the absolute value, for use without gradients.
 
     It takes a third of the time of ``abs``, which guards against overflows that no audio causes.
     """
-    return (spectrogram.real * spectrogram.real).addcmul_(spectrogram.imag, spectrogram.imag).sqrt_()
+    power = spectrogram.real * spectrogram.real
+    power += spectrogram.imag * spectrogram.imag
+    return namespace(power).sqrt(power, out=power)
 
 
-def _overlap_add(frames: Tensor, hop_length: int) -> Tensor:
+def _overlap_add(frames: Samples, hop_length: int) -> Samples:
     """Add frames (n, n_frames, window_length) up at distances of `hop_length`: (n, n_samples).
 
     A window is a whole number of hops, so each frame is a row of hops and the k-th hops of all frames form one
@@ -153,21 +178,22 @@ def _overlap_add(frames: Tensor, hop_length: int) -> Tensor:
     """
     n, n_frames, window_length = frames.shape
     n_hops = window_length // hop_length
-    out = frames.new_zeros(n, n_frames + n_hops - 1, hop_length)
+    shape = (n, n_frames + n_hops - 1, hop_length)
+    out = namespace(frames).zeros(shape, dtype=frames.dtype, device=frames.device)
     for k in range(n_hops):
         out[:, k : k + n_frames] += frames[..., k * hop_length : (k + 1) * hop_length]
     return out.reshape(n, -1)
 
 
 def griffin_lim(
-    magnitude: Tensor,
+    magnitude: Samples,
     *,
-    phase_of: Tensor,
+    phase_of: Samples,
     n_samples: int,
     signal: SignalSettings,
     n_iterations: int = 32,
     momentum: float = 0.99,
-) -> Tensor:
+) -> Samples:
     """Find a waveform whose magnitudes come close to `magnitude`, starting from the phase of the mixture.
 
     Parameters
@@ -186,14 +212,14 @@ def griffin_lim(
 
     Returns
     -------
-    Tensor
+    array
         Real samples. Shape: (..., n_samples).
     """
-    phase = torch.polar(torch.ones_like(magnitude), phase_of.angle())
-    before = torch.zeros_like(phase)
+    library = namespace(magnitude)
+    phase, before = library.exp(1j * library.angle(phase_of)), library.zeros_like(phase_of)
     for _ in range(n_iterations):
         estimate = stft(istft(magnitude * phase, n_samples=n_samples, signal=signal), signal=signal)
         # As in librosa: the step back is less than the whole of the last estimate, so that its own angle still counts.
-        phase = torch.polar(torch.ones_like(magnitude), (estimate - momentum / (1 + momentum) * before).angle())
+        phase = library.exp(1j * library.angle(estimate - momentum / (1 + momentum) * before))
         before = estimate
     return istft(magnitude * phase, n_samples=n_samples, signal=signal)

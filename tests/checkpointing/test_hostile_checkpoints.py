@@ -187,6 +187,7 @@ def grown(path):
     code = (
         "import re, sys, pathlib\n"
         "from vocal_extraction import checkpointing\n"
+        "checkpointing.rebuild\n"  # which imports torch
         "def peak(): return int(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])\n"
         "before = peak()\n"
         "for file in sorted(pathlib.Path(sys.argv[1]).iterdir()):\n"

@@ -27,11 +27,11 @@ from extraction_models import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vocal_extraction.checkpointing import load_checkpoint, shipped_checkpoint, shipped_checkpoints
+from vocal_extraction.checkpointing import load_checkpoint, shipped_checkpoints
 from vocal_extraction.errors import ExtractionCancelledError, ExtractionError
 from vocal_extraction.networks import NETWORKS, EnsembleMaskInference
 from vocal_extraction.separation import DiskArray, Separator, separate
-from vocal_extraction.separation.layerwise import layerwise_network
+from vocal_extraction.separation.torch_runtime import layerwise_network
 from vocal_extraction.settings import STEMS, SignalSettings
 from vocal_extraction.spectrogram import griffin_lim, istft, n_frames_of, stft
 
@@ -95,15 +95,16 @@ def test_a_network_of_one_direction_gives_what_it_gives_on_the_whole_song(kind, 
     assert_same(estimate(mixture, model, chunk_s=1.0), whole_song(mixture, model))
 
 
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
 @pytest.mark.parametrize("preset_name", sorted(shipped_checkpoints()))
-def test_models_that_ship_give_what_they_give_on_the_whole_song(preset_name, demo_dataset):
+def test_models_that_ship_give_what_they_give_on_the_whole_song(preset_name, runtime, demo_dataset):
     """The studio network forgets within half a minute: its context would have to be longer than most chunks."""
-    model = load_checkpoint(shipped_checkpoint(preset_name))
+    model, reference = (load_checkpoint(preset_name, runtime=each) for each in (runtime, "torch"))
     songs = [
         soundfile.read(path, dtype="float32")[0].T for path in sorted((demo_dataset / "test/mixture").glob("*.wav"))
     ]
     mixture = np.concatenate(songs, axis=1)
-    assert_same(estimate(mixture, model, chunk_s=2.0), whole_song(mixture, model))
+    assert_same(estimate(mixture, model, chunk_s=2.0), whole_song(mixture, reference))
 
 
 @pytest.mark.parametrize("kind", ["BandSplitMaskInference", "Ensemble of BandSplitMaskInference"])

@@ -3,18 +3,23 @@
 Data comes out of a file, or a `CheckpointError`; no code runs. docs/checkpoints.md lists the contents and the steps.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from vocal_extraction.checkpointing.archive import CheckpointError
 from vocal_extraction.checkpointing.loading import LOADERS, LoadedModel, Loader, load_checkpoint
 from vocal_extraction.checkpointing.metadata import CheckpointMetadata, STFTParams, source_names
-from vocal_extraction.checkpointing.reading import parse_checkpoint, read_checkpoint
-from vocal_extraction.checkpointing.rebuilding import MaskNetwork, rebuild
-from vocal_extraction.checkpointing.saving import save_checkpoint, save_network
 from vocal_extraction.checkpointing.shipped import (
     default_checkpoint,
     model_name,
     shipped_checkpoint,
     shipped_checkpoints,
 )
+
+if TYPE_CHECKING:
+    from vocal_extraction.checkpointing.reading import parse_checkpoint, read_checkpoint
+    from vocal_extraction.checkpointing.rebuilding import MaskNetwork, rebuild
+    from vocal_extraction.checkpointing.saving import save_checkpoint, save_network
 
 __all__ = [
     "LOADERS",
@@ -36,3 +41,16 @@ __all__ = [
     "shipped_checkpoints",
     "source_names",
 ]
+
+_NEED_TORCH = {
+    **dict.fromkeys(("parse_checkpoint", "read_checkpoint"), "reading"),
+    **dict.fromkeys(("MaskNetwork", "rebuild"), "rebuilding"),
+    **dict.fromkeys(("save_checkpoint", "save_network"), "saving"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch from its module when it is asked for."""
+    if name not in _NEED_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_NEED_TORCH[name]}"), name)

@@ -41,7 +41,7 @@ def join_checkpoints(paths: Sequence[str | Path], output_path: str | Path, *, ov
         raise CheckpointError(f"An ensemble takes two checkpoints or more, got {len(paths)}.")
     if output_path.exists() and not overwrite:
         raise StorageError(f"{output_path} is there already. Name another file, or say --overwrite.")
-    models = [load_checkpoint(path) for path in paths]
+    models = [load_checkpoint(path, runtime="torch") for path in paths]
     kind, arguments = _common_kind(models)
     network = EnsembleMaskInference.build(member=kind, n_members=len(models), **arguments)
     network.load_state_dict(

@@ -8,29 +8,32 @@ import dataclasses
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, Union
 
 from vocal_extraction.checkpointing.archive import CheckpointError, contents_of, reason_of
 from vocal_extraction.checkpointing.metadata import CheckpointMetadata
-from vocal_extraction.checkpointing.reading import parse_checkpoint
-from vocal_extraction.checkpointing.rebuilding import rebuild
-from vocal_extraction.checkpointing.shipped import check_shipped, checkpoint_path
+from vocal_extraction.checkpointing.shipped import check_shipped, checkpoint_path, graph_beside
+from vocal_extraction.device import known_device
 from vocal_extraction.errors import SettingsError
 from vocal_extraction.settings import SignalSettings
 
-Loaded = tuple[nn.Module, CheckpointMetadata, str]
-"""A network that takes ``{'mix_magnitude': ...}`` or ``{'mix_audio': ...}``; its metadata, with the names of all its
-sources; and what it gives, 'mask' or 'audio'."""
+if TYPE_CHECKING:
+    from torch import nn
+
+    from vocal_extraction.checkpointing.onnx_network import OnnxNetwork
+
+Loaded = tuple[Union["nn.Module", "OnnxNetwork"], CheckpointMetadata, str]
+"""A network of torch, which takes ``{'mix_magnitude': ...}`` or ``{'mix_audio': ...}``, or one that runs itself on ONNX
+Runtime; its metadata, with the names of all its sources; and what it gives, 'mask' or 'audio'."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
     """A network that is ready for use, and how it is fed."""
 
-    network: nn.Module
-    """In ``eval()``, on its device. Called with ``{'mix_magnitude': ...}`` or ``{'mix_audio': ...}``."""
+    network: Any
+    """An `OnnxNetwork`, or a module of torch: in ``eval()``, on its device, called with ``{'mix_magnitude': ...}`` or
+    ``{'mix_audio': ...}``."""
     signal: SignalSettings
     """Sample rate and STFT of its input."""
     n_channels: int
@@ -45,9 +48,19 @@ class LoadedModel:
     sha256: str
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
+    def is_onnx(self) -> bool:
+        """Whether the network is an `OnnxNetwork`."""
+        return not hasattr(self.network, "parameters")
+
+    @property
+    def device(self) -> Any:
+        """Where the weights of a network of torch are."""
         return next(self.network.parameters()).device
+
+    @property
+    def is_on_cpu(self) -> bool:
+        """Whether the CPU computes."""
+        return self.is_onnx or self.device.type == "cpu"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +75,9 @@ class Loader:
 
 def load_nussl_checkpoint(contents: bytes, name: str) -> Loaded:
     """Load what ``nussl.ml.SeparationModel.save`` wrote, here or elsewhere."""
+    from vocal_extraction.checkpointing.reading import parse_checkpoint
+    from vocal_extraction.checkpointing.rebuilding import rebuild
+
     content = parse_checkpoint(contents, name=name)
     try:
         metadata = CheckpointMetadata.parse(content["metadata"])
@@ -74,34 +90,58 @@ def load_nussl_checkpoint(contents: bytes, name: str) -> Loaded:
         ) from error
 
 
-LOADERS = [Loader(recognizes=lambda contents: True, load=load_nussl_checkpoint)]
+def _load_onnx(contents: bytes, name: str) -> Loaded:
+    """Load an export of this program."""
+    from vocal_extraction.checkpointing.onnx_network import load_onnx
+
+    return load_onnx(contents, name)
+
+
+LOADERS = [
+    Loader(recognizes=lambda contents: True, load=load_nussl_checkpoint),
+    # The first field of a serialized model is the version of its format.
+    Loader(recognizes=lambda contents: contents.startswith(b"\x08"), load=_load_onnx),
+]
 """The loaders, asked from the last to the first: one that is appended is asked before those that are here."""
 
 
-def load_checkpoint(path: str | Path, *, device: str | torch.device = "cpu") -> LoadedModel:
-    """Load a checkpoint of this project or of nussl's, or another file that one of `LOADERS` recognizes.
+def load_checkpoint(path: str | Path, *, device: Any = "cpu", runtime: str = "auto") -> LoadedModel:
+    """Load a checkpoint of this project or of nussl's, an ONNX file, or another that one of `LOADERS` recognizes.
 
-    `path` may also be the name of a model that ships.
+    Parameters
+    ----------
+    path
+        Of the file, or the name of a model that ships.
+    device
+        'cpu', 'auto', or a name that torch knows.
+    runtime
+        'torch', 'onnxruntime', or 'auto': on the CPU, a model that ships runs on ONNX Runtime, which is quicker
+        (docs/measurements.md); other checkpoints and other devices take torch.
 
     Raises
     ------
     CheckpointError
         If the file is missing, damaged or not what it should be, holds anything that could run code, or is a shipped
-        model whose SHA-256 is not the published one.
+        model whose SHA-256 is not the published one; or that runtime cannot run it.
+    DeviceError
+        If the device is not there.
     """
     path = checkpoint_path(path)
     contents = contents_of(path)
     sha256 = hashlib.sha256(contents).hexdigest()
     check_shipped(path, sha256)
-    loader = next(loader for loader in reversed(LOADERS) if loader.recognizes(contents))
-    network, metadata, output = loader.load(contents, str(path))
-    return LoadedModel(
-        network.eval().to(device),
-        metadata.signal,
-        metadata.n_channels,
-        metadata.sources,
-        output,
-        metadata,
-        path,
-        sha256,
-    )
+    device, graph = known_device(device), graph_beside(path)
+    found: Any
+    if graph is not None and runtime != "torch" and str(device) == "cpu":
+        from vocal_extraction.checkpointing.onnx_network import load_onnx
+
+        found, metadata, output = load_onnx(contents_of(graph), str(path), weights=contents)
+    else:
+        loader = next(loader for loader in reversed(LOADERS) if loader.recognizes(contents))
+        found, metadata, output = loader.load(contents, str(path))
+        found = found.eval().to(device) if hasattr(found, "parameters") else found
+    model = LoadedModel(found, metadata.signal, metadata.n_channels, metadata.sources, output, metadata, path, sha256)
+    if runtime not in ("auto", "onnxruntime" if model.is_onnx else "torch"):
+        remedy = "name its checkpoint instead" if model.is_onnx else "export it first (vocal-extraction export)"
+        raise CheckpointError(f"{path} does not run on {runtime}; {remedy}.")
+    return model

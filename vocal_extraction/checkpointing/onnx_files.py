@@ -4,12 +4,15 @@ docs/edge.md describes names and shapes of both, and the metadata. Nothing here 
 """
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import onnx
+from google.protobuf.message import DecodeError
 
-from vocal_extraction.checkpointing.metadata import CheckpointMetadata
+from vocal_extraction.checkpointing.archive import CheckpointError, reason_of
+from vocal_extraction.checkpointing.metadata import CheckpointMetadata, STFTParams
 
 FORMAT = 1
 METADATA_KEY = "vocal_extraction"
@@ -18,6 +21,7 @@ WAYS = ("forward", "backward")
 """Names of a layer's directions."""
 _KEPT = ("n_channels", "sources", "preset", "licence", "n_steps", "training_s", "git_commit", "members")
 """What is kept of a checkpoint's metadata, beside the signal."""
+MOST_LAYERS = 64
 NETWORK = "network"
 """Name of the only graph of a network that is not cut."""
 
@@ -50,9 +54,16 @@ def cut(model: onnx.ModelProto, directions: Sequence[int]) -> dict[str, onnx.Mod
 
     Raises
     ------
-    LookupError
+    CheckpointError
         If the graph lacks one of the values at which it is cut.
     """
+    try:
+        return _cut(model, directions)
+    except (LookupError, ValueError) as error:
+        raise CheckpointError(f"its graph cannot be cut at its layers ({reason_of(error)})") from error
+
+
+def _cut(model: onnx.ModelProto, directions: Sequence[int]) -> dict[str, onnx.ModelProto]:
     graph = model.graph
     producers = {output: node for node in graph.node for output in node.output if output}
     shapes = {value.name: value for value in (*graph.input, *graph.output, *graph.value_info)}
@@ -98,3 +109,71 @@ def stored(metadata: CheckpointMetadata, **facts: Any) -> dict[str, Any]:
     """Return metadata and further facts as plain values."""
     known = {name: value for name in _KEPT if (value := getattr(metadata, name))}
     return {"format": FORMAT, "signal": dataclasses.asdict(metadata.signal), **known, **facts}
+
+
+def parse(contents: bytes, *, weights: bytes | None = None) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """Return the model in a file's contents, and what it says of itself.
+
+    `weights` are the contents of the only file that may hold values for it; None: all are in the model.
+
+    Raises
+    ------
+    CheckpointError
+        If it is damaged, of another program, or refers to other files.
+    """
+    try:
+        model = onnx.load_model_from_string(contents)
+    except DecodeError as error:
+        raise CheckpointError("it is no ONNX model, or only a part of one") from error
+    tensors = [*model.graph.initializer, *(each.t for node in model.graph.node for each in node.attribute)]
+    for tensor in tensors:
+        if not onnx.external_data_helper.uses_external_data(tensor):
+            continue
+        if weights is None:
+            raise CheckpointError("it takes values from other files; only models in one file are accepted")
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        start, length = int(place["offset"]), int(place["length"])
+        tensor.ClearField("external_data")
+        tensor.data_location, tensor.raw_data = onnx.TensorProto.DEFAULT, weights[start : start + length]
+    if model.functions or any(
+        each.HasField("g") or each.graphs for node in model.graph.node for each in node.attribute
+    ):
+        raise CheckpointError("it has functions or graphs within its graph, which no export of this program has")
+    stored = [entry.value for entry in model.metadata_props if entry.key == METADATA_KEY]
+    try:
+        metadata = json.loads(stored[0]) if stored else None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"its metadata is no JSON ({reason_of(error)})") from error
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise CheckpointError(f"it lacks metadata of this program's format {FORMAT}: it was exported by another")
+    return model, metadata
+
+
+def metadata_of(stored: dict[str, Any]) -> CheckpointMetadata:
+    """Return what `stored` made into JSON; raise CheckpointError or SettingsError if it is something else."""
+    signal = stored.get("signal")
+    if not isinstance(signal, dict):
+        raise CheckpointError("its metadata lacks 'signal'")
+    stft = STFTParams(*(signal.get(name) for name in STFTParams._fields))
+    renamed = {"stft_params": stft, "num_channels": stored.get("n_channels"), "source_names": stored.get("sources")}
+    return CheckpointMetadata.parse({**signal, **stored, **renamed})
+
+
+def layers_of(stored: dict[str, Any]) -> list[dict[str, int]]:
+    """Return 'directions' and 'units' of each layer, as the metadata has them."""
+    layers = stored.get("layers")
+    if not isinstance(layers, list) or len(layers) > MOST_LAYERS:
+        raise CheckpointError("its metadata does not list its layers")
+    for each in layers:
+        sizes = (each.get("directions"), each.get("units")) if isinstance(each, dict) else (0, 0)
+        if sizes[0] not in (1, 2) or type(sizes[1]) is not int or sizes[1] < 1:
+            raise CheckpointError("its metadata describes a layer that is none")
+    return layers
+
+
+def lookahead_of(stored: dict[str, Any]) -> int:
+    """Return by how many frames masks follow behind their frames."""
+    lookahead = stored.get("lookahead", 0)
+    if type(lookahead) is not int or not 0 <= lookahead <= MOST_LAYERS:
+        raise CheckpointError("its metadata has a lookahead that is none")
+    return lookahead

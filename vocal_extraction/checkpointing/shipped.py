@@ -44,6 +44,13 @@ def default_checkpoint() -> Path:
     return shipped_checkpoint("studio" if "studio" in shipped_checkpoints() else "classic")
 
 
+def graph_beside(path: Path) -> Path | None:
+    """Return the graph of a shipped model, whose weights are in its checkpoint; None of others."""
+    graph = path.with_suffix(".onnx")
+    is_shipped = path.resolve().parent == PRETRAINED_FOLDER.resolve() and path.name in _SHIPPED.values()
+    return graph if is_shipped and graph.is_file() else None
+
+
 def check_shipped(path: Path, sha256: str) -> None:
     """Raise CheckpointError if a shipped model's checksum is not the published one; other files may have any."""
     path = path.resolve()

@@ -41,6 +41,7 @@ def explained(name: str) -> Iterator[None]:
         if error.name is None or error.name.startswith("vocal_extraction"):
             raise
         extra, target = ("web", "serve") if name == "serve" else ("train", "setup")
+        extra = "torch" if error.name == "torch" and name in ("extract", "serve") else extra
         remedy = f"make {target}" if IS_CHECKOUT else f"pip install 'vocal-extraction[{extra}]'"
         message = f"{name} needs the module {error.name!r}, which is missing. Install it: {remedy}"
         raise MissingPartError(message) from error

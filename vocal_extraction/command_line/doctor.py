@@ -131,6 +131,8 @@ def _examine_libraries() -> list[Finding]:
 def _examine_device() -> Finding:
     try:
         import torch
+    except ModuleNotFoundError:
+        return Finding("device", "ok", "CPU, through ONNX Runtime; torch is not installed")
     except (ImportError, OSError) as error:
         return Finding("device", "failed", f"torch cannot be imported: {error}", "make setup")
     if torch.cuda.is_available():

@@ -107,6 +107,7 @@ _SHIPPING = [name for name in PRESETS if name != SPECIFIED.name]
 
 _JSON = ("--json", "as_json", _ON, "print the result as JSON")
 _DEVICE = ("--device", "", {"metavar": "NAME"}, "auto (the default), cpu, cuda, cuda:1, mps")
+_RUNTIME = ("--runtime", "", _one_of("auto", "torch", "onnxruntime"), "what runs the network (default: the quicker)")
 _MASK = ("--mask", "", _one_of("soft", "binary"), "binary: 1 where the mask is above a half")
 _DATA = [
     ("--musdb-path", "", _DIR, "MUSDB18 on this machine (default: $MUSDB_PATH)"),
@@ -210,6 +211,7 @@ _EXTRACT = [
     ("--jobs", "n_jobs", _n(1, MOST_WORKERS), "songs at the same time"),
     ("--list-models", "", _ON, "list the models that ship, and stop"),
     _DEVICE,
+    _RUNTIME,
     _JSON,
 ]
 _SERVE = [

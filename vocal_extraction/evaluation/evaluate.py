@@ -134,7 +134,6 @@ def evaluate_model(
         another model's results.
     """
     from vocal_extraction.checkpointing import load_checkpoint, model_name, shipped_checkpoints
-    from vocal_extraction.device import choose_device
 
     use = {"mask": mask, "separator": separator, "normalization": normalization}
     for what, value in use.items():
@@ -142,10 +141,11 @@ def evaluate_model(
             raise EvaluationError(f"Unknown {what}: {value!r}. Expected one of {', '.join(_CHOICES[what])}.")
     common = EvaluationOptions(**options)
     choose_metrics(common.metrics)
-    model = load_checkpoint(os.fspath(path_to_trained_model), device=choose_device(device))
+    runtime = "auto" if separator == "extraction" and normalization == "stored" else "torch"
+    model = load_checkpoint(os.fspath(path_to_trained_model), device=device, runtime=runtime)
     path, name = model.path, model_name(model.path)
     is_shipped = path.resolve() in [each.resolve() for each in shipped_checkpoints().values()]
-    if common.n_jobs is None and model.device.type != "cpu":
+    if common.n_jobs is None and not model.is_on_cpu:
         common = dataclasses.replace(common, n_jobs=1)
     estimate = ModelSystem(model, **use)
     if normalization == "song":

@@ -7,9 +7,12 @@ from typing import Any
 import onnx
 
 from vocal_extraction.atomic_files import StorageError, write_bytes, write_json
-from vocal_extraction.checkpointing import load_checkpoint, model_name
+from vocal_extraction.checkpointing import LoadedModel, load_checkpoint, model_name, shipped_checkpoints
 from vocal_extraction.checkpointing.onnx_files import METADATA_KEY, cut, graph_ends, stored
 from vocal_extraction.errors import VocalExtractionError
+
+_LEAST_BYTES = 64
+"""Shorter weights stay in the graph."""
 
 
 class ExportError(VocalExtractionError):
@@ -40,39 +43,62 @@ def export_model(
     CheckpointError, StorageError
         If the checkpoint cannot be read, or the export not be written.
     """
-    from vocal_extraction.exporting.graphs import export_graphs, joined
-
     output_path = Path(output_path)
     if output_path.exists() and not overwrite:
         raise StorageError(f"{output_path} is there already. Name another place, or say --overwrite.")
-    loaded = load_checkpoint(model)
-    if loaded.output != "mask":
-        raise ExportError(f"{loaded.path} gives waveforms; only networks from magnitudes to masks can be exported.")
-    graphs, layers = export_graphs(loaded.network, n_bins=loaded.signal.n_bins, n_channels=loaded.n_channels)
-    directions = [layer["directions"] for layer in layers]
-    if streaming and (not layers or max(directions) > 1):
-        raise ExportError(f"{loaded.path} needs the end of a song before its beginning: it cannot run on a stream.")
-    metadata = stored(
-        loaded.metadata,
-        layers=layers,
-        precision="float32",
-        streaming=streaming,
-        source={"name": model_name(loaded.path), "sha256": loaded.sha256},
-    )
-    whole = joined(graphs, directions, streaming=streaming)
+    loaded = load_checkpoint(model, runtime="torch")
+    whole, metadata = exported(loaded, streaming=streaming)
     if output_path.suffix == ".onnx":
-        onnx.helper.set_model_props(whole, {METADATA_KEY: json.dumps(metadata)})
         write_bytes(output_path, whole.SerializeToString())
         return output_path
-    _write_folder(output_path, cut(whole, directions), metadata, directions)
+    _write_folder(output_path, whole, metadata)
     return output_path
 
 
-def _write_folder(
-    folder: Path, graphs: dict[str, onnx.ModelProto], metadata: dict[str, Any], directions: list[int]
-) -> None:
+def exported(
+    model: LoadedModel, *, streaming: bool = False, fold: bool = True
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """Return a network of torch as one graph, and its metadata; see `export_model` and `graphs.export_graphs`."""
+    from vocal_extraction.exporting.graphs import export_graphs, joined
+    from vocal_extraction.separation.torch_runtime import layerwise_network
+
+    if model.output != "mask":
+        raise ExportError(f"{model.path} gives waveforms; only networks from magnitudes to masks can be exported.")
+    n_bins, n_channels = model.signal.n_bins, model.n_channels
+    graphs, layers = export_graphs(model.network, n_bins=n_bins, n_channels=n_channels, fold=fold)
+    directions, lookahead = (
+        [layer["directions"] for layer in layers],
+        getattr(layerwise_network(model.network), "lookahead", 0),
+    )
+    if streaming and (not layers or max(directions) > 1):
+        raise ExportError(f"{model.path} needs the end of a song before its beginning: it cannot run on a stream.")
+    source = {"name": model_name(model.path), "sha256": model.sha256}
+    metadata = stored(
+        model.metadata, layers=layers, precision="float32", streaming=streaming, source=source, lookahead=lookahead
+    )
+    whole = joined(graphs, directions, streaming=streaming)
+    onnx.helper.set_model_props(whole, {METADATA_KEY: json.dumps(metadata)})
+    return whole, metadata
+
+
+def write_shipped_graphs() -> None:
+    """Write the graphs of the models that ship beside their checkpoints, in which their weights stay."""
+    for path in shipped_checkpoints().values():
+        whole, _ = exported(load_checkpoint(path, runtime="torch"), fold=False)
+        contents = path.read_bytes()
+        for weight in whole.graph.initializer:
+            start = contents.find(weight.raw_data)
+            if start >= 0 and len(weight.raw_data) >= _LEAST_BYTES:
+                length = len(weight.raw_data)
+                onnx.external_data_helper.set_external_data(weight, path.name, start, length)
+                weight.ClearField("raw_data")
+        write_bytes(path.with_suffix(".onnx"), whole.SerializeToString())
+
+
+def _write_folder(folder: Path, whole: onnx.ModelProto, metadata: dict[str, Any]) -> None:
     """Write the graphs that a network is cut into, and last of all what they are."""
-    files = {}
+    directions = [layer["directions"] for layer in metadata["layers"]]
+    graphs, files = cut(whole, directions), {}
     for name, (inputs, outputs) in graph_ends(directions).items():
         files[name] = {"file": f"{name}.onnx", "inputs": inputs, "outputs": outputs}
         write_bytes(folder / f"{name}.onnx", graphs[name].SerializeToString())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vocal_extraction.checkpointing.onnx_files import NETWORK, WAYS, graph_ends
 from vocal_extraction.networks.layers import OverTime
-from vocal_extraction.separation.layerwise import layerwise_network, one_direction
+from vocal_extraction.separation.torch_runtime import layerwise_network, one_direction
 
 _OPSET = 17
 """The first that has layer normalization; ONNX Runtime knows it since 2022."""
@@ -35,9 +35,12 @@ class _Part(nn.Module):
 
 
 def export_graphs(
-    network: nn.Module, *, n_bins: int, n_channels: int
+    network: nn.Module, *, n_bins: int, n_channels: int, fold: bool
 ) -> tuple[dict[str, onnx.ModelProto], list[dict[str, int]]]:
-    """Return a network's graphs, and the directions and units of each layer; it takes ``{'mix_magnitude'}``."""
+    """Return a network's graphs, and the directions and units of each layer; it takes ``{'mix_magnitude'}``.
+
+    `fold` computes constants beforehand; without it, all weights are as torch has them.
+    """
     values = {"magnitudes": torch.full((_N_ITEMS, _N_FRAMES, n_bins, n_channels), 0.01)}
     inner: Any = layerwise_network(network)
     layers: list[OverTime] = [] if inner is None else inner.layers_over_time()
@@ -54,7 +57,7 @@ def export_graphs(
         with torch.no_grad():
             results = parts[name].eval()(*given)
         values.update(zip(outputs, results if isinstance(results, tuple) else [results], strict=True))
-        graphs[name] = _exported(parts[name], given, inputs, outputs)
+        graphs[name] = _exported(parts[name], given, inputs, outputs, fold=fold)
     return graphs, [
         {"directions": n, "units": layer.lstm.hidden_size} for n, layer in zip(directions, layers, strict=True)
     ]
@@ -85,8 +88,8 @@ def _combined(after: Any, features: Tensor, *outputs: Tensor) -> Tensor:
     return following.transpose(0, 1)
 
 
-def _exported(part: _Part, given: Any, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.ModelProto:
-    """Follow one part; its graph has no constants that could have been computed beforehand."""
+def _exported(part: _Part, given: Any, inputs: Sequence[str], outputs: Sequence[str], *, fold: bool) -> onnx.ModelProto:
+    """Follow one part."""
     buffer = io.BytesIO()
     axes = {name: _axes(name) for name in (*inputs, *outputs)}
     with warnings.catch_warnings():
@@ -96,6 +99,7 @@ def _exported(part: _Part, given: Any, inputs: Sequence[str], outputs: Sequence[
             given,
             buffer,  # type: ignore[arg-type]
             dynamo=False,
+            do_constant_folding=fold,
             opset_version=_OPSET,
             input_names=[*inputs],
             output_names=[*outputs],

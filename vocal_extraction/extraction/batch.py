@@ -48,6 +48,7 @@ def extract_vocals(
     model: str | Path | LoadedModel | None = None,
     preset_name: str | None = None,
     device: str = "auto",
+    runtime: str = "auto",
     longest_s: float | None = None,
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
@@ -67,8 +68,8 @@ def extract_vocals(
         Format, mask, phase and the rest.
     model, preset_name
         See `separation.load_model`.
-    device
-        'auto', or a name that torch knows.
+    device, runtime
+        See `checkpointing.load_checkpoint`.
     longest_s
         How much may be decoded, in seconds, whatever the file says of its length; None is all of it.
     progress
@@ -87,7 +88,7 @@ def extract_vocals(
         If it fails: `ExtractionError`, `CheckpointError`, `StorageError` or `DeviceError`.
     """
     folder = Path(EXTRACTION_FOLDER if output_folder is None else output_folder)
-    loaded = load_model(model, preset_name=preset_name, device=device)
+    loaded = load_model(model, preset_name=preset_name, device=device, runtime=runtime)
     with _folder_of_stems(folder) as manifest:
         plan = plan_of(loaded.sources, stems, without, settings.format, folder)
         job = _Job({song: Path()}, folder, manifest, loaded, plan, settings)
@@ -104,6 +105,7 @@ def extract_songs(
     model: str | Path | LoadedModel | None = None,
     preset_name: str | None = None,
     device: str = "auto",
+    runtime: str = "auto",
     n_jobs: int = 1,
     show: bool = True,
 ) -> list[Outcome]:
@@ -114,7 +116,7 @@ def extract_songs(
     songs
         Files, '-' for standard input, or folders, which are searched to the bottom. Folders in them are mirrored below
         the output folder, unless the template has the tags {artist} or {album}.
-    output_folder, stems, without, settings, model, preset_name, device
+    output_folder, stems, without, settings, model, preset_name, device, runtime
         See `extract_vocals`. '-' takes one song only, and writes nothing else to standard output.
     n_jobs
         Songs that are under way at the same time.
@@ -132,7 +134,7 @@ def extract_songs(
         If nothing can be begun: no model, no device, no song, no such stem, a folder that cannot be read.
     """
     folder = Path(output_folder)
-    loaded = load_model(model, preset_name=preset_name, device=device)
+    loaded = load_model(model, preset_name=preset_name, device=device, runtime=runtime)
     plan = plan_of(loaded.sources, stems, without, settings.format, folder)
     with _folder_of_stems(folder, say=show) as manifest:
         found = find_songs(songs, output_folder=folder, owned=manifest.owners if manifest is not None else ())

@@ -38,6 +38,8 @@ class Outcome:
     """The file of each stem; empty if it failed, or where the stem went to standard output."""
     scale: float = 1.0
     """Factor on all stems, below 1 where the format would have clipped."""
+    runtime: str | None = None
+    """What ran the network."""
     notes: tuple[str, ...] = ()
     """What else there is to say."""
 
@@ -60,15 +62,16 @@ class Outcome:
 
         >>> print(Outcome("song.mp3", FAILED, reason="It is empty."))
         song.mp3: failed. It is empty.
-        >>> print(Outcome("song.mp3", DONE, 2.0, duration_s=60.0, stems={"vocals": Path("a.wav")}))
-        song.mp3: done in 2.0 s (30.0 times real time): a.wav
+        >>> print(Outcome("song.mp3", DONE, 2.0, duration_s=60.0, stems={"vocals": Path("a.wav")}, runtime="torch"))
+        song.mp3: done in 2.0 s (30.0 times real time, torch): a.wav
         """
         if self.outcome != DONE:
             return f"{self.file}: {self.outcome}. {self.reason}"
-        speed = f" ({self.duration_s / self.seconds:.1f} times real time)" if self.duration_s and self.seconds else ""
+        speed = f"{self.duration_s / self.seconds:.1f} times real time" if self.duration_s and self.seconds else None
+        how = ", ".join(filter(None, (speed, self.runtime)))
         places = ", ".join(map(str, self.stems.values())) or "standard output"
         notes = "".join(f"\n  {note}." for note in self.notes)
-        return f"{self.file}: done in {self.seconds:.1f} s{speed}: {places}{notes}"
+        return f"{self.file}: done in {self.seconds:.1f} s{f' ({how})' if how else ''}: {places}{notes}"
 
 
 class ProgressBars:

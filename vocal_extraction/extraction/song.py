@@ -166,7 +166,9 @@ def extract_song(
             if scale != 1.0:
                 notes.append(f"all stems are scaled by {scale:.6f}, so that {coding.name} does not clip")
             seconds, written = time.monotonic() - started, dict(paths or {})
-            outcome = Outcome(str(song), DONE, seconds, None, duration_s, written, scale, tuple(notes))
+            outcome = Outcome(
+                str(song), DONE, seconds, None, duration_s, written, scale, separator.runtime, tuple(notes)
+            )
             if record is not None:
                 record(outcome, temporary)
     finally:

@@ -6,7 +6,7 @@ describes a layer for running networks layer by layer.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +40,13 @@ class BatchNorm(nn.Module):
 
     def forward(self, data: Tensor) -> Tensor:
         """Keep the shape (n_batch, n_frames, n_bins, n_channels)."""
-        turned = data.transpose(1, 2)  # (n_batch, n_bins, n_frames, n_channels)
-        return self.batch_norm(turned.flatten(2)).reshape(turned.shape).transpose(1, 2)
+        norm: Any = self.batch_norm
+        if norm.training:
+            turned = data.transpose(1, 2)  # (n_batch, n_bins, n_frames, n_channels)
+            return norm(turned.flatten(2)).reshape(turned.shape).transpose(1, 2)
+        # Bins that never sound have next to no variance: a runtime that subtracts the mean last is wrong by -78 dB.
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        return (data - norm.running_mean[:, None]) * scale[:, None] + norm.bias[:, None]
 
 
 class RecurrentStack(nn.Module):

@@ -6,98 +6,47 @@ last, the other from the last to the first, each handing its state on. A layer n
 the whole song, which wait in arrays. What lies between the layers concerns each frame alone, so several chunks are
 computed at a time. Nothing is computed twice, and the result is that of the whole song at once, to rounding.
 
-`LayerwiseSong` knows nothing of torch: `TorchRuntime` takes and gives NumPy arrays, and so may another runtime that has
-the same methods. Axes: features are ``(n_frames, n_sequences, n_features)``.
+A runtime takes and gives NumPy arrays. Axes: features are ``(n_frames, n_sequences, n_features)``.
 """
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from vocal_extraction.networks.layers import OverTime
+from vocal_extraction.checkpointing import LoadedModel
 from vocal_extraction.separation.disk_array import Array, Rows, Scratch
 from vocal_extraction.separation.workers import for_each
+from vocal_extraction.spectrogram import Samples
 
 
-class TorchLayer:
-    """One layer over time; the second of its directions, if there is one, goes from the last frame to the first."""
+class Runtime(Protocol):
+    """Runs a network; `TorchRuntime` and `checkpointing.onnx_network.OnnxNetwork` describe the methods."""
 
-    def __init__(self, over_time: OverTime, device: torch.device) -> None:
-        self._before, self._after, self._device = over_time.before, over_time.after, device
-        self._directions = [one_direction(over_time, i) for i in range(2 if over_time.lstm.bidirectional else 1)]
-        self.n_directions, self.n_outputs = len(self._directions), over_time.lstm.hidden_size
+    name: str
+    """Library, version and device, in words."""
+    layers: list[Any]
+    """Layers over time; none: the network is run on chunks, through `masks` or `audio`."""
+    lookahead: int
+    """By how many frames masks follow behind their frames."""
 
-    @torch.inference_mode()
-    def step(self, direction: int, features: Rows, state: Any) -> tuple[Rows, Any]:
-        """Take a direction through its next chunk: return the output (n_frames, n_sequences, n_outputs) and the state.
-
-        The first chunk has the state None.
-        """
-        inputs = torch.from_numpy(features).to(self._device)
-        if self._before is not None:
-            inputs = self._before(inputs)
-        output, state = self._directions[direction](inputs.flip(0) if direction else inputs, state)
-        return (output.flip(0) if direction else output).cpu().numpy(), state
-
-    @torch.inference_mode()
-    def combine(self, features: Rows, outputs: Sequence[Rows]) -> Rows:
-        """Return the next layer's features from those that came in and the outputs of all directions."""
-        output = torch.cat([_from_rows(each, self._device) for each in outputs], dim=-1)
-        return _as_rows(output if self._after is None else self._after(_from_rows(features, self._device), output))
+    def samples(self, rows: Rows) -> Samples: ...
+    def rows(self, samples: Samples) -> Rows: ...
+    def encode(self, magnitudes: Rows) -> Rows: ...
+    def decode(self, features: Rows) -> Rows: ...
+    def masks(self, magnitudes: Samples) -> Samples: ...
+    def audio(self, samples: Samples) -> Samples: ...
 
 
-class TorchRuntime:
-    """Runs a network that has the methods ``encode``, ``layers_over_time`` and ``decode``."""
+def runtime_of(model: LoadedModel) -> Runtime:
+    """Return what runs a model's network."""
+    if model.is_onnx:
+        runtime: Runtime = model.network
+        return runtime
+    from vocal_extraction.separation.torch_runtime import TorchRuntime
 
-    def __init__(self, network: Any, device: torch.device) -> None:
-        self._network, self._device, self.lookahead = network, device, network.lookahead
-        self.layers = [TorchLayer(over_time, device) for over_time in network.layers_over_time()]
-
-    @torch.inference_mode()
-    def encode(self, magnitudes: Rows) -> Rows:
-        """Return the first layer's features from magnitudes (n_batch, n_frames, n_bins, n_channels)."""
-        return _as_rows(self._network.encode(torch.from_numpy(magnitudes).to(self._device)))
-
-    @torch.inference_mode()
-    def decode(self, features: Rows) -> Rows:
-        """Return masks (n_batch, n_frames, n_bins, n_channels, n_sources) from the features behind the last layer."""
-        masks: Rows = self._network.decode(_from_rows(features, self._device)).cpu().numpy()
-        return masks
-
-
-def _from_rows(rows: Rows, device: torch.device) -> Tensor:
-    """Put the sequences first, as a network has them."""
-    return torch.from_numpy(rows).to(device).transpose(0, 1)
-
-
-def _as_rows(features: Tensor) -> Rows:
-    """Put the frames first, as arrays have them."""
-    rows: Rows = features.transpose(0, 1).cpu().numpy()
-    return rows
-
-
-def one_direction(over_time: OverTime, direction: int) -> nn.LSTM:
-    """Return one direction of one layer by itself, on the same weights."""
-    lstm, suffix = over_time.lstm, "_reverse" if direction else ""
-    names = [name for name, _ in lstm.named_parameters() if name.endswith("_l0")]
-    weights = {name: getattr(lstm, f"{name[:-1]}{over_time.layer}{suffix}") for name in names}
-    with torch.device("meta"):
-        one = nn.LSTM(over_time.n_features, lstm.hidden_size, bias=lstm.bias)
-    one.load_state_dict(weights, assign=True)
-    if weights["weight_ih_l0"].is_cuda:
-        one.flatten_parameters()
-    return one.eval()
-
-
-def layerwise_network(network: nn.Module) -> nn.Module | None:
-    """Return the part of a model that can be taken through a song layer by layer, None where there is none."""
-    layers = getattr(network, "layers", None)
-    parts = list(layers.values()) if isinstance(layers, nn.ModuleDict) else [network]
-    return parts[0] if len(parts) == 1 and getattr(parts[0], "is_layerwise", False) else None
+    return TorchRuntime(model.network)
 
 
 class LayerwiseSong:
@@ -106,7 +55,7 @@ class LayerwiseSong:
     The size of the features follows from `example`, the magnitudes of any frame.
     """
 
-    def __init__(self, runtime: TorchRuntime, scratch: Scratch, *, n_frames: int, example: Rows) -> None:
+    def __init__(self, runtime: Runtime, scratch: Scratch, *, n_frames: int, example: Rows) -> None:
         self._runtime, self._scratch, self._layer = runtime, scratch, runtime.layers[0]
         lookahead = runtime.lookahead
         self._features = scratch.new(n_frames + lookahead, *runtime.encode(example).shape[1:])

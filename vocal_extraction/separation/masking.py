@@ -10,84 +10,85 @@ Views are what is masked: the channels, or mid and side.
 """
 
 import functools
-
-import torch
-from torch import Tensor, nn
+from typing import Any
 
 from vocal_extraction.settings import SignalSettings
-from vocal_extraction.spectrogram import istft, stft, synthesis_weight, synthesize
+from vocal_extraction.spectrogram import Samples, istft, namespace, stft, synthesis_weight, synthesize
 
 
-def views_of(spectrum: Tensor, stereo: str) -> Tensor:
+def views_of(spectrum: Samples, stereo: str) -> Samples:
     """Return the views of channels: themselves, or mid and side. A channel alone is its own mid.
 
     Shape: (..., n_channels, n_frames, n_bins), before and after.
     """
     if stereo != "mid-side" or spectrum.shape[-3] == 1:
         return spectrum
-    left, right = spectrum.unbind(dim=-3)
-    return torch.stack([left + right, left - right], dim=-3) / 2
+    left, right = spectrum[..., 0, :, :], spectrum[..., 1, :, :]
+    return namespace(spectrum).stack([left + right, left - right], axis=-3) / 2
 
 
-def channels_of(views: Tensor, stereo: str) -> Tensor:
+def channels_of(views: Samples, stereo: str) -> Samples:
     """Return the channels of views: the way back from `views_of`.
 
-    >>> channels = torch.rand(2, 10, 257)
-    >>> torch.allclose(channels_of(views_of(channels, "mid-side"), "mid-side"), channels)
+    >>> import numpy as np
+    >>> channels = np.random.default_rng(0).random((2, 10, 257))
+    >>> np.allclose(channels_of(views_of(channels, "mid-side"), "mid-side"), channels)
     True
     """
     if stereo != "mid-side" or views.shape[-3] == 1:
         return views
-    mid, side = views.unbind(dim=-3)
-    return torch.stack([mid + side, mid - side], dim=-3)
+    mid, side = views[..., 0, :, :], views[..., 1, :, :]
+    return namespace(views).stack([mid + side, mid - side], axis=-3)
 
 
-def masked(spectrum: Tensor, mask: Tensor, stereo: str) -> Tensor:
+def masked(spectrum: Samples, mask: Samples, stereo: str) -> Samples:
     """Apply masks of the views to a spectrum of the channels; both have (..., n_channels, n_frames, n_bins)."""
     return channels_of(views_of(spectrum, stereo) * mask, stereo)
 
 
-def as_batch(magnitudes: Tensor, *, n_network_channels: int) -> Tensor:
+def as_batch(magnitudes: Samples, *, n_network_channels: int) -> Samples:
     """Return the magnitudes of the views as a network takes them.
 
     Shape: (n_items, n_channels, n_frames, n_bins) to (n, n_frames, n_bins, n_network_channels).
     """
-    return magnitudes.reshape(-1, n_network_channels, *magnitudes.shape[2:]).permute(0, 2, 3, 1)
+    return namespace(magnitudes).moveaxis(magnitudes.reshape(-1, n_network_channels, *magnitudes.shape[2:]), 1, -1)
 
 
-def as_masks(masks: Tensor, *, n_items: int) -> Tensor:
+def as_masks(masks: Samples, *, n_items: int) -> Samples:
     """Return the masks of the views that a network gave for what `as_batch` made of `n_items` items.
 
     Shape: (n, n_frames, n_bins, n_network_channels, n_sources) to (n_items, n_channels, n_frames, n_bins, n_sources).
     """
-    turned = masks.permute(0, 3, 1, 2, 4)
+    turned = namespace(masks).moveaxis(masks, 3, 1)
     return turned.reshape(n_items, -1, *turned.shape[2:])
 
 
-def infer_masks(network: nn.Module, magnitudes: Tensor, *, n_network_channels: int) -> Tensor:
+def infer_masks(network: Any, magnitudes: Samples, *, n_network_channels: int) -> Samples:
     """Infer masks (n_items, n_channels, n_frames, n_bins, n_sources) from the magnitudes of the views.
 
     The network takes ``{'mix_magnitude': (n, n_frames, n_bins, n_network_channels)}`` and gives ``{'mask': ...}``.
     """
-    mask: Tensor = network({"mix_magnitude": as_batch(magnitudes, n_network_channels=n_network_channels)})["mask"]
+    mask: Samples = network({"mix_magnitude": as_batch(magnitudes, n_network_channels=n_network_channels)})["mask"]
     return as_masks(mask, n_items=len(magnitudes))
 
 
-def source_mask(masks: Tensor, index: int, *, kind: str) -> Tensor:
+def source_mask(masks: Samples, index: int, *, kind: str) -> Samples:
     """Choose the mask of one source from (..., n_sources).
 
     `kind` is 'soft' or 'binary': 1 where this source's mask is the largest; with one source, where it exceeds a half.
 
-    >>> source_mask(torch.tensor([[0.2, 0.4], [0.7, 0.6]]), 1, kind="binary")
-    tensor([1., 0.])
+    >>> import numpy as np
+    >>> source_mask(np.array([[0.2, 0.4], [0.7, 0.6]]), 1, kind="binary")
+    array([1., 0.])
     """
     mask = masks[..., index]
     if kind == "soft":
         return mask
-    return (mask > 0.5 if masks.shape[-1] == 1 else masks.argmax(dim=-1) == index).to(mask.dtype)
+    is_largest = mask > 0.5 if masks.shape[-1] == 1 else masks.argmax(axis=-1) == index
+    return namespace(masks).asarray(is_largest, dtype=masks.dtype)
 
 
-def mask_waveform(mixture: Tensor, mask: Tensor, *, signal: SignalSettings) -> Tensor:
+def mask_waveform(mixture: Samples, mask: Samples, *, signal: SignalSettings) -> Samples:
     """Mask the spectrum of a whole waveform and transform it back.
 
     Shape: mixture (..., n_samples) and mask (..., n_frames, n_bins) to (..., n_samples).
@@ -96,15 +97,15 @@ def mask_waveform(mixture: Tensor, mask: Tensor, *, signal: SignalSettings) -> T
 
 
 @functools.lru_cache(maxsize=16)
-def _weight(n_frames: int, signal: SignalSettings, device: torch.device) -> Tensor:
-    return synthesis_weight(n_frames, signal=signal, device=device)
+def _weight(n_frames: int, signal: SignalSettings, library: Any, device: Any) -> Samples:
+    return synthesis_weight(n_frames, signal=signal, like=library.zeros(1, device=device))
 
 
-def synthesize_part(spectrum: Tensor, samples: slice, *, signal: SignalSettings) -> Tensor:
+def synthesize_part(spectrum: Samples, samples: slice, *, signal: SignalSettings) -> Samples:
     """Transform some frames of a longer signal back to the samples of which they hold all frames.
 
     `samples` says which to return, counted from the first sample of the first frame.
     Shape: (..., n_frames, n_bins) to (..., n_samples).
     """
-    weight = _weight(spectrum.shape[-2], signal, spectrum.device)
+    weight = _weight(spectrum.shape[-2], signal, namespace(spectrum), spectrum.device)
     return synthesize(spectrum, signal=signal)[..., samples] / weight[samples]

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from vocal_extraction.checkpointing import (
@@ -23,10 +22,9 @@ from vocal_extraction.checkpointing import (
     shipped_checkpoint,
     shipped_checkpoints,
 )
-from vocal_extraction.device import choose_device
 from vocal_extraction.errors import ExtractionCancelledError, ExtractionError
 from vocal_extraction.separation.disk_array import Array, DiskArray, Scratch
-from vocal_extraction.separation.layerwise import TorchRuntime, layerwise_network
+from vocal_extraction.separation.layerwise import runtime_of
 from vocal_extraction.separation.song import SongSeparation
 from vocal_extraction.separation.stems import stem_plan
 from vocal_extraction.separation.workers import worker_pool
@@ -74,8 +72,8 @@ class Separator:
     ) -> None:
         self.model, self._pool, self._folder = model, pool, folder
         self._settings = ExtractionSettings(mask=mask, phase=phase, chunk_s=chunk_s, context_s=context_s)
-        layers = layerwise_network(model.network) if model.output == "mask" else None
-        self._runtime = None if layers is None else TorchRuntime(layers, model.device)
+        self._runtime = runtime_of(model)
+        self.runtime = self._runtime.name
 
     def __call__(
         self,
@@ -185,7 +183,11 @@ def separate(
 
 
 def load_model(
-    model: LoadedModel | str | Path | None = None, *, preset_name: str | None = None, device: str = "auto"
+    model: LoadedModel | str | Path | None = None,
+    *,
+    preset_name: str | None = None,
+    device: str = "auto",
+    runtime: str = "auto",
 ) -> LoadedModel:
     """Return a model that is loaded already; else load it.
 
@@ -197,6 +199,8 @@ def load_model(
         Without a model, the name of one that ships; None is the best.
     device
         Where a model that is loaded here shall be: 'auto', or a name that torch knows.
+    runtime
+        What runs it, see `load_checkpoint`.
 
     Raises
     ------
@@ -212,12 +216,12 @@ def load_model(
             f"The model is a {type(model).__name__}, expected the path of a checkpoint, the name of a model that ships "
             f"({', '.join(shipped_checkpoints())}), or what load_checkpoint returned."
         )
-    return load_checkpoint(model, device=choose_device(device))
+    return load_checkpoint(model, device=device, runtime=runtime)
 
 
 def _samples_of(mixture: Any) -> NDArray[np.float32]:
     """Return a signal as floats; see `separate`."""
-    if isinstance(mixture, torch.Tensor):
+    if hasattr(mixture, "detach"):  # a tensor of torch, which is not imported for that
         mixture = mixture.detach().cpu()
         mixture = (mixture.float() if mixture.is_floating_point() else mixture).numpy()
     try:

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from vocal_extraction.checkpointing import LoadedModel
 from vocal_extraction.separation.disk_array import Array, Rows, Scratch
@@ -25,11 +23,10 @@ from vocal_extraction.separation.input_conditioning import (
     input_gain,
     without_slow_waves,
 )
-from vocal_extraction.separation.layerwise import LayerwiseSong, TorchRuntime
+from vocal_extraction.separation.layerwise import LayerwiseSong, Runtime
 from vocal_extraction.separation.masking import (
     as_batch,
     as_masks,
-    infer_masks,
     masked,
     source_mask,
     synthesize_part,
@@ -38,7 +35,7 @@ from vocal_extraction.separation.masking import (
 from vocal_extraction.separation.resampling import Resampler
 from vocal_extraction.separation.workers import Item, for_each
 from vocal_extraction.settings import ExtractionSettings
-from vocal_extraction.spectrogram import analyze, griffin_lim, magnitude, n_frames_of
+from vocal_extraction.spectrogram import Samples, analyze, griffin_lim, magnitude, n_frames_of, namespace
 
 Tick = Callable[[float], None]
 """Called with the share of the work that is done; may raise to stop it."""
@@ -76,7 +73,7 @@ def chunks_of(n: int, *, size: int, context: int) -> list[Chunk]:
 class SongSeparation:
     """One song on its way through a model.
 
-    `runtime` is that of a network which goes through the song layer by layer; with None, the network is run on chunks.
+    `runtime` runs the model's network, layer by layer if it has layers, else on chunks.
     `scratch` makes all arrays, those of the estimates too. The others are as for `Separator`.
     """
 
@@ -85,7 +82,7 @@ class SongSeparation:
         mixture: Array,
         sample_rate: int,
         model: LoadedModel,
-        runtime: TorchRuntime | None,
+        runtime: Runtime,
         settings: ExtractionSettings,
         *,
         sources: Sequence[str],
@@ -119,31 +116,31 @@ class SongSeparation:
     @property
     def _items_together(self) -> int:
         """How many items go through the network in one batch."""
-        factor = 1 if self._model.device.type == "cpu" else _ON_AN_ACCELERATOR
+        factor = 1 if self._model.is_on_cpu else _ON_AN_ACCELERATOR
         return max(1, factor * _BINS_TOGETHER // (self._signal.n_bins * self._model.n_channels))
 
     def _groups(self) -> list[list[Chunk]]:
         """Return the chunks of the song, in groups that go through the network together."""
         signal, chunk_s, context_s = self._signal, self._settings.chunk_s, self._settings.context_s
-        if self._runtime is not None:
+        if self._runtime.layers:
             context_s = context_s if self._settings.phase == "griffin-lim" else 0.0
-            if self._model.device.type == "cpu":
+            if self._model.is_on_cpu:
                 chunk_s = min(chunk_s, _LAYERWISE_CHUNK_S + 2 * context_s)
         size, context = (round(seconds * signal.sample_rate / signal.hop_length) for seconds in (chunk_s, context_s))
         if self._model.output == "audio":
             chunks = chunks_of(self._n_samples, size=size * signal.hop_length, context=context * signal.hop_length)
         else:
             chunks = chunks_of(self._n_frames, size=max(size, 1), context=max(context, self._beside))
-        n_together = max(1, self._items_together // len(self._channels_of_items)) if self._runtime is None else 1
+        n_together = max(1, self._items_together // len(self._channels_of_items)) if not self._runtime.layers else 1
         return [chunks[start : start + n_together] for start in range(0, len(chunks), n_together)]
 
     def estimate(self, pool: ThreadPoolExecutor, tick: Tick) -> dict[str, Array]:
         """Estimate all sources on the threads of a pool; return arrays of the mixture's shape and rate."""
         groups = self._groups() if self._n_samples else []
         share_before = 0.0
-        if self._runtime is not None and groups:
+        if self._runtime.layers and groups:
             share_before = _ENCODING + _LAYERS
-            self._layers = self._through_layers(self._runtime, [chunk.kept for (chunk,) in groups], pool, tick)
+            self._layers = self._through_layers([chunk.kept for (chunk,) in groups], pool, tick)
         work = self._estimate_audio if self._model.output == "audio" else self._estimate_masked
 
         def after_each(n_done: int) -> None:
@@ -154,13 +151,11 @@ class SongSeparation:
         for_each(pool, work, self._arriving(groups, lambda group: group[-1].computed), after_each)
         return {name: outgoing.target for name, outgoing in self._outgoing.items()}
 
-    def _through_layers(
-        self, runtime: TorchRuntime, chunks: list[slice], pool: ThreadPoolExecutor, tick: Tick
-    ) -> LayerwiseSong:
+    def _through_layers(self, chunks: list[slice], pool: ThreadPoolExecutor, tick: Tick) -> LayerwiseSong:
         """Take the song through all layers of a network."""
         self._incoming.write_to(self._reach)
         example = self._network_input(slice(0, 1))
-        layers = LayerwiseSong(runtime, self._scratch, n_frames=self._n_frames, example=example)
+        layers = LayerwiseSong(self._runtime, self._scratch, n_frames=self._n_frames, example=example)
 
         def encode(frames: slice) -> None:
             layers.encode(frames, self._network_input(frames))
@@ -186,16 +181,16 @@ class SongSeparation:
     def _network_input(self, frames: slice) -> Rows:
         """Return magnitudes (n_batch, n_frames, n_bins, n_channels) for the runtime."""
         magnitudes = self._gain * magnitude(views_of(self._spectrum(frames), self._signal.stereo))
-        return as_batch(magnitudes, n_network_channels=self._model.n_channels).cpu().numpy()
+        return self._runtime.rows(as_batch(magnitudes, n_network_channels=self._model.n_channels))
 
-    def _spectrum(self, frames: slice) -> Tensor:
+    def _spectrum(self, frames: slice) -> Samples:
         """Return frames of the spectrum of the whole song: (n_items, n_channels, n_frames, n_bins)."""
         signal = self._signal
         first = frames.start * signal.hop_length - signal.window_length // 2
         last = first + (frames.stop - frames.start - 1) * signal.hop_length + signal.window_length
         return analyze(self._items(slice(first, last)), signal=signal)
 
-    def _items(self, samples: slice) -> Tensor:
+    def _items(self, samples: slice) -> Samples:
         """Return the channels of some samples in groups: (n_items, n_channels, n_samples), zeros beyond the song."""
         start, stop = max(samples.start, 0), min(samples.stop, self._n_samples)
         rows = np.zeros((self._n_channels, samples.stop - samples.start), np.float32)
@@ -204,37 +199,35 @@ class SongSeparation:
         if self._margin:
             read = without_slow_waves(read, self._signal.sample_rate, beside=(start - first, last - stop))
         rows[:, start - samples.start : stop - samples.start] = read
-        return torch.from_numpy(rows[self._channels_of_items]).to(self._model.device)
+        return self._runtime.samples(rows[self._channels_of_items])
 
-    @torch.inference_mode()
     def _estimate_masked(self, group: Sequence[Chunk]) -> None:
         spectra = [self._spectrum(chunk.computed) for chunk in group]
         n_items = len(spectra[0])
         if self._layers is not None:
-            found = torch.from_numpy(self._layers.masks(group[0].computed)).to(self._model.device)
-            masks = as_masks(found, n_items=n_items)
+            masks = [as_masks(self._runtime.samples(self._layers.masks(group[0].computed)), n_items=n_items)]
         else:
-            magnitudes = self._gain * magnitude(views_of(torch.cat(spectra), self._signal.stereo))
-            n_together, n_channels = self._items_together, self._model.n_channels
-            masks = torch.cat(
-                [
-                    infer_masks(self._model.network, part, n_network_channels=n_channels)
-                    for part in magnitudes.split(n_together)
-                ]
-            )
-        for chunk, spectrum, chunk_masks in zip(group, spectra, masks.split(n_items), strict=True):
+            joined = namespace(spectra[0]).concatenate(spectra)
+            magnitudes = self._gain * magnitude(views_of(joined, self._signal.stereo))
+            masks = _parts(self._together(self._infer_masks, magnitudes), n_items)
+        for chunk, spectrum, chunk_masks in zip(group, spectra, masks, strict=True):
             for name in self._estimates:
                 mask = source_mask(chunk_masks, self._model.sources.index(name), kind=self._settings.mask)
                 self._write(name, chunk, self._waveform(spectrum, mask, chunk))
 
-    def _waveform(self, spectrum: Tensor, mask: Tensor, chunk: Chunk) -> Tensor:
+    def _infer_masks(self, magnitudes: Samples) -> Samples:
+        """Infer masks (n_items, n_channels, n_frames, n_bins, n_sources) from the magnitudes of the views."""
+        batch = as_batch(magnitudes, n_network_channels=self._model.n_channels)
+        return as_masks(self._runtime.masks(batch), n_items=len(magnitudes))
+
+    def _waveform(self, spectrum: Samples, mask: Samples, chunk: Chunk) -> Samples:
         """Mask a spectrum of a chunk's computed frames; return the samples of those that are kept."""
         signal, samples = self._signal, self._samples_of(chunk.kept)
         first, n_samples = chunk.computed.start, max(samples.stop - samples.start, 0)
         if self._settings.phase == "griffin-lim":
             spectrum = masked(spectrum, mask, signal.stereo)
             n_computed, start = (spectrum.shape[-2] - 1) * signal.hop_length, samples.start - first * signal.hop_length
-            waveform = griffin_lim(spectrum.abs(), phase_of=spectrum, n_samples=n_computed, signal=signal)
+            waveform = griffin_lim(abs(spectrum), phase_of=spectrum, n_samples=n_computed, signal=signal)
             return waveform[..., start : start + n_samples]
         # Frames beside those that are kept reach into their samples.
         frames = slice(max(chunk.kept.start - self._beside - first, 0), chunk.kept.stop + self._beside - first)
@@ -242,18 +235,27 @@ class SongSeparation:
         part = masked(spectrum[..., frames, :], mask[..., frames, :], signal.stereo)
         return synthesize_part(part, slice(start, start + n_samples), signal=signal)
 
-    @torch.inference_mode()
     def _estimate_audio(self, group: Sequence[Chunk]) -> None:
-        items = torch.cat([self._items(chunk.computed) for chunk in group])
-        audio = [self._model.network({"mix_audio": part})["audio"] for part in items.split(self._items_together)]
-        for chunk, estimates in zip(group, torch.cat(audio).split(len(items) // len(group)), strict=True):
+        of_chunks = [self._items(chunk.computed) for chunk in group]
+        audio = self._together(self._runtime.audio, namespace(of_chunks[0]).concatenate(of_chunks))
+        for chunk, estimates in zip(group, _parts(audio, len(of_chunks[0])), strict=True):
             kept = slice(chunk.kept.start - chunk.computed.start, chunk.kept.stop - chunk.computed.start)
             for name in self._estimates:
                 self._write(name, chunk, estimates[..., kept, self._model.sources.index(name)])
 
-    def _write(self, name: str, chunk: Chunk, waveform: Tensor) -> None:
+    def _together(self, function: Callable[[Samples], Samples], items: Samples) -> Samples:
+        """Call a function of the network on as many items at a time as go through it together."""
+        found = [function(part) for part in _parts(items, self._items_together)]
+        return namespace(found[0]).concatenate(found)
+
+    def _write(self, name: str, chunk: Chunk, waveform: Samples) -> None:
         """Write the samples (n_items, n_channels, n_samples) that a chunk keeps."""
         _, first = np.unique(self._channels_of_items, return_index=True)
-        rows = waveform.flatten(0, 1)[first].T.cpu().numpy()
+        channels = waveform.reshape(waveform.shape[0] * waveform.shape[1], waveform.shape[2])
+        rows = self._runtime.rows(channels[first].T)
         start = self._samples_of(chunk.kept).start
         self._estimates[name][start : start + len(rows)] = rows
+
+
+def _parts(items: Samples, n: int) -> list[Samples]:
+    return [items[start : start + n] for start in range(0, len(items), n)]

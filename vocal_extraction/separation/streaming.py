@@ -11,17 +11,24 @@ from typing import Any
 
 import numpy as np
 import soxr
-import torch
 from numpy.typing import NDArray
 
 from vocal_extraction.checkpointing import LoadedModel
 from vocal_extraction.errors import ExtractionError
 from vocal_extraction.separation.disk_array import Rows
-from vocal_extraction.separation.layerwise import TorchRuntime, layerwise_network
+from vocal_extraction.separation.layerwise import runtime_of
 from vocal_extraction.separation.masking import as_batch, as_masks, channels_of, views_of
 from vocal_extraction.separation.resampling import refuse_numbers_out_of_range
 from vocal_extraction.separation.stems import stem_plan
-from vocal_extraction.spectrogram import analyze, magnitude, n_frames_of, synthesis_weight, synthesize
+from vocal_extraction.spectrogram import (
+    Samples,
+    analyze,
+    magnitude,
+    n_frames_of,
+    namespace,
+    synthesis_weight,
+    synthesize,
+)
 
 _LOWEST_HZ = 25.0
 """Bins below this belong to no source: a live signal cannot wait for the high-pass that files go through."""
@@ -121,28 +128,29 @@ class _Frames:
     """A network at work frame by frame, at its own rate: what goes in comes out as soon as it is finished."""
 
     def __init__(self, model: LoadedModel, *, sources: Sequence[str], n_channels: int, gain: float | None) -> None:
-        network = layerwise_network(model.network) if model.output == "mask" else None
-        runtime = None if network is None else TorchRuntime(network, model.device)
-        if runtime is None or any(layer.n_directions > 1 for layer in runtime.layers):
+        runtime = runtime_of(model)
+        if not runtime.layers or any(layer.n_directions > 1 for layer in runtime.layers):
             raise ExtractionError(
                 f"{model.path.name} needs the whole song: its network also runs from the end to the beginning. "
                 "Live takes one that runs forwards only, such as --preset live."
             )
         self._model, self._signal, self._runtime, self._gain = model, model.signal, runtime, gain
         self._sources = [model.sources.index(name) for name in sources]
-        window, hop, device = self._signal.window_length, self._signal.hop_length, model.device
+        window, hop = self._signal.window_length, self._signal.hop_length
         self.delay = window + runtime.lookahead * hop
         self._n_low = math.ceil(_LOWEST_HZ * window / self._signal.sample_rate)
         self._states: list[Any] = [None] * len(runtime.layers)
         self._samples = np.zeros((window // 2, n_channels), np.float32)  # those of frames to come
-        self._views = torch.zeros(1, n_channels, 0, self._signal.n_bins, device=device)  # those whose masks are to come
-        self._overlap = torch.zeros(len(sources), n_channels, window - hop, device=device)
-        self._weight = torch.zeros(window - hop, device=device)
+        self._views = self._zeros(1, n_channels, 0, self._signal.n_bins)  # those whose masks are to come
+        self._overlap = self._zeros(len(sources), n_channels, window - hop)
+        self._weight = self._zeros(window - hop)
         self._n_arrived, self._n_finished = 0, -(window // 2)  # what lies before the signal is finished first
         self._n_masks = -runtime.lookahead
         self._power, self._n_powers = 0.0, 0.0
 
-    @torch.inference_mode()
+    def _zeros(self, *shape: int) -> Samples:
+        return self._runtime.samples(np.zeros(shape, np.float32))
+
     def push(self, rows: Rows, last: bool) -> Rows:
         """Take samples (n, n_channels), and return those that are finished: (m, n_sources * n_channels)."""
         window, hop = self._signal.window_length, self._signal.hop_length
@@ -154,37 +162,39 @@ class _Frames:
         finished = [self._overlap[..., :0]]
         while (n := min((len(self._samples) - window) // hop + 1, _FRAMES_TOGETHER)) > 0:
             samples, self._samples = self._samples[: (n - 1) * hop + window], self._samples[n * hop :]
-            items = torch.from_numpy(samples.T[None]).to(self._model.device)
-            views = views_of(analyze(items, signal=self._signal), self._signal.stereo)
-            self._views = torch.cat([self._views, views], dim=-2)
-            gains = torch.tensor(self._gains(samples[window - hop :].reshape(n, -1)), dtype=torch.float32)
-            finished.append(self._through_network(magnitude(views) * gains[:, None].to(views.device)))
+            spectra = analyze(self._runtime.samples(samples.T[None]), signal=self._signal)
+            views = views_of(spectra, self._signal.stereo)
+            self._views = namespace(views).concatenate([self._views, views], axis=-2)
+            gains = np.array(self._gains(samples[window - hop :].reshape(n, -1)), np.float32)
+            finished.append(self._through_network(magnitude(views) * self._runtime.samples(gains[:, None])))
         if last:
             if self._runtime.lookahead:
-                silence = torch.zeros_like(self._views[:, :, :1].real).expand(-1, -1, self._runtime.lookahead, -1)
-                finished.append(self._through_network(silence))
+                shape = (*self._views.shape[:2], self._runtime.lookahead, self._signal.n_bins)
+                finished.append(self._through_network(self._zeros(*shape)))
             finished.append(self._overlap / self._weight)
-        samples = torch.cat(finished, dim=-1).flatten(0, 1).T.cpu().numpy()
+        joined = namespace(self._overlap).concatenate(finished, axis=-1)
+        samples = self._runtime.rows(joined.reshape(joined.shape[0] * joined.shape[1], joined.shape[2]).T)
         n_before, self._n_finished = self._n_finished, self._n_finished + len(samples)
         return samples[max(-n_before, 0) : self._n_arrived - n_before]
 
-    def _through_network(self, magnitudes: torch.Tensor) -> torch.Tensor:
+    def _through_network(self, magnitudes: Samples) -> Samples:
         """Take frames of views (1, n_channels, n_frames, n_bins); return the samples that they finish."""
-        features = self._runtime.encode(as_batch(magnitudes, n_network_channels=self._model.n_channels).cpu().numpy())
+        batch = as_batch(magnitudes, n_network_channels=self._model.n_channels)
+        features = self._runtime.encode(self._runtime.rows(batch))
         for i, layer in enumerate(self._runtime.layers):
             output, self._states[i] = layer.step(0, features, self._states[i])
             features = layer.combine(features, [output])
         n_early, self._n_masks = max(-self._n_masks, 0), self._n_masks + len(features)
         if n_early >= len(features):
             return self._overlap[..., :0]
-        masks = as_masks(torch.from_numpy(self._runtime.decode(features[n_early:])).to(magnitudes.device), n_items=1)
+        masks = as_masks(self._runtime.samples(self._runtime.decode(features[n_early:])), n_items=1)
         masks[..., : self._n_low, :] = 0.0
         n = masks.shape[2]
         views, self._views = self._views[:, :, :n], self._views[:, :, n:]
-        spectra = channels_of(views * masks.movedim(-1, 0)[self._sources][:, 0], self._signal.stereo)
+        spectra = channels_of(views * namespace(masks).moveaxis(masks, -1, 0)[self._sources][:, 0], self._signal.stereo)
         hop = self._signal.hop_length
         samples = synthesize(spectra, signal=self._signal)
-        weight = synthesis_weight(n, signal=self._signal, device=samples.device).clone()
+        weight = synthesis_weight(n, signal=self._signal, like=samples)
         n_overlapping = self._overlap.shape[-1]
         samples[..., :n_overlapping] += self._overlap
         weight[:n_overlapping] += self._weight

@@ -2,12 +2,12 @@
 
 import functools
 import itertools
+import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
-
-import torch
 
 from vocal_extraction.checkpointing import LoadedModel
 
@@ -19,7 +19,12 @@ _WORKERS_OF_A_SONG = 4
 @functools.cache
 def _n_cores() -> int:
     """Return how many threads torch would use; asked once, since our own threads lower what later ones are told."""
-    return torch.get_num_threads()
+    if "torch" in sys.modules:
+        return int(sys.modules["torch"].get_num_threads())
+    given, count = os.environ.get("OMP_NUM_THREADS", ""), os.cpu_count() or 1
+    if given.isdecimal():
+        return max(int(given), 1)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else count
 
 
 def worker_pool(model: LoadedModel, *, n_songs: int = 1) -> ThreadPoolExecutor:
@@ -28,9 +33,14 @@ def worker_pool(model: LoadedModel, *, n_songs: int = 1) -> ThreadPoolExecutor:
     There are as many as torch would use, but no more than a few for each song, since memory grows with them; an
     accelerator is fed by one.
     """
-    n_workers = min(_n_cores(), _WORKERS_OF_A_SONG * n_songs) if model.device.type == "cpu" else 1
-    # The number of threads is each thread's own setting; that of the caller stays as it is.
-    return ThreadPoolExecutor(n_workers, "separation", initializer=torch.set_num_threads, initargs=(1,))
+    n_workers = min(_n_cores(), _WORKERS_OF_A_SONG * n_songs) if model.is_on_cpu else 1
+    return ThreadPoolExecutor(n_workers, "separation", initializer=_compute_alone)
+
+
+def _compute_alone() -> None:
+    """Let torch compute on this thread only, as ONNX Runtime does; that of the caller stays as it is."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 def for_each(

@@ -28,7 +28,6 @@ from vocal_extraction.checkpointing import (
     load_checkpoint,
     read_checkpoint,
 )
-from vocal_extraction.device import choose_device
 from vocal_extraction.errors import SongTooLongError, VocalExtractionError
 from vocal_extraction.extraction import Outcome, extract_vocals, separate
 from vocal_extraction.separation import Cancelled
@@ -176,7 +175,7 @@ class JobQueue(contextlib.AbstractContextManager["JobQueue"]):
     # Models
 
     def _load(self, path: Path) -> LoadedModel:
-        return load_checkpoint(path, device=choose_device(self._device))
+        return load_checkpoint(path, device=self._device)
 
     def model(self, name: str) -> LoadedModel:
         """Load a model, once until its file changes."""
@@ -188,7 +187,7 @@ class JobQueue(contextlib.AbstractContextManager["JobQueue"]):
         """Return what a model estimates, by its metadata; one that has none there is loaded."""
         try:
             metadata = CheckpointMetadata.parse(read_checkpoint(self.models[name])["metadata"])
-        except CheckpointError:  # a file of another kind, for one of `LOADERS`
+        except (CheckpointError, ModuleNotFoundError):  # for another of `LOADERS`, or without torch
             return self.model(name).sources
         return metadata.sources or self.model(name).sources
 

@@ -65,7 +65,12 @@ def _add_model(model: str | Path, site: Path, folder: str) -> dict[str, Any]:
     """Export a model; return what the page knows of it, with the plan of each choice of stems."""
     facts = json.loads((export_model(model, site / folder) / "model.json").read_text())
     signal, sources = facts["signal"], facts["sources"]
-    if not facts["layers"] or facts["n_channels"] > 2 or signal["window_length"] & (signal["window_length"] - 1):
+    if (
+        facts["lookahead"]
+        or not facts["layers"]
+        or facts["n_channels"] > 2
+        or signal["window_length"] & (signal["window_length"] - 1)
+    ):
         raise ExportError(
             f"The page in a browser cannot run {model}: it takes networks of recurrent layers for one channel or two, "
             "and windows of a power of two samples."
