@@ -59,16 +59,17 @@ def page(browser, address):
     """Open the site in a new profile; no request may leave its origin, and no script may fail."""
     context = browser.new_context()
     context.set_default_timeout(1_000 * PATIENCE_S)
-    page, foreign, errors = context.new_page(), [], []
-    own = (address, f"blob:{address}", "data:")
-    context.on("request", lambda request: None if request.url.startswith(own) else foreign.append(request.url))
+    page, asked, errors = context.new_page(), [], []
+    context.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.goto(address)
     page.locator("body[data-ready]").wait_for()
     yield page
     context.close()
-    assert (foreign, errors) == ([], [])
+    assert errors == []
+    assert f"{address}models/0/model.json" in asked, "requests of the worker are seen as well"
+    assert [url for url in asked if not url.startswith((address, f"blob:{address}", "data:"))] == []
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +184,12 @@ def test_cancelling_leaves_nothing_and_bad_files_get_a_sentence(page, tmp_path):
         return Array.fromAsync(root.keys());
     }"""
     assert len(page.evaluate(names)) == 1, "nothing of what was cancelled or failed stays"
+
+
+def test_a_browser_without_storage_for_files_says_so(page):
+    page.add_init_script("delete Navigator.prototype.storage")
+    page.reload()
+    expect(page.get_by_role("alert")).to_contain_text("keeps no files")
 
 
 def test_a_site_replaces_sites_only(site, tmp_path):

@@ -7,7 +7,7 @@ const BLOCK_S = 10;
 const [FOLDER, FACTS] = ["vocal-extraction", "song.json"];
 
 async function root() {
-  if (!navigator.storage?.getDirectory) throw new Error("This browser gives pages no storage for files: take a newer one, or no private window.");
+  if (!navigator.storage?.getDirectory) throw new Error("This browser keeps no files for this page. Open it over https, in no private window, or in a newer browser.");
   return (await navigator.storage.getDirectory()).getDirectoryHandle(FOLDER, { create: true });
 }
 
@@ -94,12 +94,8 @@ class Separation {
     const { length, sampleRate, numberOfChannels: nChannels } = audio;
     await this.ask("open", { ...parameters, nSamples: length, nChannels });
     for (let start = 0; start < length; start += BLOCK_S * sampleRate) {
-      const rows = new Float32Array(Math.min(BLOCK_S * sampleRate, length - start) * nChannels);
-      for (let channel = 0; channel < nChannels; channel++) {
-        const samples = audio.getChannelData(channel);
-        for (let i = channel, j = start; i < rows.length; i += nChannels, j++) rows[i] = samples[j];
-      }
-      await this.ask("store", { start, rows }, [rows.buffer]);
+      const channels = Array.from({ length: nChannels }, (_, channel) => audio.getChannelData(channel).slice(start, start + BLOCK_S * sampleRate));
+      await this.ask("store", { start, channels }, channels.map(({ buffer }) => buffer));
     }
     return length / sampleRate;
   }
@@ -149,6 +145,7 @@ export default class BrowserEngine {
 
   // Songs follow each other, those of other tabs too: one fills a phone's memory.
   async separate(file, { model: modelName, stems, without }, onprogress) {
+    await root();
     const model = (await this.models()).find(({ name }) => name === modelName);
     const plan = model.plans[new URLSearchParams({ ...(stems && { stems }), ...(without && { without }) })];
     const facts = { id: crypto.randomUUID(), name: file.name.replace(/\.\w+$/, ""), made: Date.now() };

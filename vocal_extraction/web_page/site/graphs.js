@@ -30,6 +30,29 @@ export class DiskArray {
   }
 }
 
+// Up to two channels of a song, each in a file; a second one that is not there is silent.
+export class Channels {
+  static async create(folder, name, nChannels, nSamples) {
+    const names = [`${name}-left`, `${name}-right`].slice(0, nChannels);
+    return Object.assign(new Channels(), { nSamples, arrays: await Promise.all(names.map((one) => DiskArray.create(folder, one, 1))) });
+  }
+
+  // What lies outside of the song is 0, or goes on as it ends there.
+  read(start, stop, { hold = false } = {}) {
+    const [first, last] = [Math.min(Math.max(start, 0), this.nSamples), Math.max(Math.min(stop, this.nSamples), 0)];
+    return [0, 1].map((channel) => {
+      const samples = new Float64Array(stop - start);
+      if (!this.arrays[channel] || first >= last) return samples;
+      samples.set(this.arrays[channel].read(first, last), first - start);
+      return hold ? samples.fill(samples[first - start], 0, first - start).fill(samples[last - 1 - start], last - start) : samples;
+    });
+  }
+
+  write(start, channels) { this.arrays.forEach((array, i) => array.write(start, Float32Array.from(channels[i]))); }
+
+  async remove() { for (const array of this.arrays) await array.remove(); }
+}
+
 // A model's graphs, each loaded when it is first run.
 export class Model {
   constructor(address, facts) {

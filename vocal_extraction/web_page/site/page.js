@@ -220,7 +220,11 @@ document.addEventListener("plays", ({ detail }) => {
   for (const { player } of document.querySelectorAll(".player")) if (player !== detail && player.playing) player.stop();
 });
 await offerModels();
-for (const song of await engine.songs()) {
+const found = await engine.songs().catch((error) => {
+  byId("complaint").textContent = error.message;
+  return [];
+});
+for (const song of found) {
   const card = new SongCard();
   engine.follow(song, (now) => card.show(now));
 }

@@ -4,7 +4,7 @@
 // does not grow with the song. Two channels are taken as their views (mid and side, or themselves), which go through the
 // Fourier transform as one complex signal.
 import { Fft, HighPass, covariance, hann, levelOf } from "./signal.js";
-import { DiskArray, FULL, Model } from "./graphs.js";
+import { Channels, DiskArray, FULL, Model } from "./graphs.js";
 import { WAV_HEADER, drawSpectrograms, wavHeader } from "./listening.js";
 
 const CHUNK_S = 2;
@@ -17,6 +17,8 @@ function reversed(rows, n) {
   for (let i = 0; i < n; i++) turned.set(rows.subarray(i * length, (i + 1) * length), (n - 1 - i) * length);
   return turned;
 }
+
+const largest = (samples) => samples.reduce((most, sample) => Math.max(most, Math.abs(sample)), 0);
 
 class Song {
   constructor(folder, model, { nSamples, nChannels, plan, facts }) {
@@ -34,22 +36,11 @@ class Song {
 
   array(name, rowLength) { return DiskArray.create(this.folder, name, rowLength); }
 
+  samples(name) { return Channels.create(this.folder, name, this.nChannels, this.nSamples); }
+
   // Frames or samples of the whole song, chunk by chunk: [start, stop].
   chunks(n, size) {
     return Array.from({ length: Math.ceil(n / size) }, (_, i) => [i * size, Math.min((i + 1) * size, n)]);
-  }
-
-  // The channels of a stretch of an array of samples; what lies outside of the song is 0, or goes on as it ends there.
-  channels(array, start, stop, { hold = false } = {}) {
-    const [first, last] = [Math.min(Math.max(start, 0), this.nSamples), Math.max(Math.min(stop, this.nSamples), 0)];
-    const rows = array.read(first, Math.max(first, last));
-    return [0, 1].map((channel) => {
-      const samples = new Float64Array(stop - start);
-      if (channel >= this.nChannels || first >= last) return samples;
-      for (let i = first; i < last; i++) samples[i - start] = rows[(i - first) * this.nChannels + channel];
-      if (hold) samples.fill(samples[first - start], 0, first - start).fill(samples[last - 1 - start], last - start);
-      return samples;
-    });
   }
 
   async separate(tick) {
@@ -70,7 +61,7 @@ class Song {
     let window = [];
     const seconds = edges.slice(1).map((stop, i) => {
       if (window.length !== stop - edges[i]) window = hann(stop - edges[i]);
-      const product = covariance(this.channels(this.mixture, edges[i], stop), window, this.rate);
+      const product = covariance(this.mixture.read(edges[i], stop), window, this.rate);
       return [product(0, 0), product(1, 1), product(0, 1)];
     });
     const { gain, areAlike } = levelOf(seconds, this.nChannels, signal.input_level_db);
@@ -85,23 +76,14 @@ class Song {
 
   // Writes the views of the song, without what is below the voice.
   async removeSlowWaves() {
-    this.views = await this.array("views", this.nChannels);
+    this.views = await this.samples("views");
     const highPass = this.model.signal.input_level_db === null ? null : new HighPass(this.rate);
     const margin = highPass?.margin ?? 0;
     for (const [start, stop] of this.chunks(this.nSamples, highPass?.length ?? this.rate)) {
-      const length = highPass?.fft.n ?? stop - start;
-      const [a, b] = this.channels(this.mixture, start - margin, start - margin + length, { hold: true });
-      if (this.isMidSide) {
-        for (let i = 0; i < a.length; i++) {
-          const left = a[i];
-          a[i] = (left + b[i]) / 2;
-          b[i] = (left - b[i]) / 2;
-        }
-      }
-      highPass?.process(a, b);
-      const rows = new Float32Array((stop - start) * this.nChannels);
-      for (let i = 0; i < rows.length; i++) rows[i] = (i % this.nChannels ? b : a)[margin + Math.floor(i / this.nChannels)];
-      this.views.write(start, rows);
+      const [left, right] = this.mixture.read(start - margin, highPass ? start - margin + highPass.fft.n : stop, { hold: true });
+      const views = this.isMidSide ? [left.map((one, i) => (one + right[i]) / 2), left.map((one, i) => (one - right[i]) / 2)] : [left, right];
+      highPass?.process(...views);
+      this.views.write(start, views.map((view) => view.subarray(margin, margin + stop - start)));
       this.tick((SHARES.input * stop) / this.nSamples);
     }
   }
@@ -110,7 +92,7 @@ class Song {
   analyze([start, stop], take) {
     const { hop, length, window } = this;
     const origin = start * hop - length / 2;
-    const [a, b] = this.channels(this.views, origin, origin + (stop - start - 1) * hop + length);
+    const [a, b] = this.views.read(origin, origin + (stop - start - 1) * hop + length);
     const [re, im] = [new Float64Array(length), new Float64Array(length)];
     for (let frame = start; frame < stop; frame++) {
       const offset = (frame - start) * hop;
@@ -209,8 +191,8 @@ class Song {
 
   // Writes the estimates, and returns the largest sample of all stems. Frames are added up where they overlap.
   async applyMasks() {
-    const { hop, length, window, fft, nChannels, model } = this;
-    this.estimates = Object.fromEntries(await Promise.all(this.estimated.map(async (name) => [name, await this.array(`estimate-${name}`, nChannels)])));
+    const { hop, length, window, fft, model } = this;
+    this.estimates = await Promise.all(this.estimated.map((name, i) => this.samples(`estimate${i}`)));
     const size = this.chunkLength * hop + length; // what the frames of a chunk reach into
     const sums = this.estimated.map(() => [new Float64Array(size), new Float64Array(size)]);
     const weight = new Float64Array(size);
@@ -261,71 +243,60 @@ class Song {
     };
   }
 
-  // Writes the samples that no later frame reaches; the first begin half a window before the song.
+  // Writes the samples that no later frame reaches, the first of which lie before the song; returns the largest of all stems.
   writeEstimates([start, stop], sums, weight) {
-    const { hop, length, nChannels, isMidSide } = this;
-    const origin = start * hop - length / 2;
-    const isLast = stop === this.nFrames;
-    const [first, last] = [Math.max(origin, 0), isLast ? this.nSamples : Math.min(stop * hop - length / 2, this.nSamples)];
+    const origin = start * this.hop - this.length / 2;
+    const end = stop === this.nFrames ? this.nSamples : stop * this.hop - this.length / 2;
+    const [first, last] = [Math.max(origin, 0), Math.min(end, this.nSamples)];
     if (last <= first) return 0;
-    const rows = sums.map(([a, b]) => {
-      const samples = new Float32Array((last - first) * nChannels);
-      for (let i = first; i < last; i++) {
-        const at = i - origin;
-        const [one, other] = [a[at] / Math.max(weight[at], 1e-10), b[at] / Math.max(weight[at], 1e-10)];
-        samples[(i - first) * nChannels] = isMidSide ? one + other : one;
-        if (nChannels === 2) samples[(i - first) * 2 + 1] = isMidSide ? one - other : other;
-      }
-      return samples;
+    const estimates = sums.map((views) => {
+      const [one, other] = views.map((sum) => sum.slice(first - origin, last - origin).map((value, i) => value / Math.max(weight[first - origin + i], 1e-10)));
+      return this.isMidSide ? [one.map((mid, i) => mid + other[i]), one.map((mid, i) => mid - other[i])] : [one, other];
     });
-    this.estimated.forEach((name, i) => this.estimates[name].write(first, rows[i]));
+    estimates.forEach((channels, i) => this.estimates[i].write(first, channels));
     const mixture = this.mixture.read(first, last);
-    let loudest = 0;
-    for (const { sources, is_residual: isResidual } of this.plan) {
-      const parts = sources.map((source) => rows[this.estimated.indexOf(source)]);
-      for (let i = 0; i < mixture.length; i++) {
+    return Math.max(...this.plan.flatMap((stem) => this.stemOf(stem, mixture, estimates)).map(largest));
+  }
+
+  // The channels of a stem.
+  stemOf({ sources, is_residual: isResidual }, mixture, estimates) {
+    return mixture.map((mixed, channel) => {
+      const parts = sources.map((source) => estimates[this.estimated.indexOf(source)][channel]);
+      return mixed.map((sample, i) => {
         let sum = 0;
         for (const part of parts) sum += part[i];
-        loudest = Math.max(loudest, Math.abs(isResidual ? mixture[i] - sum : sum));
-      }
-    }
-    return loudest;
+        return isResidual ? sample - sum : sum;
+      });
+    });
   }
 
   // Writes the stems as 16-bit WAV files and their spectrograms. They add up to the song exactly, as rounded.
   async write(loudest) {
-    const largest = (FULL_SCALE - 1 - this.estimated.length) / FULL_SCALE;
-    const scale = loudest > 1 - 1 / FULL_SCALE ? largest / loudest : 1;
+    const { nSamples, nChannels, rate } = this;
+    const scale = loudest > 1 - 1 / FULL_SCALE ? (FULL_SCALE - 1 - this.estimated.length) / FULL_SCALE / loudest : 1;
     const stems = await Promise.all(this.plan.map(async (stem) => {
       const handle = await (await this.folder.getFileHandle(`${stem.name}.wav`, { create: true })).createSyncAccessHandle();
-      handle.write(wavHeader(this.nSamples, this.nChannels, this.rate));
+      handle.write(wavHeader(nSamples, nChannels, rate));
       return { ...stem, handle };
     }));
-    const peaks = new Array(Math.min(PEAKS, this.nSamples)).fill(0);
-    for (const [start, stop] of this.chunks(this.nSamples, this.rate)) {
-      const mixture = this.mixture.read(start, stop);
-      const estimates = Object.fromEntries(this.estimated.map((name) => [name, this.estimates[name].read(start, stop)]));
-      for (const rows of [mixture, ...Object.values(estimates)]) {
-        for (let i = 0; i < rows.length; i++) rows[i] = Math.round(rows[i] * scale * FULL_SCALE);
+    const peaks = [];
+    for (const [start, stop] of this.chunks(nSamples, Math.ceil(nSamples / PEAKS))) {
+      const [mixture, ...estimates] = [this.mixture, ...this.estimates].map((samples) => samples.read(start, stop).map((channel) => channel.map((sample) => Math.round(sample * scale * FULL_SCALE))));
+      for (const stem of stems) {
+        const channels = this.stemOf(stem, mixture, estimates);
+        const samples = new Int16Array((stop - start) * nChannels);
+        for (let i = 0; i < samples.length; i++) samples[i] = channels[i % nChannels][Math.floor(i / nChannels)];
+        if (stem.handle.write(samples, { at: WAV_HEADER + 2 * start * nChannels }) < samples.byteLength) throw new Error(FULL);
       }
-      for (const { sources, is_residual: isResidual, handle } of stems) {
-        const samples = new Int16Array(mixture.length);
-        for (const source of sources) for (let i = 0; i < samples.length; i++) samples[i] += estimates[source][i];
-        if (isResidual) for (let i = 0; i < samples.length; i++) samples[i] = mixture[i] - samples[i];
-        if (handle.write(samples, { at: WAV_HEADER + 2 * start * this.nChannels }) < samples.byteLength) throw new Error(FULL);
-      }
-      for (let i = 0; i < mixture.length; i++) {
-        const point = Math.floor(((start + Math.floor(i / this.nChannels)) * peaks.length) / this.nSamples);
-        peaks[point] = Math.max(peaks[point], Math.abs(mixture[i]));
-      }
+      peaks.push(Math.max(...mixture.map(largest)));
     }
-    for (const array of [this.mixture, ...Object.values(this.estimates)]) await array.remove();
+    for (const array of [this.mixture, ...this.estimates]) await array.remove();
     const axis = await drawSpectrograms(this.folder, stems, this);
     for (const { handle } of stems) handle.close();
     const most = Math.max(1, ...peaks);
     const notes = scale === 1 ? [] : [`all stems are scaled by ${scale.toFixed(6)}, so that 16 bits do not clip`];
-    const track = { folder: this.facts.id, stems: stems.map(({ name }) => name), sample_rate: this.rate, n_samples: this.nSamples, n_channels: this.nChannels, start_s: 0, ...axis };
-    const song = { ...this.facts, state: "done", notes, duration_s: this.nSamples / this.rate, peaks: peaks.map((peak) => Math.floor((100 * peak) / most)), track };
+    const track = { folder: this.facts.id, stems: stems.map(({ name }) => name), sample_rate: rate, n_samples: nSamples, n_channels: nChannels, start_s: 0, ...axis };
+    const song = { ...this.facts, state: "done", notes, duration_s: nSamples / rate, peaks: peaks.map((peak) => Math.floor((100 * peak) / most)), track };
     const handle = await (await this.folder.getFileHandle("song.json", { create: true })).createSyncAccessHandle();
     handle.write(new TextEncoder().encode(JSON.stringify(song)));
     handle.close();
@@ -338,9 +309,9 @@ const tasks = {
     const root = await (await navigator.storage.getDirectory()).getDirectoryHandle(folder);
     const model = new Model(address, await (await fetch(`${address}/model.json`)).json());
     song = new Song(await root.getDirectoryHandle(parameters.facts.id, { create: true }), model, parameters);
-    song.mixture = await song.array("mixture", song.nChannels);
+    song.mixture = await song.samples("mixture");
   },
-  store({ start, rows }) { song.mixture.write(start, rows); },
+  store({ start, channels }) { song.mixture.write(start, channels); },
   separate: () => song.separate((share) => postMessage({ share })),
 };
 
@@ -348,6 +319,6 @@ self.onmessage = async ({ data: { task, ...parameters } }) => {
   try {
     postMessage({ result: await tasks[task](parameters) });
   } catch (error) {
-    postMessage({ error: error.message });
+    postMessage({ error: error.name === "QuotaExceededError" ? FULL : error.message });
   }
 };
