@@ -29,6 +29,7 @@ class Song {
     this.window = type === "sqrt_hann" ? periodic.map(Math.sqrt) : periodic;
     this.windowSum = this.window.reduce((sum, value) => sum + value, 0);
     this.nFrames = Math.ceil(nSamples / hop) + 1;
+    this.lookahead = model.lookahead ?? 0; // frames that masks come late; silence behind the song makes up for them
     this.chunkLength = Math.max(1, Math.round((CHUNK_S * rate) / hop));
     this.estimated = [...new Set(plan.flatMap((stem) => stem.sources))];
     this.tick = () => null;
@@ -90,6 +91,7 @@ class Song {
 
   // Calls `take(frame, re, im)` with the spectrum of each frame, of both views as one complex signal.
   analyze([start, stop], take) {
+    if (stop <= start) return;
     const { hop, length, window } = this;
     const origin = start * hop - length / 2;
     const [a, b] = this.views.read(origin, origin + (stop - start - 1) * hop + length);
@@ -109,7 +111,7 @@ class Song {
     const [n, { nBins, length, items }, together] = [chunk[1] - chunk[0], this, this.model.n_channels];
     const data = new Float32Array(items.length * n * nBins * together);
     const scale = this.gain / this.windowSum / 2;
-    this.analyze(chunk, (frame, re, im) => {
+    this.analyze([chunk[0], Math.min(chunk[1], this.nFrames)], (frame, re, im) => {
       for (let k = 0, m = 0; k < nBins; k++, m = length - k) {
         const one = Math.sqrt((re[k] + re[m]) ** 2 + (im[k] - im[m]) ** 2) * scale;
         const other = Math.sqrt((im[k] + im[m]) ** 2 + (re[m] - re[k]) ** 2) * scale;
@@ -125,7 +127,7 @@ class Song {
   }
 
   async encode() {
-    const chunks = this.chunks(this.nFrames, this.chunkLength);
+    const chunks = this.chunks(this.nFrames + this.lookahead, this.chunkLength);
     for (const [i, chunk] of chunks.entries()) {
       const [features] = await this.model.run("encode", this.magnitudes(chunk));
       this.nSequences = features.dims[1];
@@ -155,7 +157,7 @@ class Song {
 
   async throughLayer(name, units, from, share) {
     const output = await this.array(name, this.nSequences * units);
-    const chunks = this.chunks(this.nFrames, this.chunkLength);
+    const chunks = this.chunks(this.nFrames + this.lookahead, this.chunkLength);
     const isBackward = name.startsWith("backward");
     if (isBackward) chunks.reverse();
     const turn = (rows, n) => (isBackward ? reversed(rows, n) : rows);
@@ -179,7 +181,7 @@ class Song {
   // Turns a layer's outputs into the next one's features.
   async advance(number) {
     let following = null;
-    for (const chunk of this.chunks(this.nFrames, this.chunkLength)) {
+    for (const chunk of this.chunks(this.nFrames + this.lookahead, this.chunkLength)) {
       const features = await this.combined(number, chunk);
       following ??= await this.array(`features${number + 1}`, features.dims[1] * features.dims[2]);
       following.write(chunk[0], features.data);
@@ -200,7 +202,7 @@ class Song {
     let loudest = 0;
     for (const chunk of this.chunks(this.nFrames, this.chunkLength)) {
       const [start, stop] = chunk;
-      const [masks] = await model.run("decode", await this.combined(model.layers.length - 1, chunk));
+      const [masks] = await model.run("decode", await this.combined(model.layers.length - 1, chunk.map((frame) => frame + this.lookahead)));
       const maskOf = [0, 1].map((view) => this.maskOf(masks, view));
       this.analyze(chunk, (frame, mixedRe, mixedIm) => {
         const at = (frame - start) * hop;
