@@ -10,11 +10,13 @@ are random here, which costs as much time as any others; a module of torchaudio'
 
 import importlib
 import importlib.util
+import os
 import subprocess
 import sys
 import tempfile
 import time
 import types
+import unittest.mock
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +37,7 @@ from vocal_extraction.checkpointing import (
 from vocal_extraction.demo_songs import write_demo_songs
 from vocal_extraction.evaluation.deep_mask_reference import separate_with_nussl
 from vocal_extraction.extraction import separate
+from vocal_extraction.model_library import import_model
 from vocal_extraction.networks import create_model
 from vocal_extraction.presets import SPECIFIED
 from vocal_extraction.settings import PROJECT_FOLDER
@@ -103,7 +106,7 @@ def _arrays(model: LoadedModel, song: np.ndarray) -> list[Row]:
     if importlib.util.find_spec("openunmix") is None:
         notes.append("open-unmix is not installed, so it has no row: pip install --no-deps openunmix==1.3.0")
     else:
-        tasks["open-unmix"] = _open_unmix(song)
+        tasks["open-unmix"], tasks["its weights here"] = _open_unmix(song)
     best = dict.fromkeys(tasks, float("inf"))
     for _ in range(N_ALTERNATIONS):
         for name, task in tasks.items():
@@ -116,6 +119,7 @@ def _arrays(model: LoadedModel, song: np.ndarray) -> list[Row]:
     ]
     if "open-unmix" in best:
         found.append(Row(f"{what}, against open-unmix, vocals without Wiener", best["this"], best["open-unmix"]))
+        found.append(Row("the same, with open-unmix's weights", best["its weights here"], best["open-unmix"]))
     return found
 
 
@@ -138,18 +142,23 @@ def _lstm_alone(model: LoadedModel) -> Callable[[], object]:
     return run
 
 
-def _open_unmix(song: np.ndarray) -> Callable[[], object]:
+def _open_unmix(song: np.ndarray) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Return open-unmix at work on a song, and its network imported here."""
     if importlib.util.find_spec("torchaudio") is None:
         sys.modules["torchaudio"] = types.ModuleType("torchaudio")
     openunmix: Any = importlib.import_module("openunmix")
     separator = openunmix.umxhq(targets=["vocals"], niter=0, pretrained=False).eval()
     samples = torch.from_numpy(song).unsqueeze(0)
 
+    with tempfile.TemporaryDirectory() as folder, unittest.mock.patch.dict(os.environ, VOCAL_EXTRACTION_MODELS=folder):
+        torch.save(separator.target_models["vocals"].state_dict(), f"{folder}/vocals.pth")
+        model = load_checkpoint(import_model(f"{folder}/vocals.pth"))
+
     @torch.inference_mode()
     def run() -> None:
         separator(samples)
 
-    return run
+    return run, lambda: separate(song, SAMPLE_RATE, model=model, stems=["vocals"])
 
 
 def _processes(checkpoint: Path, folder: Path) -> Row:

@@ -1,5 +1,6 @@
 """Small networks for the tests of the extraction, without nussl, which takes seconds to import."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -131,13 +132,15 @@ def remembering_model(
         "bidirectional": bidirectional,
         "dropout": 0.0,
         "num_sources": 1,
+        "num_input_features": 200,
         **options,
     }
+    arguments = {name: arguments[name] for name in inspect.signature(NETWORKS[member]).parameters if name in arguments}
     network = NETWORKS[member](**arguments) if kind == member else EnsembleMaskInference(member, 3, **arguments)
     with torch.no_grad():
         for name, weights in network.named_parameters():
             if "bias_ih" in name:
-                weights[6:12] = 6.0  # the forget gates
+                weights[len(weights) // 4 : len(weights) // 2] = 6.0  # the forget gates
     return loaded(Layered(network), n_channels=n_channels, signal=signal)
 
 

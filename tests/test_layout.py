@@ -36,6 +36,7 @@ LAYERS = (
     "training",
     "extraction",
     "evaluation",
+    "model_library",
     "web_page",
     "command_line",
     "__main__",

@@ -28,6 +28,7 @@ WRONG: dict[type, list[tuple[str, str, tuple]]] = {
         ("hop length must divide window length into 2 or more", "hop_length", (0, -128, 100, 512, 257)),
         ("window type must be sqrt hann or hann", "window_type", ("hamming", "")),
         ("stereo must be each or mid side", "stereo", ("side", "")),
+        ("padding must be half whole or reflect", "padding", ("", "mirror")),
         ("input level db must be none or minus 60 to 0", "input_level_db", (-61.0, 1.0, NAN)),
     ],
     MixingSettings: [
@@ -91,6 +92,7 @@ WRONG: dict[type, list[tuple[str, str, tuple]]] = {
         ),
         ("chunk s must be 1 to 600", "chunk_s", (0.5, 601, NAN)),
         ("track must be a number from 1 or a language", "track", ("", "0")),
+        ("wiener must be 0 to 10", "wiener", (-1, 11)),
         ("context s must be 0 to 30", "context_s", (-1, 31, NAN)),
         ("from s must be 0 or more", "from_s", (-1, NAN, INFINITY)),
         ("to s must be more than from s", "to_s", (-1, 0, NAN, INFINITY)),

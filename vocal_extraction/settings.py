@@ -47,6 +47,13 @@ PRETRAINED_FOLDER = _PACKAGED_FOLDER if _PACKAGED_FOLDER.is_dir() else PROJECT_F
 """The models that ship: package data where a wheel was installed, a folder of the root in a checkout."""
 
 
+def models_folder() -> Path:
+    """Return where imported models lie: the folder that VOCAL_EXTRACTION_MODELS names, else the platform's for data."""
+    import platformdirs
+
+    return Path(os.environ.get("VOCAL_EXTRACTION_MODELS") or platformdirs.user_data_path("vocal-extraction") / "models")
+
+
 def require(owner: object, **checks: bool) -> None:
     """Raise one SettingsError naming every check that failed, with the values that broke it."""
     broken = [name for name, holds in checks.items() if not holds]
@@ -86,6 +93,9 @@ class SignalSettings:
     """Which views of a stereo song the network takes: 'each' channel, or 'mid-side', half of sum and difference."""
     input_level_db: float | None = None
     """Level that a song has for the network, in dB of full scale (RMS), whatever its own; None: as the song is."""
+    padding: str = "half"
+    """What frames see beyond a song's ends: 'half' a window of zeros (as nussl has it), a 'whole' window of them
+    (Spleeter), or the song mirrored, 'reflect' (torch.stft and open-unmix)."""
 
     def __post_init__(self) -> None:
         require(
@@ -97,6 +107,7 @@ class SignalSettings:
             ),
             window_type_must_be_sqrt_hann_or_hann=self.window_type in ("sqrt_hann", "hann"),
             stereo_must_be_each_or_mid_side=self.stereo in ("each", "mid-side"),
+            padding_must_be_half_whole_or_reflect=self.padding in ("half", "whole", "reflect"),
             input_level_db_must_be_none_or_minus_60_to_0=self.input_level_db is None or -60 <= self.input_level_db <= 0,
         )
 
@@ -286,6 +297,8 @@ class ExtractionSettings:
     that are run layer by layer take shorter ones on a CPU: 2 s, and twice `context_s` more for Griffin-Lim."""
     context_s: float = 2.0
     """What is computed before and after a chunk and dropped, by Griffin-Lim and by networks that know chunks only."""
+    wiener: int = 0
+    """Rounds of a multichannel Wiener filter behind the masks of a model of several sources; 0: none."""
 
     def __post_init__(self) -> None:
         fields = self.template_fields
@@ -296,6 +309,7 @@ class ExtractionSettings:
             phase_must_be_mixture_or_griffin_lim=self.phase in ("mixture", "griffin-lim"),
             chunk_s_must_be_1_to_600=1 <= self.chunk_s <= 600,
             context_s_must_be_0_to_30=0 <= self.context_s <= 30,
+            wiener_must_be_0_to_10=0 <= self.wiener <= 10,
             track_must_be_a_number_from_1_or_a_language=self.track is None or self.track.strip("0") != "",
             from_s_must_be_0_or_more=0 <= self.from_s < float("inf"),
             to_s_must_be_more_than_from_s=self.to_s is None or self.from_s < self.to_s < float("inf"),

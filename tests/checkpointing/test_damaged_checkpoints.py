@@ -13,25 +13,37 @@ import pytest
 import torch
 from forged_checkpoints import content, not_loaded, refused
 
-from vocal_extraction.checkpointing import CheckpointError, load_checkpoint, source_names
+from vocal_extraction.checkpointing import CheckpointError, load_checkpoint, read_checkpoint, source_names
 
 # Archives
 
 
 def test_what_is_no_archive_is_no_checkpoint(tmp_path):
-    path, buffer = tmp_path / "a.pth", io.BytesIO()
-    torch.save(content(), buffer, _use_new_zipfile_serialization=False)
+    path = tmp_path / "a.pth"
     whole = forged.old_checkpoint(tmp_path / "whole.pth").read_bytes()
     for data in (
         b"",
         b"PK",
-        buffer.getvalue(),
         pickle.dumps("anything"),
         whole[:-30],
         whole[: len(whole) // 2],
     ):
         path.write_bytes(data)
         refused(path, "is no checkpoint, or only a part of one")
+
+
+def test_the_format_of_torch_before_1_6_is_read_if_it_is_whole(tmp_path):
+    path, buffer = tmp_path / "a.pth", io.BytesIO()
+    torch.save(content(), buffer, _use_new_zipfile_serialization=False)
+    path.write_bytes(buffer.getvalue())
+    assert read_checkpoint(path)["state_dict"].keys() == content()["state_dict"].keys()
+    n_weights = sum(weights.numel() for weights in content()["state_dict"].values())
+    for data in (buffer.getvalue()[:-4], buffer.getvalue()[: -4 * n_weights], buffer.getvalue() + b"more"):
+        path.write_bytes(data)
+        refused(path, "is damaged")
+    for n_bytes in (10, 20, 200):
+        path.write_bytes(buffer.getvalue()[:n_bytes])
+        refused(path, "is no checkpoint, or only a part of one|is damaged")
 
 
 def test_missing_files_and_folders_are_no_checkpoint(tmp_path):

@@ -167,7 +167,7 @@ def room_functions(command):
 def test_every_option_is_an_argument_of_the_function_behind_it(command):
     (subparsers,) = [action for action in build_parser()._actions if action.dest == "command"]
     typed = {action.dest for action in subparsers.choices[command]._actions} - {"help", "traceback"}
-    here = set(inspect.signature(commands.COMMANDS[command]).parameters) - {"dataset_folder"}
+    here = set(inspect.signature(commands.COMMANDS[command]).parameters) - {"dataset_folder"} | {"models_folder"}
     if command == "extract":
         here |= {field.name for field in dataclasses.fields(ExtractionSettings)}
     for function in room_functions(command):
@@ -184,7 +184,7 @@ def test_every_option_of_serve_is_an_argument_of_the_page():
 
     (subparsers,) = [action for action in build_parser()._actions if action.dest == "command"]
     typed = {action.dest for action in subparsers.choices["serve"]._actions} - {"help", "traceback"}
-    limits = {field.name for field in dataclasses.fields(Limits)}
+    limits = {field.name for field in dataclasses.fields(Limits)} | {"models_folder"}
     assert typed - limits - set(inspect.signature(serve_page).parameters) == set()
 
 

@@ -13,7 +13,7 @@ from vocal_extraction.presets import PRESETS
 def chosen(monkeypatch):
     """What the menu's choices were called with; none of them does anything."""
     calls = []
-    for name in ("train", "evaluate", "extract", "serve", "doctor"):
+    for name in ("train", "evaluate", "extract", "models", "serve", "doctor"):
         monkeypatch.setitem(commands.COMMANDS, name, lambda name=name, **options: calls.append((name, options)))
     return calls
 
@@ -46,6 +46,7 @@ def answer(monkeypatch):
         ("2", ("evaluate", {})),
         ("3", ("evaluate", {"models": [menu.PRETRAINED_MODEL]})),
         ("w", ("serve", {})),
+        ("m", ("models", {})),
         ("D", ("doctor", {})),
         ("  d ", ("doctor", {})),
     ],
@@ -203,3 +204,44 @@ def test_a_stopped_training_is_gone_on_with(answer, chosen, tmp_path, capsys):
     answer("1", "")
     assert chosen == [("train", {"resume": True})]
     assert "2 epochs lies in checkpoints" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("at_a_terminal")
+def test_a_person_imports_a_model_and_takes_it(answer, chosen, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VOCAL_EXTRACTION_MODELS", str(tmp_path / "models"))
+    (tmp_path / "song.wav").write_bytes(b"")
+    answer("e", "song.wav", "m", "song.wav")
+    assert "Model" not in capsys.readouterr().out.replace("Models:", "")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "theirs.model.pth").write_bytes(b"")
+    answer("e", "song.wav", "their", "theirs", "e", "song.wav", "", "m", "")
+    assert (
+        "Model, one of classic, studio, four-stems, theirs [studio]: 'their' does not fit." in capsys.readouterr().out
+    )
+    songs = [Path("song.wav")]
+    assert chosen == [
+        ("extract", {"songs": songs}),
+        ("models", {}),
+        ("models", {"action": "import", "what": "song.wav"}),
+        ("extract", {"songs": songs, "preset_name": "theirs"}),
+        ("extract", {"songs": songs, "preset_name": None}),
+        ("models", {}),
+    ]
+
+
+@pytest.mark.usefixtures("at_a_terminal")
+@pytest.mark.parametrize("accepts, n_calls", [("y", 3), ("n", 2), ("", 2)])
+def test_a_person_is_asked_to_accept_a_licence(answer, monkeypatch, accepts, n_calls):
+    from vocal_extraction.model_library import LicenceError
+
+    calls = []
+
+    def models(**options):
+        calls.append(options)
+        if options.get("action") == "fetch" and "accept_licence" not in options:
+            raise LicenceError("read it first")
+
+    monkeypatch.setitem(commands.COMMANDS, "models", models)
+    answer("m", "umxhq", accepts)
+    fetch = {"action": "fetch", "what": "umxhq"}
+    assert calls == [{}, fetch, {**fetch, "accept_licence": True}][:n_calls]

@@ -265,7 +265,8 @@ def test_unknown_activations_are_refused(kind):
 
 
 def test_every_network_is_known_by_its_name():
-    assert set(NETWORKS) == {"MaskInference", "BandSplitMaskInference", "EnsembleMaskInference"}
+    trained = {"MaskInference", "BandSplitMaskInference", "EnsembleMaskInference"}
+    assert set(NETWORKS) == trained | {"SourceNetworks", "OpenUnmix", "Spleeter"}
     for kind, network in NETWORKS.items():
         assert network.__name__ == NetworkSettings(kind=kind).kind == kind
     with pytest.raises(SettingsError, match="There is no network 'Mine'; NETWORKS has MaskInference, "):

@@ -29,13 +29,13 @@ from hypothesis import strategies as st
 
 from vocal_extraction.checkpointing import load_checkpoint, shipped_checkpoints
 from vocal_extraction.errors import ExtractionCancelledError, ExtractionError
-from vocal_extraction.networks import NETWORKS, EnsembleMaskInference
+from vocal_extraction.networks import NETWORKS
 from vocal_extraction.separation import DiskArray, Separator, separate
 from vocal_extraction.separation.torch_runtime import layerwise_network
 from vocal_extraction.settings import STEMS, SignalSettings
 from vocal_extraction.spectrogram import griffin_lim, istft, n_frames_of, stft
 
-SINGLE = [name for name in NETWORKS if name != EnsembleMaskInference.__name__]
+SINGLE = ["MaskInference", "BandSplitMaskInference", "OpenUnmix"]
 KINDS = [*SINGLE, *(f"Ensemble of {kind}" for kind in SINGLE)]
 RATES = (8_000, 11_025, 16_000, 22_050, 32_000, 37_800, 44_100, 48_000, 96_000)
 

@@ -405,7 +405,7 @@ def test_an_upload_has_a_harmless_name(name, safe):
 
 
 def test_the_time_that_a_model_takes_is_measured(queue):
-    assert queue.sources("classic") == ("vocals",)
+    assert queue.metadata("classic").sources == ("vocals",)
     queue.models = {"classic": queue.models["classic"]}
     queue.measure_models()
     assert queue.real_time_factors["classic"] > 0

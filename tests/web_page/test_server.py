@@ -121,7 +121,7 @@ def test_addresses_that_cannot_be_are_one_sentence(host, port, reason):
 
 def test_without_a_model_nothing_is_served(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(server, "shipped_checkpoints", dict)
+    monkeypatch.setattr(server, "named_checkpoints", dict)
     with pytest.raises(ServingError, match="no model"):
         serve_page(open_browser=False)
 
@@ -133,7 +133,7 @@ def test_a_model_that_cannot_be_used_is_said_at_once(tmp_path):
 
 def test_models_are_offered_best_first(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(server, "shipped_checkpoints", lambda: {"classic": Path("c"), "studio": Path("s")})
+    monkeypatch.setattr(server, "named_checkpoints", lambda: {"classic": Path("c"), "studio": Path("s")})
     Path("checkpoints").mkdir()
     Path("checkpoints/best.model.pth").touch()
     assert list(server._models(None)) == ["studio", "classic", "checkpoints/best.model.pth"]

@@ -11,7 +11,10 @@ from vocal_extraction.checkpointing.loading import LOADERS, LoadedModel, Loader,
 from vocal_extraction.checkpointing.metadata import CheckpointMetadata, STFTParams, source_names
 from vocal_extraction.checkpointing.shipped import (
     default_checkpoint,
+    licence_of,
     model_name,
+    named_checkpoint,
+    named_checkpoints,
     shipped_checkpoint,
     shipped_checkpoints,
 )
@@ -30,8 +33,11 @@ __all__ = [
     "MaskNetwork",
     "STFTParams",
     "default_checkpoint",
+    "licence_of",
     "load_checkpoint",
     "model_name",
+    "named_checkpoint",
+    "named_checkpoints",
     "parse_checkpoint",
     "read_checkpoint",
     "rebuild",

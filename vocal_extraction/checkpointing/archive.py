@@ -17,7 +17,7 @@ PICKLE = "data.pkl"
 """The record that says what the others are."""
 
 _LARGEST_PICKLE_BYTES = 2**21
-_ADVICE = "Train or download it again; a file of torch before 1.6 must first be saved by a later one."
+_ADVICE = "Train or download it again."
 
 
 class CheckpointError(VocalExtractionError):

@@ -6,7 +6,7 @@ The source-separation tutorial's issue 46 describes how nussl's own loading fail
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
@@ -61,6 +61,14 @@ class LoadedModel:
     def is_on_cpu(self) -> bool:
         """Whether the CPU computes."""
         return self.is_onnx or self.device.type == "cpu"
+
+    def only(self, sources: Sequence[str]) -> "LoadedModel":
+        """Return the model of some of its sources, where each has a network of its own; else this."""
+        network: Any = self.network
+        if not getattr(network, "has_one_for_each_source", False):
+            return self
+        parts = network.only([self.sources.index(name) for name in sources])
+        return dataclasses.replace(self, network=parts, sources=tuple(sources))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,7 @@ _FACTS: dict[str, type | tuple[type, ...]] = {
 }
 """Keys that are fields of the same name, and the type that they must have to be one."""
 _TRAINER = ("optimizer", "loss_dictionary", "trainer.state_dict", "trainer.state.epoch_history")
-_VIEW = ("stereo", "input_level_db")
+_VIEW = ("stereo", "input_level_db", "padding")
 """Fields of `SignalSettings` that nussl does not have."""
 _ORIGIN = ("seed", "git_commit", "training_s", "n_steps", "machine")
 
@@ -66,6 +66,8 @@ class CheckpointMetadata:
     """nussl's description of the training data, with its transforms."""
     members: tuple[dict[str, Any], ...] = ()
     """Of an ensemble: SHA-256 of each member's file, and where its weights come from."""
+    imported: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Of other people's weights: ``source``, where they come from, and ``files``, the SHA-256 of each by its name."""
 
     @property
     def history(self) -> dict[str, list[float]]:
@@ -113,30 +115,35 @@ class CheckpointMetadata:
             **facts,
         )
 
-    def stored(self) -> dict[str, Any]:
-        """Return what goes into the file: plain values, and nussl's own objects for its separators."""
-        from vocal_extraction.compatibility import nussl
-
-        signal = self.signal
-        data = {
-            "stft_params": nussl.STFTParams(signal.window_length, signal.hop_length, signal.window_type),
-            "sample_rate": signal.sample_rate,
+    def stored(self, *, for_nussl: bool = True) -> dict[str, Any]:
+        """Return what goes into the file: plain values and, `for_nussl`, its own objects for its separators."""
+        stft = (self.signal.window_length, self.signal.hop_length, self.signal.window_type)
+        data: dict[str, Any] = {
+            "stft_params": list(stft),
+            "sample_rate": self.signal.sample_rate,
             "num_channels": self.n_channels,
         }
+        return {**(self._with_objects_of_nussl(data, stft) if for_nussl else data), **self._plain()}
+
+    def _with_objects_of_nussl(self, data: dict[str, Any], stft: tuple[int, int, str]) -> dict[str, Any]:
+        from vocal_extraction.compatibility import nussl
+
+        data = data | {"stft_params": nussl.STFTParams(*stft)}
         transforms = nussl.datasets.transforms.Compose(_transforms(nussl.datasets.transforms, self.sources))
         folder = self.train_dataset.get("folder", "dataset")
         dataset = {**data, "name": "OnTheFly", "folder": folder, "transforms": transforms}
-        facts = {name: value for name in _FACTS if (value := getattr(self, name)) is not None}
+        return {**data, "train_dataset": dataset, "val_dataset": dict(dataset)}
+
+    def _plain(self) -> dict[str, Any]:
+        signal, facts = self.signal, {name: value for name in _FACTS if (value := getattr(self, name)) is not None}
         return {
-            **data,
-            "train_dataset": dataset,
-            "val_dataset": dict(dataset),
             "source_names": list(self.sources),
             **{name: getattr(signal, name) for name in _VIEW if getattr(signal, name) is not None},
             "format_version": FORMAT_VERSION,
             **facts,
             **self.trainer,
             **({"members": list(self.members)} if self.members else {}),
+            **({"imported": self.imported} if self.imported else {}),
         }
 
     @classmethod
@@ -154,7 +161,7 @@ class CheckpointMetadata:
         signal, n_channels = _signal(given), _n_channels(given.get("num_channels", 1))
         if signal.stereo == "mid-side" and n_channels > 2:
             raise CheckpointError(f"it takes {n_channels} channels together, but of mid and side there are two")
-        members = stored.get("members")
+        members, imported = stored.get("members"), stored.get("imported")
         return cls(
             signal=signal,
             n_channels=n_channels,
@@ -162,6 +169,7 @@ class CheckpointMetadata:
             trainer={key: stored[key] for key in _TRAINER if key in stored},
             train_dataset=dataset,
             members=tuple(each for each in members if isinstance(each, dict)) if isinstance(members, list) else (),
+            imported=imported if isinstance(imported, dict) else {},
             **{name: stored[name] for name, kind in _FACTS.items() if isinstance(stored.get(name), kind)},
         )
 
@@ -186,6 +194,8 @@ def _trainer(training: TrainingSettings, history: list[tuple[float, float]]) -> 
 
 def _signal(stored: dict[str, Any]) -> SignalSettings:
     stft, sample_rate = stored.get("stft_params"), stored.get("sample_rate")
+    if isinstance(stft, list) and len(stft) == len(STFTParams._fields):
+        stft = STFTParams(*stft)
     if stft is None or sample_rate is None:
         raise CheckpointError("its metadata lacks 'stft_params' or 'sample_rate'")
     if not isinstance(stft, STFTParams) or not all(type(n) is int for n in (*stft[:2], sample_rate)):

@@ -6,7 +6,9 @@
 """
 
 import contextlib
+import io
 import pickle
+import pickletools
 import struct
 import threading
 from collections.abc import Iterator
@@ -21,6 +23,9 @@ from vocal_extraction.checkpointing.metadata import STFTParams
 from vocal_extraction.checkpointing.survey import RefusedError, survey
 from vocal_extraction.compatibility import NUMPY_SCALARS, STFT_PARAMS, TRANSFORMS, TRANSFORMS_MODULE
 
+OLD_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
+"""How torch's format of before version 1.6 begins: a number, pickled."""
+_OLD_PICKLES = 5
 _MOST_VALUES = 2**20
 """Values and characters that a checkpoint may hold beside its weights."""
 _DEEPEST = 32
@@ -77,24 +82,49 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def parse_checkpoint(contents: bytes, *, name: str) -> dict[str, Any]:
     """Do what `read_checkpoint` does, on the contents of a file that messages call `name`."""
-    records = records_of(contents, name=name)
-    try:
-        survey(records)
-        with _loading, _allowed_classes():
-            loaded = _plain(torch.load(packed(records), map_location="cpu", weights_only=True))
-    except (RefusedError, pickle.UnpicklingError) as error:
-        raise CheckpointError(
-            f"{name} was refused: it holds more than weights and plain values ({reason_of(error)})."
-        ) from error
-    except _DAMAGED as error:
-        raise CheckpointError(f"{name} is damaged ({reason_of(error)}). Train or download it again.") from error
+    loaded = parse_torch_file(contents, name=name)
     state = loaded.get("state_dict") if isinstance(loaded, dict) else None
     is_state = isinstance(state, dict) and all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     )
     if not is_state or not isinstance(loaded.get("metadata"), dict):
         raise CheckpointError(f"{name} is no checkpoint of nussl's: it lacks 'state_dict' or 'metadata'.")
-    return loaded
+    return dict(loaded)
+
+
+def parse_torch_file(contents: bytes, *, name: str) -> Any:
+    """Return what ``torch.save`` wrote, in its format of today or that of before 1.6; errors as `read_checkpoint`'s."""
+    is_old = contents.startswith(OLD_MAGIC)
+    records = {} if is_old else records_of(contents, name=name)
+    try:
+        file = _surveyed_old_file(contents) if is_old else packed(records)
+        if not is_old:
+            survey(records)
+        with _loading, _allowed_classes():
+            return _plain(torch.load(file, map_location="cpu", weights_only=True))
+    except (RefusedError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"{name} was refused: it holds more than weights and plain values ({reason_of(error)})."
+        ) from error
+    except _DAMAGED as error:
+        raise CheckpointError(f"{name} is damaged ({reason_of(error)}). Train or download it again.") from error
+
+
+def _surveyed_old_file(contents: bytes) -> io.BytesIO:
+    """Check five pickles (the fourth is the object, the last lists its storages), and that all elements follow them."""
+    file, n_bytes = io.BytesIO(contents), 0
+    for number in range(_OLD_PICKLES):
+        start = file.tell()
+        for _ in pickletools.genops(file):
+            pass
+        n_found = survey({}, pickle=contents[start : file.tell()])
+        n_bytes += n_found if number == _OLD_PICKLES - 2 else 0
+    # Before the elements of each storage stands their number.
+    n_left = len(contents) - file.tell() - n_bytes
+    if n_left < 0 or n_left % 8:
+        raise ValueError("its elements are not all there")
+    file.seek(0)
+    return file
 
 
 @contextlib.contextmanager

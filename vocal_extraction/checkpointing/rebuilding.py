@@ -5,6 +5,7 @@ shapes are compared on torch's ``meta`` device, where tensors take no memory, an
 quiet frames into masks, or a short waveform into waveforms, of the right shape.
 """
 
+import copy
 import functools
 import json
 import math
@@ -47,11 +48,25 @@ class MaskNetwork(nn.Module):
         super().__init__()
         self.kind, self.arguments = kind, arguments
         self.layers = nn.ModuleDict({"model": NETWORKS[kind](**arguments)})
+        self.block_frames = NETWORKS[kind].block_frames
+        self.has_one_for_each_source = NETWORKS[kind].has_one_for_each_source
 
     def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
         """Take ``{'mix_magnitude'}``, give ``{'mask', 'estimates'}``."""
         output: dict[str, Tensor] = self.layers["model"](data["mix_magnitude"])
         return output
+
+    def save(self, file: Any, *, metadata: dict[str, Any]) -> None:
+        """Save what `rebuild` takes, as nussl's SeparationModel does, but without nussl."""
+        config = json.dumps(NETWORKS[self.kind].config_of(self.arguments))
+        torch.save({"state_dict": self.state_dict(), "config": config, "metadata": metadata}, file)
+
+    def only(self, indices: list[int]) -> "MaskNetwork":
+        """Return this on the same weights, without what is for other sources alone."""
+        one = copy.copy(self)
+        network: Any = self.layers["model"]
+        one._modules = {"layers": nn.ModuleDict({"model": network.only(indices)})}
+        return one
 
 
 def rebuild(content: dict[str, Any], *, signal: SignalSettings, n_channels: int) -> tuple[nn.Module, str, int]:

@@ -8,6 +8,7 @@ from torch import nn
 
 from vocal_extraction.atomic_files import write_bytes
 from vocal_extraction.checkpointing.metadata import CheckpointMetadata
+from vocal_extraction.checkpointing.rebuilding import MaskNetwork
 from vocal_extraction.presets import Preset
 
 
@@ -25,9 +26,9 @@ def save_checkpoint(path: str | Path, network: nn.Module, *, preset: Preset, **f
 
 
 def save_network(path: str | Path, network: nn.Module, metadata: CheckpointMetadata) -> Path:
-    """Save a network with metadata that is complete already; otherwise as `save_checkpoint`."""
+    """Save a network, nussl's or a `MaskNetwork`, with metadata that is complete; otherwise as `save_checkpoint`."""
     # Not to the path itself: torch would put that name into the file, and report a full disk as an error of its own.
     buffer = io.BytesIO()
-    network.save(buffer, metadata=metadata.stored())  # type: ignore[operator]
+    network.save(buffer, metadata=metadata.stored(for_nussl=not isinstance(network, MaskNetwork)))  # type: ignore[operator]
     write_bytes(path, buffer.getbuffer())
     return Path(path)

@@ -1,11 +1,17 @@
-"""The models that ship, by the name of their preset, and the checksums under which they were published."""
+"""Models by name: those that ship, with the checksums under which they were published, and those that were imported."""
 
+import difflib
 from pathlib import Path
 
 from vocal_extraction.checkpointing.archive import CheckpointError
-from vocal_extraction.settings import PRETRAINED_FOLDER
+from vocal_extraction.settings import PRETRAINED_FOLDER, models_folder
 
 _SHIPPED = {"classic": "best.model.pth", "studio": "studio.model.pth", "four-stems": "four-stems.model.pth"}
+
+_SHIPPED_LICENCE = "research and private use"
+"""Of their weights, by the songs that they were trained on; pretrained_model/README.md has more."""
+ENDING = ".model.pth"
+"""Of an imported model's file, behind its name."""
 
 
 def shipped_checkpoints() -> dict[str, Path]:
@@ -23,10 +29,31 @@ def shipped_checkpoint(preset_name: str) -> Path:
     return shipped[preset_name]
 
 
+def imported_checkpoints() -> dict[str, Path]:
+    """Return the models that were imported, by name."""
+    found = sorted(path for path in models_folder().glob(f"*{ENDING}") if not path.name.startswith("."))
+    return {path.name.removesuffix(ENDING): path for path in found}
+
+
+def named_checkpoints() -> dict[str, Path]:
+    """Return the models that ship and those that were imported, by name."""
+    return shipped_checkpoints() | {name: path for name, path in imported_checkpoints().items() if name not in _SHIPPED}
+
+
+def named_checkpoint(name: str) -> Path:
+    """Return a model that ships or was imported, or raise CheckpointError."""
+    found = named_checkpoints()
+    if name not in found:
+        near = difflib.get_close_matches(name, found, n=1)
+        meant = f"Did you mean {near[0]}?" if near else f"There are {', '.join(found) or 'none'}."
+        raise CheckpointError(f"No model is called {name!r}. {meant} `vocal-extraction models` lists them.")
+    return found[name]
+
+
 def checkpoint_path(model: str | Path) -> Path:
-    """Return the path of a checkpoint that is named by it, or by the preset under which it ships."""
+    """Return the path of a checkpoint that is named by it, or by the name under which it ships or was imported."""
     path = Path(model)
-    return path if path.exists() else shipped_checkpoints().get(str(model), path)
+    return path if path.exists() else named_checkpoints().get(str(model), path)
 
 
 def model_name(path: Path) -> str:
@@ -37,6 +64,12 @@ def model_name(path: Path) -> str:
     """
     shipped = {each.resolve(): preset for preset, each in shipped_checkpoints().items()}
     return shipped.get(path.resolve()) or path.name.removesuffix(".pth").removesuffix(".model") or "model"
+
+
+def licence_of(path: Path, stated: str | None) -> str:
+    """Return under which licence a model may be used, where its file may state that itself."""
+    is_shipped = path.resolve() in [each.resolve() for each in shipped_checkpoints().values()]
+    return stated or (_SHIPPED_LICENCE if is_shipped else "not stated")
 
 
 def default_checkpoint() -> Path:

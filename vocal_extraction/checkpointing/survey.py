@@ -63,8 +63,13 @@ class _Made:
     n_items: int = 0
 
 
-def survey(records: dict[str, bytes]) -> None:
-    """Check the pickle of an archive's records.
+def survey(records: dict[str, bytes], *, pickle: bytes | None = None) -> int:
+    """Check the pickle of an archive's records; or another, whose elements lie elsewhere.
+
+    Returns
+    -------
+    int
+        The bytes of all elements that it refers to, which are in the records, or to be looked for by who has them.
 
     Raises
     ------
@@ -73,15 +78,16 @@ def survey(records: dict[str, bytes]) -> None:
     ValueError, LookupError
         If it is damaged, or its tensors are not what the file holds.
     """
-    machine = _Machine(records)
-    for opcode, argument, _ in pickletools.genops(records[PICKLE]):
+    machine = _Machine(None if pickle else records)
+    for opcode, argument, _ in pickletools.genops(pickle or records[PICKLE]):
         machine.step(opcode.name, argument)
+    return sum(each.n_elements * _ELEMENT_BYTES[each.kind] for each in machine.storages.values())
 
 
 class _Machine:
     """A pickle's machine with a stack, that keeps of each value only what it would be."""
 
-    def __init__(self, records: dict[str, bytes]) -> None:
+    def __init__(self, records: dict[str, bytes] | None) -> None:
         self.records = records
         self.stack: list[Any] = []
         self.stacks_below: list[list[Any]] = []
@@ -175,13 +181,16 @@ class _Machine:
     def _stored(self, identity: Any) -> _Storage:
         """Return the storage that a persistent identity names; its record must have just that many bytes."""
         match identity:
-            case ("storage", _Global(kind), str(key), str(), int(n_elements)) if kind in _ELEMENT_BYTES:
+            case ("storage", _Global(kind), str(key), str(), int(n_elements), *view) if (
+                kind in _ELEMENT_BYTES and n_elements >= 0 and view in ([], [None])
+            ):
                 storage = _Storage(key, kind, n_elements)
             case _:
                 raise RefusedError("it refers to something outside that is no storage")
         if self.storages.setdefault(key, storage) != storage:
             raise ValueError("it takes the same elements for two kinds")
-        if len(self.records.get(f"data/{key}", b"")) != n_elements * _ELEMENT_BYTES[kind]:
+        n_bytes = n_elements * _ELEMENT_BYTES[kind]
+        if self.records is not None and len(self.records.get(f"data/{key}", b"")) != n_bytes:
             raise ValueError(f"its elements {key[:80]!a} are not all there")
         return storage
 

@@ -47,8 +47,10 @@ def explained(name: str) -> Iterator[None]:
         raise MissingPartError(message) from error
 
 
-def run_command(name: str, **options: Any) -> int:
+def run_command(name: str, /, **options: Any) -> int:
     """Run a command by its name; what ends it is `explained`."""
+    if (folder := options.pop("models_folder", None)) is not None:
+        os.environ["VOCAL_EXTRACTION_MODELS"] = str(folder.absolute())  # for processes that are started, too
     with explained(name):
         return COMMANDS[name](**options)
 
@@ -91,10 +93,10 @@ def evaluate(
     **options: Any,
 ) -> int:
     """Score a checkpoint, compare several, or score estimates that another separator made."""
-    from vocal_extraction.checkpointing import shipped_checkpoint
+    from vocal_extraction.checkpointing import named_checkpoint
     from vocal_extraction.evaluation import compare_models, evaluate_estimates, evaluate_model
 
-    models = [*map(shipped_checkpoint, preset_names), *models]
+    models = [*map(named_checkpoint, preset_names), *models]
     _look_at_what_is_scored(models or [TRAINED_MODEL], estimates_folder)
     options["show"] = not as_json
     if estimates_folder is not None:
@@ -127,14 +129,42 @@ def export(*, models: Sequence[str], site_folder: Path | None = None, as_json: b
     return 0
 
 
+def models(*, action: str = "list", what: str = "", as_json: bool = False, **options: Any) -> int:
+    """List the models, or import, fetch, remove or show one."""
+    from vocal_extraction import model_library
+    from vocal_extraction.checkpointing import model_name
+    from vocal_extraction.reports.tables import text_table
+
+    if action == "list":
+        rows = model_library.models_table(**options)
+        cells = [[_cell(value) for value in row.values()] for row in rows]
+        print(json.dumps(rows) if as_json else text_table([name.replace("_", " ") for name in rows[0]], cells))
+        return 0
+    if action == "show":
+        result, text = what, model_library.model_card(what)
+    elif action == "remove":
+        result = str(model_library.remove_model(what))
+        text = f"Removed: {result}"
+    else:
+        add = model_library.import_model if action == "import" else model_library.fetch_model
+        result = str(path := add(what, **options))
+        text = f"{model_library.model_card(model_name(path))}\nUse it: extract SONG --preset {model_name(path)}"
+    print(json.dumps({action: result, "text": text}) if as_json else text)
+    return 0
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
 def extract(
     *, songs: Sequence[str | Path] = (), list_models: bool = False, as_json: bool = False, **options: Any
 ) -> int:
     """Extract the vocals of songs; one that fails does not keep the others from being done."""
     if list_models:
-        from vocal_extraction.checkpointing import shipped_checkpoints
+        from vocal_extraction.checkpointing import named_checkpoints
 
-        models = {name: str(path) for name, path in shipped_checkpoints().items()}
+        models = {name: str(path) for name, path in named_checkpoints().items()}
         print(json.dumps(models) if as_json else "\n".join(f"{name:<10} {path}" for name, path in models.items()))
         return 0
     from vocal_extraction.extraction import extract_songs
@@ -195,6 +225,7 @@ def _look_at_what_is_scored(models: Sequence[Path], estimates_folder: Path | Non
 
 
 COMMANDS: dict[str, Callable[..., int]] = {
-    command.__name__: command for command in (prepare, train, evaluate, ensemble, export, extract, demo, serve, doctor)
+    command.__name__: command
+    for command in (prepare, train, evaluate, ensemble, export, extract, models, demo, serve, doctor)
 }
 """Commands by the name that is typed."""

@@ -60,6 +60,7 @@ def _choices() -> list[Choice]:
         Choice("4", "Exit", lambda: None),
         Choice("e", "Extract the vocals of songs of yours", _extract),
         Choice("w", "Web page: the same, with the mouse", functools.partial(run_command, "serve")),
+        Choice("m", "Models: those that are here, and other people's to import", _models),
         Choice("d", "Doctor: is everything here that is needed?", functools.partial(run_command, "doctor")),
     ]
 
@@ -171,9 +172,37 @@ def _extract() -> None:
     """Ask for songs until there are some, and extract them."""
     while answer := _ask("Songs or folders, as many as you like (empty: back to the menu): "):
         if songs := _existing(answer):
-            run_command("extract", songs=songs)
+            run_command("extract", songs=songs, **_model_options())
             return
         print(f"There is no {answer!r}. Type the path of a song, or drop files onto this window.")
+
+
+def _model_options() -> dict[str, Any]:
+    """Ask a person at a terminal for a model where there are others than those that ship."""
+    from vocal_extraction.checkpointing import default_checkpoint, model_name, named_checkpoints, shipped_checkpoints
+
+    names = {name: name for name in named_checkpoints()}
+    if not _is_terminal() or names.keys() == shipped_checkpoints().keys():
+        return {}
+    question, default = f"Model, one of {', '.join(names)}", model_name(default_checkpoint())
+    return {"preset_name": _ask_until_read(question, default, names.__getitem__)}
+
+
+def _models() -> None:
+    """List the models, and import or fetch what a person at a terminal names."""
+    run_command("models")
+    if not _is_terminal() or not (answer := _ask("Import a file or folder, or fetch by name (empty: back): ")):
+        return
+    if paths := _existing(answer):
+        run_command("models", action="import", what=str(paths[0]))
+        return
+    from vocal_extraction.model_library import LicenceError
+
+    try:
+        run_command("models", action="fetch", what=answer)
+    except LicenceError:
+        if (_ask("Do you accept this licence? [y/N] ") or "").lower().startswith("y"):
+            run_command("models", action="fetch", what=answer, accept_licence=True)
 
 
 def _existing(answer: str) -> list[Path]:

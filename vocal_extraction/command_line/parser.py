@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from vocal_extraction import __version__
 from vocal_extraction.errors import SettingsError
 from vocal_extraction.output_formats import FORMATS
-from vocal_extraction.presets import PRESETS, SPECIFIED, Preset, find_preset
+from vocal_extraction.presets import PRESETS, Preset, find_preset
 from vocal_extraction.settings import (
     CHECKPOINT_FOLDER,
     DATASET_FOLDER,
@@ -103,11 +103,12 @@ _ON, _OFF = {"action": "store_true"}, {"action": "store_false"}
 _DIR, _PATH = {"type": Path, "metavar": "DIR"}, {"type": Path, "metavar": "PATH"}
 _MINUTES = {"type": _scaled(60), "metavar": "MIN"}
 _SEVERAL = {"nargs": "+"}
-_SHIPPING = [name for name in PRESETS if name != SPECIFIED.name]
 
 _JSON = ("--json", "as_json", _ON, "print the result as JSON")
 _DEVICE = ("--device", "", {"metavar": "NAME"}, "auto (the default), cpu, cuda, cuda:1, mps")
 _RUNTIME = ("--runtime", "", _one_of("auto", "torch", "onnxruntime"), "what runs the network (default: the quicker)")
+_NAME = {"metavar": "NAME"}
+_MODELS_DIR = ("--models-dir", "models_folder", _DIR, "imported models (default: the platform's folder for data)")
 _MASK = ("--mask", "", _one_of("soft", "binary"), "binary: 1 where the mask is above a half")
 _DATA = [
     ("--musdb-path", "", _DIR, "MUSDB18 on this machine (default: $MUSDB_PATH)"),
@@ -143,7 +144,7 @@ _AGAIN = {"action": "append"}
 _EVALUATE = [
     *_DATA,
     ("--tracks", "", {**_SEVERAL, "metavar": "PATH"}, "folders of songs with stems, in any layout, not --dataset"),
-    ("--preset", "preset_names", _one_of(*_SHIPPING, **_AGAIN), "a model that ships; several: compare"),
+    ("--preset", "preset_names", {**_NAME, **_AGAIN}, "a model that ships or was imported; several: compare"),
     ("--model", "models", {**_PATH, **_AGAIN}, "a checkpoint; several: compare (default: checkpoints/best.model.pth)"),
     ("--estimates", "estimates_folder", _DIR, "score DIR/SONG/vocals.wav instead"),
     ("--subset", "", _one_of("train", "valid", "test"), "songs to score (default: test)"),
@@ -158,6 +159,7 @@ _EVALUATE = [
     ("-o --output", "output_folder", _DIR, f"default: {EVALUATION_FOLDER}"),
     ("--jobs", "n_jobs", _n(1, MOST_WORKERS), "songs scored at the same time"),
     ("--overwrite", "", _ON, "move another model's results in the folder aside"),
+    _MODELS_DIR,
     _DEVICE,
     _JSON,
 ]
@@ -185,7 +187,7 @@ _EXPORT = [
 _EXTRACT = [
     ("songs", "", {"nargs": "*", "metavar": "SONG_OR_FOLDER"}, "audio files or folders; - is stdin"),
     [
-        ("--preset", "preset_name", _one_of(*_SHIPPING), "a model that ships"),
+        ("--preset", "preset_name", _NAME, "a model that ships or was imported: `models` lists them"),
         ("--model", "", _PATH, "a checkpoint of yours (default: the best that ships)"),
     ],
     ("-o --output", "output_folder", {"metavar": "DIR"}, f"default: {EXTRACTION_FOLDER}; - is stdout"),
@@ -203,13 +205,15 @@ _EXTRACT = [
     ("--output-template", "", {"metavar": "TEXT"}, "default: {folder}/{song}/{stem}.{ext}"),
     _MASK,
     ("--phase", "", _one_of("mixture", "griffin-lim"), "default: the mixture's"),
+    ("--wiener", "", _n(0), "rounds of a multichannel Wiener filter, for models of several sources (default: none)"),
     ("--overwrite", "", _ON, "replace what is there"),
     ("--track", "", {"metavar": "N|LANGUAGE"}, "of several audio tracks (default: as players choose)"),
     ("--from", "from_s", {"type": _time, "metavar": "TIME"}, "separate from here, as 1:10 or 70.5"),
     ("--to", "to_s", {"type": _time, "metavar": "TIME"}, "to here; outside, vocals are silent"),
     ("--keep-partial", "", _ON, "keep what decodes of a damaged file"),
     ("--jobs", "n_jobs", _n(1, MOST_WORKERS), "songs at the same time"),
-    ("--list-models", "", _ON, "list the models that ship, and stop"),
+    ("--list-models", "", _ON, "list the models that are here, and stop"),
+    _MODELS_DIR,
     _DEVICE,
     _RUNTIME,
     _JSON,
@@ -224,8 +228,33 @@ _SERVE = [
     ("--longest", "longest_s", _MINUTES, "longest song, in minutes"),
     ("--keep", "lifetime_s", _MINUTES, "how long files are kept"),
     ("--queue", "queue_length", _n(1), "songs that may wait"),
+    _MODELS_DIR,
     _DEVICE,
 ]
+_ACTIONS = ("import", "fetch", "remove", "show")
+_MODELS = [
+    (
+        "action",
+        "",
+        {"nargs": "?", **_one_of("list", *_ACTIONS, default="list")},
+        "default: list",
+    ),
+    ("what", "", {"nargs": "?", "metavar": "PATH_OR_NAME"}, "a file, folder, archive or wheel to import; else a name"),
+    ("--name", "", _NAME, "what an imported or fetched model is called"),
+    ("--high", "", _one_of("zeros", "average"), "of Spleeter: what its mask is above 11 kHz (default: zeros)"),
+    ("--accept-licence", "", _ON, "fetch, after you have read the licence"),
+    ("--measure", "", _ON, "list: measure how fast each model is here"),
+    _MODELS_DIR,
+    _JSON,
+]
+_OF_ACTIONS = {
+    "name": ("import", "fetch"),
+    "high": ("import", "fetch"),
+    "accept_licence": ("fetch",),
+    "measure": ("list",),
+    "what": _ACTIONS,
+}
+"""Options of `models`, and with which actions they go."""
 _COMMANDS: dict[str, tuple[str, list[Any]]] = {
     "prepare": ("Decode MUSDB18 into the dataset folder (train and evaluate do it by themselves).", _PREPARE),
     "train": ("Train a network.", _TRAIN),
@@ -233,6 +262,7 @@ _COMMANDS: dict[str, tuple[str, list[Any]]] = {
     "ensemble": ("Join trained networks of one kind to one whose masks are the mean of theirs.", _ENSEMBLE),
     "export": ("Export a network to ONNX, which runs without torch.", _EXPORT),
     "extract": ("Extract the vocals of songs of yours.", _EXTRACT),
+    "models": ("List the models; import other people's, fetch them, remove or show one.", _MODELS),
     "demo": ("Synthesise songs, train on them for a short while, evaluate, extract: no network needed.", [_JSON]),
     "serve": ("Open a local web page that extracts vocals.", _SERVE),
     "doctor": ("Check that everything needed is here and works.", [_JSON]),
@@ -279,6 +309,13 @@ def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
         fields = {field.name for field in dataclasses.fields(ExtractionSettings)} & options.keys()
         if fields:
             options["settings"] = ExtractionSettings(**{name: options.pop(name) for name in fields})
+    if command == "models":
+        action = options["action"]
+        needless = [name for name, actions in _OF_ACTIONS.items() if name in options and action not in actions]
+        if needless:
+            error(f"models {action} takes no {needless[0].replace('_', '-')}")
+        if action in _ACTIONS and "what" not in options:
+            error(f"models {action} needs the {'path' if action == 'import' else 'name'} of a model")
     return command, options
 
 

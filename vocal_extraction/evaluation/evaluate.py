@@ -133,7 +133,7 @@ def evaluate_model(
         If an argument is unknown, songs or checkpoint are missing or damaged, they share no source, or the folder has
         another model's results.
     """
-    from vocal_extraction.checkpointing import load_checkpoint, model_name, shipped_checkpoints
+    from vocal_extraction.checkpointing import licence_of, load_checkpoint, model_name, named_checkpoints
 
     use = {"mask": mask, "separator": separator, "normalization": normalization}
     for what, value in use.items():
@@ -144,7 +144,7 @@ def evaluate_model(
     runtime = "auto" if separator == "extraction" and normalization == "stored" else "torch"
     model = load_checkpoint(os.fspath(path_to_trained_model), device=device, runtime=runtime)
     path, name = model.path, model_name(model.path)
-    is_shipped = path.resolve() in [each.resolve() for each in shipped_checkpoints().values()]
+    has_name = path.resolve() in [each.resolve() for each in named_checkpoints().values()]
     if common.n_jobs is None and not model.is_on_cpu:
         common = dataclasses.replace(common, n_jobs=1)
     estimate = ModelSystem(model, **use)
@@ -159,10 +159,11 @@ def evaluate_model(
         Sources.shared(model.sources, tracks),
         {"kind": "model", "name": name, "path": shown_path(path), "sha256": model.sha256, "settings": use},
         common,
-        default_folder=EVALUATION_FOLDER / (f"pretrained-{name}" if is_shipped else ""),
+        default_folder=EVALUATION_FOLDER / (f"pretrained-{name}" if has_name else ""),
         signal=model.signal,
         save_estimates=save_estimates,
         preset=str(model.metadata.preset or ""),
+        licence=licence_of(path, model.metadata.licence),
     )
 
 
@@ -195,6 +196,7 @@ def _evaluate(
     signal: SignalSettings,
     save_estimates: bool = False,
     preset: str = "",
+    licence: str = "",
 ) -> Evaluation:
     """Score songs, each with the system that is evaluated and notes, then write all files that come of their scores."""
     folder, metrics = Path(options.output_folder or default_folder), choose_metrics(options.metrics)
@@ -208,7 +210,13 @@ def _evaluate(
     done = counted(run_jobs(jobs, n_jobs=options.n_jobs), len(jobs), "evaluating", show=options.progress)
     contents = sorted(done, key=lambda content: content["song"])
     summary = results.summarise_evaluation(
-        contents, systems=jobs[0].systems, sources=sources.names, metrics=metrics, preset=preset, folder=folder
+        contents,
+        systems=jobs[0].systems,
+        sources=sources.names,
+        metrics=metrics,
+        folder=folder,
+        preset=preset,
+        licence=licence,
     )
     for song, notes in summary["notes"].items():
         print(*(f"{song}: {note}." for note in notes), sep="\n", file=sys.stderr)

@@ -190,8 +190,9 @@ def summarise_evaluation(
     systems: Mapping[str, System],
     sources: Sequence[str],
     metrics: Mapping[str, Metric],
-    preset: str,
     folder: Path,
+    preset: str,
+    licence: str,
 ) -> dict[str, Any]:
     """Return the content of ``summary.json``; an equal summary in `folder` keeps its date."""
     data = [content["data"] for content in contents]
@@ -226,6 +227,7 @@ def summarise_evaluation(
             f"Python {platform.python_version()}",
             "commit": git_commit(),
             "preset": preset,
+            "licence": licence,
         },
         "software": {name: importlib.metadata.version(name) for name in _SOFTWARE},
     }

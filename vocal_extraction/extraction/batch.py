@@ -229,7 +229,13 @@ class _Job:
         self._manifest, self._plan, self._settings, self._bars = manifest, plan, settings, bars
         self._folder = folder if manifest is not None else None
         self._separator = Separator(
-            model, mask=settings.mask, phase=settings.phase, chunk_s=settings.chunk_s, pool=pool, folder=self._folder
+            model,
+            mask=settings.mask,
+            phase=settings.phase,
+            chunk_s=settings.chunk_s,
+            wiener=settings.wiener,
+            pool=pool,
+            folder=self._folder,
         )
         self._options = options_of(settings, model.sha256, plan)
         self._paths: dict[str, dict[str, Path] | VocalExtractionError] = {}

@@ -5,6 +5,7 @@
 `mask_inference`    the specification's: BLSTM layers and a mask
 `band_split`        LSTMs over time and over bands, as `studio` has
 `ensemble`          several trained networks as one
+`open_unmix`, `spleeter`  those of other people's weights
 `layers`            their building blocks
 ==================  ==================================================
 
@@ -19,8 +20,10 @@ from torch import nn
 from vocal_extraction.errors import SettingsError
 from vocal_extraction.networks.band_split import BandSplitMaskInference
 from vocal_extraction.networks.base import Network
-from vocal_extraction.networks.ensemble import EnsembleMaskInference
+from vocal_extraction.networks.ensemble import EnsembleMaskInference, SourceNetworks
 from vocal_extraction.networks.mask_inference import MaskInference
+from vocal_extraction.networks.open_unmix import OpenUnmix
+from vocal_extraction.networks.spleeter import Spleeter
 from vocal_extraction.presets import SPECIFIED, Preset
 
 __all__ = [
@@ -29,11 +32,22 @@ __all__ = [
     "EnsembleMaskInference",
     "MaskInference",
     "Network",
+    "OpenUnmix",
+    "SourceNetworks",
+    "Spleeter",
     "create_model",
 ]
 
 NETWORKS: dict[str, type[Network]] = {
-    network.__name__: network for network in (MaskInference, BandSplitMaskInference, EnsembleMaskInference)
+    network.__name__: network
+    for network in (
+        MaskInference,
+        BandSplitMaskInference,
+        EnsembleMaskInference,
+        SourceNetworks,
+        OpenUnmix,
+        Spleeter,
+    )
 }
 """The networks by the name that presets and checkpoints use. A row that is added is trained, loaded and run like those
 that are here; worker processes have it if the module that adds it is imported there, as the main module is."""

@@ -15,7 +15,7 @@ MOST_SOURCES = 16
 _LARGEST = {"num_audio_channels": 8, "num_layers": MOST_LAYERS, "num_sources": MOST_SOURCES}
 """Bounds of some arguments; other sizes may be up to 2^20."""
 _MOST_LOOKAHEAD = 64
-_SIZES = ("num_features", "num_audio_channels", "hidden_size", "num_layers", "num_sources")
+_SIZES = ("num_features", "num_input_features", "num_audio_channels", "hidden_size", "num_layers", "num_sources")
 
 
 class Network(nn.Module):
@@ -24,6 +24,11 @@ class Network(nn.Module):
     A subclass that has `encode`, `layers_over_time` and `decode`, too, as `MaskInference`, is run layer by layer over
     a song of any length, as if that were one item. Any other is run on chunks with context.
     """
+
+    block_frames: int | None = None
+    """Frames of the blocks that it has to be given one after the other; None: it may be given any number of frames."""
+    has_one_for_each_source = False
+    """Whether it is a network for each source, of which `only` returns some."""
 
     def forward(self, data: Tensor) -> dict[str, Tensor]:
         """Infer masks from magnitudes.
@@ -48,6 +53,10 @@ class Network(nn.Module):
     def is_layerwise(self) -> bool:
         """Whether the network can be run layer by layer."""
         return all(hasattr(self, name) for name in ("encode", "layers_over_time", "decode"))
+
+    def only(self, indices: list[int]) -> "Network":
+        """Return the network of some of its sources, on the same weights."""
+        raise NotImplementedError
 
     @classmethod
     def checked_arguments(cls, *arguments: Any, **named: Any) -> dict[str, Any]:
@@ -99,20 +108,23 @@ class Network(nn.Module):
         """
         from vocal_extraction.compatibility import nussl
 
-        checked = cls.checked_arguments(*arguments, **named)
         nussl.ml.register_module(cls)
+        return nussl.ml.SeparationModel(cls.config_of(cls.checked_arguments(*arguments, **named)))
+
+    @classmethod
+    def config_of(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return how nussl describes a network of this class."""
         outputs = ("mask", "estimates")
-        config = {
+        return {
             "name": cls.__name__,
             "modules": {
                 "mix_magnitude": {},
-                "model": {"class": cls.__name__, "args": checked},
+                "model": {"class": cls.__name__, "args": arguments},
                 **{name: {"class": "Alias"} for name in outputs},
             },
             "connections": [["model", ["mix_magnitude"]], *([name, [f"model:{name}"]] for name in outputs)],
             "output": list(outputs),
         }
-        return nussl.ml.SeparationModel(config)
 
 
 def _check(network: str, name: str, value: Any) -> None:

@@ -1,5 +1,6 @@
-"""Several networks as one, whose masks are the mean of theirs."""
+"""Several networks as one: whose masks are the mean of theirs, or one for each source."""
 
+import copy
 from typing import Any
 
 import torch
@@ -51,13 +52,16 @@ class EnsembleMaskInference(Network):
         """Whether all members can be run layer by layer."""
         return all(member.is_layerwise for member in self._each)
 
+    def _joined(self, masks: list[Tensor]) -> Tensor:
+        return torch.stack(masks).mean(dim=0)
+
     @property
     def _each(self) -> list[Any]:
         return list(self.members)
 
     def forward(self, data: Tensor) -> dict[str, Tensor]:
         """Infer masks from magnitudes; shapes as for `Network.forward`."""
-        mask = _mean([member(data)["mask"] for member in self._each])
+        mask = self._joined([member(data)["mask"] for member in self._each])
         return {"mask": mask, "estimates": data.unsqueeze(-1) * mask}
 
     def encode(self, data: Tensor) -> Tensor:
@@ -75,12 +79,27 @@ class EnsembleMaskInference(Network):
     def decode(self, features: Tensor) -> Tensor:
         """Infer the masks of each frame; each member's last layer has moved its features to the end, in order."""
         chunks = features.chunk(len(self.members), dim=-1)
-        return _mean([member.decode(own) for member, own in zip(self._each, chunks, strict=True)])
+        return self._joined([member.decode(own) for member, own in zip(self._each, chunks, strict=True)])
+
+
+class SourceNetworks(EnsembleMaskInference):
+    """A network for each source, as open-unmix and others are published; `n_members` is the number of sources."""
+
+    has_one_for_each_source = True
+
+    def _joined(self, masks: list[Tensor]) -> Tensor:
+        return torch.cat(masks, dim=-1)
+
+    def only(self, indices: list[int]) -> "SourceNetworks":
+        """Return the network of some of its sources, on the same weights."""
+        one = copy.copy(self)
+        one._modules = {"members": nn.ModuleList(self.members[i] for i in indices)}
+        return one
 
 
 def _among_others(layer: OverTime, *, is_last: bool) -> OverTime:
     """Give a layer of one member its own features only, which come first, and after its last layer go to the end."""
-    n_own = layer.n_features
+    n_own = layer.n_features + layer.n_beside
 
     def before(features: Tensor) -> Tensor:
         own = features[..., :n_own]
@@ -97,13 +116,11 @@ def _among_others(layer: OverTime, *, is_last: bool) -> OverTime:
 def _member_class(member: Any, n_members: Any) -> type[Network]:
     from vocal_extraction.networks import NETWORKS
 
-    is_known = isinstance(member, str) and member in NETWORKS and member != EnsembleMaskInference.__name__
+    is_known = (
+        isinstance(member, str) and member in NETWORKS and not issubclass(NETWORKS[member], EnsembleMaskInference)
+    )
     if not is_known or type(n_members) is not int or not 1 <= n_members <= _MOST_MEMBERS:
         raise SettingsError(
             f"No ensemble of {str(n_members)[:20]} x {str(member)[:40]!r}; expected 1 to {_MOST_MEMBERS} networks."
         )
     return NETWORKS[member]
-
-
-def _mean(masks: list[Tensor]) -> Tensor:
-    return torch.stack(masks).mean(dim=0)

@@ -230,8 +230,11 @@ class OverTime(NamedTuple):
     after: Callable[[Tensor, Tensor], Tensor] | None = None
     """From features and the LSTM's output of all directions to the next layer's features; None: the output."""
 
+    n_beside: int = 0
+    """Features of each frame that it hands on beside those that the LSTM takes."""
+
     @property
     def n_features(self) -> int:
-        """Features of each frame before the layer."""
+        """Features of each frame that the LSTM takes."""
         weight: Tensor = getattr(self.lstm, f"weight_ih_l{self.layer}")
         return weight.shape[1]

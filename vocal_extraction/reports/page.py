@@ -59,7 +59,7 @@ def report_page(summary: Summary, songs: Sequence[Mapping[str, Any]], *, example
         bars=_bars(summary, songs, metric, marked),
         marked={ROLES[rows[name]["role"]]: words for name, words in marked.items()},
         examples=_drawn(examples),
-        facts=_facts(summary["evaluated"]),
+        facts=_facts(summary),
     )
 
 
@@ -76,10 +76,10 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
         first=first,
         metric=metric,
         source=source,
-        made=", ".join(facts_of({**first["made"], "preset": ""})),
+        made=", ".join(facts_of({**first["made"], "preset": "", "licence": ""})),
         dots=_dots(first, metric, rows),
         pairs=[(pair, _differences(pair["sources"][source][metric], first, metric)) for pair in comparison["pairs"]],
-        models={label: _facts(summary["evaluated"]) for label, summary in models.items()},
+        models={label: _facts(summary) for label, summary in models.items()},
     )
 
 
@@ -104,10 +104,12 @@ def _template(name: str) -> Any:
     return found.get_template(name)
 
 
-def _facts(evaluated: Mapping[str, Any]) -> dict[str, str]:
+def _facts(summary: Summary) -> dict[str, str]:
     """Return what a report says of a model or a folder of estimates, by name."""
+    evaluated, licence = summary["evaluated"], summary["made"].get("licence")
     found = {"File" if evaluated["kind"] == "model" else "Folder": evaluated["path"]}
     found |= {"SHA-256": evaluated["sha256"]} if evaluated["sha256"] else {}
+    found |= {"Licence": licence} if licence else {}
     return found | {key.capitalize(): str(value) for key, value in evaluated["settings"].items()}
 
 

@@ -132,8 +132,8 @@ def _title(summary: Summary) -> str:
 
 def facts_of(made: Mapping[str, str]) -> list[str]:
     """Return when and with what scores were computed, as far as it is known."""
-    words = {"date": "", "machine": "", "commit": "commit ", "preset": "preset "}
-    return [f"{word}{made[key]}" for key, word in words.items() if made[key]]
+    words = {"date": "", "machine": "", "commit": "commit ", "preset": "preset ", "licence": "licence "}
+    return [f"{word}{made[key]}" for key, word in words.items() if made.get(key)]
 
 
 def rank(summary: Summary, row: Mapping[str, Any], metric: str) -> float:
@@ -174,7 +174,10 @@ def _sentence(summary: Summary, what: str, source: str, songs: Sequence[str], ro
 
 def comparison_table(comparison: Mapping[str, Any]) -> str:
     """Return the report of a comparison as text, a table for each pair of models."""
-    definitions = next(iter(comparison["models"].values()))["definitions"]
+    models = comparison["models"]
+    definitions = next(iter(models.values()))["definitions"]
+    licences = {name: one["made"].get("licence") for name, one in models.items()}
+    titles = {name: f"{name} (licence: {licences[name]})" if licences[name] else name for name in models}
     head = ["Metric", "A", "B", "B - A", "95% interval", "B wins/loses/ties", "songs"]
     parts = []
     for pair in comparison["pairs"]:
@@ -187,5 +190,5 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
                 cells.append("-" if low_high is None else " to ".join(number(x, unit, signed=True) for x in low_high))
                 cells += [f"{found['wins']}/{found['losses']}/{found['ties']}", str(found["n"])]
                 rows.append([f"{metric}, {source}", *cells])
-        parts.append(f"A = {pair['first']}\nB = {pair['second']}\n\n{text_table(head, rows)}")
+        parts.append(f"A = {titles[pair['first']]}\nB = {titles[pair['second']]}\n\n{text_table(head, rows)}")
     return "\n\n".join(parts) + "\n"

@@ -7,6 +7,7 @@ that are there already (`song`). What comes out has the song's length.
 import contextlib
 import math
 import numbers
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,12 +20,12 @@ from vocal_extraction.checkpointing import (
     LoadedModel,
     default_checkpoint,
     load_checkpoint,
-    shipped_checkpoint,
-    shipped_checkpoints,
+    named_checkpoint,
+    named_checkpoints,
 )
 from vocal_extraction.errors import ExtractionCancelledError, ExtractionError
 from vocal_extraction.separation.disk_array import Array, DiskArray, Scratch
-from vocal_extraction.separation.layerwise import runtime_of
+from vocal_extraction.separation.layerwise import Runtime, runtime_of
 from vocal_extraction.separation.song import SongSeparation
 from vocal_extraction.separation.stems import stem_plan
 from vocal_extraction.separation.workers import worker_pool
@@ -34,6 +35,8 @@ Progress = Callable[[float, float | None], None]
 """Called with the seconds of audio that are done, and the seconds in all, None where nobody knows."""
 Cancelled = Callable[[], bool]
 """Asked from time to time whether to stop."""
+_MEASURED_S = (1.0, 10.0)
+"""What is separated to measure the speed; the first is for what is done only once."""
 _MOST_CHANNELS = 16
 """An array with more channels than this, and than samples, has its axes the other way round."""
 
@@ -53,10 +56,17 @@ class Separator:
         Length of a chunk in seconds, without context; networks of layers take at most 2 on a CPU.
     context_s
         Context on either side, for Griffin-Lim and for networks that know chunks only.
+    wiener
+        Rounds of a Wiener filter behind the masks, see `masking.wiener_filtered`; 0 is none.
     pool
         Threads from `workers.worker_pool`, which several songs may share; None makes some for each song.
     folder
         Where arrays lie if the song is a `DiskArray`; None is the folder for temporary files.
+
+    Raises
+    ------
+    ExtractionError
+        If the filter is asked for and there are not soft masks of several sources.
     """
 
     def __init__(
@@ -67,13 +77,27 @@ class Separator:
         phase: str = ExtractionSettings.phase,
         chunk_s: float = ExtractionSettings.chunk_s,
         context_s: float = ExtractionSettings.context_s,
+        wiener: int = ExtractionSettings.wiener,
         pool: ThreadPoolExecutor | None = None,
         folder: Path | None = None,
     ) -> None:
         self.model, self._pool, self._folder = model, pool, folder
-        self._settings = ExtractionSettings(mask=mask, phase=phase, chunk_s=chunk_s, context_s=context_s)
-        self._runtime = runtime_of(model)
-        self.runtime = self._runtime.name
+        self._settings = ExtractionSettings(mask=mask, phase=phase, chunk_s=chunk_s, context_s=context_s, wiener=wiener)
+        takes_filter = (model.output, mask, phase) == ("mask", "soft", "mixture") and len(model.sources) > 1
+        if wiener and not takes_filter:
+            raise ExtractionError(
+                f"The Wiener filter takes soft masks of two sources or more, and the mixture's phase; {model.path} has "
+                f"{', '.join(model.sources)}."
+            )
+        self._runtimes: dict[tuple[str, ...], tuple[LoadedModel, Runtime]] = {}
+        self.runtime = self._for(model.sources)[1].name
+
+    def _for(self, names: tuple[str, ...]) -> tuple[LoadedModel, Runtime]:
+        """Return the model, without networks that are for other sources alone, and what runs it."""
+        if names not in self._runtimes:
+            model = self.model if self._settings.wiener else self.model.only(names)
+            self._runtimes[names] = model, runtime_of(model)
+        return self._runtimes[names]
 
     def __call__(
         self,
@@ -123,9 +147,8 @@ class Separator:
             scratch = stack.enter_context(Scratch(on_disk=isinstance(mixture, DiskArray), folder=self._folder))
             pool = self._pool or stack.enter_context(worker_pool(self.model))
             names = self.model.sources if sources is None else sources
-            song = SongSeparation(
-                mixture, sample_rate, self.model, self._runtime, self._settings, sources=names, scratch=scratch
-            )
+            model, runtime = self._for(tuple(names))
+            song = SongSeparation(mixture, sample_rate, model, runtime, self._settings, sources=names, scratch=scratch)
             return {name: scratch.release(array) for name, array in song.estimate(pool, tick).items()}
 
 
@@ -194,9 +217,9 @@ def load_model(
     Parameters
     ----------
     model
-        What `load_checkpoint` returned, the path of a checkpoint, or the name of a model that ships.
+        What `load_checkpoint` returned, the path of a checkpoint, or the name of a model that ships or was imported.
     preset_name
-        Without a model, the name of one that ships; None is the best.
+        Without a model, the name of one that ships or was imported; None is the best that ships.
     device
         Where a model that is loaded here shall be: 'auto', or a name that torch knows.
     runtime
@@ -210,13 +233,22 @@ def load_model(
     if isinstance(model, LoadedModel):
         return model
     if model is None:
-        model = default_checkpoint() if preset_name is None else shipped_checkpoint(preset_name)
+        model = default_checkpoint() if preset_name is None else named_checkpoint(preset_name)
     if not isinstance(model, str | Path):
         raise ExtractionError(
-            f"The model is a {type(model).__name__}, expected the path of a checkpoint, the name of a model that ships "
-            f"({', '.join(shipped_checkpoints())}), or what load_checkpoint returned."
+            f"The model is a {type(model).__name__}, expected the path of a checkpoint, the name of a model "
+            f"({', '.join(named_checkpoints())}), or what load_checkpoint returned."
         )
     return load_checkpoint(model, device=device, runtime=runtime)
+
+
+def real_time_factor(model: LoadedModel, *, cancelled: Cancelled | None = None) -> float:
+    """Return the seconds that a model takes here for a second of a song."""
+    for duration_s in _MEASURED_S:
+        noise = np.random.default_rng(0).normal(0, 0.1, (2, round(duration_s * model.signal.sample_rate)))
+        began_s = time.monotonic()
+        separate(noise, model.signal.sample_rate, model=model, cancelled=cancelled)
+    return (time.monotonic() - began_s) / duration_s
 
 
 def _samples_of(mixture: Any) -> NDArray[np.float32]:

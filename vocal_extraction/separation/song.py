@@ -3,12 +3,14 @@
 A network of layers over time goes through the whole song layer by layer first (`layerwise`), after which no chunk needs
 context. Any other network is run on chunks with context on both sides, whose estimates are dropped. A mask model takes
 magnitudes and gives masks; the masked spectrum, with the mixture's phase or one found by Griffin and Lim's method, is
-transformed back. An audio model takes and gives samples.
+transformed back. An audio model takes and gives samples. Networks and filters that take blocks of so many frames and no
+others are given just these, one after the other, and the samples of neighbouring blocks are added where they overlap.
 
 Axes: songs are ``(n_samples, n_channels)``, items (groups of channels of a chunk) ``(n_items, n_channels, ...)``.
 """
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -31,6 +33,7 @@ from vocal_extraction.separation.masking import (
     source_mask,
     synthesize_part,
     views_of,
+    wiener_filtered,
 )
 from vocal_extraction.separation.resampling import Resampler
 from vocal_extraction.separation.workers import Item, for_each
@@ -46,6 +49,8 @@ _ON_AN_ACCELERATOR = 16
 """How many times as much an accelerator takes at once."""
 _LAYERWISE_CHUNK_S = 2.0
 """Longest chunk on a CPU where no context makes short ones costly; memory grows with it."""
+WIENER_FRAMES = 300
+"""Frames that a Wiener filter takes for a stretch in which sources stay where they are, as in open-unmix."""
 _ENCODING, _LAYERS = 0.2, 0.4
 """Shares of the time that a layer-by-layer network spends before it gives masks; for the progress."""
 
@@ -104,8 +109,14 @@ class SongSeparation:
         self._gain = input_gain(covariances, level_db)
         self._margin = 0 if level_db is None else round(MARGIN_S * rate)
         self._channels_of_items = channel_groups(covariances, model.signal.stereo, model.n_channels)
-        self._n_frames = n_frames_of(self._n_samples, model.signal)
         self._beside = -(-model.signal.window_length // 2 // model.signal.hop_length)
+        self._n_before = self._beside if model.signal.padding == "whole" else 0
+        self._n_frames = n_frames_of(self._n_samples, model.signal) + 2 * self._n_before
+        if model.signal.padding == "reflect":
+            self._n_frames = self._n_samples // model.signal.hop_length + 1
+        blocks = getattr(model.network, "block_frames", None) or (WIENER_FRAMES if settings.wiener else None)
+        self._block_frames = blocks if settings.phase == "mixture" else None
+        self._adding = threading.Lock()
         self._layers: LayerwiseSong | None = None
 
     @property
@@ -121,6 +132,10 @@ class SongSeparation:
 
     def _groups(self) -> list[list[Chunk]]:
         """Return the chunks of the song, in groups that go through the network together."""
+        if self._block_frames is not None:
+            starts = range(0, self._n_frames, self._block_frames)
+            blocks = [slice(start, min(start + self._block_frames, self._n_frames)) for start in starts]
+            return [[Chunk(block, block)] for block in blocks]
         signal, chunk_s, context_s = self._signal, self._settings.chunk_s, self._settings.context_s
         if self._runtime.layers:
             context_s = context_s if self._settings.phase == "griffin-lim" else 0.0
@@ -144,8 +159,11 @@ class SongSeparation:
         work = self._estimate_audio if self._model.output == "audio" else self._estimate_masked
 
         def after_each(n_done: int) -> None:
+            stop = self._samples_of(groups[n_done - 1][-1].kept).stop
+            if self._block_frames is not None and n_done < len(groups):
+                stop -= self._signal.window_length // 2  # as far back as the next block's first frame reaches
             for outgoing in self._outgoing.values():
-                outgoing.read_to(self._samples_of(groups[n_done - 1][-1].kept).stop)
+                outgoing.read_to(stop)
             tick(1.0 - (1.0 - share_before) * (1.0 - n_done / len(groups)))
 
         for_each(pool, work, self._arriving(groups, lambda group: group[-1].computed), after_each)
@@ -175,8 +193,11 @@ class SongSeparation:
         """Return the samples that belong to frames: as many hops, from the middle of the first on."""
         if self._model.output == "audio":
             return frames
-        hop = self._signal.hop_length
-        return slice(frames.start * hop, min(frames.stop * hop, self._n_samples))
+        start, stop = (max(self._middle_of(frame), 0) for frame in (frames.start, frames.stop))
+        return slice(start, min(stop, self._n_samples))
+
+    def _middle_of(self, frame: int) -> int:
+        return (frame - self._n_before) * self._signal.hop_length
 
     def _network_input(self, frames: slice) -> Rows:
         """Return magnitudes (n_batch, n_frames, n_bins, n_channels) for the runtime."""
@@ -186,13 +207,20 @@ class SongSeparation:
     def _spectrum(self, frames: slice) -> Samples:
         """Return frames of the spectrum of the whole song: (n_items, n_channels, n_frames, n_bins)."""
         signal = self._signal
-        first = frames.start * signal.hop_length - signal.window_length // 2
+        first = self._middle_of(frames.start) - signal.window_length // 2
         last = first + (frames.stop - frames.start - 1) * signal.hop_length + signal.window_length
         return analyze(self._items(slice(first, last)), signal=signal)
 
     def _items(self, samples: slice) -> Samples:
-        """Return the channels of some samples in groups: (n_items, n_channels, n_samples), zeros beyond the song."""
+        """Return the channels of some samples in groups, zeros or a mirror beyond: (n_items, n_channels, n_samples)."""
         start, stop = max(samples.start, 0), min(samples.stop, self._n_samples)
+        if self._signal.padding == "reflect":
+            period = max(2 * (self._n_samples - 1), 1)
+            mirrored = np.arange(samples.start, samples.stop) % period
+            mirrored = np.minimum(mirrored, period - mirrored)
+            first = int(mirrored.min())
+            rows = self._song[first : int(mirrored.max()) + 1].T[:, mirrored - first]
+            return self._runtime.samples(rows[self._channels_of_items])
         rows = np.zeros((self._n_channels, samples.stop - samples.start), np.float32)
         first, last = max(start - self._margin, 0), min(stop + self._margin, self._n_samples)
         read = self._song[first:last].T
@@ -211,9 +239,36 @@ class SongSeparation:
             magnitudes = self._gain * magnitude(views_of(joined, self._signal.stereo))
             masks = _parts(self._together(self._infer_masks, magnitudes), n_items)
         for chunk, spectrum, chunk_masks in zip(group, spectra, masks, strict=True):
+            filtered = self._filtered(spectrum, chunk_masks) if self._settings.wiener else None
             for name in self._estimates:
-                mask = source_mask(chunk_masks, self._model.sources.index(name), kind=self._settings.mask)
-                self._write(name, chunk, self._waveform(spectrum, mask, chunk))
+                index = self._model.sources.index(name)
+                mask = source_mask(chunk_masks, index, kind=self._settings.mask)
+                if self._block_frames is None:
+                    self._write(name, chunk, self._waveform(spectrum, mask, chunk))
+                elif filtered is None:
+                    self._add(name, chunk.kept, masked(spectrum, mask, self._signal.stereo))
+                else:
+                    self._add(name, chunk.kept, filtered[index])
+
+    def _filtered(self, spectrum: Samples, masks: Samples) -> list[Samples]:
+        """Return the spectrum of each source behind the Wiener filter: (n_items, n_channels, n_frames, n_bins)."""
+        kinds, rows = range(masks.shape[-1]), self._runtime.rows
+        estimates = [rows(masked(spectrum, masks[..., i], self._signal.stereo)) for i in kinds]
+        found = wiener_filtered(rows(spectrum), np.stack(estimates, axis=-1), n_rounds=self._settings.wiener)
+        return [self._runtime.samples(found[..., i]) for i in kinds]
+
+    def _add(self, name: str, frames: slice, spectrum: Samples) -> None:
+        """Add what frames hold of the samples that they reach; those beside them, of other blocks, add the rest."""
+        signal, n_reached = self._signal, self._signal.window_length // self._signal.hop_length - 1
+        before, after = min(frames.start, n_reached), min(self._n_frames - frames.stop, n_reached)
+        beside = [0 * spectrum[..., :1, :]] * max(before, after)
+        spectrum = namespace(spectrum).concatenate([*beside[:before], spectrum, *beside[:after]], axis=-2)
+        first = self._middle_of(frames.start - before) - signal.window_length // 2
+        last = first + (spectrum.shape[-2] - 1) * signal.hop_length + signal.window_length
+        start, stop = max(first, 0), min(last, self._n_samples)
+        rows = self._rows_of(synthesize_part(spectrum, slice(start - first, stop - first), signal=signal))
+        with self._adding:
+            self._estimates[name][start:stop] += rows
 
     def _infer_masks(self, magnitudes: Samples) -> Samples:
         """Infer masks (n_items, n_channels, n_frames, n_bins, n_sources) from the magnitudes of the views."""
@@ -226,12 +281,12 @@ class SongSeparation:
         first, n_samples = chunk.computed.start, max(samples.stop - samples.start, 0)
         if self._settings.phase == "griffin-lim":
             spectrum = masked(spectrum, mask, signal.stereo)
-            n_computed, start = (spectrum.shape[-2] - 1) * signal.hop_length, samples.start - first * signal.hop_length
+            n_computed, start = (spectrum.shape[-2] - 1) * signal.hop_length, samples.start - self._middle_of(first)
             waveform = griffin_lim(abs(spectrum), phase_of=spectrum, n_samples=n_computed, signal=signal)
             return waveform[..., start : start + n_samples]
         # Frames beside those that are kept reach into their samples.
         frames = slice(max(chunk.kept.start - self._beside - first, 0), chunk.kept.stop + self._beside - first)
-        start = samples.start - (first + frames.start) * signal.hop_length + signal.window_length // 2
+        start = samples.start - self._middle_of(first + frames.start) + signal.window_length // 2
         part = masked(spectrum[..., frames, :], mask[..., frames, :], signal.stereo)
         return synthesize_part(part, slice(start, start + n_samples), signal=signal)
 
@@ -250,11 +305,15 @@ class SongSeparation:
 
     def _write(self, name: str, chunk: Chunk, waveform: Samples) -> None:
         """Write the samples (n_items, n_channels, n_samples) that a chunk keeps."""
-        _, first = np.unique(self._channels_of_items, return_index=True)
-        channels = waveform.reshape(waveform.shape[0] * waveform.shape[1], waveform.shape[2])
-        rows = self._runtime.rows(channels[first].T)
+        rows = self._rows_of(waveform)
         start = self._samples_of(chunk.kept).start
         self._estimates[name][start : start + len(rows)] = rows
+
+    def _rows_of(self, waveform: Samples) -> Rows:
+        """Return the samples (n_items, n_channels, n_samples) of items as rows of the song."""
+        _, first = np.unique(self._channels_of_items, return_index=True)
+        channels = waveform.reshape(waveform.shape[0] * waveform.shape[1], waveform.shape[2])
+        return self._runtime.rows(channels[first].T)
 
 
 def _parts(items: Samples, n: int) -> list[Samples]:

@@ -106,11 +106,19 @@ class Api:
         return JSONResponse({"openapi": "3.1.0", "info": about, "paths": paths})
 
     def models(self, request: Request) -> Response:
-        """List the models, the default first: sources, and seconds for a second of a song (null: not measured yet)."""
-        factors, sources = self._queue.real_time_factors, self._queue.sources
-        names = self._queue.models
+        """List the models, the default first: sources, licence, seconds for a second of a song (null: not known)."""
+        found = {name: self._queue.metadata(name) for name in self._queue.models}
+        factors = self._queue.real_time_factors
         return JSONResponse(
-            [{"name": name, "sources": sources(name), "real_time_factor": factors.get(name)} for name in names]
+            [
+                {
+                    "name": name,
+                    "sources": about.sources,
+                    "licence": about.licence,
+                    "real_time_factor": factors.get(name),
+                }
+                for name, about in found.items()
+            ]
         )
 
     def list_jobs(self, request: Request) -> Response:
@@ -147,7 +155,7 @@ class Api:
             stems, without = (tuple(asked[name].split(",")) if name in asked else None for name in ("stems", "without"))
             if FORMATS[settings.format].holds_all and without is None:
                 stems = stems or ("all",)
-            plan = plan_of(self._queue.sources(model), stems, without, settings.format)
+            plan = plan_of(self._queue.metadata(model).sources, stems, without, settings.format)
             return Options(model, settings, stems, without, plan.names)
         except (VocalExtractionError, ValueError) as error:
             raise HTTPException(400, str(error)) from error

@@ -18,8 +18,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vocal_extraction.audio_files.ffmpeg import Ffmpeg, input_arguments
 from vocal_extraction.checkpointing import (
     CheckpointError,
@@ -29,8 +27,8 @@ from vocal_extraction.checkpointing import (
     read_checkpoint,
 )
 from vocal_extraction.errors import SongTooLongError, VocalExtractionError
-from vocal_extraction.extraction import Outcome, extract_vocals, separate
-from vocal_extraction.separation import Cancelled
+from vocal_extraction.extraction import Outcome, extract_vocals
+from vocal_extraction.separation import Cancelled, real_time_factor
 from vocal_extraction.settings import ExtractionSettings
 from vocal_extraction.web_page.listening import Streams, Track, overview, prepare_listening, streams_of
 from vocal_extraction.web_page.uploads import Limits, RefusedError, Upload, validate_upload
@@ -41,8 +39,6 @@ PREVIEWS_S = (6.0, 30.0)
 """A preview is made twice: a few seconds that play at once, and what follows them."""
 _SHORTEST_PREVIEWED_S = 60.0
 _CLEAN_EVERY_S = 30.0
-_MEASURED_S = (1.0, 5.0)
-"""What each model separates at the server's start: once to be ready, once for the time that it takes."""
 _OPTION_NAMES = {
     "--keep-partial": "“Keep what a damaged file still plays”",
     "--format": "the format",
@@ -183,25 +179,20 @@ class JobQueue(contextlib.AbstractContextManager["JobQueue"]):
         with self._loading:
             return self._loaded(path, path.stat().st_mtime_ns if path.is_file() else 0)
 
-    def sources(self, name: str) -> tuple[str, ...]:
-        """Return what a model estimates, by its metadata; one that has none there is loaded."""
+    def metadata(self, name: str) -> CheckpointMetadata:
+        """Return a model's metadata; one that does not name its sources there is loaded."""
         try:
             metadata = CheckpointMetadata.parse(read_checkpoint(self.models[name])["metadata"])
         except (CheckpointError, ModuleNotFoundError):  # for another of `LOADERS`, or without torch
-            return self.model(name).sources
-        return metadata.sources or self.model(name).sources
+            return self.model(name).metadata
+        return metadata if metadata.sources else self.model(name).metadata
 
     def measure_models(self) -> None:
         """Load the models, the default first, and measure the time that they take; only the default is kept."""
         for i, (name, path) in enumerate(self.models.items()):
             with contextlib.suppress(VocalExtractionError):  # reported when the model is chosen
-                model = self._load(path) if i else self.model(name)
-                for duration_s in _MEASURED_S:
-                    rate = model.signal.sample_rate
-                    noise = np.random.default_rng(0).normal(0, 0.1, (2, round(duration_s * rate)))
-                    began_s = time.monotonic()
-                    separate(noise, rate, model=model, cancelled=self._closed.is_set)
-                self.real_time_factors.setdefault(name, round((time.monotonic() - began_s) / duration_s, 3))
+                factor = real_time_factor(self._load(path) if i else self.model(name), cancelled=self._closed.is_set)
+                self.real_time_factors.setdefault(name, round(factor, 3))
 
     # Life of a job
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import uvicorn
 
-from vocal_extraction.checkpointing import load_checkpoint, shipped_checkpoints
+from vocal_extraction.checkpointing import load_checkpoint, named_checkpoints
 from vocal_extraction.errors import VocalExtractionError
 from vocal_extraction.settings import DEMO_FOLDER, EVALUATION_FOLDER, TRAINED_MODEL
 from vocal_extraction.web_page.api import Api
@@ -50,8 +50,8 @@ def serve_page(
 ) -> None:
     """Serve the page until SIGINT (Ctrl-C) or SIGTERM, then cancel all jobs and remove their files.
 
-    Without a port it is 7860, or any free one where that is taken. `model` is a checkpoint that is offered before those
-    that ship. `token` is what clients must bring; without one it is made up and printed where `host` is not this
+    Without a port it is 7860, or any free one where that is taken. `model` is a checkpoint that is offered before all
+    others. `token` is what clients must bring; without one it is made up and printed where `host` is not this
     machine's own. A browser is started at a screen unless `open_browser` says otherwise.
 
     Raises
@@ -92,9 +92,9 @@ def _exit_on_sigterm() -> Iterator[None]:
 
 def _models(model: str | Path | None) -> dict[str, Path]:
     """Return the checkpoints to choose from, the default first."""
-    shipped = shipped_checkpoints()
+    named = named_checkpoints()
     models = {load_checkpoint(model).path.name: Path(model)} if model is not None else {}
-    models |= {name: shipped[name] for name in ("studio", "classic") if name in shipped} | shipped
+    models |= {name: named[name] for name in ("studio", "classic") if name in named} | named
     models |= {str(TRAINED_MODEL): TRAINED_MODEL} if TRAINED_MODEL.is_file() else {}
     if not models:
         raise ServingError("There is no model to work with. Train one, or name a checkpoint: serve --model PATH.")

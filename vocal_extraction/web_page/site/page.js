@@ -198,9 +198,9 @@ function offerStems(sources) {
 // Models by what they are for, with the time that each takes; the server measures that after its start.
 async function offerModels() {
   const [select, models] = [form.elements.model, await engine.models()];
-  const label = ({ name, sources, real_time_factor: factor }) => {
-    const purpose = PURPOSES[name] ?? (sources.length > 2 ? `${sources.length} stems` : "Your own");
-    return `${purpose} (${name})${factor ? `, ${minutes(EXAMPLE_S * factor)} for a song of 4 min` : ""}`;
+  const label = ({ name, sources, licence, real_time_factor: factor }) => {
+    const purpose = PURPOSES[name] ?? (sources.length > 2 ? `${sources.length} stems` : licence ? "Imported" : "Your own");
+    return `${purpose} (${name}${licence ? `, ${licence}` : ""})${factor ? `, ${minutes(EXAMPLE_S * factor)} for a song of 4 min` : ""}`;
   };
   if (select.options.length) models.forEach((model, i) => { select.options[i].textContent = label(model); });
   else {

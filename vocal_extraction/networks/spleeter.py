@@ -1,0 +1,106 @@
+"""The networks of Spleeter, a U-Net for each source, so that weights which its makers publish can be used here.
+
+Hennequin, Khlif, Voituret and Moussallam, "Spleeter: a fast and efficient music source separation tool with pre-trained
+models", 2020, after Jansson et al., "Singing voice separation with deep U-Net convolutional networks", ISMIR 2017.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vocal_extraction.errors import SettingsError
+from vocal_extraction.networks.base import Network
+
+N_FILTERS = (16, 32, 64, 128, 256, 512)
+_SMALLEST = 1e-10
+"""Added to the sum of powers that masks are ratios of."""
+_ACTIVATIONS = {"leaky": (nn.LeakyReLU(0.2), nn.ReLU()), "elu": (nn.ELU(), nn.ELU())}
+"""What follows convolutions and transposed ones, by name."""
+
+
+class Spleeter(Network):
+    """A U-Net for each source, on blocks of frames; the masks are ratios of the powers that they estimate.
+
+    Parameters
+    ----------
+    num_features
+        Frequency bins of a spectrum whose window is Hann's.
+    num_audio_channels
+        Channels that go through together.
+    num_sources
+        U-Nets.
+    num_input_features
+        How many of the lowest bins the U-Nets see.
+    activation
+        'leaky' or 'elu'.
+    high
+        The mask of the bins above: 'zeros', or 'average', the mean of the frame's others.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such activation, or nothing of that name for the bins above.
+    """
+
+    block_frames = 512
+
+    def __init__(
+        self,
+        num_features: int,
+        num_audio_channels: int,
+        num_sources: int,
+        num_input_features: int,
+        activation: str = "leaky",
+        high: str = "zeros",
+    ) -> None:
+        super().__init__()
+        if activation not in _ACTIVATIONS or high not in ("zeros", "average"):
+            raise SettingsError(f"Expected leaky or elu, and zeros or average, got {activation!r} and {high!r}.")
+        self.n_bins, self.n_seen, self.high = num_features, num_input_features, high
+        self.unets = nn.ModuleList(UNet(num_audio_channels, activation) for _ in range(num_sources))
+
+    def forward(self, data: Tensor) -> dict[str, Tensor]:
+        """Infer masks from magnitudes; shapes as for `Network.forward`. What lacks of the last block is silence."""
+        n_batch, n_frames = data.shape[:2]
+        # Its STFT does not divide a window by its sum, which is half of its length.
+        seen = data[:, :, : self.n_seen] * (self.n_bins - 1)
+        seen = functional.pad(seen, (0, 0, 0, 0, 0, -n_frames % self.block_frames))
+        blocks = seen.reshape(-1, self.block_frames, *seen.shape[2:]).permute(0, 3, 1, 2)
+        powers = torch.stack([(unet(blocks) * blocks).square() for unet in self.unets], dim=-1)
+        mask = (powers + _SMALLEST / len(self.unets)) / (powers.sum(dim=-1, keepdim=True) + _SMALLEST)
+        mask = mask.movedim(1, 3).reshape(n_batch, -1, *seen.shape[2:], len(self.unets))[:, :n_frames]
+        above = mask.mean(dim=2, keepdim=True) if self.high == "average" else torch.zeros_like(mask[:, :, :1])
+        mask = torch.cat([mask, above.expand(-1, -1, self.n_bins - self.n_seen, -1, -1)], dim=2)
+        return {"mask": mask, "estimates": data.unsqueeze(-1) * mask}
+
+
+class UNet(nn.Module):
+    """Six strided convolutions and as many back, on (n, n_channels, n_frames, n_bins), both divisible by 64."""
+
+    def __init__(self, n_channels: int, activation: str) -> None:
+        super().__init__()
+        self.activation, self.activation_back = _ACTIVATIONS[activation]
+        n_in = (n_channels, *N_FILTERS[:-1])
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 5, stride=2) for a, b in zip(n_in, N_FILTERS, strict=True))
+        self.down_norm = nn.ModuleList(nn.BatchNorm2d(n, eps=1e-3) for n in N_FILTERS)
+        n_out = (*N_FILTERS[-2::-1], 1)
+        n_in_back = (N_FILTERS[-1], *(2 * n for n in N_FILTERS[-2::-1]))
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(a, b, 5, stride=2, padding=1) for a, b in zip(n_in_back, n_out, strict=True)
+        )
+        self.up_norm = nn.ModuleList(nn.BatchNorm2d(n, eps=1e-3) for n in n_out)
+        self.last = nn.Conv2d(1, n_channels, 4, dilation=2, padding=3)
+
+    def forward(self, data: Tensor) -> Tensor:
+        """Keep the shape; what comes out is between 0 and 1."""
+        convolved = []
+        for convolution, norm in zip(self.down, self.down_norm, strict=True):
+            # TensorFlow pads by one before and two behind, and crops likewise.
+            convolved.append(convolution(functional.pad(data, (1, 2, 1, 2))))
+            data = self.activation(norm(convolved[-1]))
+        data = convolved.pop()
+        for convolution, norm in zip(self.up, self.up_norm, strict=True):
+            data = norm(self.activation_back(convolution(data)[..., :-1, :-1]))
+            if convolved:
+                data = torch.cat([convolved.pop(), data], dim=1)
+        return torch.sigmoid(self.last(data))
