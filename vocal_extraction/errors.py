@@ -13,6 +13,10 @@ class ExtractionError(VocalExtractionError):
     """A song could not be separated; the text says why and what to do."""
 
 
+class ExportError(VocalExtractionError):
+    """A network cannot be exported; the text says why."""
+
+
 class DamagedSongError(ExtractionError):
     """A song is truncated or broken; `keep_partial` takes what decodes."""
 

@@ -1,5 +1,6 @@
 """Exported networks: equal to torch's, whole and cut at their layers, whatever the network."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,12 +8,15 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from extraction_models import loaded, music
 
-from vocal_extraction.checkpointing import load_checkpoint, save_checkpoint
+from vocal_extraction.checkpointing import CheckpointError, load_checkpoint, save_checkpoint, shipped_checkpoints
 from vocal_extraction.checkpointing.onnx_files import METADATA_KEY, graph_ends
-from vocal_extraction.exporting import ExportError, export_model
+from vocal_extraction.errors import ExportError
+from vocal_extraction.exporting import checking, export_model, exported
 from vocal_extraction.networks import create_model
 from vocal_extraction.presets import NetworkSettings, Preset
+from vocal_extraction.separation import separate
 from vocal_extraction.settings import STEMS, SignalSettings
 
 SIGNAL = SignalSettings(window_length=128, hop_length=32)
@@ -28,6 +32,18 @@ NETWORKS = {
 }
 
 
+class Recurrent(torch.nn.Module):
+    """A GRU, which no layer over time is."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru = torch.nn.GRU(SIGNAL.n_bins, SIGNAL.n_bins, batch_first=True, bidirectional=True)
+
+    def forward(self, data):
+        output = self.gru(data["mix_magnitude"][..., 0])[0][..., : SIGNAL.n_bins]
+        return {"mask": output.sigmoid()[..., None, None]}
+
+
 def decibels(estimate, reference):
     return 10 * np.log10(((estimate - reference) ** 2).sum() / (reference**2).sum() + 1e-30)
 
@@ -41,6 +57,15 @@ def make_checkpoint(tmp_path):
         return save_checkpoint(tmp_path / f"{name}.pth", create_model(preset), preset=preset)
 
     return make
+
+
+@pytest.fixture
+def a_short_song(tmp_path, monkeypatch):
+    """What exports are checked on: one synthesised song, in a folder without any others."""
+    monkeypatch.setattr(checking, "_N_DEMO_SONGS", 1)
+    monkeypatch.setattr(checking, "_DEMO_S", 2.0)
+    monkeypatch.delenv("MUSDB_PATH", raising=False)
+    monkeypatch.chdir(tmp_path)
 
 
 def expected(checkpoint, magnitudes):
@@ -78,19 +103,19 @@ def run_cut(folder, magnitudes, size):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_file_and_the_graphs_it_is_cut_into_give_the_masks_of_torch(name, make_checkpoint, tmp_path):
     checkpoint = make_checkpoint(name)
-    file = export_model(checkpoint, tmp_path / "model.onnx")
+    file = export_model(checkpoint, tmp_path / "model.onnx", check=False)
     onnx.checker.check_model(onnx.load(file), full_check=True)
     magnitudes = magnitudes_for(load_checkpoint(checkpoint))
     reference = expected(checkpoint, magnitudes)
     (masks,) = onnxruntime.InferenceSession(file).run(["masks"], {"magnitudes": magnitudes})
     assert decibels(masks, reference) < -100  # 32-bit floats in another order
-    folder = export_model(checkpoint, tmp_path / "folder")
+    folder = export_model(checkpoint, tmp_path / "folder", check=False)
     assert decibels(run_cut(folder, magnitudes, size=19), reference) < -100
 
 
 def test_a_stream_is_run_block_by_block(make_checkpoint, tmp_path):
     checkpoint = make_checkpoint("causal")
-    file = export_model(checkpoint, tmp_path / "model.onnx", streaming=True)
+    file = export_model(checkpoint, tmp_path / "model.onnx", streaming=True, check=False)
     magnitudes = magnitudes_for(load_checkpoint(checkpoint))
     session = onnxruntime.InferenceSession(file)
     states = {each.name: np.zeros((1, 3, 6), np.float32) for each in session.get_inputs()[1:]}
@@ -103,15 +128,15 @@ def test_a_stream_is_run_block_by_block(make_checkpoint, tmp_path):
 
 
 def test_metadata_says_how_to_feed_it_and_where_it_comes_from(tmp_path):
-    model = load_checkpoint("classic")
-    (entry,) = onnx.load(export_model("classic", tmp_path / "classic.onnx")).metadata_props
+    model = load_checkpoint("classic", runtime="torch")
+    (entry,) = onnx.load(export_model("classic", tmp_path / "classic.onnx", check=False)).metadata_props
     assert entry.key == METADATA_KEY
     metadata = json.loads(entry.value)
     assert SignalSettings(**metadata["signal"]) == model.signal
     assert metadata["sources"] == ["vocals"]
     assert metadata["layers"] == [{"directions": 2, "units": 50}] * 2
     assert metadata["source"] == {"name": "classic", "sha256": model.sha256}
-    described = json.loads((export_model("classic", tmp_path / "classic") / "model.json").read_text())
+    described = json.loads((export_model("classic", tmp_path / "classic", check=False) / "model.json").read_text())
     assert described.pop("graphs").keys() == graph_ends([2, 2]).keys()
     assert described == metadata
 
@@ -120,3 +145,60 @@ def test_what_needs_the_future_cannot_be_streamed(make_checkpoint, tmp_path):
     with pytest.raises(ExportError, match="needs the end of a song"):
         export_model(make_checkpoint("mono"), tmp_path / "model.onnx", streaming=True)
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_every_weight_of_a_shipped_graph_is_the_checkpoints():
+    """They lie at offsets of the checkpoint's file; a graph of another checkpoint is refused."""
+    from vocal_extraction.checkpointing import onnx_network
+
+    for path in shipped_checkpoints().values():
+        contents = path.read_bytes()
+        model = onnx.load(path.with_suffix(".onnx"), load_external_data=False)
+        assert [each.name for each in model.graph.initializer if len(each.raw_data) >= 64] == []
+        assert {each.external_data[0].value for each in model.graph.initializer if each.external_data} == {path.name}
+        assert model.ByteSize() < 0.1 * len(contents)
+        with pytest.raises(CheckpointError, match="the graph beside it is of another checkpoint"):
+            onnx_network.load_onnx(path.with_suffix(".onnx").read_bytes(), "a", weights=contents + b"\0")
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_an_exported_file_separates_as_torch_does(int8, make_checkpoint, a_short_song, capsys):
+    checkpoint = make_checkpoint("attention")
+    file = export_model(checkpoint, "model.onnx", int8=int8)
+    assert "on 1 synthesised songs" in capsys.readouterr().err
+    model = load_checkpoint(file)
+    assert model.sources == STEMS
+    assert f"({'int8' if int8 else 'float32'})" in model.network.name
+    song = music(1.0)
+    found, expected = (separate(song, 44_100, model=each, stems=["all"]) for each in (file, checkpoint))
+    assert all(decibels(found[name], expected[name]) < (-20 if int8 else -100) for name in STEMS)
+
+
+def test_an_export_that_is_worse_is_not_written(make_checkpoint, a_short_song, tmp_path, monkeypatch):
+    monkeypatch.setattr(checking, "LARGEST_ERROR_DB", -300.0)
+    with pytest.raises(ExportError, match=r"was not exported: on 1 synthesised songs .* at most -300 dB is accepted"):
+        export_model(make_checkpoint("mono"), "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_networks_that_are_only_forward_are_one_graph(tmp_path):
+    """As nussl's own, and those whose layers are not OverTime: they are run on chunks with context."""
+    model = loaded(Recurrent(), signal=SIGNAL)
+    whole, metadata = exported(model)
+    assert metadata["layers"] == []
+    (tmp_path / "a.onnx").write_bytes(whole.SerializeToString())
+    song = music(1.0)
+    found, expected = (separate(song, 44_100, model=each)["vocals"] for each in (tmp_path / "a.onnx", model))
+    assert decibels(found, expected) < -100
+
+
+def test_what_cannot_be_exported_says_why(tmp_path):
+    class Odd(torch.nn.Module):
+        def forward(self, data):
+            return {"mask": torch.special.bessel_j0(data["mix_magnitude"])[..., None]}
+
+    with pytest.raises(ExportError, match=r"cannot be exported: .*bessel_j0"):
+        exported(loaded(Odd(), signal=SIGNAL))
+    waveforms = dataclasses.replace(loaded(Odd(), signal=SIGNAL), output="audio")
+    with pytest.raises(ExportError, match="gives waveforms"):
+        exported(waveforms)

@@ -19,7 +19,7 @@ METADATA_KEY = "vocal_extraction"
 """Entry of ``metadata_props`` that holds the metadata as JSON."""
 WAYS = ("forward", "backward")
 """Names of a layer's directions."""
-_KEPT = ("n_channels", "sources", "preset", "licence", "n_steps", "training_s", "git_commit", "members")
+_KEPT = ("n_channels", "sources", "preset", "licence", "n_steps", "training_s", "git_commit", "members", "imported")
 """What is kept of a checkpoint's metadata, beside the signal."""
 MOST_LAYERS = 64
 NETWORK = "network"
@@ -64,24 +64,26 @@ def cut(model: onnx.ModelProto, directions: Sequence[int]) -> dict[str, onnx.Mod
 
 
 def _cut(model: onnx.ModelProto, directions: Sequence[int]) -> dict[str, onnx.ModelProto]:
-    graph = model.graph
-    producers = {output: node for node in graph.node for output in node.output if output}
+    graph, ends = model.graph, graph_ends(directions)
+    producers = {output: number for number, node in enumerate(graph.node) for output in node.output if output}
     shapes = {value.name: value for value in (*graph.input, *graph.output, *graph.value_info)}
     weights = {weight.name: weight for weight in graph.initializer}
-    order = {id(node): number for number, node in enumerate(graph.node)}
+    states = {each for _, outputs in ends.values() for each in outputs if each.endswith(".next_h")}
+    if states != {each for each in producers if each.endswith(".next_h")}:
+        raise ValueError("its metadata lists other layers")
     found = {}
-    for name, (inputs, outputs) in graph_ends(directions).items():
-        nodes, used, waiting = {}, [], [*outputs]
+    for name, (inputs, outputs) in ends.items():
+        numbers: set[int] = set()
+        used, waiting = [], [*outputs]
         while waiting:
             value = waiting.pop()
             if value in weights:
                 used.append(value)
-            elif value and value not in inputs and order[id(producers[value])] not in nodes:
-                node = producers[value]
-                nodes[order[id(node)]] = node
-                waiting += node.input
+            elif value and value not in inputs and producers[value] not in numbers:
+                numbers.add(producers[value])
+                waiting += graph.node[producers[value]].input
         part = onnx.helper.make_graph(
-            [nodes[number] for number in sorted(nodes)],
+            [graph.node[number] for number in sorted(numbers)],
             name,
             [shapes[each] for each in inputs],
             [shapes[each] for each in outputs],

@@ -180,6 +180,8 @@ _EXPORT = [
             "a page for any host of files, which runs the models in browsers",
         ),
     ],
+    ("--int8", "", _ON, "weights of 8 bits: a third of the size"),
+    ("--tracks", "", _DIR, "songs to check the export on (default: $MUSDB_PATH, prepared or synthesised ones)"),
     ("--streaming", "", _ON, "states of the layers in and out, for blocks in turn"),
     ("--overwrite", "", _ON, "replace what is there"),
     _JSON,

@@ -1,6 +1,9 @@
 """Trained networks as ONNX files, which run without torch: docs/edge.md."""
 
 import json
+import logging
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +12,21 @@ import onnx
 from vocal_extraction.atomic_files import StorageError, write_bytes, write_json
 from vocal_extraction.checkpointing import LoadedModel, load_checkpoint, model_name, shipped_checkpoints
 from vocal_extraction.checkpointing.onnx_files import METADATA_KEY, cut, graph_ends, stored
-from vocal_extraction.errors import VocalExtractionError
+from vocal_extraction.errors import ExportError
 
 _LEAST_BYTES = 64
 """Shorter weights stay in the graph."""
 
 
-class ExportError(VocalExtractionError):
-    """A network cannot be exported; the text says why."""
-
-
 def export_model(
-    model: str | Path, output_path: str | Path, *, streaming: bool = False, overwrite: bool = False
+    model: str | Path,
+    output_path: str | Path,
+    *,
+    int8: bool = False,
+    streaming: bool = False,
+    overwrite: bool = False,
+    tracks: str | Path | None = None,
+    check: bool = True,
 ) -> Path:
     """Export the network of a checkpoint, from magnitudes to masks.
 
@@ -31,15 +37,19 @@ def export_model(
     output_path
         With the ending .onnx, one file; any other, a folder with the graphs that the network is cut into, and
         ``model.json``.
+    int8
+        Whether weights become integers of 8 bits, and what they are multiplied with as it comes.
     streaming
         Whether the states of the recurrent layers go in and out, for blocks in turn.
     overwrite
         Whether what is there may be replaced.
+    tracks, check
+        Whether its estimates are held to those of torch, and the songs for that; see `checking.checked`.
 
     Raises
     ------
     ExportError
-        If the network cannot be exported.
+        If the network cannot be exported, or estimates worse than on torch.
     CheckpointError, StorageError
         If the checkpoint cannot be read, or the export not be written.
     """
@@ -47,16 +57,20 @@ def export_model(
     if output_path.exists() and not overwrite:
         raise StorageError(f"{output_path} is there already. Name another place, or say --overwrite.")
     loaded = load_checkpoint(model, runtime="torch")
-    whole, metadata = exported(loaded, streaming=streaming)
+    whole, metadata = exported(loaded, int8=int8, streaming=streaming)
+    if check:
+        from vocal_extraction.exporting.checking import checked
+
+        print(checked(loaded, whole.SerializeToString(), int8=int8, tracks=tracks), file=sys.stderr)
     if output_path.suffix == ".onnx":
         write_bytes(output_path, whole.SerializeToString())
-        return output_path
-    _write_folder(output_path, whole, metadata)
+    else:
+        _write_folder(output_path, whole, metadata)
     return output_path
 
 
 def exported(
-    model: LoadedModel, *, streaming: bool = False, fold: bool = True
+    model: LoadedModel, *, int8: bool = False, streaming: bool = False, fold: bool = True
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """Return a network of torch as one graph, and its metadata; see `export_model` and `graphs.export_graphs`."""
     from vocal_extraction.exporting.graphs import export_graphs, joined
@@ -74,11 +88,30 @@ def exported(
         raise ExportError(f"{model.path} needs the end of a song before its beginning: it cannot run on a stream.")
     source = {"name": model_name(model.path), "sha256": model.sha256}
     metadata = stored(
-        model.metadata, layers=layers, precision="float32", streaming=streaming, source=source, lookahead=lookahead
+        model.metadata,
+        layers=layers,
+        precision="int8" if int8 else "float32",
+        streaming=streaming,
+        source=source,
+        lookahead=lookahead,
     )
     whole = joined(graphs, directions, streaming=streaming)
+    whole = _quantized(whole) if int8 else whole
     onnx.helper.set_model_props(whole, {METADATA_KEY: json.dumps(metadata)})
     return whole, metadata
+
+
+def _quantized(whole: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph with weights of 8 bits; what they are multiplied with is quantized as it comes."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    logging.disable(logging.WARNING)  # advice that is for other kinds of networks
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            quantize_dynamic(whole, Path(folder, "a.onnx"), weight_type=QuantType.QInt8)
+            return onnx.load(Path(folder, "a.onnx"))
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def write_shipped_graphs() -> None:

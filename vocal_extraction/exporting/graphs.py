@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vocal_extraction.checkpointing.onnx_files import NETWORK, WAYS, graph_ends
+from vocal_extraction.errors import ExportError
 from vocal_extraction.networks.layers import OverTime
 from vocal_extraction.separation.torch_runtime import layerwise_network, one_direction
 
@@ -91,20 +92,22 @@ def _combined(after: Any, features: Tensor, *outputs: Tensor) -> Tensor:
 def _exported(part: _Part, given: Any, inputs: Sequence[str], outputs: Sequence[str], *, fold: bool) -> onnx.ModelProto:
     """Follow one part."""
     buffer = io.BytesIO()
-    axes = {name: _axes(name) for name in (*inputs, *outputs)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's age; it needs no further package
-        torch.onnx.export(
-            part,
-            given,
-            buffer,  # type: ignore[arg-type]
-            dynamo=False,
-            do_constant_folding=fold,
-            opset_version=_OPSET,
-            input_names=[*inputs],
-            output_names=[*outputs],
-            dynamic_axes=axes,
-        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter's age; it needs no further package
+            torch.onnx.export(
+                part,
+                given,
+                buffer,  # type: ignore[arg-type]
+                dynamo=False,
+                do_constant_folding=fold,
+                opset_version=_OPSET,
+                input_names=[*inputs],
+                output_names=[*outputs],
+                dynamic_axes={name: _axes(name) for name in (*inputs, *outputs)},
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise ExportError(f"The network cannot be exported: {' '.join(str(error).split())[:200]}") from error
     return onnx.load_from_string(buffer.getvalue())
 
 
