@@ -71,10 +71,10 @@ def records_of(contents: bytes, *, name: str) -> dict[str, bytes]:
 
 
 def packed(records: dict[str, bytes]) -> io.BytesIO:
-    """Pack records anew, so that torch sees these and nothing else that the file may have held."""
+    """Pack records anew, so that torch sees these and nothing else that the file may have held; they are taken out."""
     archive_file = io.BytesIO()
     with zipfile.ZipFile(archive_file, "w") as archive:
-        for record, data in records.items():
-            archive.writestr(f"archive/{record}", data)
+        for record in [*records]:
+            archive.writestr(f"archive/{record}", records.pop(record))  # so that large weights are not there twice
     archive_file.seek(0)
     return archive_file

@@ -97,9 +97,9 @@ def parse_torch_file(contents: bytes, *, name: str) -> Any:
     is_old = contents.startswith(OLD_MAGIC)
     records = {} if is_old else records_of(contents, name=name)
     try:
-        file = _surveyed_old_file(contents) if is_old else packed(records)
         if not is_old:
             survey(records)
+        file = _surveyed_old_file(contents) if is_old else packed(records)
         with _loading, _allowed_classes():
             return _plain(torch.load(file, map_location="cpu", weights_only=True))
     except (RefusedError, pickle.UnpicklingError) as error:

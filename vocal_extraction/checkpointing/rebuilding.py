@@ -107,7 +107,9 @@ def rebuild(content: dict[str, Any], *, signal: SignalSettings, n_channels: int)
         if not is_ours:  # for which torch would import its whole compiler
             with _Bounded():
                 _try(network.to("meta"), signal, n_channels, device="meta")
-        network.to_empty(device="cpu").load_state_dict(state, strict=True)
+        kinds = {name: values.dtype for name, values in network.state_dict().items()}
+        state = {name: values.to(kinds[name]).contiguous() for name, values in state.items()}
+        network.to_empty(device="cpu").load_state_dict(state, strict=True, assign=True)
         return network, *_try(network, signal, n_channels, device="cpu")
     except _TORCH_RAISES as error:
         raise CheckpointError(f"its network does not take {signal.n_bins} bins: {reason_of(error)}") from error

@@ -66,8 +66,9 @@ class Spleeter(Network):
         seen = data[:, :, : self.n_seen] * (self.n_bins - 1)
         seen = functional.pad(seen, (0, 0, 0, 0, 0, -n_frames % self.block_frames))
         blocks = seen.reshape(-1, self.block_frames, *seen.shape[2:]).permute(0, 3, 1, 2)
-        powers = torch.stack([(unet(blocks) * blocks).square() for unet in self.unets], dim=-1)
-        mask = (powers + _SMALLEST / len(self.unets)) / (powers.sum(dim=-1, keepdim=True) + _SMALLEST)
+        mask = torch.stack([(unet(blocks) * blocks).square() for unet in self.unets], dim=-1)
+        total = mask.sum(dim=-1, keepdim=True) + _SMALLEST
+        mask = (mask + _SMALLEST / len(self.unets)) / total
         mask = mask.movedim(1, 3).reshape(n_batch, -1, *seen.shape[2:], len(self.unets))[:, :n_frames]
         above = mask.mean(dim=2, keepdim=True) if self.high == "average" else torch.zeros_like(mask[:, :, :1])
         mask = torch.cat([mask, above.expand(-1, -1, self.n_bins - self.n_seen, -1, -1)], dim=2)
