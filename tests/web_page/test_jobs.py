@@ -360,7 +360,7 @@ def test_a_preview_that_fails_does_not_fail_the_job(queue, monkeypatch, capsys):
         if folder.name != "stems":
             raise errors.pop(0)
         job = next(iter(queue.jobs()))
-        wait(lambda: not errors and "bug" in job.preview_error)
+        wait(lambda: not errors and "bug" in (job.preview_error or ""))
         said.append(job.preview_error)
         return extract(song, folder, **options)
 

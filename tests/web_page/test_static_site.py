@@ -28,6 +28,7 @@ from vocal_extraction.exporting import ExportError
 from vocal_extraction.extraction import extract_vocals
 from vocal_extraction.networks import create_model
 from vocal_extraction.presets import SPECIFIED
+from vocal_extraction.settings import NetworkSettings, SignalSettings
 from vocal_extraction.web_page import static_site
 from vocal_extraction.web_page.static_site import export_site
 
@@ -40,8 +41,18 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    return export_site(["classic", "four-stems"], tmp_path_factory.mktemp("www") / "site")
+def looking_ahead(tmp_path_factory):
+    """Return a network that runs forwards only and waits for some frames, of two channels together, untrained."""
+    size = {"num_audio_channels": 2, "hidden_size": 8, "bidirectional": False, "lookahead": 5}
+    network = NetworkSettings(kind="BandSplitMaskInference", **size)
+    signal = SignalSettings(window_length=1024, hop_length=256, stereo="mid-side", input_level_db=-24.0)
+    preset = dataclasses.replace(SPECIFIED, signal=signal, network=network)
+    return save_checkpoint(tmp_path_factory.mktemp("ahead") / "ahead.pth", create_model(preset), preset=preset)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, looking_ahead):
+    return export_site(["classic", "four-stems", looking_ahead], tmp_path_factory.mktemp("www") / "site")
 
 
 @pytest.fixture(scope="module")
@@ -114,12 +125,18 @@ def test_a_song_comes_out_as_from_the_command_line(page, tmp_path, kind):
     compare(page, synthesised(tmp_path / "song.wav", kind), tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["stereo", "mono", "apart"])
+def test_a_network_of_two_channels_that_waits_for_some_frames(page, tmp_path, looking_ahead, kind):
+    page.get_by_label("Model").select_option("ahead")
+    compare(page, synthesised(tmp_path / "song.wav", kind), tmp_path, model=looking_ahead)
+
+
 def test_a_real_song_comes_out_as_from_the_command_line(page, real_song, tmp_path):
     compare(page, real_song, tmp_path)
 
 
-def compare(page, song, folder):
-    extract_vocals(song, folder / "alone", model=shipped_checkpoint("classic"), device="cpu")
+def compare(page, song, folder, *, model=None):
+    extract_vocals(song, folder / "alone", model=model or shipped_checkpoint("classic"), device="cpu")
     separate(page, song)
     for stem in ("vocals", "accompaniment"):
         expected = folder / "alone" / song.stem / f"{stem}.wav"

@@ -65,15 +65,11 @@ def _add_model(model: str | Path, site: Path, folder: str) -> dict[str, Any]:
     """Export a model; return what the page knows of it, with the plan of each choice of stems."""
     facts = json.loads((export_model(model, site / folder, check=False) / "model.json").read_text())
     signal, sources = facts["signal"], facts["sources"]
-    if (
-        facts["lookahead"]
-        or not facts["layers"]
-        or facts["n_channels"] > 2
-        or signal["window_length"] & (signal["window_length"] - 1)
-    ):
+    is_power_of_two = signal["window_length"] & (signal["window_length"] - 1) == 0
+    if not facts["layers"] or facts["n_channels"] > 2 or not is_power_of_two or signal["padding"] != "half":
         raise ExportError(
             f"The page in a browser cannot run {model}: it takes networks of recurrent layers for one channel or two, "
-            "and windows of a power of two samples."
+            "windows of a power of two samples, and half a window of zeros beyond a song's ends."
         )
     plans = {"": stem_plan(sources), "stems=all": stem_plan(sources, ["all"])}
     plans |= {urlencode({"without": source}): stem_plan(sources, without=[source]) for source in sources}
