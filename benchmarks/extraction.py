@@ -8,6 +8,7 @@ open-unmix is no dependency of this project; ``pip install --no-deps openunmix==
 are random here, which costs as much time as any others; a module of torchaudio's name is all that it asks of that.
 """
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -36,6 +37,7 @@ from vocal_extraction.checkpointing import (
 )
 from vocal_extraction.demo_songs import write_demo_songs
 from vocal_extraction.evaluation.deep_mask_reference import separate_with_nussl
+from vocal_extraction.exporting import export_model
 from vocal_extraction.extraction import separate
 from vocal_extraction.model_library import import_model
 from vocal_extraction.networks import create_model
@@ -74,7 +76,8 @@ def rows() -> list[Row]:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             checkpoint, song = _checkpoint(folder), _song(folder)
-            return [*_arrays(load_checkpoint(checkpoint, runtime="torch"), song), _processes(checkpoint, folder)]
+            arrays = _arrays(load_checkpoint(checkpoint, runtime="torch"), song)
+            return [*arrays, *_runtimes(song, folder), _processes(checkpoint, folder)]
     finally:
         torch.set_num_threads(before)
 
@@ -120,6 +123,25 @@ def _arrays(model: LoadedModel, song: np.ndarray) -> list[Row]:
     if "open-unmix" in best:
         found.append(Row(f"{what}, against open-unmix, vocals without Wiener", best["this"], best["open-unmix"]))
         found.append(Row("the same, with open-unmix's weights", best["its weights here"], best["open-unmix"]))
+    return found
+
+
+def _runtimes(song: np.ndarray, folder: Path) -> list[Row]:
+    """Measure ONNX Runtime, in 32-bit floats and with weights of 8 bits, against torch."""
+    found = []
+    for name in [each for each in ("classic", "studio") if each in shipped_checkpoints()]:
+        small = export_model(name, folder / f"{name}.onnx", int8=True, check=False)
+        models = {each: load_checkpoint(name, runtime=each) for each in ("torch", "onnxruntime")}
+        models["int8"] = load_checkpoint(small)
+        best = dict.fromkeys(models, float("inf"))
+        for _ in range(N_ALTERNATIONS):
+            for each, model in models.items():
+                best[each] = min(best[each], _seconds(functools.partial(separate, song, SAMPLE_RATE, model=model)))
+        sizes = [path.stat().st_size / 1e6 for path in (small, shipped_checkpoint(name))]
+        notes = ("{:.1f} MB in 8 bits, {:.1f} MB in 32".format(*sizes),)
+        what = f"the same with {name} on ONNX Runtime"
+        found.append(Row(f"{what}, against torch", best["onnxruntime"], best["torch"]))
+        found.append(Row(f"{what} in 8 bits, against torch", best["int8"], best["torch"], notes))
     return found
 
 
