@@ -10,7 +10,7 @@ from typing import Any
 import vocal_extraction
 from vocal_extraction.__main__ import main
 
-_FUNCTIONS = ("create_model", "evaluate_model", "extract_vocals", "train_model")
+_FUNCTIONS = ("MaskInference", "create_model", "evaluate_model", "extract_vocals", "train_model")
 _LIBRARIES = ("nussl", "torch")
 __all__ = [*_FUNCTIONS, *_LIBRARIES, "main", "processing_device"]  # noqa: F822 - by __getattr__
 
@@ -18,7 +18,7 @@ __all__ = [*_FUNCTIONS, *_LIBRARIES, "main", "processing_device"]  # noqa: F822 
 def __getattr__(name: str) -> Any:
     """Import what is asked for, so that the menu does not wait for torch and nussl.
 
-    ``from main import *`` gives all that the specification's listings use: its functions, ``processing_device`` (the
+    ``from main import *`` gives all that the specification's listings use: its functions, the network, ``processing_device`` (the
     device that 'auto' chooses), nussl and torch.
     """
     if name in _FUNCTIONS:

@@ -148,10 +148,15 @@ def test_numbers_that_torch_numpy_or_the_system_do_not_take_are_a_usage_error(li
 
 
 @pytest.mark.parametrize(
-    "options", [{"seed": 2**64}, {"seed": -1}, {"maximum_number_of_mixtures": 10**13}, {"n_epochs": 10**400}]
+    "options",
+    [
+        *({"seed": 2**64}, {"seed": -1}, {"seed": 1.5}, {"seed": "a"}),
+        *({"maximum_number_of_mixtures": each} for each in (10**13, "100", 10.5, True)),
+        *({"n_epochs": 10**400}, {"n_epochs": "3"}, {"n_batches": 2.5}),
+    ],
 )
 def test_the_same_numbers_from_python_are_a_settings_error(tmp_path, options):
-    with pytest.raises(SettingsError, match=r"expected 0 to|to a million"):
+    with pytest.raises(SettingsError, match=r"expected a whole number from 0 to|to a million|expected int"):
         train_model(dataset_folder=tmp_path, checkpoint_folder=tmp_path / "out", device="cpu", **options)
     assert not (tmp_path / "out").exists()
 

@@ -17,6 +17,7 @@ _MODULES = {
     "train_model": "training",
     "evaluate_model": "evaluation",
     "create_model": "networks",
+    "MaskInference": "networks",
     "extract_vocals": "extraction",
     "extract_songs": "extraction",
     "separate": "separation",

@@ -32,6 +32,8 @@ TRANSFORMS = (
 STFT_PARAMS = "nussl.core.audio_signal.STFTParams"
 NUMPY_SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 """What makes a NumPy scalar of its bytes: NumPy 1's name of it, and NumPy 2's."""
+NUMPY_FORMATS = dict(zip("f8 f4 f2 i8 i4 i2 i1 u8 u4 u2 u1 b1".split(), "dfeqihbQIHB?", strict=True))
+"""NumPy's codes of the scalars that metadata may hold, and how `struct` spells them."""
 
 
 def _bridge_numpy() -> None:
@@ -184,7 +186,7 @@ def _allow_plain_classes() -> None:
     import torch
 
     scalar = numpy._core.multiarray.scalar  # type: ignore[attr-defined]
-    numbers = [type(numpy.dtype(code)) for code in ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u1", "b1")]
+    numbers = [type(numpy.dtype(code)) for code in NUMPY_FORMATS]
     paths = (STFT_PARAMS, *(f"{TRANSFORMS_MODULE}.{name}" for name in TRANSFORMS))
     allowed: list[Any] = [numpy.dtype, *numbers, *((scalar, name) for name in NUMPY_SCALARS)]
     if "nussl" not in sys.modules:

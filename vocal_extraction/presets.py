@@ -16,18 +16,25 @@ A preset of one's own is a TOML file that holds only what differs from a named o
 import dataclasses
 import difflib
 import tomllib
-import types
 import typing
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from vocal_extraction.errors import SettingsError
-from vocal_extraction.settings import STEMS, MixingSettings, NetworkSettings, SignalSettings, TrainingSettings, require
+from vocal_extraction.settings import (
+    STEMS,
+    Checked,
+    MixingSettings,
+    NetworkSettings,
+    SignalSettings,
+    TrainingSettings,
+    require,
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Preset:
+class Preset(Checked):
     """A signal, a network and a recipe under one name."""
 
     name: str
@@ -38,13 +45,11 @@ class Preset:
     sources: tuple[str, ...] = ("vocals",)
     """What the network estimates: names of stems, 'accompaniment' (all but the vocals) or sums as 'bass+drums'."""
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         require(
             self,
             sources_must_be_1_to_16_different_names=(
-                1 <= len(self.sources) <= 16
-                and all(isinstance(source, str) and source for source in self.sources)
-                and len(set(self.sources)) == len(self.sources)
+                1 <= len(self.sources) <= 16 and all(self.sources) and len(set(self.sources)) == len(self.sources)
             ),
             training_source_weights_must_be_one_for_each_source=(
                 len(self.training.source_weights) in (0, len(self.sources))
@@ -128,8 +133,11 @@ PRESETS = {preset.name: preset for preset in (SPECIFIED, CLASSIC, STUDIO, FOUR_S
 """Presets by name."""
 
 
-def find_preset(name: str) -> Preset:
-    """Return the preset of a name, or that of a TOML file; raise SettingsError if there is none."""
+def find_preset(preset: str | Path | Preset) -> Preset:
+    """Return a preset as it is, the preset of a name, or that of a TOML file; raise SettingsError if there is none."""
+    if isinstance(preset, Preset):
+        return preset
+    name = str(preset)
     if name in PRESETS:
         return PRESETS[name]
     if name.endswith(".toml"):
@@ -162,22 +170,11 @@ def _replaced(settings: Any, changes: dict[str, Any], where: str) -> Any:
                 raise SettingsError(f"{where}: {name} is a table; write [{name}], and its settings below.")
             values[name] = _replaced(current, value, f"{where} [{name}]")
         else:
-            values[name] = _converted(value, hints[name], f"{where}: {name}")
-    return dataclasses.replace(settings, **values)
-
-
-def _converted(value: Any, hint: Any, where: str) -> Any:
-    """Return a value of TOML as the type of a field: int, float, str, bool, a tuple, or None for 'none'."""
-    if isinstance(hint, types.UnionType):
-        if value == "none":
-            return None
-        hint = typing.get_args(hint)[0]
-    if typing.get_origin(hint) is tuple:
-        if isinstance(value, list):
-            return tuple(_converted(each, typing.get_args(hint)[0], where) for each in value)
-    elif type(value) is hint or (hint is float and type(value) is int):
-        return hint(value)
-    raise SettingsError(f"{where} is {value!r}; expected {getattr(hint, '__name__', hint)}.")
+            values[name] = None if value == "none" else value
+    try:
+        return dataclasses.replace(settings, **values)
+    except SettingsError as error:
+        raise SettingsError(f"{where}: {error}") from None
 
 
 def _near(name: str, known: Iterable[str]) -> str:

@@ -1,15 +1,19 @@
 """Every setting, as frozen dataclasses.
 
-Each dataclass is frozen and checks itself; a default lives here and in no other file. A preset bundles one signal, one
+Each dataclass is frozen and checks itself, types first; a default lives here and in no other file. A preset bundles one signal, one
 network and one recipe under the name that ``--preset`` takes. The numbers of ``specified`` are those of the
 specification's tables "Augmentation Parameters" and "Model Parameters".
 """
 
 import dataclasses
 import math
+import numbers
 import os
 import string
+import types
+import typing
 from pathlib import Path
+from typing import Any
 
 from vocal_extraction.errors import SettingsError
 from vocal_extraction.output_formats import FORMATS
@@ -63,7 +67,34 @@ def require(owner: object, **checks: bool) -> None:
         got = {field: values[field] for fields in named for field in fields} if all(named) else values
         complaints = "; ".join(name.replace("_", " ") for name in broken)
         values_got = ", ".join(f"{name.replace('_', ' ')} {value!r}" for name, value in got.items())
-        raise SettingsError(f"{type(owner).__name__}: {complaints}. Got {values_got}.")
+        raise SettingsError(f"{complaints}. Got {values_got}.")
+
+
+class Checked:
+    """What all settings are: their values are of their fields' types, or refused, before `_check` looks at them."""
+
+    def __post_init__(self) -> None:
+        for name, hint in typing.get_type_hints(type(self)).items():
+            object.__setattr__(self, name, converted(getattr(self, name), hint, name))
+        self._check()
+
+    def _check(self) -> None: ...
+
+
+_NUMBERS: dict[Any, Any] = {int: numbers.Integral, float: numbers.Real}
+
+
+def converted(value: Any, hint: Any, name: str) -> Any:
+    """Return a value as a type that a field may have, or raise a SettingsError that calls it `name`."""
+    kind, *others = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and others:
+        return None
+    if typing.get_origin(kind) is tuple:
+        if isinstance(value, list | tuple):
+            return tuple(converted(each, typing.get_args(kind)[0], name) for each in value)
+    elif isinstance(value, bool) == (kind is bool) and isinstance(value, _NUMBERS.get(kind, kind)):
+        return kind(value) if kind in _NUMBERS else value
+    raise SettingsError(f"{name} is {value!r:.80}; expected {getattr(kind, '__name__', kind)}.")
 
 
 _LOSSES = ("magnitude_l1", "waveform", "waveform_batch")
@@ -78,7 +109,7 @@ def _is_range(bounds: tuple[float, float], lowest: float = -math.inf, highest: f
 
 
 @dataclasses.dataclass(frozen=True)
-class SignalSettings:
+class SignalSettings(Checked):
     """Sample rate and STFT of the network's input."""
 
     sample_rate: int = 44_100
@@ -97,7 +128,7 @@ class SignalSettings:
     """What frames see beyond a song's ends: 'half' a window of zeros (as nussl has it), a 'whole' window of them
     (Spleeter), or the song mirrored, 'reflect' (torch.stft and open-unmix)."""
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         require(
             self,
             sample_rate_must_be_between_8_and_192_kHz=8_000 <= self.sample_rate <= 192_000,
@@ -118,7 +149,7 @@ class SignalSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class MixingSettings:
+class MixingSettings(Checked):
     """How stems become a mixture. Ranges are (lowest, highest), drawn uniformly by scaper."""
 
     duration_s: float = 5.0
@@ -150,7 +181,7 @@ class MixingSettings:
     band_limits_hz: tuple[float, ...] = ()
     """Cut-off frequencies of low-passes, of which a quarter of the mixtures get one; none: no low-pass."""
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         require(
             self,
             duration_s_must_be_between_half_a_second_and_a_minute=0.5 <= self.duration_s <= 60,
@@ -168,7 +199,7 @@ class MixingSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkSettings:
+class NetworkSettings(Checked):
     """The network's class by name and the arguments of its constructor, beside the number of bins."""
 
     kind: str = "MaskInference"
@@ -192,7 +223,7 @@ class NetworkSettings:
     lookahead: int = 0
     """Frames of the future that a network without `bidirectional` waits for before it infers a mask."""
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         require(
             self,
             num_audio_channels_must_be_1_to_8=1 <= self.num_audio_channels <= 8,
@@ -205,7 +236,7 @@ class NetworkSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingSettings:
+class TrainingSettings(Checked):
     """How long, how fast, and when to stop."""
 
     n_epochs: int = 25
@@ -238,7 +269,7 @@ class TrainingSettings:
     compile_network: bool = False
     """`torch.compile` on CUDA."""
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         clip, decay = self.gradient_clip_norm, self.weight_average_decay
 
         def is_count(value: int | None) -> bool:
@@ -269,7 +300,7 @@ _UNREADABLE = {"unreadable"}
 
 
 @dataclasses.dataclass(frozen=True)
-class ExtractionSettings:
+class ExtractionSettings(Checked):
     """How a song is separated, and what is written of it."""
 
     format: str = "wav16"
@@ -300,7 +331,7 @@ class ExtractionSettings:
     wiener: int = 0
     """Rounds of a multichannel Wiener filter behind the masks of a model of several sources; 0: none."""
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         fields = self.template_fields
         require(
             self,

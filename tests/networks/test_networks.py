@@ -328,14 +328,15 @@ def test_build_takes_the_published_order():
 @pytest.mark.parametrize(
     "changes, complaint",
     [
-        ({"num_features": 0}, "'num_features' is '0', expected an integer from 1 to 1048576"),
-        ({"num_features": 257.0}, "'num_features' is '257.0', expected an integer"),
-        ({"hidden_size": -1}, "'hidden_size' is '-1'"),
-        ({"num_layers": 65}, "'num_layers' is '65', expected an integer from 1 to 64"),
-        ({"num_audio_channels": "1"}, "'num_audio_channels' is '1'"),
-        ({"num_sources": True}, "'num_sources' is 'True'"),
-        ({"bidirectional": "yes"}, "'bidirectional' is 'yes', expected True or False"),
-        ({"dropout": 1.5}, "'dropout' is '1.5', expected a number from 0 to 1"),
+        ({"num_features": 0}, "num_features is 0; expected 1 to 1048576"),
+        ({"num_features": 257.0}, r"num_features is 257\.0; expected int"),
+        ({"hidden_size": -1}, "hidden_size is -1"),
+        ({"num_layers": 65}, "num_layers is 65; expected 1 to 64"),
+        ({"num_audio_channels": "1"}, "num_audio_channels is '1'"),
+        ({"num_sources": True}, "num_sources is True"),
+        ({"bidirectional": "yes"}, "bidirectional is 'yes'; expected bool"),
+        ({"bidirectional": np.array([1, 0])}, r"bidirectional is array\(\[1, 0\]\); expected bool"),
+        ({"dropout": 1.5}, r"dropout is 1\.5; expected 0\.0 to 1\.0"),
         ({"activation": "relu"}, "The activation is 'relu'"),
         ({"layers": 3}, "unexpected keyword argument 'layers'. It takes num_features, num_audio_channels,"),
     ],
@@ -346,6 +347,18 @@ def test_values_that_make_no_network_are_refused_in_a_sentence(kind, changes, co
         kind.build(**{**SMALL, "dropout": 0.0, "num_sources": 1, **changes})
     with pytest.raises(SettingsError, match=complaint):
         EnsembleMaskInference.build(kind.__name__, 2, **{**SMALL, "dropout": 0.0, "num_sources": 1, **changes})
+
+
+def test_numbers_of_numpy_are_taken():
+    sizes = {name: np.int64(value) for name, value in SMALL.items()} | {"bidirectional": True}
+    config = MaskInference.build(**sizes, dropout=np.float64(0.5), num_sources=1).config
+    assert config == MaskInference.build(**SMALL, dropout=0.5, num_sources=1).config
+
+
+def test_create_model_takes_the_name_of_a_preset():
+    assert create_model("classic").config == create_model(PRESETS["classic"]).config
+    with pytest.raises(SettingsError, match="no preset 'None'"):
+        create_model(None)
 
 
 def test_missing_arguments_are_named():

@@ -21,7 +21,7 @@ from torch import Tensor
 from vocal_extraction.checkpointing.archive import CheckpointError, contents_of, packed, reason_of, records_of
 from vocal_extraction.checkpointing.metadata import STFTParams
 from vocal_extraction.checkpointing.survey import RefusedError, survey
-from vocal_extraction.compatibility import NUMPY_SCALARS, STFT_PARAMS, TRANSFORMS, TRANSFORMS_MODULE
+from vocal_extraction.compatibility import NUMPY_FORMATS, NUMPY_SCALARS, STFT_PARAMS, TRANSFORMS, TRANSFORMS_MODULE
 
 OLD_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 """How torch's format of before version 1.6 begins: a number, pickled."""
@@ -30,8 +30,6 @@ _MOST_VALUES = 2**20
 """Values and characters that a checkpoint may hold beside its weights."""
 _DEEPEST = 32
 """How deep its dictionaries and lists may be nested."""
-_NUMPY_FORMATS = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b", "u1": "B", "b1": "?"}
-"""NumPy's codes of the scalars that metadata may hold, and how `struct` spells them."""
 _DAMAGED = (*(ValueError, LookupError, RuntimeError, TypeError, AttributeError, EOFError, AssertionError), struct.error)
 """What the survey and torch raise of a pickle whose values do not fit together."""
 
@@ -43,7 +41,7 @@ class _NumpyType:
     """Stands in for ``numpy.dtype`` in what a NumPy scalar was pickled as."""
 
     def __init__(self, code: str, _align: bool, _copy: bool) -> None:
-        self.format, self.order = _NUMPY_FORMATS[code], "<"
+        self.format, self.order = NUMPY_FORMATS[code], "<"
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.order = ">" if state[1] == ">" else "<"

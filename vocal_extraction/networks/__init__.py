@@ -24,7 +24,7 @@ from vocal_extraction.networks.ensemble import EnsembleMaskInference, SourceNetw
 from vocal_extraction.networks.mask_inference import MaskInference
 from vocal_extraction.networks.open_unmix import OpenUnmix
 from vocal_extraction.networks.spleeter import Spleeter
-from vocal_extraction.presets import SPECIFIED, Preset
+from vocal_extraction.presets import SPECIFIED, Preset, find_preset
 
 __all__ = [
     "NETWORKS",
@@ -53,13 +53,13 @@ NETWORKS: dict[str, type[Network]] = {
 that are here; worker processes have it if the module that adds it is imported there, as the main module is."""
 
 
-def create_model(preset: Preset = SPECIFIED) -> nn.Module:
+def create_model(preset: Preset | str = SPECIFIED) -> nn.Module:
     """Build the untrained network of a preset.
 
     Parameters
     ----------
     preset
-        Whose network, sources and number of bins; by default the specification's 210,871 weights. Of the settings, a
+        Whose network, sources and number of bins, or its name; by default the specification's 210,871 weights. Of the settings, a
         network is given those that its constructor has arguments for.
 
     Returns
@@ -77,6 +77,7 @@ def create_model(preset: Preset = SPECIFIED) -> nn.Module:
     >>> sum(weights.numel() for weights in create_model().parameters())
     210871
     """
+    preset = find_preset(preset)
     settings = {
         "num_features": preset.signal.n_bins,
         **dataclasses.asdict(preset.network),

@@ -9,13 +9,20 @@ from typing import Any
 from torch import Tensor, nn
 
 from vocal_extraction.errors import SettingsError
+from vocal_extraction.settings import converted
 
 MOST_LAYERS = 64
 MOST_SOURCES = 16
-_LARGEST = {"num_audio_channels": 8, "num_layers": MOST_LAYERS, "num_sources": MOST_SOURCES}
-"""Bounds of some arguments; other sizes may be up to 2^20."""
-_MOST_LOOKAHEAD = 64
-_SIZES = ("num_features", "num_input_features", "num_audio_channels", "hidden_size", "num_layers", "num_sources")
+_BOUNDS: dict[str, tuple[Any, Any]] = {
+    **dict.fromkeys(("num_features", "num_input_features", "hidden_size"), (1, 2**20)),
+    "num_audio_channels": (1, 8),
+    "num_layers": (1, MOST_LAYERS),
+    "num_sources": (1, MOST_SOURCES),
+    "dropout": (0.0, 1.0),
+    "bidirectional": (False, True),
+    "lookahead": (0, 64),
+}
+"""Lowest and highest value of those arguments that all networks have."""
 
 
 class Network(nn.Module):
@@ -73,9 +80,7 @@ class Network(nn.Module):
         except TypeError as error:
             raise SettingsError(f"{cls.__name__}: {error}. It takes {', '.join(signature.parameters)}.") from None
         found: dict[str, Any] = {**dict(zip(signature.parameters, bound.args, strict=False)), **bound.kwargs}
-        for name, value in found.items():
-            _check(cls.__name__, name, value)
-        return found
+        return {name: _checked(cls.__name__, name, value) for name, value in found.items()}
 
     @classmethod
     def build(cls, *arguments: Any, **named: Any) -> nn.Module:
@@ -127,17 +132,12 @@ class Network(nn.Module):
         }
 
 
-def _check(network: str, name: str, value: Any) -> None:
-    if name in _SIZES:
-        largest = _LARGEST.get(name, 2**20)
-        fits, expected = type(value) is int and 1 <= value <= largest, f"an integer from 1 to {largest}"
-    elif name == "lookahead":
-        fits, expected = type(value) is int and 0 <= value <= _MOST_LOOKAHEAD, f"an integer from 0 to {_MOST_LOOKAHEAD}"
-    elif name == "dropout":
-        fits, expected = type(value) in (int, float) and 0 <= value <= 1, "a number from 0 to 1"
-    elif name == "bidirectional":
-        fits, expected = value in (True, False), "True or False"
-    else:
-        return
-    if not fits:
-        raise SettingsError(f"{network}: {name!r} is {str(value)[:40]!a}, expected {expected}.")
+def _checked(network: str, name: str, value: Any) -> Any:
+    """Return an argument as the type that it should have."""
+    if name not in _BOUNDS:
+        return value
+    lowest, highest = _BOUNDS[name]
+    value = converted(value, type(lowest), f"{network}: {name}")
+    if not lowest <= value <= highest:
+        raise SettingsError(f"{network}: {name} is {str(value)[:40]}; expected {lowest} to {highest}.")
+    return value

@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import functools
 import math
+import numbers
 import os
 import shutil
 import sys
@@ -21,7 +22,7 @@ from vocal_extraction.atomic_files import remove_leftovers, sole_writer
 from vocal_extraction.checkpointing import save_checkpoint
 from vocal_extraction.device import choose_device
 from vocal_extraction.errors import SettingsError
-from vocal_extraction.presets import SPECIFIED, Preset
+from vocal_extraction.presets import SPECIFIED, Preset, find_preset
 from vocal_extraction.settings import CHECKPOINT_FOLDER, DATASET_FOLDER, LARGEST_SEED
 from vocal_extraction.tracks import TrackFolder, prepare_if_needed
 from vocal_extraction.training.data_module import DataModule, ValidationSong, find_training_tracks, mixture_folder
@@ -41,7 +42,7 @@ _EXAMPLE_S = 10
 def train_model(
     maximum_number_of_mixtures: int | None = 1_000,
     *,
-    preset: Preset = SPECIFIED,
+    preset: Preset | str = SPECIFIED,
     dataset_folder: str | Path = DATASET_FOLDER,
     tracks: Sequence[str | Path | TrackFolder] | None = None,
     musdb_path: str | Path | None = None,
@@ -65,7 +66,7 @@ def train_model(
     maximum_number_of_mixtures
         Size of the fixed set of training mixtures. Presets that mix anew in every epoch have no such set.
     preset
-        Network, mixing and recipe, and which sources are trained.
+        Network, mixing and recipe, and which sources are trained: a preset, its name, or a TOML file.
     dataset_folder
         Folder of the songs, in any layout of `track_layouts`; see `tracks.prepare_if_needed` for when it is filled.
     tracks
@@ -110,10 +111,10 @@ def train_model(
     DeviceError, PreparationError, SettingsError, StorageError, TrackError
         If the device, a setting, the songs or the folder cannot be used.
     """
-    if not 0 <= seed <= LARGEST_SEED:
-        raise SettingsError(f"The seed is {seed}; expected 0 to {LARGEST_SEED}.")
+    if not (isinstance(seed, numbers.Integral) and 0 <= seed <= LARGEST_SEED):
+        raise SettingsError(f"The seed is {seed!r}; expected a whole number from 0 to {LARGEST_SEED}.")
     preset = _with_length(
-        preset,
+        find_preset(preset),
         maximum_number_of_mixtures,
         n_epochs=n_epochs,
         batches_per_epoch=n_batches,
