@@ -434,3 +434,15 @@ def test_ctrl_c_leaves_whole_files_and_the_next_run_does_the_rest(tmp_path, make
     rest = [song for song in songs if song.stem not in done]
     outcomes = extract_songs(songs, out, model=model, show=False)
     assert [outcome.outcome for outcome in outcomes if Path(outcome.file) in rest] == ["done"] * len(rest)
+
+
+@pytest.mark.parametrize("song", [None, 3, np.zeros((2, 9))])
+def test_what_is_no_path_is_named(tmp_path, song):
+    with pytest.raises(ExtractionError, match=f"The song is a {type(song).__name__}, expected the path of a file"):
+        extract_vocals(song, tmp_path)
+
+
+def test_one_song_may_be_given_without_a_list(tmp_path):
+    (outcome,) = extract_songs(str(tmp_path / "nothing.wav"), tmp_path, show=False)
+    assert outcome.failed
+    assert "There is no file" in outcome.reason

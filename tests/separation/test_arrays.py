@@ -1,5 +1,7 @@
 """What people give to `separate`: soundfile's axes, integers, tensors, models by name."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -60,14 +62,18 @@ def test_tensors_are_taken(mixture, model, dtype):
 
 @pytest.mark.parametrize(
     "given, remedy",
-    [(np.zeros(9), r"mixture\[None\]"), (np.zeros((1, 2, 9)), "one song at a time"), ([[1.0], [1.0, 2.0]], "no array")],
+    [
+        *((np.zeros(9), r"mixture\[None\]"), (np.zeros((1, 2, 9)), "one song at a time"), ([[1.0], [1.0, 2.0]], "no array")),
+        *(("song.wav", "is a str, .* for extract_vocals"), (Path("song.wav"), "is a PosixPath"), (b"RIFF", "is a bytes")),
+        *((None, "is a NoneType"), ({"mix": np.zeros((2, 9))}, "is a dict")),
+    ],
 )
 def test_other_shapes_are_refused_with_a_remedy(model, given, remedy):
     with pytest.raises(VocalExtractionError, match=remedy):
         separate(given, RATE, model=model)
 
 
-@pytest.mark.parametrize("rate", [0, -1, 0.5, 44_100.5, float("nan"), float("inf"), "44100", None])
+@pytest.mark.parametrize("rate", [0, -1, 0.5, 44_100.5, float("nan"), float("inf"), "44100", None, True, 48, 999])
 def test_what_is_no_sample_rate_is_named(mixture, model, rate):
     with pytest.raises(VocalExtractionError, match="sample rate"):
         separate(mixture, rate, model=model)
@@ -89,3 +95,8 @@ def test_a_model_is_loaded_by_its_name_or_path(mixture, tmp_path):
         separate(mixture, RATE, model="nothing")
     with pytest.raises(VocalExtractionError, match=r"is a ConstantMask, expected the path .*classic"):
         separate(mixture, RATE, model=ConstantMask(0.5))
+
+
+def test_one_stem_may_be_named_without_a_list(mixture, model):
+    assert list(separate(mixture, RATE, model=model, stems="accompaniment")) == ["accompaniment"]
+    assert list(separate(mixture, RATE, model=model, stems=[])) == ["vocals", "accompaniment"]

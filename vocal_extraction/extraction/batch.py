@@ -87,6 +87,7 @@ def extract_vocals(
     VocalExtractionError
         If it fails: `ExtractionError`, `CheckpointError`, `StorageError` or `DeviceError`.
     """
+    identity(song)  # which refuses what can be no song's name
     folder = Path(EXTRACTION_FOLDER if output_folder is None else output_folder)
     loaded = load_model(model, preset_name=preset_name, device=device, runtime=runtime)
     with _folder_of_stems(folder) as manifest:
@@ -96,7 +97,7 @@ def extract_vocals(
 
 
 def extract_songs(
-    songs: Sequence[str | Path],
+    songs: str | Path | Sequence[str | Path],
     output_folder: str | Path = EXTRACTION_FOLDER,
     *,
     stems: Sequence[str] | None = None,

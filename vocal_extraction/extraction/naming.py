@@ -49,10 +49,13 @@ def identity(song: str | Path) -> str:
         return STANDARD_INPUT if str(song) == STANDARD_INPUT else os.path.realpath(song)
     except ValueError as error:  # a zero byte, or half a surrogate pair
         raise ExtractionError(f"{str(song)!a} can be the name of no file ({error}).") from error
+    except TypeError as error:
+        kind = type(song).__name__
+        raise ExtractionError(f"The song is a {kind}, expected the path of a file. Arrays are for separate.") from error
 
 
 def find_songs(
-    inputs: Iterable[str | Path], *, output_folder: Path, owned: Collection[str] = ()
+    inputs: str | Path | Iterable[str | Path], *, output_folder: Path, owned: Collection[str] = ()
 ) -> dict[str | Path, Path]:
     """Return the songs that files, folders and '-' stand for, each with its place below the folder that was given.
 
@@ -66,7 +69,7 @@ def find_songs(
         If a folder holds no song, or cannot be read.
     """
     found: dict[str, tuple[str | Path, Path]] = {}
-    for given in inputs:
+    for given in [inputs] if isinstance(inputs, str | Path) else inputs:
         path = Path(given)
         songs: Iterable[str | Path] = [STANDARD_INPUT if str(given) == STANDARD_INPUT else path]
         # Unlike Path's own, this takes a name that is too long for the disk as that of no folder.

@@ -40,6 +40,9 @@ _MEASURED_S = (1.0, 10.0)
 _MOST_CHANNELS = 16
 """An array with more channels than this, and than samples, has its axes the other way round."""
 
+_LOWEST_RATE = 1_000
+"""A lower one is in kHz, or no rate at all; it would make a song of a minute one of days."""
+
 
 class Separator:
     """A loaded model at work on songs.
@@ -171,7 +174,7 @@ def separate(
         Samples: an array or a tensor of floats, full scale 1, or of integers of 8, 16 or 32 bits, full scale their
         range. Shape: (n_channels, n_samples).
     sample_rate
-        Samples per second, any whole number; the network takes the signal at its own rate.
+        Samples per second, any whole number from 1000; the network takes the signal at its own rate.
     model
         See `load_model`.
     mask, phase, progress, cancelled
@@ -193,9 +196,10 @@ def separate(
         If `cancelled` said so.
     """
     samples = _samples_of(mixture)
-    if not (isinstance(sample_rate, numbers.Real) and 1 <= sample_rate < math.inf and sample_rate % 1 == 0):
+    is_number = isinstance(sample_rate, numbers.Real)
+    if not (is_number and _LOWEST_RATE <= sample_rate < math.inf and sample_rate % 1 == 0):
         raise ExtractionError(
-            f"The sample rate is {sample_rate!r}, expected samples per second, a whole number from 1."
+            f"The sample rate is {sample_rate!r}, expected samples per second, a whole number from {_LOWEST_RATE}."
         )
     loaded = load_model(model)
     plan = stem_plan(loaded.sources, stems)
@@ -261,6 +265,9 @@ def _samples_of(mixture: Any) -> NDArray[np.float32]:
     except ValueError as error:
         raise ExtractionError(f"The mixture is no array of samples ({error}).") from error
     expected = "expected (n_channels, n_samples)"
+    if samples.ndim == 0:
+        kind = type(mixture).__name__
+        raise ExtractionError(f"The mixture is a {kind}, {expected}. A song's file is for extract_vocals.")
     if samples.ndim == 1:
         raise ExtractionError(f"The mixture has shape {samples.shape}, {expected}. One channel is mixture[None].")
     if samples.ndim != 2 or samples.shape[0] == 0:

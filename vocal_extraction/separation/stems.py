@@ -85,13 +85,14 @@ def stem_plan(
     ('vocals', 'drums', 'residual')
     """
     sources = tuple(sources)
+    wanted, without = ([names] if isinstance(names, str) else names for names in (wanted, without))
     if without:
         if wanted:
             raise ExtractionError("Stems are either chosen or left out, not both: give --stems or --without.")
         names = _known(without, sources)
         name = _ACCOMPANIMENT if names == ("vocals",) else f"no_{'_'.join(names)}"
         return StemPlan((Stem(name, names, is_residual=True),))
-    if wanted is None:
+    if not wanted:
         wanted = ("vocals", _ACCOMPANIMENT) if "vocals" in sources else ("all",)
     if "all" in wanted:
         return _all(sources)
