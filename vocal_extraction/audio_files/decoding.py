@@ -167,27 +167,28 @@ class SongReader(Ffmpeg):
             elif declared is None and (survey.is_cut_off or not (survey.gaps or facts.container in _OPEN_ENDED)):
                 self._complain(last_line(messages))
             self._note_damage(survey, messages)
-        elif self._checksum is not None and self._checksum.is_wrong:
+        if self._checksum is not None and self._checksum.is_wrong:
             self.notes.append("its samples differ from the MD5 checksum that its encoder noted: it is damaged")
 
     def _note_damage(self, survey: Survey, messages: str) -> None:
         """Say where sound is missing, and how much of it."""
         self.gaps = tuple(dataclasses.replace(gap, start=gap.start + self._n_offset) for gap in survey.gaps)
-        named, n_before, parts = [], 0, []
+        named, n_before, lines = [], 0, message_lines(messages)
         for gap in self.gaps:
             milliseconds, at_s = 1_000 * gap.n_samples / self.sample_rate, (gap.start + n_before) / self.sample_rate
             named.append(f"{milliseconds:.0f} ms at {at_s:.3f} s")
             n_before += gap.n_samples
         if named:
             more = f" and at {len(named) - _NAMED_GAPS} places more" if len(named) > _NAMED_GAPS else ""
-            parts.append(f"silence stands where sound is missing: {', '.join(named[:_NAMED_GAPS])}{more}")
-        if survey.n_trailing_bytes:
-            parts.append(f"{survey.n_trailing_bytes} bytes behind the last frame are no sound")
-        if lines := message_lines(messages):
-            parts.append(f"ffmpeg says: {'; '.join(dict.fromkeys(lines[:_NAMED_GAPS]))}")
-        if parts:
-            what = "damaged, but decoded to its end" if survey.gaps else "decoded to its end, in spite of complaints"
-            self.notes.append(f"{what}: {', '.join(parts)}")
+            reason = f" (ffmpeg: {lines[0].rstrip('.')})" if lines else ""
+            places = ", ".join(named[:_NAMED_GAPS])
+            self.notes.append(
+                f"damaged, but decoded to its end: silence stands where sound is missing: {places}{more}{reason}"
+            )
+        elif survey.n_trailing_bytes:
+            self.notes.append(f"decoded to its end: {survey.n_trailing_bytes} bytes behind the last frame are no sound")
+        elif lines:
+            self.notes.append("decoded to its end, and no frame is missing, though not all in the file can be read")
 
     def _tolerance(self) -> float:
         """Return how many samples fewer than declared a song may have: lossy formats count whole frames."""

@@ -29,6 +29,7 @@ _WRITE_FAILURE = re.compile(
     re.IGNORECASE,
 )
 """What ffmpeg says when what it wrote is not whole."""
+_PREFIX = re.compile(r"^(\[[^]]*\] +)*(Error while decoding stream \S+: |file:.*: (?=[^:]+$))?")
 
 
 class ProgramError(ExtractionError):
@@ -45,12 +46,13 @@ def input_arguments(path: Path | None) -> list[str]:
 
 
 def message_lines(messages: str) -> list[str]:
-    """Return what ffmpeg said, line by line, without the addresses of the parts that spoke.
+    """Return what ffmpeg said, line by line, without the parts that spoke, the file's name and what says nothing.
 
-    >>> message_lines("[mp3 @ 0x55] Header missing" + chr(10) + chr(10))
-    ['Header missing']
+    >>> message_lines("[mp3 @ 0x55] Header missing" + chr(10) + "Error while decoding stream #0:0: Invalid data")
+    ['Header missing', 'Invalid data']
     """
-    return [re.sub(r"^\[[^]]*\] ", "", line.strip()) for line in messages.splitlines() if line.strip()]
+    lines = (_PREFIX.sub("", line.strip()) for line in messages.splitlines())
+    return [line for line in lines if line and not line.startswith("Last message repeated")]
 
 
 def last_line(messages: str) -> str:

@@ -12,7 +12,7 @@ import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ _TAG_STARTS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS", b"3DI")
 """How tags begin that lie between the frames of files that were joined, or behind the last."""
 _SHORTEST_GAP_S, _LONGEST_GAP_S = 0.003, 600.0
 """Containers round times to a millisecond; longer gaps are times that are wrong."""
+_BUMP_FRAMES = 3
+"""Vorbis frames of another length have times that are late, and those behind them have not: nothing is missing."""
 _FILLED_SAMPLES = 2**16
 _READ_BYTES = 2**20
 
@@ -65,8 +67,8 @@ def find_header_damage(path: Path, container: str) -> str | None:
                 at = max(0, at - _READ_BYTES)
                 file.seek(at)
                 tail = file.read(_READ_BYTES) + tail[:3]
-            last_page = tail.rfind(b"OggS")
-            if last_page < 0 or len(tail) < last_page + 6 or not tail[last_page + 5] & 4:
+            page = tail[max(0, tail.rfind(b"OggS")) :].ljust(27, b"\0")  # RFC 3533, section 6
+            if not page[5] & 4 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]]):
                 return "its last page is missing"
     return None
 
@@ -83,7 +85,8 @@ def survey_frames(path: Path, *, track: int, sample_rate: int, container: str, d
     starts = np.concatenate([[0], np.cumsum(lengths)])
     missing = np.zeros(len(frames))  # samples before each frame
     (timed,) = np.nonzero(np.isfinite(times))
-    missing[timed[1:]] = np.diff(times[timed]) * sample_rate - np.diff(starts[timed])
+    offsets = np.pad(times[timed] * sample_rate - starts[timed], (0, _BUMP_FRAMES), mode="edge")
+    missing[timed[1:]] = np.diff(np.lib.stride_tricks.sliding_window_view(offsets, _BUMP_FRAMES + 1).min(axis=1))
     n_trailing, is_cut_off = 0, False
     if container in SELF_FRAMED:
         ends = positions + sizes
@@ -99,8 +102,7 @@ def survey_frames(path: Path, *, track: int, sample_rate: int, container: str, d
             sync = file.read(1)
             file.seek(int(ends[-1]))
             begins_a_frame = file.read(1) == sync and n_trailing < 2 * sizes.max()
-            is_short = container == "mp3" and n_trailing == 0 and len(sizes) > 1 and bool(sizes[-1] < sizes[:-1].min())
-            is_cut_off = begins_a_frame or is_short
+            is_cut_off = begins_a_frame or (container == "mp3" and n_trailing == 0 and _is_short(file, positions, sizes))
     (lost,) = np.nonzero((missing > _SHORTEST_GAP_S * sample_rate) & (missing < _LONGEST_GAP_S * sample_rate))
     gaps = [Gap(int(starts[index]), round(float(missing[index]))) for index in lost]
     if container in SELF_FRAMED and gaps and declared_s is not None and not is_cut_off:
@@ -110,6 +112,17 @@ def survey_frames(path: Path, *, track: int, sample_rate: int, container: str, d
         n_samples = largest.n_samples + max(0, all_missing - sum(gap.n_samples for gap in gaps))
         gaps[gaps.index(largest)] = Gap(largest.start, n_samples)
     return Survey(tuple(gaps), n_trailing, is_cut_off)
+
+
+def _is_short(file: IO[bytes], positions: NDArray[np.float64], sizes: NDArray[np.float64]) -> bool:
+    """Return whether the last frame is smaller than another whose header, and so whose bit rate, is the same."""
+
+    def header(position: float) -> bytes:
+        file.seek(int(position))
+        return file.read(3)
+
+    others = zip(positions[-2::-1], sizes[-2::-1], strict=True)
+    return bool(sizes[-1] < next((size for position, size in others if header(position) == header(positions[-1])), 0))
 
 
 def _number(word: str) -> float:
