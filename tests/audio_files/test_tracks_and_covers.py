@@ -118,6 +118,17 @@ def test_stems_begin_with_the_picture(wav, tmp_path, ending, offset_s):
     assert len(reader.notes) == (n_offset > 0)
 
 
+def test_a_wmv_counts_its_length_from_the_beginning_of_the_picture(wav, tmp_path):
+    picture = ["-f", "lavfi", "-i", "testsrc=s=32x32:r=10:d=1"]
+    coded = ["-map", 0, "-map", 1, "-c:v", "wmv2", "-c:a", "wmav2"]
+    ffmpeg(*picture, "-itsoffset", 0.5, "-i", wav, *coded, tmp_path / "film.wmv")
+    with SongReader(examine(tmp_path / "film.wmv")) as reader:
+        n_samples = sum(block.shape[1] for block in reader.blocks())
+    assert n_samples == pytest.approx(1.0 * RATE, abs=4_096)
+    assert len(reader.notes) == 1
+    assert "after the picture" in reader.notes[0]
+
+
 def write(kind: str, song: Path, path: Path):
     """Write a little silence with a song's tags and cover, and return what ffprobe finds, and the notes."""
     coding = choose_coding(ExtractionSettings(format=kind), sample_rate=RATE, n_channels=2, channel_layout=None)
@@ -172,6 +183,16 @@ def test_a_webp_cover_arrives_as_png_or_is_named_in_a_note(songs_with_covers, tm
     covers = [stream["codec_name"] for stream in found["streams"] if stream["codec_type"] == "video"]
     assert (covers, len(notes)) in ((["png"], 0), ([], 1))
     assert all("image/webp" in note and "left out" in note for note in notes)
+
+
+@pytest.mark.parametrize("kind, named", [(b"image/x-bm", "image/x-bm"), (b"", "of no type")])
+def test_a_cover_of_an_unknown_or_no_type_is_named(songs_with_covers, tmp_path, kind, named):
+    data, song = songs_with_covers["webp"].read_bytes(), tmp_path / "song.mp3"
+    start = b"\0" + kind + b"\0\3"
+    song.write_bytes(data.replace(b"\0image/webp\0\3\0", start.ljust(14, b"\0"), 1))
+    _, notes = write("flac", song, tmp_path / "stem.flac")
+    assert len(notes) == 1
+    assert f"({named})" in notes[0]
 
 
 def test_a_cover_that_cannot_be_decoded_is_left_out_with_a_note(songs_with_covers, tmp_path):

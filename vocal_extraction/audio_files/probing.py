@@ -143,8 +143,8 @@ def _front_cover(pictures: list[dict[str, Any]]) -> Cover | None:
 
 def _unreadable_cover(streams: list[dict[str, Any]], messages: str) -> str:
     attached = [stream.get("tags", {}).get("mimetype", "") for stream in streams]
-    complaints = re.findall(r"unknown (?:attached picture mimetype|cover type): ([\w/]+)", messages, re.IGNORECASE)
-    return next(iter([*complaints, *(kind for kind in attached if kind.startswith("image/"))]), "")
+    complaints = re.findall(r"unknown (?:attached picture mimetype|cover type): ([^,\n]*)", messages, re.IGNORECASE)
+    return next(iter([*(kind or "of no type" for kind in complaints), *(kind for kind in attached if kind.startswith("image/"))]), "")
 
 
 def _check_file(path: Path) -> None:
@@ -197,7 +197,9 @@ def _declared_duration_s(
     declared = audio.get("duration") or (container.get("duration") if is_alone else None)
     if declared is None or "Estimating duration from bitrate" in messages or float(declared) < 0:
         return None
-    return float(declared)
+    # That of a stream in ASF is the file's, and so from its beginning, not the stream's.
+    is_of_file = container.get("format_name") == "asf"
+    return float(declared) - (float(audio.get("start_time", 0)) if is_of_file else 0.0)
 
 
 def _offset_s(audio: dict[str, Any], videos: list[dict[str, Any]]) -> float:
