@@ -18,8 +18,8 @@ __all__ = [*_FUNCTIONS, *_LIBRARIES, "main", "processing_device"]  # noqa: F822 
 def __getattr__(name: str) -> Any:
     """Import what is asked for, so that the menu does not wait for torch and nussl.
 
-    ``from main import *`` gives all that the specification's listings use: its functions, the network, ``processing_device`` (the
-    device that 'auto' chooses), nussl and torch.
+    ``from main import *`` gives all that the specification's listings use: its functions, its network,
+    ``processing_device`` (the device that 'auto' chooses), nussl and torch.
     """
     if name in _FUNCTIONS:
         return getattr(vocal_extraction, name)

@@ -83,7 +83,9 @@ def test_help_is_no_failure(arguments, tmp_path):
     assert done.stdout.startswith(b"usage: vocal-extraction")
 
 
-@pytest.mark.parametrize("arguments", [["sing"], ["train", "--epochs", "none"], ["--loud"]])
+@pytest.mark.parametrize(
+    "arguments", [["sing"], ["train", "--epochs", "none"], ["train", "--changed-data"], ["--loud"]]
+)
 def test_usage_has_status_2(arguments, tmp_path):
     done = program(*arguments, folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, b"")

@@ -55,6 +55,7 @@ WRONG: dict[type, list[tuple[str, str, tuple]]] = {
         ("num layers must be 1 to 24", "num_layers", (0, 25)),
         ("dropout must be at least 0 and below 1", "dropout", (-0.1, 1.0, NAN)),
         ("activation must be sigmoid or softmax", "activation", ("relu",)),
+        ("lookahead must be 0 to 64", "lookahead", (-1, 65)),
     ],
     TrainingSettings: [
         ("n epochs must be 1 to a million", "n_epochs", (0, 10**6 + 1, 10**400)),
@@ -223,7 +224,7 @@ def test_studio_differs_from_classic_where_it_says_so():
 
 @pytest.mark.parametrize("sources", [(), ("vocals", "vocals"), ("",), (1,), tuple("abcdefghijklmnopq")])
 def test_sources_of_a_preset_are_different_names(sources):
-    with pytest.raises(SettingsError, match="sources must be 1 to 16 different names|sources is 1; expected str"):
+    with pytest.raises(SettingsError, match=r"sources must be 1 to 16 different names|sources is 1; expected str"):
         Preset("mine", sources=sources)
 
 

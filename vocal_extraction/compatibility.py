@@ -32,7 +32,8 @@ TRANSFORMS = (
 STFT_PARAMS = "nussl.core.audio_signal.STFTParams"
 NUMPY_SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 """What makes a NumPy scalar of its bytes: NumPy 1's name of it, and NumPy 2's."""
-NUMPY_FORMATS = dict(zip("f8 f4 f2 i8 i4 i2 i1 u8 u4 u2 u1 b1".split(), "dfeqihbQIHB?", strict=True))
+NUMPY_FORMATS = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b"}
+NUMPY_FORMATS |= {"u8": "Q", "u4": "I", "u2": "H", "u1": "B", "b1": "?"}
 """NumPy's codes of the scalars that metadata may hold, and how `struct` spells them."""
 
 

@@ -1,6 +1,6 @@
 """Every setting, as frozen dataclasses.
 
-Each dataclass is frozen and checks itself, types first; a default lives here and in no other file. A preset bundles one signal, one
+Each dataclass is frozen and checks itself; a default lives here and in no other file. A preset bundles one signal, one
 network and one recipe under the name that ``--preset`` takes. The numbers of ``specified`` are those of the
 specification's tables "Augmentation Parameters" and "Model Parameters".
 """

@@ -227,7 +227,13 @@ def outcomes(monkeypatch):
         extraction.Outcome("a.mp3", "done", 1.0, duration_s=10.0, stems={"vocals": Path("v.wav")}),
         extraction.Outcome("b.mp3", "failed", reason="It is empty."),
     ]
-    monkeypatch.setattr(extraction, "extract_songs", lambda songs, **options: made)
+
+    def extract_songs(songs, *, results=None, **options):
+        if results is not None:
+            print(made[0], file=results)
+        return made
+
+    monkeypatch.setattr(extraction, "extract_songs", extract_songs)
     return made
 
 

@@ -19,6 +19,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(demo, "N_SONGS", {"n_train": 2, "n_valid": 1, "n_test": 1})
     monkeypatch.setattr(demo, "N_MIXTURES", 2)
     monkeypatch.setattr(demo, "SONG_S", 3.0)
+    monkeypatch.setattr(demo, "LONGEST_SILENCE_S", 0.2)
     monkeypatch.chdir(tmp_path)
 
 
@@ -35,11 +36,14 @@ def test_demo_makes_all_that_it_names_and_can_be_repeated(capsys):
     assert all(Path(place).exists() and Path(place).is_relative_to("demo_output") for place in places.values())
     assert earlier.stat().st_size > 0
     assert printed.out.count("SI-SDR") == 1, "one table"
+    assert "| the model just trained |" in printed.out
+    assert "| best" not in printed.out
     assert advice.splitlines()[0].startswith(f"Listen to {places['vocals']}")
     assert advice.splitlines()[-1].endswith("vocal-extraction extract SONG.mp3")
     steps = [line for line in printed.err.splitlines() if "/5  " in line]
     assert [step[0] for step in steps] == list("12345")
     assert printed.err.count("done in ") == 5
+    assert "\n     1 s\n" in printed.err, "no long silence in a pipe"
 
 
 def test_demo_is_the_specified_network_and_recipe_only_shorter():

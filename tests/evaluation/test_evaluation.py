@@ -197,6 +197,7 @@ def test_results_of_the_first_version_are_read(results_folder, checkpoint, short
                 del content[key]
         path.write_text(json.dumps(content), encoding="utf-8")
     calls = count_scored(monkeypatch)
+    (results_folder / "summary.json").write_text("[1, 2]")  # which is replaced, as all that is no summary
     options = {**EVERYTHING, "metrics": ("scale", "bsseval_v4")}
     found = evaluate_model(checkpoint, dataset_folder=short_songs, output_folder=results_folder, **options)
     assert calls == []

@@ -9,7 +9,7 @@ import pytest
 from extraction_models import ConstantMask, files_in, loaded, stems_of
 
 from vocal_extraction.errors import ExtractionError, SettingsError
-from vocal_extraction.extraction import extract_songs
+from vocal_extraction.extraction import batch, extract_songs
 from vocal_extraction.extraction.naming import choose_paths, find_songs, song_name
 from vocal_extraction.extraction.outcome import Outcome, ProgressBars
 from vocal_extraction.settings import ExtractionSettings
@@ -62,6 +62,30 @@ def test_names_without_an_ending_are_kept():
     named = {"Vol. 1": "Vol. 1", "Vol. 2": "Vol. 2", "No.5 (feat. X)": "No.5 (feat. X)", "no ending": "no ending"}
     cut = {"Mr. Blue.FLAC": "Mr. Blue", "clip.mkv": "clip", "a.b.wav": "a.b", "Vol. 1.mp3": "Vol. 1"}
     assert {name: song_name(f"folder.d/{name}") for name in named | cut} == named | cut
+
+
+def test_songs_without_an_ending_are_found_in_folders(tmp_path, make_song):
+    songs = [make_song(f"Album/{name}") for name in ("No.5 (feat. X)", "Vol. 1", "Vol.2", "song.wav")]
+    for other in ("README", "cover.jpg", "Notes 1.5"):
+        (tmp_path / "Album" / other).write_text("no sound")
+    (tmp_path / "Album" / "empty").touch()
+    assert list(find_songs([tmp_path / "Album"], output_folder=tmp_path / "out")) == songs
+
+
+def test_songs_are_named_as_they_are_done_so_that_ctrl_c_loses_no_line(tmp_path, make_song, model, monkeypatch):
+    """Also into a pipe, where there is no bar."""
+    first, second = make_song("1.wav"), make_song("2.wav")
+    separate, lines = batch.extract_song, io.StringIO()
+
+    def stopped(song, *arguments, **options):
+        if song == second:
+            raise KeyboardInterrupt
+        return separate(song, *arguments, **options)
+
+    monkeypatch.setattr(batch, "extract_song", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        extract_songs([first, second], tmp_path / "out", model=model, show=False, results=lines)
+    assert lines.getvalue().startswith(f"{first}: done in ")
 
 
 def test_folders_are_mirrored(tmp_path, make_song, model):

@@ -63,8 +63,16 @@ def test_tensors_are_taken(mixture, model, dtype):
 @pytest.mark.parametrize(
     "given, remedy",
     [
-        *((np.zeros(9), r"mixture\[None\]"), (np.zeros((1, 2, 9)), "one song at a time"), ([[1.0], [1.0, 2.0]], "no array")),
-        *(("song.wav", "is a str, .* for extract_vocals"), (Path("song.wav"), "is a PosixPath"), (b"RIFF", "is a bytes")),
+        *(
+            (np.zeros(9), r"mixture\[None\]"),
+            (np.zeros((1, 2, 9)), "one song at a time"),
+            ([[1.0], [1.0, 2.0]], "no array"),
+        ),
+        *(
+            ("song.wav", "is a str, .* for extract_vocals"),
+            (Path("song.wav"), "is a PosixPath"),
+            (b"RIFF", "is a bytes"),
+        ),
         *((None, "is a NoneType"), ({"mix": np.zeros((2, 9))}, "is a dict")),
     ],
 )

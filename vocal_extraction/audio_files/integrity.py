@@ -102,7 +102,9 @@ def survey_frames(path: Path, *, track: int, sample_rate: int, container: str, d
             sync = file.read(1)
             file.seek(int(ends[-1]))
             begins_a_frame = file.read(1) == sync and n_trailing < 2 * sizes.max()
-            is_cut_off = begins_a_frame or (container == "mp3" and n_trailing == 0 and _is_short(file, positions, sizes))
+            is_cut_off = begins_a_frame or (
+                container == "mp3" and n_trailing == 0 and _is_short(file, positions, sizes)
+            )
     (lost,) = np.nonzero((missing > _SHORTEST_GAP_S * sample_rate) & (missing < _LONGEST_GAP_S * sample_rate))
     gaps = [Gap(int(starts[index]), round(float(missing[index]))) for index in lost]
     if container in SELF_FRAMED and gaps and declared_s is not None and not is_cut_off:

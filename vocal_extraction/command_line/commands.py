@@ -169,14 +169,11 @@ def extract(
         return 0
     from vocal_extraction.extraction import extract_songs
 
-    outcomes = extract_songs(songs, **options)
     # With `-o -` the audio itself goes to stdout.
     results = sys.stderr if str(options.get("output_folder")) == "-" else sys.stdout
+    outcomes = extract_songs(songs, results=None if as_json else results, **options)
     if as_json:
         print(json.dumps([outcome.as_record() for outcome in outcomes]), file=results)
-    else:
-        # Failures went to stderr as they came.
-        print("\n".join(str(outcome) for outcome in outcomes if not outcome.failed), file=results)
     failures = [f"{outcome.file}, {(outcome.reason or '').rstrip('.')}" for outcome in outcomes if outcome.failed]
     if len(outcomes) > 1:
         n_done = len(outcomes) - len(failures)

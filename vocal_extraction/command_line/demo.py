@@ -8,6 +8,7 @@ import dataclasses
 import json
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,7 @@ from vocal_extraction.settings import ACCOMPANIMENT, DEMO_FOLDER, ExtractionSett
 N_SONGS = {"n_train": 8, "n_valid": 2, "n_test": 3}
 SONG_S = 8.0
 N_MIXTURES = 200
+LONGEST_SILENCE_S = 10.0
 
 DEMO: Preset = dataclasses.replace(
     SPECIFIED,
@@ -37,10 +39,20 @@ _STEPS = (
 
 @contextlib.contextmanager
 def _step(number: int) -> Iterator[None]:
-    """Say on stderr what begins, and how long it took."""
+    """Say on stderr what begins, and how long it took; where no bar moves, also that it goes on."""
     print(f"{number}/{len(_STEPS)}  {_STEPS[number - 1]} ...", file=sys.stderr, flush=True)
-    started = time.monotonic()
-    yield
+    started, ended = time.monotonic(), threading.Event()
+
+    def reassure() -> None:
+        while not ended.wait(LONGEST_SILENCE_S):
+            print(f"     {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+
+    if not sys.stderr.isatty():
+        threading.Thread(target=reassure, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
     print(f"     done in {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
 
 
@@ -101,5 +113,9 @@ def _score_table(summary: dict[str, Any]) -> str:
         mean = row["scores"]["SI-SDR"][source]["mean"]
         return "-" if mean is None else f"{mean:.2f}"
 
-    rows = [[row["title"], cell(row, "vocals"), cell(row, ACCOMPANIMENT)] for row in summary["rows"].values()]
+    titles = {"evaluated": "the model just trained"}
+    rows = [
+        [titles.get(row["role"], row["title"]), cell(row, "vocals"), cell(row, ACCOMPANIMENT)]
+        for row in summary["rows"].values()
+    ]
     return text_table(["SI-SDR in dB", "vocals", "accompaniment"], rows)

@@ -305,6 +305,8 @@ def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
         error("export takes one model and -o, or --site and any number of models")
     if command == "export" and "site_folder" in options and "streaming" in options:
         error("--streaming belongs to -o")
+    if "changed_data" in options and "resume" not in options:
+        error("--changed-data is for --resume; a new training takes the songs as they are")
     if command == "extract":
         if not options.get("songs") and "list_models" not in options:
             error("extract needs a song or a folder")

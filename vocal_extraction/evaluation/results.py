@@ -232,8 +232,8 @@ def summarise_evaluation(
         "software": {name: importlib.metadata.version(name) for name in _SOFTWARE},
     }
     try:
-        before = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        before = dict(json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         return summary
     return before if {**summary, "made": None} == {**before, "made": None} else summary
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from vocal_extraction.atomic_files import remove_leftovers, sha256_of, sole_writer
 from vocal_extraction.checkpointing import LoadedModel, model_name
@@ -109,6 +109,7 @@ def extract_songs(
     runtime: str = "auto",
     n_jobs: int = 1,
     show: bool = True,
+    results: TextIO | None = None,
 ) -> list[Outcome]:
     """Extract the stems of files and folders; what fails does not stop the rest.
 
@@ -123,6 +124,8 @@ def extract_songs(
         Songs that are under way at the same time.
     show
         Whether bars and failures go to standard error as they come.
+    results
+        Where the lines of songs that are done go as they come; None is nowhere.
 
     Returns
     -------
@@ -143,7 +146,7 @@ def extract_songs(
         n_jobs = 1 if STANDARD_INPUT in found else n_jobs
         with (
             worker_pool(loaded, n_songs=n_jobs) as pool,
-            contextlib.closing(ProgressBars(len(found), show=show)) as bars,
+            contextlib.closing(ProgressBars(len(found), show=show, results=results)) as bars,
         ):
             job = _Job(found, folder, manifest, loaded, plan, settings, pool=pool, bars=bars)
             if n_jobs == 1:

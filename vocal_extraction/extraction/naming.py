@@ -98,8 +98,18 @@ def _songs_below(folder: Path, output_folder: str, owned: Collection[str]) -> li
         folders[:] = sorted(name for place, name in places.items() if place not in seen)
         seen |= places.keys()
         visible = [Path(parent, name) for name in sorted(files) if name[0] != "."]
-        songs += [path for path in visible if path.name.rpartition(".")[2].lower() in _SONG_ENDINGS]
-    return [song for song in songs if path_key(song) not in owned]
+        songs += [path for path in visible if path_key(path) not in owned and _is_song(path)]
+    return songs
+
+
+def _is_song(path: Path) -> bool:
+    """Return whether a file is a song by its ending, or if it has none, as in ``Vol. 1``, by what it holds."""
+    if ending := re.search(r"\.(?=\w*[A-Za-z])(\w+)$", path.name):
+        return ending[1].lower() in _SONG_ENDINGS
+    with contextlib.suppress(ExtractionError):
+        examine(path)
+        return True
+    return False
 
 
 def song_name(song: str | Path) -> str:

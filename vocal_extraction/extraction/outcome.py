@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 from tqdm.utils import disp_len, disp_trim
@@ -77,8 +77,8 @@ class Outcome:
 class ProgressBars:
     """A bar for each song under way, below one for the batch if that has several songs; nothing if not `show`."""
 
-    def __init__(self, n_songs: int, *, show: bool) -> None:
-        self._show, self._n_songs, self._n_reported = show, n_songs, 0
+    def __init__(self, n_songs: int, *, show: bool, results: TextIO | None = None) -> None:
+        self._show, self._results, self._n_songs, self._n_reported = show, results, n_songs, 0
         self._options: dict[str, Any] = {"file": sys.stderr, "disable": not (show and sys.stderr.isatty())}
         hidden = self._options | ({"disable": True} if n_songs < 2 else {})
         self._batch: Any = tqdm(total=n_songs, desc="songs", unit="song", **hidden)
@@ -100,11 +100,13 @@ class ProgressBars:
             yield move
 
     def report(self, outcome: Outcome) -> None:
-        """Count a song, and say at once what failed."""
+        """Count a song, and say at once what came of it."""
         self._n_reported += 1
         self._batch.update(1)
-        if self._show and outcome.failed:
-            tqdm.write(str(outcome), file=sys.stderr)
+        stream = self._results if not outcome.failed else sys.stderr if self._show else None
+        if stream is not None:
+            tqdm.write(str(outcome), file=stream)
+            stream.flush()
 
     def close(self) -> None:
         """Leave the bar of the batch as it stands; say how far it came if it was stopped."""

@@ -59,8 +59,8 @@ def create_model(preset: Preset | str = SPECIFIED) -> nn.Module:
     Parameters
     ----------
     preset
-        Whose network, sources and number of bins, or its name; by default the specification's 210,871 weights. Of the settings, a
-        network is given those that its constructor has arguments for.
+        Whose network, sources and number of bins, or its name; by default the specification's 210,871 weights. Of the
+        settings, a network is given those that its constructor has arguments for.
 
     Returns
     -------
