@@ -40,8 +40,8 @@ def explained(name: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("vocal_extraction"):
             raise
-        extra, target = ("web", "serve") if name == "serve" else ("train", "setup")
-        extra = "torch" if error.name == "torch" and name in ("extract", "serve") else extra
+        extra, target = {"serve": ("web", "serve"), "live": ("live", "setup")}.get(name, ("train", "setup"))
+        extra = "torch" if error.name == "torch" and name in ("extract", "serve", "live") else extra
         remedy = f"make {target}" if IS_CHECKOUT else f"pip install 'vocal-extraction[{extra}]'"
         message = f"{name} needs the module {error.name!r}, which is missing. Install it: {remedy}"
         raise MissingPartError(message) from error
@@ -189,6 +189,18 @@ def demo(**options: Any) -> int:
     return run_demo(**options)
 
 
+def live(*, list_devices: bool = False, **options: Any) -> int:
+    """Separate what is playing until Ctrl-C, or what comes through a pipe."""
+    if list_devices:
+        from vocal_extraction.live import devices
+
+        print(devices.list_devices())
+        return 0
+    from vocal_extraction.live import run_live
+
+    return run_live(**options)
+
+
 def serve(**options: Any) -> int:
     """Serve the web page until Ctrl-C."""
     print("Starting the web page ...", file=sys.stderr)
@@ -223,6 +235,6 @@ def _look_at_what_is_scored(models: Sequence[Path], estimates_folder: Path | Non
 
 COMMANDS: dict[str, Callable[..., int]] = {
     command.__name__: command
-    for command in (prepare, train, evaluate, ensemble, export, extract, models, demo, serve, doctor)
+    for command in (prepare, train, evaluate, ensemble, export, extract, models, demo, live, serve, doctor)
 }
 """Commands by the name that is typed."""

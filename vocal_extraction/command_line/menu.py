@@ -59,6 +59,7 @@ def _choices() -> list[Choice]:
         Choice("3", "Evaluate with pretrained model", pretrained),
         Choice("4", "Exit", lambda: None),
         Choice("e", "Extract the vocals of songs of yours", _extract),
+        Choice("l", "Live: play on without the vocals, while it sounds", functools.partial(run_command, "live")),
         Choice("w", "Web page: the same, with the mouse", functools.partial(run_command, "serve")),
         Choice("m", "Models: those that are here, and other people's to import", _models),
         Choice("d", "Doctor: is everything here that is needed?", functools.partial(run_command, "doctor")),

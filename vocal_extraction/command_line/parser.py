@@ -220,6 +220,25 @@ _EXTRACT = [
     _RUNTIME,
     _JSON,
 ]
+_LIVE = [
+    ("audio", "", {"nargs": "*", "metavar": "-"}, "PCM or a wav from stdin, the mix to stdout"),
+    ("--input", "input_device", {"metavar": "DEVICE"}, "where sound comes from (default: the system's)"),
+    ("--output", "output_device", {"metavar": "DEVICE"}, "where the mix goes (default: the system's)"),
+    ("--devices", "list_devices", _ON, "list the audio devices, and stop"),
+    [
+        ("--preset", "model", {"metavar": "NAME"}, "a model that ships (default: live)"),
+        ("--model", "", _PATH, "a checkpoint of yours, of a network that runs forwards only"),
+    ],
+    [
+        ("--stem", "", {"metavar": "NAME"}, "play this stem alone"),
+        ("--gain", "gains", {"metavar": "NAME=DB,..."}, "play a mix, as vocals=-inf,other=0"),
+    ],
+    ("--record", "", _DIR, "write the stems as they come"),
+    ("--ahead", "n_ahead", _n(1, 64), "blocks that separation may take, each a hop of delay (default: 2)"),
+    ("--rate", "sample_rate", _n(8_000, 192_000), "samples per second of raw PCM and of the devices (default: 44100)"),
+    ("--channels", "n_channels", _n(1, 2), "likewise (default: 2)"),
+    ("--raw", "", _ON, "raw 32-bit floats to stdout, not a wav"),
+]
 _SERVE = [
     ("--host", "", {"metavar": "ADDRESS"}, "default: 127.0.0.1, this machine only"),
     ("--port", "", _n(1, LARGEST_PORT), "default: 7860, or a free one"),
@@ -266,6 +285,7 @@ _COMMANDS: dict[str, tuple[str, list[Any]]] = {
     "extract": ("Extract the vocals of songs of yours.", _EXTRACT),
     "models": ("List the models; import other people's, fetch them, remove or show one.", _MODELS),
     "demo": ("Synthesise songs, train on them for a short while, evaluate, extract: no network needed.", [_JSON]),
+    "live": ("Separate what is playing, with a stated delay.", _LIVE),
     "serve": ("Open a local web page that extracts vocals.", _SERVE),
     "doctor": ("Check that everything needed is here and works.", [_JSON]),
 }

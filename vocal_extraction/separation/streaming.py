@@ -75,6 +75,7 @@ class StreamingSeparator:
         self.plan = stem_plan(model.sources, stems)
         self.sample_rate, self.n_channels = sample_rate or model.signal.sample_rate, n_channels
         self._model_rate = model.signal.sample_rate
+        self.hop_length = round(model.signal.hop_length * self.sample_rate / self._model_rate)
         if n_channels not in (1, 2):
             raise ExtractionError(f"Live takes one channel or two, not {n_channels}.")
         self._delay = self._frames(sources=self.plan.sources, n_channels=n_channels).delay

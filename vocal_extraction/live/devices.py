@@ -1,0 +1,129 @@
+"""Live separation between audio devices: the callback copies blocks in and mixes stems out, and never waits.
+
+What is played is behind by the separator's delay and the blocks that the worker has time for: more than one, since many
+audio systems call for several at once. Where stems are not there in time, the mixture is played, as far behind.
+"""
+
+import contextlib
+import multiprocessing
+import signal
+import time
+from typing import Any, Self
+
+import numpy as np
+
+from vocal_extraction.errors import ExtractionError
+from vocal_extraction.live.mixing import Mixer, level_db
+from vocal_extraction.live.worker import RING, Ring, Task, work
+
+_STANDSTILL_S = 3.0
+"""Without a callback for so long, the device is gone."""
+_ENDING_S = 10.0
+_ENDED = "The process that separates ended by itself; is there enough memory?"
+
+
+def list_devices() -> str:
+    """Return a table of the audio devices."""
+    import sounddevice
+
+    return str(sounddevice.query_devices()) or "There are no audio devices."
+
+
+class LiveSession:
+    """A worker and an audio stream; use it in a ``with`` statement.
+
+    Parameters
+    ----------
+    task
+        For the worker.
+    devices
+        Input and output, by name or number as sounddevice has them; None is the system's.
+    n_ahead
+        Blocks that the worker has time for.
+    **mix
+        What is played, for `mixing.Mixer`.
+
+    Raises
+    ------
+    VocalExtractionError
+        If the model cannot run live, or a device cannot be opened.
+    """
+
+    def __init__(self, task: Task, devices: tuple[Any, Any], *, n_ahead: int, **mix: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._arrived = context.Semaphore(0)
+        self._worker = context.Process(target=work, args=(task, other, self._arrived), daemon=True)
+        self._worker.start()
+        other.close()
+        try:
+            answer = self._pipe.recv()
+        except EOFError:
+            raise ExtractionError(_ENDED) from None
+        if isinstance(answer, Exception):
+            raise answer
+        names, self.sample_rate, self.n_samples, self._separator_delay = answer
+        self.mixer = Mixer(names, self.sample_rate, **mix)
+        self._stream = self._opened(devices, task.n_channels)
+        self._n_ahead = n_ahead
+        n_behind = self._separator_delay + n_ahead * self.n_samples
+        self.delays_s = (n_behind / self.sample_rate, sum(self._stream.latency))
+        self._ring = Ring(len(names), self.n_samples, task.n_channels)
+        self._pipe.send(self._ring.memory.name)
+        self.n_blocks = self.n_late = 0
+        self.levels_db = (-np.inf, -np.inf)
+        self._called_at = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._stream.start()
+        return self
+
+    def _opened(self, devices: tuple[Any, Any], n_channels: int) -> Any:
+        import sounddevice
+
+        how = {"samplerate": self.sample_rate, "blocksize": self.n_samples, "channels": n_channels, "dtype": "float32"}
+        try:
+            return sounddevice.Stream(device=devices, callback=self._callback, latency="low", **how)
+        except (sounddevice.PortAudioError, ValueError) as error:
+            raise ExtractionError(
+                f"The audio device cannot be opened ({error}). `live --devices` lists those that are there."
+            ) from error
+
+    def _callback(self, heard: Any, played: Any, n_samples: int, times: Any, status: Any) -> None:
+        """Take a block and give one; the audio system waits for this."""
+        ring, number = self._ring, self.n_blocks
+        ring.heard[number % RING] = heard
+        ring.counts[0] = self.n_blocks = number + 1
+        self._arrived.release()
+        wanted = number - self._n_ahead
+        stems = ring.stems[:, wanted % RING] if ring.counts[1] > wanted >= 0 else None
+        self.n_late += stems is None and wanted >= 0
+        played[:] = self.mixer.mix(stems, ring.delayed(wanted, self._separator_delay))
+        self.levels_db = level_db(heard), level_db(played)
+        self._called_at = time.monotonic()
+
+    def check(self) -> None:
+        """Raise ExtractionError if the device or the worker is gone."""
+        if not self._worker.is_alive():
+            raise ExtractionError(_ENDED)
+        if not self._stream.active or time.monotonic() - self._called_at > _STANDSTILL_S:
+            raise ExtractionError("The audio device gives no more sound: it was unplugged, or its rate was changed.")
+
+    def block_times(self) -> tuple[float, float]:
+        """Return the median and the 99th percentile of what the last blocks took, as shares of what they last."""
+        durations_s = self._ring.durations_s[: max(self._ring.counts[1], 1)]
+        median, most = np.percentile(durations_s, [50, 99]) * self.sample_rate / self.n_samples
+        return float(median), float(most)
+
+    def __exit__(self, *exception: object) -> None:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not keep files from being closed
+        self._stream.abort()
+        self._stream.close()
+        with contextlib.suppress(OSError):
+            self._pipe.send("stop")
+        self._arrived.release()
+        self._worker.join(_ENDING_S)
+        self._worker.kill()
+        self.block_shares = self.block_times()
+        self._ring.close()
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,177 @@
+"""The command ``live``: between audio devices, or from standard input to standard output."""
+
+import contextlib
+import itertools
+import select
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from vocal_extraction.errors import SettingsError
+from vocal_extraction.live.mixing import Mixer, parse_gains
+from vocal_extraction.live.pcm import PcmInput, wav_header
+from vocal_extraction.live.recording import Recorder
+
+_MOST_LATE = 1e-3
+_STATUS_EVERY_S = 0.5
+_KEYS = "keys: o original, k karaoke, s vocals alone, q quit"
+
+
+def run_live(
+    audio: Sequence[str] = (),
+    *,
+    model: str | Path = "live",
+    stem: str | None = None,
+    gains: str | None = None,
+    sample_rate: int | None = None,
+    n_channels: int = 2,
+    raw: bool = False,
+    record: Path | None = None,
+    input_device: str | None = None,
+    output_device: str | None = None,
+    n_ahead: int = 2,
+) -> int:
+    """Separate what is playing and play the mix that is wanted.
+
+    Parameters
+    ----------
+    audio
+        ['-'] takes PCM from stdin and gives it on stdout; nothing uses audio devices.
+    model
+        A checkpoint, or the name of a model that ships; its network runs forwards only.
+    stem
+        Play this stem alone.
+    gains
+        Or each with a gain, as ``vocals=-inf,other=0``.
+    sample_rate, n_channels
+        Of raw PCM on stdin (a wav says itself), and of the devices.
+    raw
+        Give raw 32-bit floats on stdout, not a wav.
+    record
+        Folder for the stems; see `recording.Recorder`.
+    input_device, output_device
+        Names or numbers of `devices.list_devices`; None is the system's.
+    n_ahead
+        Blocks that separation between devices may take; each adds to the delay.
+
+    Returns
+    -------
+    int
+        The exit status: 1 if more than a thousandth of the blocks were late.
+    """
+    mix: dict[str, Any] = {"gains_db": parse_gains(gains) if gains else {}, "solo": stem}
+    named = {*mix["gains_db"], *([stem] if stem else [])}
+    stems = ("all",) if named - {"vocals", "accompaniment", "other"} else None
+    if audio and list(audio) != ["-"]:
+        raise SettingsError(f"Live takes what is playing, or - for standard input, not {audio[0]!r}; extract takes files.")
+    if audio:
+        found = PcmInput(sys.stdin.buffer, sample_rate=sample_rate or 44_100, n_channels=n_channels)
+        return _filter(found, sys.stdout.buffer, model=str(model), stems=stems, raw=raw, record=record, mix=mix)
+    from vocal_extraction.live.devices import LiveSession
+    from vocal_extraction.live.worker import Task
+
+    devices = _device(input_device), _device(output_device)
+    with LiveSession(Task(str(model), sample_rate, n_channels, stems, record), devices, n_ahead=n_ahead, **mix) as session:
+        here, devices_s = session.delays_s
+        behind = f"{1000 * (here + devices_s):.0f} ms behind ({1000 * here:.0f} here, {1000 * devices_s:.0f} in the devices)"
+        print(f"Live, {behind}. Ctrl-C ends it; {_KEYS}.", file=sys.stderr)
+        _watch(session, behind)
+    median, most = session.block_shares
+    share = session.n_late / max(session.n_blocks, 1)
+    print(
+        f"\n{session.n_blocks} blocks of {1000 * session.n_samples / session.sample_rate:.0f} ms, "
+        f"{session.n_late} late ({share:.2%}). Of its time a block took {median:.0%}, 99 of 100 at most {most:.0%}.",
+        file=sys.stderr,
+    )
+    return 1 if share > _MOST_LATE else 0
+
+
+def _watch(session: Any, behind: str) -> None:
+    """Show how it goes and take keys, until Ctrl-C or 'q'."""
+    with contextlib.suppress(KeyboardInterrupt), _keyboard() as key_within:
+        while (key := key_within(_STATUS_EVERY_S)) != "q":
+            session.check()
+            session.mixer.choose(key)
+            if sys.stderr.isatty():
+                heard_db, played_db = session.levels_db
+                print(
+                    f"\r{behind}, load {session.block_times()[0]:.0%}, {session.n_late} late of "
+                    f"{session.n_blocks}, in {heard_db:.0f} dB, out {played_db:.0f} dB\033[K",
+                    end="",
+                    file=sys.stderr,
+                )
+
+
+def _device(name: str | None) -> str | int | None:
+    return int(name) if name and name.isdecimal() else name
+
+
+@contextlib.contextmanager
+def _keyboard() -> Iterator[Callable[[float], str]]:
+    """Yield what waits so many seconds for a key and returns it, or nothing; keys come without Enter meanwhile."""
+    if not sys.stdin.isatty():
+
+        def no_key(wait_s: float) -> str:
+            time.sleep(wait_s)
+            return ""
+
+        yield no_key
+        return
+    import termios
+    import tty
+
+    def key_within(wait_s: float) -> str:
+        return sys.stdin.read(1) if select.select([sys.stdin], [], [], wait_s)[0] else ""
+
+    before = termios.tcgetattr(sys.stdin)
+    try:
+        tty.setcbreak(sys.stdin)
+        yield key_within
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+def _filter(
+    found: PcmInput,
+    target: BinaryIO,
+    *,
+    model: str,
+    stems: Sequence[str] | None,
+    raw: bool,
+    record: Path | None,
+    mix: dict[str, Any],
+) -> int:
+    """Separate all that a stream has, block by block as it arrives."""
+    import torch
+
+    from vocal_extraction.separation import StreamingSeparator, load_model
+
+    torch.set_num_threads(1)  # a block is too short to be divided
+    rate, n_channels, separating_s, n_samples = found.sample_rate, found.n_channels, 0.0, 0
+    separator = StreamingSeparator(load_model(model), sample_rate=rate, n_channels=n_channels, stems=stems)
+    mixer, delay = Mixer(separator.plan.names, rate, **mix), separator.delay()
+    with contextlib.ExitStack() as stack:
+        recorder = None
+        if record is not None:
+            recorder = stack.enter_context(Recorder(record, sample_rate=rate, n_channels=n_channels, delay=delay))
+        if not raw:
+            target.write(wav_header(rate, n_channels))
+        end = np.zeros((0, n_channels), np.float32)
+        for block in itertools.chain(found.blocks(), [end]):
+            start = time.perf_counter()
+            separated = separator.process(block, last=block is end)
+            separating_s, n_samples = separating_s + time.perf_counter() - start, n_samples + len(block)
+            parts = np.stack(list(separated.values()))
+            target.write(mixer.mix(parts, parts.sum(axis=0)).astype("<f4").tobytes())
+            target.flush()
+            if recorder is not None:
+                recorder.write(separated)
+    print(
+        f"{n_samples / rate:.1f} s, {1000 * delay / rate:.0f} ms behind; separated in {separating_s:.1f} s.",
+        file=sys.stderr,
+    )
+    return 0

@@ -1,0 +1,108 @@
+"""The process that separates while sound plays, and the memory that it shares with the audio callback.
+
+Block number i of what came in lies at ``heard[i % RING]``, its stems at ``stems[:, i % RING]``. Each side counts its
+own blocks and reads the other's count; nobody waits for a lock.
+"""
+
+import contextlib
+import dataclasses
+import multiprocessing
+import multiprocessing.shared_memory
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vocal_extraction.live.recording import Recorder
+from vocal_extraction.separation.disk_array import Rows
+
+RING = 512
+"""Blocks that are kept: some ten seconds."""
+_SLACK = 8
+"""Blocks that are left to the callback when the worker, hopelessly late, goes on with the newest one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a worker is to do; the same on both sides."""
+
+    model: str
+    sample_rate: int | None
+    n_channels: int
+    stems: tuple[str, ...] | None
+    record: Path | None
+
+
+class Ring:
+    """Views on the shared memory."""
+
+    def __init__(self, n_stems: int, n_samples: int, n_channels: int, *, name: str | None = None) -> None:
+        self.shape = (n_stems, n_samples, n_channels)
+        block = n_samples * n_channels
+        n_floats = RING * (block * (1 + n_stems) + 1)
+        self.memory = multiprocessing.shared_memory.SharedMemory(name, create=name is None, size=16 + 4 * n_floats)
+        self.counts = np.ndarray(2, np.int64, self.memory.buf)  # blocks that came in, blocks that are done
+        floats = np.ndarray(n_floats, np.float32, self.memory.buf, offset=16)
+        self.heard = floats[: RING * block].reshape(RING, n_samples, n_channels)
+        self.stems = floats[RING * block : RING * block * (1 + n_stems)].reshape(n_stems, RING, n_samples, n_channels)
+        self.durations_s = floats[RING * block * (1 + n_stems) :]
+
+    def delayed(self, number: int, delay: int) -> Rows:
+        """Return the mixture that belongs to the stems of a block: `delay` samples before the block itself."""
+        n_samples = self.shape[1]
+        first = number * n_samples - delay
+        places = np.arange(first, first + n_samples)
+        return np.where(places[:, None] >= 0, self.heard.reshape(-1, self.shape[2])[places % (RING * n_samples)], 0.0)
+
+    def close(self) -> None:
+        """Give the memory back; for the one that made it, when the other has ended."""
+        del self.counts, self.heard, self.stems, self.durations_s
+        self.memory.close()
+        self.memory.unlink()
+
+
+def work(task: Task, pipe: Any, arrived: Any) -> None:
+    """Load the model, say what it gives, and separate blocks until told to stop or until nobody is there any more."""
+    import torch
+
+    from vocal_extraction.errors import VocalExtractionError
+    from vocal_extraction.separation import StreamingSeparator, load_model
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the other process, which then ends this one
+    torch.set_num_threads(1)
+    try:
+        separator = StreamingSeparator(
+            load_model(task.model), sample_rate=task.sample_rate, n_channels=task.n_channels, stems=task.stems
+        )
+    except VocalExtractionError as error:
+        pipe.send(error)
+        return
+    hop = separator.hop_length
+    for _ in range(20):  # the first blocks take longer
+        separator.process(np.zeros((hop, task.n_channels), np.float32))
+    separator.reset()
+    pipe.send((separator.plan.names, separator.sample_rate, hop, separator.delay()))
+    name = pipe.recv()
+    ring, parent = Ring(len(separator.plan.names), hop, task.n_channels, name=name), os.getppid()
+    with contextlib.ExitStack() as stack:
+        recorder = None
+        if task.record is not None:
+            facts = {"sample_rate": separator.sample_rate, "n_channels": task.n_channels, "delay": separator.delay()}
+            recorder = stack.enter_context(Recorder(task.record, **facts))
+        while not pipe.poll() and os.getppid() == parent:
+            arrived.acquire(timeout=0.5)
+            while ring.counts[1] < ring.counts[0] and not pipe.poll():
+                number = int(ring.counts[1])
+                if ring.counts[0] - number > RING - _SLACK:
+                    number = int(ring.counts[0]) - _SLACK
+                start = time.perf_counter()
+                stems = separator.process(ring.heard[number % RING])
+                ring.durations_s[number % RING] = time.perf_counter() - start
+                for target, samples in zip(ring.stems, stems.values(), strict=True):
+                    target[number % RING] = samples
+                ring.counts[1] = number + 1
+                if recorder is not None:
+                    recorder.write(stems)
