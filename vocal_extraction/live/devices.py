@@ -24,9 +24,17 @@ _ENDED = "The process that separates ended by itself; is there enough memory?"
 
 def list_devices() -> str:
     """Return a table of the audio devices."""
-    import sounddevice
+    return str(_sounddevice().query_devices()) or "There are no audio devices."
 
-    return str(sounddevice.query_devices()) or "There are no audio devices."
+
+def _sounddevice() -> Any:
+    try:
+        import sounddevice
+    except OSError as error:
+        raise ExtractionError(
+            f"Audio devices need PortAudio ({error}). Install it, on Debian: apt-get install libportaudio2"
+        ) from error
+    return sounddevice
 
 
 class LiveSession:
@@ -79,8 +87,7 @@ class LiveSession:
         return self
 
     def _opened(self, devices: tuple[Any, Any], n_channels: int) -> Any:
-        import sounddevice
-
+        sounddevice = _sounddevice()
         how = {"samplerate": self.sample_rate, "blocksize": self.n_samples, "channels": n_channels, "dtype": "float32"}
         try:
             return sounddevice.Stream(device=devices, callback=self._callback, latency="low", **how)

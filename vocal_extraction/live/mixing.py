@@ -20,9 +20,9 @@ def parse_gains(text: str) -> dict[str, float]:
     """
     gains = {}
     for part in text.split(","):
-        name, _, value = part.partition("=")
+        name, _, value = part.strip().partition("=")
         try:
-            gains[name.strip()] = float(value.lower().removesuffix("db"))
+            gains[name.strip()] = float(value.lower().removesuffix("db").strip())
         except ValueError:
             raise SettingsError(f"{part!r} is no gain; write NAME=DECIBELS, as vocals=-inf,other=0.") from None
         if not gains[name.strip()] <= _MOST_DB:

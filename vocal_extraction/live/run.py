@@ -67,7 +67,9 @@ def run_live(
     named = {*mix["gains_db"], *([stem] if stem else [])}
     stems = ("all",) if named - {"vocals", "accompaniment", "other"} else None
     if audio and list(audio) != ["-"]:
-        raise SettingsError(f"Live takes what is playing, or - for standard input, not {audio[0]!r}; extract takes files.")
+        raise SettingsError(
+            f"Live takes what is playing, or - for standard input, not {audio[0]!r}; extract takes files."
+        )
     if audio:
         found = PcmInput(sys.stdin.buffer, sample_rate=sample_rate or 44_100, n_channels=n_channels)
         return _filter(found, sys.stdout.buffer, model=str(model), stems=stems, raw=raw, record=record, mix=mix)
@@ -75,9 +77,13 @@ def run_live(
     from vocal_extraction.live.worker import Task
 
     devices = _device(input_device), _device(output_device)
-    with LiveSession(Task(str(model), sample_rate, n_channels, stems, record), devices, n_ahead=n_ahead, **mix) as session:
+    with LiveSession(
+        Task(str(model), sample_rate, n_channels, stems, record), devices, n_ahead=n_ahead, **mix
+    ) as session:
         here, devices_s = session.delays_s
-        behind = f"{1000 * (here + devices_s):.0f} ms behind ({1000 * here:.0f} here, {1000 * devices_s:.0f} in the devices)"
+        behind = (
+            f"{1000 * (here + devices_s):.0f} ms behind ({1000 * here:.0f} here, {1000 * devices_s:.0f} in the devices)"
+        )
         print(f"Live, {behind}. Ctrl-C ends it; {_KEYS}.", file=sys.stderr)
         _watch(session, behind)
     median, most = session.block_shares
