@@ -111,25 +111,30 @@ FOUR_STEMS = Preset(
     mixing=dataclasses.replace(
         STUDIO.mixing,
         duration_s=4.0,
-        channels="stereo",
         coherent_probability=0.4,
         band_limits_hz=(8_000.0, 11_000.0, 16_000.0),
     ),
-    network=dataclasses.replace(
-        STUDIO.network, num_audio_channels=2, num_layers=3, bands="fine", over_bands="attention"
-    ),
+    network=dataclasses.replace(STUDIO.network, num_layers=3, bands="fine", over_bands="attention"),
     training=dataclasses.replace(
         STUDIO.training,
-        n_epochs=24,
+        n_epochs=28,
         loss="waveform_batch",
         source_weights=(0.5, 0.5, 0.5, 2.0),
-        learning_rate=1.5e-3,
+        learning_rate=1.2e-3,
         mixed_precision=False,
     ),
     sources=STEMS,
 )
 
-PRESETS = {preset.name: preset for preset in (SPECIFIED, CLASSIC, STUDIO, FOUR_STEMS)}
+LIVE = dataclasses.replace(
+    FOUR_STEMS,
+    name="live",
+    network=dataclasses.replace(FOUR_STEMS.network, bidirectional=False, lookahead=4),
+    training=dataclasses.replace(FOUR_STEMS.training, n_epochs=10, source_weights=(), learning_rate=1.5e-3),
+    sources=("vocals",),
+)
+
+PRESETS = {preset.name: preset for preset in (SPECIFIED, CLASSIC, STUDIO, FOUR_STEMS, LIVE)}
 """Presets by name."""
 
 
