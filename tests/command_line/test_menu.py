@@ -216,7 +216,7 @@ def test_a_person_imports_a_model_and_takes_it(answer, chosen, tmp_path, monkeyp
     (tmp_path / "models" / "theirs.model.pth").write_bytes(b"")
     answer("e", "song.wav", "their", "theirs", "e", "song.wav", "", "m", "")
     assert (
-        "Model, one of classic, studio, four-stems, theirs [studio]: 'their' does not fit." in capsys.readouterr().out
+        "Model, one of classic, studio, four-stems, live, theirs [studio]: 'their' does not fit." in capsys.readouterr().out
     )
     songs = [Path("song.wav")]
     assert chosen == [

@@ -107,7 +107,7 @@ def test_the_table_and_the_card_of_models(umx, capsys):
     import_model(umx, name="theirs")
     assert main(["models", "--json"]) == 0
     rows = {row["model"]: row for row in json.loads(capsys.readouterr().out)}
-    assert rows.keys() == {"classic", "studio", "four-stems", "theirs", *known.KNOWN}
+    assert rows.keys() == {"classic", "studio", "four-stems", "live", "theirs", *known.KNOWN}
     assert rows["theirs"]["stems"] == ["bass", "drums", "other", "vocals"]
     assert rows["studio"]["vocals_db"] == 4.24
     assert rows["umxl"]["licence"] == "CC-BY-NC-SA-4.0"

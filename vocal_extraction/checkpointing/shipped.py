@@ -6,7 +6,12 @@ from pathlib import Path
 from vocal_extraction.checkpointing.archive import CheckpointError
 from vocal_extraction.settings import PRETRAINED_FOLDER, models_folder
 
-_SHIPPED = {"classic": "best.model.pth", "studio": "studio.model.pth", "four-stems": "four-stems.model.pth"}
+_SHIPPED = {
+    "classic": "best.model.pth",
+    "studio": "studio.model.pth",
+    "four-stems": "four-stems.model.pth",
+    "live": "live.model.pth",
+}
 
 _SHIPPED_LICENCE = "research and private use"
 """Of their weights, by the songs that they were trained on; pretrained_model/README.md has more."""
