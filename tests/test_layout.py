@@ -37,6 +37,7 @@ LAYERS = (
     "evaluation",
     "model_library",
     "exporting",
+    "live",
     "web_page",
     "command_line",
     "__main__",

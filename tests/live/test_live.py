@@ -53,7 +53,7 @@ DELAY = 2_048 + 2 * 512
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def live(monkeypatch, capsys):
     """A function that runs the command with standard input, and returns its status, what it gave and what it said."""
 
     def command(*arguments, data=b""):
@@ -191,11 +191,11 @@ def test_the_header_of_a_stream_is_read_by_ffmpeg(tmp_path):
     np.testing.assert_array_equal(np.frombuffer(decoded, "<f4").reshape(-1, 2), samples)
 
 
-def test_a_pipe_gets_the_mix_and_the_stems_are_recorded(checkpoint, tmp_path, run):
+def test_a_pipe_gets_the_mix_and_the_stems_are_recorded(checkpoint, tmp_path, live):
     song = music(1.5).T
     folder = tmp_path / "stems"
     options = ["--model", checkpoint, "--gain", "vocals=-inf,other=0", "--record", folder]
-    status, given, said = run(*options, "-", data=song.tobytes())
+    status, given, said = live(*options, "-", data=song.tobytes())
     assert status == 0
     assert f"{1000 * DELAY / 44_100:.0f} ms behind" in said
     header = wav_header(44_100, 2)
@@ -224,14 +224,14 @@ def recorded(path):
         (["-"], np.full(10, np.nan, np.float32).tobytes(), "a number near -1 to 1 is expected"),
     ],
 )
-def test_what_cannot_be_done_is_a_sentence(checkpoint, run, arguments, data, sentence):
-    status, _, said = run("--model", checkpoint, *arguments, data=data)
+def test_what_cannot_be_done_is_a_sentence(checkpoint, live, arguments, data, sentence):
+    status, _, said = live("--model", checkpoint, *arguments, data=data)
     assert status == 1
     assert sentence in said
 
 
-def test_a_network_that_needs_the_whole_song_cannot_run_live(run):
-    status, given, said = run("--preset", "classic", "-", data=bytes(80))
+def test_a_network_that_needs_the_whole_song_cannot_run_live(live):
+    status, given, said = live("--preset", "classic", "-", data=bytes(80))
     assert (status, given) == (1, b"")
     assert "needs the whole song" in said
 
