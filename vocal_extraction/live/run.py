@@ -15,6 +15,7 @@ from vocal_extraction.errors import SettingsError
 from vocal_extraction.live.mixing import Mixer, parse_gains
 from vocal_extraction.live.pcm import PcmInput, wav_header
 from vocal_extraction.live.recording import Recorder
+from vocal_extraction.live.worker import Task, compute_on_one_thread
 
 _MOST_LATE = 1e-3
 _STATUS_EVERY_S = 0.5
@@ -74,7 +75,6 @@ def run_live(
         found = PcmInput(sys.stdin.buffer, sample_rate=sample_rate or 44_100, n_channels=n_channels)
         return _filter(found, sys.stdout.buffer, model=str(model), stems=stems, raw=raw, record=record, mix=mix)
     from vocal_extraction.live.devices import LiveSession
-    from vocal_extraction.live.worker import Task
 
     devices = _device(input_device), _device(output_device)
     with LiveSession(
@@ -152,13 +152,11 @@ def _filter(
     mix: dict[str, Any],
 ) -> int:
     """Separate all that a stream has, block by block as it arrives."""
-    import torch
-
     from vocal_extraction.separation import StreamingSeparator, load_model
 
-    torch.set_num_threads(1)  # a block is too short to be divided
     rate, n_channels, separating_s, n_samples = found.sample_rate, found.n_channels, 0.0, 0
     separator = StreamingSeparator(load_model(model), sample_rate=rate, n_channels=n_channels, stems=stems)
+    compute_on_one_thread()
     mixer, delay = Mixer(separator.plan.names, rate, **mix), separator.delay()
     with contextlib.ExitStack() as stack:
         recorder = None

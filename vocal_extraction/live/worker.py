@@ -10,6 +10,7 @@ import multiprocessing
 import multiprocessing.shared_memory
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -64,15 +65,18 @@ class Ring:
         self.memory.unlink()
 
 
+def compute_on_one_thread() -> None:
+    """Keep torch, where a model runs on it, from dividing blocks, which are too short for that."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
 def work(task: Task, pipe: Any, arrived: Any) -> None:
     """Load the model, say what it gives, and separate blocks until told to stop or until nobody is there any more."""
-    import torch
-
     from vocal_extraction.errors import VocalExtractionError
     from vocal_extraction.separation import StreamingSeparator, load_model
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the other process, which then ends this one
-    torch.set_num_threads(1)
     try:
         separator = StreamingSeparator(
             load_model(task.model), sample_rate=task.sample_rate, n_channels=task.n_channels, stems=task.stems
@@ -80,12 +84,16 @@ def work(task: Task, pipe: Any, arrived: Any) -> None:
     except VocalExtractionError as error:
         pipe.send(error)
         return
+    compute_on_one_thread()
     hop = separator.hop_length
     for _ in range(20):  # the first blocks take longer
         separator.process(np.zeros((hop, task.n_channels), np.float32))
     separator.reset()
     pipe.send((separator.plan.names, separator.sample_rate, hop, separator.delay()))
-    name = pipe.recv()
+    try:
+        name = pipe.recv()
+    except EOFError:  # the device could not be opened
+        return
     ring, parent = Ring(len(separator.plan.names), hop, task.n_channels, name=name), os.getppid()
     with contextlib.ExitStack() as stack:
         recorder = None
