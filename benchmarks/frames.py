@@ -21,7 +21,7 @@ from vocal_extraction.settings import PACKAGE_FOLDER
 
 COMMANDS = {
     "training": "train --preset small.toml --dataset songs --mixtures 2 --batches 1 --validation 1 --epochs 1",
-    "extraction": "extract song.wav --preset classic --device cpu",
+    "extraction": "extract song.wav --preset classic --runtime torch",
 }
 
 

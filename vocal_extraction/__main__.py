@@ -27,11 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             if not (typed := [each for each in arguments if each != "--traceback"]):
                 return _open_menu()
-            from vocal_extraction.command_line.commands import run_command
+            from vocal_extraction.command_line.commands import COMMANDS, explained
             from vocal_extraction.command_line.parser import parse
 
             command, options = parse(typed)
-            return run_command(command, **options)
+            with explained(command, options):
+                return COMMANDS[command](**options)
         finally:
             sys.stdout.flush()
     except VocalExtractionError as error:

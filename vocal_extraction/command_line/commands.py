@@ -29,8 +29,13 @@ _KEPT = {
 
 
 @contextlib.contextmanager
-def explained(name: str) -> Iterator[None]:
-    """Explain what ends a command: a library that is not installed becomes an error, Ctrl-C says what stays."""
+def explained(name: str, options: dict[str, Any]) -> Iterator[None]:
+    """Take the folder of imported models from a command's options, and explain what ends it.
+
+    A library that is not installed becomes an error; Ctrl-C says what stays.
+    """
+    if (folder := options.pop("models_folder", None)) is not None:
+        os.environ["VOCAL_EXTRACTION_MODELS"] = str(folder.absolute())  # for processes that are started, too
     try:
         yield
     except KeyboardInterrupt:
@@ -49,9 +54,7 @@ def explained(name: str) -> Iterator[None]:
 
 def run_command(name: str, /, **options: Any) -> int:
     """Run a command by its name; what ends it is `explained`."""
-    if (folder := options.pop("models_folder", None)) is not None:
-        os.environ["VOCAL_EXTRACTION_MODELS"] = str(folder.absolute())  # for processes that are started, too
-    with explained(name):
+    with explained(name, options):
         return COMMANDS[name](**options)
 
 
