@@ -68,6 +68,7 @@ class OnnxNetwork:
         self._made_of, self.lookahead = (graphs, layers, precision, lookahead), lookahead
         self.name = f"ONNX Runtime {onnxruntime.__version__} ({precision})"
         options = onnxruntime.SessionOptions()
+        options.enable_cpu_mem_arena = False  # it keeps the memory of the largest chunk for each thread
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4  # what goes wrong is raised
         providers = ["CPUExecutionProvider"]
