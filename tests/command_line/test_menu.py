@@ -191,7 +191,7 @@ def test_training_from_a_terminal_asks_with_defaults(answer, chosen, capsys, ans
 
 
 @pytest.mark.usefixtures("at_a_terminal")
-@pytest.mark.parametrize("answers", [("",) * 4 + ("n",), ("", ""), ()])
+@pytest.mark.parametrize("answers", [("",) * 4 + ("n",), ("",) * 4 + ("1",), ("", ""), ()])
 def test_training_does_not_start_without_a_yes(answer, chosen, answers):
     answer("1", *answers)
     assert chosen == []

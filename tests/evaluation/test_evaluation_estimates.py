@@ -90,7 +90,7 @@ def test_estimates_a_little_longer_or_shorter_are_cut_or_padded(own_stems, tmp_p
         assert entry["value"] == 100.0
     else:
         assert entry["value"] == pytest.approx(10 * np.log10(601 / 399), abs=0.5)  # dB: so much of it is there
-    assert f"two files: vocals.wav is 49.9 ms {words}" in found.report_card
+    assert f"two files: vocals.wav is 399 samples (49.9 ms) {words}" in found.report_card
     assert words in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert words in capsys.readouterr().err
     assert found.summary["notes"].keys() == {"two files"}

@@ -142,7 +142,7 @@ def _training_options() -> dict[str, Any] | None:
         options[name] = _ask_until_read("Mixtures to draw from", str(training.n_mixtures), _positive)
     options["n_epochs"] = _ask_until_read("Epochs", str(training.n_epochs), _positive)
     answer = _ask(f"Checkpoints go to {CHECKPOINT_FOLDER}; Ctrl-C stops, and choice 1 then goes on. Start? [Y/n] ")
-    if answer is None or answer.lower().startswith("n"):
+    if answer is None or answer.lower() not in ("", "y", "yes"):
         return None
     return {name: value for name, value in options.items() if value is not None}
 

@@ -89,7 +89,8 @@ def _checked(files: Mapping[str, Path], track: Track) -> SongEstimates:
             )
         if more_ms:
             how = "longer than the song and was cut", "shorter than the song and was padded with zeros"
-            notes.append(f"{path.name} is {abs(more_ms):.1f} ms {how[more_ms < 0]}")
+            n_more = abs(info.frames - track.n_samples)
+            notes.append(f"{path.name} is {n_more} samples ({abs(more_ms):.3g} ms) {how[more_ms < 0]}")
         lengths[name] = (path, info.frames)
     return SongEstimates(lengths, tuple(notes))
 

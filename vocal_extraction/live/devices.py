@@ -96,17 +96,17 @@ class LiveSession:
                 f"The audio device cannot be opened ({error}). `live --devices` lists those that are there."
             ) from error
 
-    def _callback(self, heard: Any, played: Any, n_samples: int, times: Any, status: Any) -> None:
+    def _callback(self, incoming: Any, played: Any, n_samples: int, times: Any, status: Any) -> None:
         """Take a block and give one; the audio system waits for this."""
         ring, number = self._ring, self.n_blocks
-        ring.heard[number % RING] = heard
+        ring.incoming[number % RING] = incoming
         ring.counts[0] = self.n_blocks = number + 1
         self._arrived.release()
         wanted = number - self._n_ahead
         stems = ring.stems[:, wanted % RING] if ring.counts[1] > wanted >= 0 else None
         self.n_late += stems is None and wanted >= 0
         played[:] = self.mixer.mix(stems, ring.delayed(wanted, self._separator_delay))
-        self.levels_db = level_db(heard), level_db(played)
+        self.levels_db = level_db(incoming), level_db(played)
         self._called_at = time.monotonic()
 
     def check(self) -> None:

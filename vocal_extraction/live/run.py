@@ -103,10 +103,10 @@ def _watch(session: Any, behind: str) -> None:
             session.check()
             session.mixer.choose(key)
             if sys.stderr.isatty():
-                heard_db, played_db = session.levels_db
+                incoming_db, played_db = session.levels_db
                 print(
                     f"\r{behind}, load {session.block_times()[0]:.0%}, {session.n_late} late of "
-                    f"{session.n_blocks}, in {heard_db:.0f} dB, out {played_db:.0f} dB\033[K",
+                    f"{session.n_blocks}, in {incoming_db:.0f} dB, out {played_db:.0f} dB\033[K",
                     end="",
                     file=sys.stderr,
                 )

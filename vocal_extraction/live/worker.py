@@ -1,6 +1,6 @@
 """The process that separates while sound plays, and the memory that it shares with the audio callback.
 
-Block number i of what came in lies at ``heard[i % RING]``, its stems at ``stems[:, i % RING]``. Each side counts its
+Block number i of what came in lies at ``incoming[i % RING]``, its stems at ``stems[:, i % RING]``. Each side counts its
 own blocks and reads the other's count; nobody waits for a lock.
 """
 
@@ -23,7 +23,7 @@ from vocal_extraction.separation.disk_array import Rows
 RING = 512
 """Blocks that are kept: some ten seconds."""
 _SLACK = 8
-"""Blocks that are left to the callback when the worker, hopelessly late, goes on with the newest one."""
+"""Blocks that are left to the callback when a worker that is far behind goes on with the newest one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Ring:
         self.memory = multiprocessing.shared_memory.SharedMemory(name, create=name is None, size=16 + 4 * n_floats)
         self.counts = np.ndarray(2, np.int64, self.memory.buf)  # blocks that came in, blocks that are done
         floats = np.ndarray(n_floats, np.float32, self.memory.buf, offset=16)
-        self.heard = floats[: RING * block].reshape(RING, n_samples, n_channels)
+        self.incoming = floats[: RING * block].reshape(RING, n_samples, n_channels)
         self.stems = floats[RING * block : RING * block * (1 + n_stems)].reshape(n_stems, RING, n_samples, n_channels)
         self.durations_s = floats[RING * block * (1 + n_stems) :]
 
@@ -56,11 +56,12 @@ class Ring:
         n_samples = self.shape[1]
         first = number * n_samples - delay
         places = np.arange(first, first + n_samples)
-        return np.where(places[:, None] >= 0, self.heard.reshape(-1, self.shape[2])[places % (RING * n_samples)], 0.0)
+        kept = self.incoming.reshape(-1, self.shape[2])
+        return np.where(places[:, None] >= 0, kept[places % len(kept)], 0.0)
 
     def close(self) -> None:
         """Give the memory back; for the one that made it, when the other has ended."""
-        del self.counts, self.heard, self.stems, self.durations_s
+        del self.counts, self.incoming, self.stems, self.durations_s
         self.memory.close()
         self.memory.unlink()
 
@@ -107,7 +108,7 @@ def work(task: Task, pipe: Any, arrived: Any) -> None:
                 if ring.counts[0] - number > RING - _SLACK:
                     number = int(ring.counts[0]) - _SLACK
                 start = time.perf_counter()
-                stems = separator.process(ring.heard[number % RING])
+                stems = separator.process(ring.incoming[number % RING])
                 ring.durations_s[number % RING] = time.perf_counter() - start
                 for target, samples in zip(ring.stems, stems.values(), strict=True):
                     target[number % RING] = samples
