@@ -15,8 +15,8 @@ help:  ## List the targets
 demo: programs $(INSTALLED)  ## Synthesise songs, train on them, evaluate, and extract the vocals of one
 	$(RUN) main.py demo
 
-test: programs $(DEVELOPMENT)  ## Run the tests, doctests included; TESTS=tests/separation runs some of them
-	$(RUN) -m pytest $(TESTS)
+test: programs $(DEVELOPMENT)  ## Run the tests on all cores, doctests included; TESTS=tests/separation runs some of them
+	$(RUN) -m pytest --numprocesses auto --dist worksteal $(TESTS)
 
 lint: $(DEVELOPMENT)  ## Check style, format and types
 	$(RUN) -m ruff check .
