@@ -3,10 +3,8 @@
 import ast
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -97,63 +95,67 @@ def test_every_file_belongs_to_a_layer():
     assert {_layer(path) for path in PRODUCT_FILES} <= set(LAYERS)
 
 
-@pytest.mark.parametrize("path", PRODUCT_FILES, ids=_name)
-def test_imports_come_from_layers_below(path):
-    own = LAYERS.index(_layer(path))
-    for module, names in _imports(_tree(path)):
-        assert not module.startswith("."), f"imports are absolute, got a relative one: {module}"
-        package, _, rest = module.partition(".")
-        assert package not in ("tests", "stress", "benchmarks", "conftest"), f"{_name(path)} imports {module}"
-        for layer in [rest.split(".")[0]] if rest else names if package == PACKAGE else ():
-            if layer in LAYERS:
-                assert LAYERS.index(layer) <= own, f"{_name(path)} imports {module} from a layer above"
+def test_imports_come_from_layers_below():
+    for path in PRODUCT_FILES:
+        own = LAYERS.index(_layer(path))
+        for module, names in _imports(_tree(path)):
+            assert not module.startswith("."), f"{_name(path)}: imports are absolute, got a relative one: {module}"
+            package, _, rest = module.partition(".")
+            assert package not in ("tests", "stress", "benchmarks", "conftest"), f"{_name(path)} imports {module}"
+            for layer in [rest.split(".")[0]] if rest else names if package == PACKAGE else ():
+                if layer in LAYERS:
+                    assert LAYERS.index(layer) <= own, f"{_name(path)} imports {module} from a layer above"
 
 
-@pytest.mark.parametrize("path", [*PRODUCT_FILES, *TEST_FILES], ids=_name)
-def test_only_compatibility_imports_nussl_and_scaper(path):
-    direct = [module for module, _ in _imports(_tree(path)) if module.split(".")[0] in WRAPPED]
-    assert direct == [], f"write `from {PACKAGE}.compatibility import {direct[0]}`"
+def test_only_compatibility_imports_nussl_and_scaper():
+    for path in (*PRODUCT_FILES, *TEST_FILES):
+        direct = [module for module, _ in _imports(_tree(path)) if module.split(".")[0] in WRAPPED]
+        assert direct == [], f"{_name(path)}: write `from {PACKAGE}.compatibility import {direct[0]}`"
 
 
 def test_root_holds_the_files_of_the_specification():
     assert [path.name for path in _files(".")] == ROOT_FILES
 
 
-@pytest.mark.parametrize("path", ALL_FILES, ids=_name)
-def test_a_file_is_one_chapter(path):
-    n_lines = path.read_text(encoding="utf-8").count("\n")
-    assert n_lines <= (MAXIMUM_TEST_LINES if path in TEST_FILES else MAXIMUM_LINES)
-    assert ast.get_docstring(_tree(path)), "a file says at its top what it is"
-    assert not re.fullmatch(r"(utils?|common|helpers?|misc)", path.stem)
+def test_a_file_is_one_chapter():
+    for path in ALL_FILES:
+        n_lines = path.read_text(encoding="utf-8").count("\n")
+        assert n_lines <= (MAXIMUM_TEST_LINES if path in TEST_FILES else MAXIMUM_LINES), _name(path)
+        assert ast.get_docstring(_tree(path)), f"{_name(path)}: a file says at its top what it is"
+        assert not re.fullmatch(r"(utils?|common|helpers?|misc)", path.stem), _name(path)
 
 
-@pytest.mark.parametrize("path", ALL_FILES, ids=_name)
-def test_nothing_dangerous_is_written(path):
+def test_nothing_dangerous_is_written():
+    assert {_name(path): found for path in ALL_FILES if (found := list(_dangers(path)))} == {}
+
+
+def _dangers(path: Path) -> Iterator[str]:
+    """Yield what is dangerous in a file, with its lines."""
     tree = _tree(path)
     for node in ast.walk(tree):
         if isinstance(node, ast.ExceptHandler):
             caught = ast.unparse(node.type) if node.type else ""
-            assert caught, f"line {node.lineno}: a bare except"
-            broad = re.findall(r"\b(?:Base)?Exception\b", caught)
             tidies_up = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
-            assert not broad or tidies_up or path.name == "__main__.py", f"line {node.lineno}: {caught} is too broad"
+            if not caught:
+                yield f"line {node.lineno}: a bare except"
+            if re.search(r"\b(?:Base)?Exception\b", caught) and not tidies_up and path.name != "__main__.py":
+                yield f"line {node.lineno}: {caught} is too broad"
     for function, call in _calls(tree):
         keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-        assert keywords.get("shell", "False") == "False", f"line {call.lineno}: a shell"
-        assert function not in ("os.system", "os.popen", "eval", "exec"), f"line {call.lineno}: {function}"
-        assert not re.search(r"get(status)?output$|create_subprocess_shell|os\.(spawn|exec)[lv]", function), function
-        if re.fullmatch(r"(subprocess\.)?(run|call|check_\w+|Popen)", function) and call.args:
-            command = ast.unparse(call.args[0])
-            assert not re.match(r"f?['\"]", command), (
-                f"line {call.lineno}: a command in one text, not a list: {command}"
-            )
-        assert not re.fullmatch(r"c?[pP]ickle\.(load|loads|Unpickler)", function), f"line {call.lineno}: {function}"
-        assert keywords.get("allow_pickle", "False") == "False", f"line {call.lineno}: pickled arrays"
-        if function == "torch.load":
-            assert keywords.get("weights_only") == "True", f"line {call.lineno}: torch.load may run code"
+        is_command = re.fullmatch(r"(subprocess\.)?(run|call|check_\w+|Popen)", function) and call.args
+        found = {
+            "a shell": keywords.get("shell", "False") != "False"
+            or re.search(r"get(status)?output$|create_subprocess_shell|os\.(spawn|exec)[lv]", function),
+            "runs a text": function in ("os.system", "os.popen", "eval", "exec"),
+            "a command in one text, not a list": is_command and re.match(r"f?['\"]", ast.unparse(call.args[0])),
+            "pickle": re.fullmatch(r"c?[pP]ickle\.(load|loads|Unpickler)", function),
+            "pickled arrays": keywords.get("allow_pickle", "False") != "False",
+            "torch.load may run code": function == "torch.load" and keywords.get("weights_only") != "True",
+        }
+        yield from (f"line {call.lineno}: {danger}: {function}" for danger, is_there in found.items() if is_there)
 
 
-def _asserts(function: ast.AST, asserting: frozenset[str] = frozenset()) -> bool:
+def _asserts(function: ast.AST, asserting: Collection[str] = ()) -> bool:
     """Whether a function checks something: an assert, an expected raise, or a call of one of the `asserting`."""
     for node in ast.walk(function):
         if isinstance(node, ast.Assert):
@@ -169,20 +171,16 @@ def _functions(path: Path) -> list[ast.FunctionDef]:
     return [node for node in ast.walk(_tree(path)) if isinstance(node, ast.FunctionDef)]
 
 
-@functools.cache
-def _asserting_functions() -> frozenset[str]:
-    """The tests' own functions that check something, whichever file they are in."""
-    return frozenset(each.name for path in TEST_FILES for each in _functions(path) if _asserts(each))
-
-
 def _is_fixture(function: ast.FunctionDef) -> bool:
     return any("fixture" in ast.unparse(decorator) for decorator in function.decorator_list)
 
 
-@pytest.mark.parametrize("path", TEST_FILES, ids=_name)
-def test_every_test_asserts(path):
-    tests = [each for each in _functions(path) if each.name.startswith("test_") and not _is_fixture(each)]
-    silent = [test.name for test in tests if not _asserts(test, _asserting_functions())]
+def test_every_test_asserts():
+    asserting = {each.name for path in TEST_FILES for each in _functions(path) if _asserts(each)}
+    tests = [(path, each) for path in TEST_FILES for each in _functions(path) if each.name.startswith("test_")]
+    silent = [
+        f"{_name(path)}: {test.name}" for path, test in tests if not _is_fixture(test) and not _asserts(test, asserting)
+    ]
     assert silent == []
 
 
