@@ -18,7 +18,6 @@ if os.environ.get("MUSDB_PATH"):
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
     """Run folders on all cores, four at most, each process on one thread; one file needs no other process."""

@@ -70,13 +70,8 @@ def sentence_of(error: OSError) -> str:
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on leaving without an error, sync it and rename it to `path`.
 
-    Missing parent folders are made. The temporary path has the same suffix, in the same folder.
-
-    Raises
-    ------
-    StorageError
-        If the folder cannot be made, something other than an ordinary file stands at `path`, the disk is full or the
-        rename fails; nothing stands under `path` then that did not stand there before.
+    Missing parent folders are made. The temporary path has the same suffix. If that fails, a `StorageError` says why,
+    and nothing stands under `path` that did not stand there before.
     """
     final = Path(path)
     aside = _name_aside(final)
@@ -120,19 +115,8 @@ def _concerns(error: OSError, aside: Path, final: Path) -> bool:
 def sole_writer(folder: Path, *, doing: str, wait: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold the lock of a folder, so that nobody else does the same there; it ends with this process, however that ends.
 
-    Parameters
-    ----------
-    folder
-        Made where it is missing.
-    doing
-        What is done, for the messages.
-    wait
-        Called with a sentence if somebody else is at it, before waiting for the end of that; None does not wait.
-
-    Raises
-    ------
-    StorageError
-        If somebody else is at it already and there is no `wait`, or the folder cannot be written.
+    `doing` is for the messages. If somebody else is at it, `wait` is called with a sentence before waiting for the end
+    of that; without it a `StorageError` is raised.
     """
     path = folder / ".lock"
     with contextlib.ExitStack() as stack:

@@ -73,17 +73,8 @@ def stft(waveform: Samples, *, signal: SignalSettings) -> Samples:
 def analyze(samples: Samples, *, signal: SignalSettings) -> Samples:
     """Transform the frames that lie wholly within `samples`; the first begins at the first sample.
 
-    Parameters
-    ----------
-    samples
-        Real samples, at least one window of them. Shape: (..., n_samples).
-    signal
-        Window and hop.
-
-    Returns
-    -------
-    array
-        Complex. Shape: (..., n_frames, n_bins), with ``n_frames = (n_samples - window_length) // hop_length + 1``.
+    Shape: (..., n_samples), at least one window, to (..., n_frames, n_bins), with ``n_frames = (n_samples -
+    window_length) // hop_length + 1``.
     """
     window, library = _window_for(samples, signal), namespace(samples)
     if library is np:
@@ -132,17 +123,7 @@ def istft(spectrogram: Samples, *, n_samples: int, signal: SignalSettings) -> Sa
 def synthesize(spectrogram: Samples, *, signal: SignalSettings) -> Samples:
     """Transform frames back and add them up where they overlap; `synthesis_weight` is what remains to divide by.
 
-    Parameters
-    ----------
-    spectrogram
-        Complex. Shape: (..., n_frames, n_bins).
-    signal
-        Window and hop.
-
-    Returns
-    -------
-    array
-        Real samples. Shape: (..., (n_frames - 1) * hop_length + window_length).
+    Shape: (..., n_frames, n_bins) to (..., (n_frames - 1) * hop_length + window_length).
     """
     window = _window_for(spectrogram, signal)
     frames = namespace(spectrogram).fft.irfft(spectrogram, n=signal.window_length) * (window * window.sum())

@@ -78,12 +78,8 @@ class SongReader(Ffmpeg):
     def blocks(self) -> Iterator[Samples]:
         """Yield the song in turn, after silence until the picture's beginning. Shape: (n_channels, n_samples).
 
-        Raises
-        ------
-        DamagedSongError
-            At the end, if less came than the file declares, unless `keep_partial`.
-        ExtractionError
-            If there is not one sample.
+        At the end a `DamagedSongError` says that less came than the file declares, unless `keep_partial`; an
+        `ExtractionError`, that there was not one sample.
         """
         yield from self._offset()
         n_samples = 0

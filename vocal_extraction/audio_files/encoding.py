@@ -52,13 +52,7 @@ class Coding:
 def choose_coding(
     settings: ExtractionSettings, *, sample_rate: int, n_channels: int, channel_layout: str | None
 ) -> Coding:
-    """Choose the nearest to the song that the format has.
-
-    Raises
-    ------
-    ExtractionError
-        If the format cannot hold so many channels.
-    """
+    """Choose the nearest to the song that the format has; raise ExtractionError if it cannot hold so many channels."""
     name, kind = settings.format, FORMATS[settings.format]
     most_channels = kind.max_channels or n_channels
     if n_channels > most_channels and not (kind.mixes_down and n_channels <= _MOST_MIXED_DOWN):

@@ -114,13 +114,7 @@ class Program:
         return os.read(self._file_number, _PIPE_BYTES)
 
     def write(self, data: memoryview) -> None:
-        """Write all of `data`.
-
-        Raises
-        ------
-        BrokenPipeError
-            If the program has ended; `close` raises the reason.
-        """
+        """Write all of `data`; a BrokenPipeError says that the program has ended, and `close` raises the reason."""
         while data:
             self._wait(STANDSTILL_S)
             data = data[os.write(self._file_number, data) :]
@@ -128,14 +122,8 @@ class Program:
     def close(self) -> str:
         """Wait for the program to end by itself and return its messages.
 
-        Raises
-        ------
-        OSError
-            If the disk is full.
-        BrokenPipeError
-            If nobody reads its standard output any more.
-        ProgramError
-            If it failed for another reason.
+        Raises OSError if the disk is full, BrokenPipeError if nobody reads its standard output any more, and
+        ProgramError if it failed for another reason.
         """
         if self._child.stdin is not None:
             self._child.stdin.close()

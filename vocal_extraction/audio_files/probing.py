@@ -71,15 +71,10 @@ class SongFacts:
 
 
 def examine(path: Path, *, containers: str | None = None, track: str | None = None) -> SongFacts:
-    """Ask what a song's file holds.
+    """Ask what a song's file holds; raise ExtractionError if that is no audio, or not this track.
 
     `containers` are ffmpeg's names of the formats that it may have, with commas between; None is any. `track` is the
     number of an audio track, from 1, or its language, such as 'en' or 'ger'; None is the one that players take.
-
-    Raises
-    ------
-    ExtractionError
-        If there is no such file, it cannot be read, is empty, or holds no audio or not this track.
     """
     _check_file(path)
     content, messages = _ask_ffprobe(path, containers)

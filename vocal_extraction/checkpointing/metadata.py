@@ -150,10 +150,7 @@ class CheckpointMetadata:
     def parse(cls, stored: dict[str, Any]) -> "CheckpointMetadata":
         """Check what `read_checkpoint` found.
 
-        Raises
-        ------
-        CheckpointError, SettingsError
-            If it does not say how the network is fed, or as this project cannot do it.
+        A CheckpointError or SettingsError says what is missing, or how this project cannot feed the network.
         """
         dataset = stored.get("train_dataset")
         dataset = dataset if isinstance(dataset, dict) else {}

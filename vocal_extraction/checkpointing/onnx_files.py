@@ -52,10 +52,7 @@ def graph_ends(directions: Sequence[int]) -> dict[str, Ends]:
 def cut(model: onnx.ModelProto, directions: Sequence[int]) -> dict[str, onnx.ModelProto]:
     """Cut a network's graph at its recurrent layers; a layer's graph takes and returns its states.
 
-    Raises
-    ------
-    CheckpointError
-        If the graph lacks one of the values at which it is cut.
+    A CheckpointError says that the graph lacks one of the values at which it is cut.
     """
     try:
         return _cut(model, directions)
@@ -116,12 +113,8 @@ def stored(metadata: CheckpointMetadata, **facts: Any) -> dict[str, Any]:
 def parse(contents: bytes, *, weights: bytes | None = None) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """Return the model in a file's contents, and what it says of itself.
 
-    `weights` are the contents of the only file that may hold values for it; None: all are in the model.
-
-    Raises
-    ------
-    CheckpointError
-        If it is damaged, of another program, or refers to other files.
+    `weights` are the contents of the only file that may hold values for it; None: all are in the model. Raises
+    CheckpointError if it is damaged, of another program, or refers to other files.
     """
     try:
         model = onnx.load_model_from_string(contents)

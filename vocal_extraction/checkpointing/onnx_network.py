@@ -48,18 +48,10 @@ class OnnxLayer:
 
 
 class OnnxNetwork:
-    """A network as the graphs that it is cut into, each on the thread that calls it.
+    """A network as the graphs that it is cut into, each on the thread that calls it; see `layerwise.Runtime`.
 
-    Parameters
-    ----------
-    graphs
-        Serialized, by the names that `onnx_files.graph_ends` gives them.
-    layers
-        'directions' and 'units' of each recurrent layer; none: the network is one graph.
-    precision
-        'float32' or 'int8', for the name.
-    lookahead
-        By how many frames masks follow behind their frames.
+    `graphs` are serialized, by the names that `onnx_files.graph_ends` gives them; `layers` has 'directions' and 'units'
+    of each recurrent layer, none where the network is one graph.
     """
 
     def __init__(
@@ -116,10 +108,7 @@ def load_onnx(
 ) -> tuple[OnnxNetwork, CheckpointMetadata, str]:
     """Load what `exporting.export_model` wrote; messages call the file `name`, and `weights` are as for `parse`.
 
-    Raises
-    ------
-    CheckpointError
-        If it is damaged, of another kind, refers to other files, or is not what its metadata says.
+    Raises CheckpointError if it is damaged, of another kind, refers to other files, or is not what its metadata says.
     """
     try:
         model, stored = parse(contents, weights=weights)

@@ -65,15 +65,9 @@ _STAND_INS: list[Any] = [
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint's dictionary without running any code that it may hold, and without nussl.
 
-    Returns
-    -------
-    dict
-        ``state_dict``, ``metadata`` and, in all but the oldest files, ``config``. NumPy's numbers are Python's.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is missing, damaged, of another format, or holds anything but weights and plain values.
+    It has ``state_dict``, ``metadata`` and, in all but the oldest files, ``config``; NumPy's numbers are Python's.
+    Raises CheckpointError if the file is missing, damaged, of another format, or holds anything but weights and plain
+    values.
     """
     return parse_checkpoint(contents_of(path), name=str(path))
 

@@ -72,15 +72,8 @@ class MaskNetwork(nn.Module):
 def rebuild(content: dict[str, Any], *, signal: SignalSettings, n_channels: int) -> tuple[nn.Module, str, int]:
     """Build the network of what `read_checkpoint` returned, without memory that its weights do not need.
 
-    Returns
-    -------
-    network, output, n_sources
-        In ``eval()``, on the CPU; 'mask' or 'audio'; and for how many sources.
-
-    Raises
-    ------
-    CheckpointError, SettingsError
-        If config and weights are no network for separation, or not of each other.
+    Returns the network, in ``eval()`` on the CPU, what it gives, 'mask' or 'audio', and for how many sources. A
+    CheckpointError or SettingsError says that config and weights are no network for separation, or not of each other.
     """
     config, state = _config_of(content), content["state_dict"]
     modules = {key: module for key, module in config["modules"].items() if module}

@@ -16,11 +16,6 @@ def save_checkpoint(path: str | Path, network: nn.Module, *, preset: Preset, **f
     """Save what `networks.create_model` returned, in nussl's format; a file that is there is replaced atomically.
 
     `preset` and `facts` (seed, history and the like) are the arguments of `CheckpointMetadata.of_preset`.
-
-    Raises
-    ------
-    StorageError
-        If it cannot be written; an older file at `path` is untouched then.
     """
     return save_network(path, network, CheckpointMetadata.of_preset(preset, **facts))
 

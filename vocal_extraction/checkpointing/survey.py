@@ -66,17 +66,9 @@ class _Made:
 def survey(records: dict[str, bytes], *, pickle: bytes | None = None) -> int:
     """Check the pickle of an archive's records; or another, whose elements lie elsewhere.
 
-    Returns
-    -------
-    int
-        The bytes of all elements that it refers to, which are in the records, or to be looked for by who has them.
-
-    Raises
-    ------
-    RefusedError
-        If it would make anything but weights and plain values.
-    ValueError, LookupError
-        If it is damaged, or its tensors are not what the file holds.
+    Returns the bytes of all elements that it refers to, which are in the records, or to be looked for by who has them.
+    Raises RefusedError if it would make anything but weights and plain values, ValueError or LookupError if it is
+    damaged.
     """
     machine = _Machine(None if pickle else records)
     for opcode, argument, _ in pickletools.genops(pickle or records[PICKLE]):

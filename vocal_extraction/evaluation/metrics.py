@@ -162,10 +162,7 @@ FAMILIES: dict[str, Callable[[int], Any]] = {
 def choose_metrics(names: str | Sequence[str] | None) -> dict[str, Metric]:
     """Return the metrics of some families, or of all for None, in the order of `METRICS`.
 
-    Raises
-    ------
-    EvaluationError
-        If a name is neither a family nor a metric with a function of its own, or there are none.
+    An EvaluationError names what is neither a family nor a metric with a function of its own.
     """
     known = list(dict.fromkeys(metric.family or name for name, metric in METRICS.items()))
     wanted = known if names is None else [names] if isinstance(names, str) else list(names)

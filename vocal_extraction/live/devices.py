@@ -40,21 +40,9 @@ def _sounddevice() -> Any:
 class LiveSession:
     """A worker and an audio stream; use it in a ``with`` statement.
 
-    Parameters
-    ----------
-    task
-        For the worker.
-    devices
-        Input and output, by name or number as sounddevice has them; None is the system's.
-    n_ahead
-        Blocks that the worker has time for.
-    **mix
-        What is played, for `mixing.Mixer`.
-
-    Raises
-    ------
-    VocalExtractionError
-        If the model cannot run live, or a device cannot be opened.
+    `task` is the worker's; `devices` are input and output, by name or number as sounddevice has them, or None for the
+    system's; the worker has time for `n_ahead` blocks; `mix` says what is played, see `mixing.Mixer`. Raises
+    VocalExtractionError if the model cannot run live, or a device cannot be opened.
     """
 
     def __init__(self, task: Task, devices: tuple[Any, Any], *, n_ahead: int, **mix: Any) -> None:

@@ -33,21 +33,8 @@ def parse_gains(text: str) -> dict[str, float]:
 class Mixer:
     """Sums stems with gains that move to what they shall be within a block, and counts what is late.
 
-    Parameters
-    ----------
-    stems
-        Names, in the order of the blocks' first axis.
-    sample_rate
-        Samples per second.
-    gains_db
-        By stem; what is not named is played as it is. 'other' also names the accompaniment.
-    solo
-        Play this stem alone.
-
-    Raises
-    ------
-    SettingsError
-        If there is no such stem.
+    `stems` are names, in the order of the blocks' first axis. What is not named in `gains_db` is played as it is;
+    'other' also names the accompaniment. `solo` plays that stem alone. A SettingsError says that there is no such stem.
     """
 
     def __init__(

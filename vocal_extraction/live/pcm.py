@@ -17,17 +17,8 @@ _FLOAT, _EXTENSIBLE = 3, 0xFFFE
 class PcmInput:
     """Samples from a stream: a wav of integers of 16, 24 or 32 bits or of 32-bit floats, else raw little-endian floats.
 
-    Parameters
-    ----------
-    stream
-        Read as its bytes arrive.
-    sample_rate, n_channels
-        Of raw samples; a wav says itself.
-
-    Raises
-    ------
-    ExtractionError
-        If a wav's header is damaged, or of a kind that is not read here.
+    Bytes are read as they arrive; rate and channels are those of raw samples, for a wav says its own. Raises
+    ExtractionError if a wav's header is damaged, or of a kind that is not read here.
     """
 
     def __init__(self, stream: BinaryIO, *, sample_rate: int, n_channels: int) -> None:

@@ -35,10 +35,7 @@ def read(files: Files, name: str, n_bytes: int = LARGEST_BYTES + 1) -> bytes:
 def files_at(path: Path) -> Iterator[Files]:
     """Yield the files of a folder, a zip (as wheels are), a tar, or the file itself.
 
-    Raises
-    ------
-    CheckpointError
-        If there is nothing at `path`, or the archive is damaged, or names files outside of it.
+    A CheckpointError says that there is nothing, or a damaged archive, or one that names files outside of it.
     """
     with contextlib.ExitStack() as stack:
         try:

@@ -83,10 +83,8 @@ def _free_name(name: str) -> str:
 def fetch_model(name: str, *, accept_licence: bool = False, **options: Any) -> Path:
     """Download a model from its makers' address and import it; `options` are those of `import_model`.
 
-    Raises
-    ------
-    LibraryError
-        If it is not known, its licence was not accepted, or a download fails; what was downloaded is kept for the next.
+    A LibraryError says that it is not known, its licence was not accepted, or a download failed, which goes on next
+    time.
     """
     if name not in KNOWN:
         raise LibraryError(f"No model {name!r} can be fetched; there are {', '.join(KNOWN)}.")

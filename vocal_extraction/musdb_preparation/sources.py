@@ -63,14 +63,9 @@ class Song:
 
 
 def find_songs(source: Path) -> list[Song]:
-    """Return the songs below `source`, by subset and name.
+    """Return songs below `source`, by subset and name; raise PreparationError if there are none, or one lacks a wav.
 
     Songs of the train folder are valid if the `musdb` package validates on them; those in a folder valid are, too.
-
-    Raises
-    ------
-    PreparationError
-        If there is no such folder, no song in it, or a song that lacks a wav.
     """
     if not source.is_dir():
         what = "is a file, not a folder" if source.exists() else "does not exist"
@@ -108,12 +103,7 @@ def download_sample(folder: Path, *, progress: bool = True) -> Path:
     """Download and unpack the 7 s sample into `folder`, unless it is there, and return the folder.
 
     `musdb` waits for ever for a server that falls silent, and leaves what it has when it is interrupted: so it gets a
-    time limit, and a temporary folder, which is renamed when the zip has passed its checksums.
-
-    Raises
-    ------
-    PreparationError
-        If the server cannot be reached or breaks off, the zip is damaged, or the disk is full.
+    time limit, and a temporary folder, which is renamed when the zip has passed its checksums. Else a PreparationError.
     """
     if folder.exists():
         return folder

@@ -67,13 +67,7 @@ class Network(nn.Module):
 
     @classmethod
     def checked_arguments(cls, *arguments: Any, **named: Any) -> dict[str, Any]:
-        """Return the constructor's arguments by name.
-
-        Raises
-        ------
-        SettingsError
-            If the constructor takes others, or a size, a share or a switch is none.
-        """
+        """Return the constructor's arguments by name; a SettingsError says that one is wrong or missing."""
         signature = inspect.signature(cls)
         try:
             bound = signature.bind(*arguments, **named)

@@ -17,21 +17,8 @@ class EnsembleMaskInference(Network):
     """Several networks of one kind, trained apart, whose masks are averaged.
 
     The mean errs less than each by itself (Dietterich, "Ensemble methods in machine learning", MCS 2000).
-    `checkpointing.joining` joins their checkpoints.
-
-    Parameters
-    ----------
-    member
-        Name of their class, one of `NETWORKS`.
-    n_members
-        How many, 1 to 16.
-    **arguments
-        What each of them is made with.
-
-    Raises
-    ------
-    SettingsError
-        If there is no such class, or another number of them.
+    `checkpointing.joining` joins their checkpoints. `member` is their class, by its name in `NETWORKS`; there are 1 to
+    16, all made with the same arguments.
     """
 
     def __init__(self, member: str, n_members: int, **arguments: Any) -> None:

@@ -99,10 +99,7 @@ class Embedding(nn.Module):
 def known_activation(activation: str | list[str]) -> str:
     """Return the name of an activation if it is one that `activate` knows; like nussl, take it from a list of one.
 
-    Raises
-    ------
-    SettingsError
-        If it is another: masks bounded in another way than in training would be wrong without a word.
+    Another is a SettingsError: masks bounded in another way than in training would be wrong without a word.
 
     >>> known_activation(["softmax"])
     'softmax'
@@ -129,19 +126,8 @@ _BAND_PLANS = {
 def band_edges(num_features: int, sample_rate: int, plan: str = "coarse") -> list[int]:
     """Return the first bin of every band and, last, the number of bins.
 
-    Parameters
-    ----------
-    num_features
-        Frequency bins, at least 2.
-    sample_rate
-        Samples per second.
-    plan
-        'coarse' (125 Hz wide up to 1 kHz) or 'fine' (50 Hz wide up to 500 Hz).
-
-    Raises
-    ------
-    SettingsError
-        If there is no such plan, or there are no bands to make of that.
+    The plan is 'coarse' (125 Hz wide up to 1 kHz) or 'fine' (50 Hz wide up to 500 Hz). A SettingsError says that there
+    is no such plan, or there are no bands to make of that.
 
     >>> edges = band_edges(1025, 44_100)
     >>> len(edges) - 1, edges[:3], edges[-1]

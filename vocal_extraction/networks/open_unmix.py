@@ -16,18 +16,8 @@ from vocal_extraction.networks.layers import OverTime
 class OpenUnmix(Network):
     """Dense layers around BLSTMs, which infer a mask of at least 0 that may exceed 1.
 
-    Parameters
-    ----------
-    num_features
-        Frequency bins of a spectrum whose window is Hann's.
-    num_audio_channels
-        Channels that go through together.
-    hidden_size
-        Features of a frame; each direction of the LSTMs has half as many units.
-    num_layers
-        LSTM layers.
-    num_input_features
-        How many of the lowest bins the network sees.
+    `hidden_size` is the features of a frame; each direction of the LSTMs has half as many units. The network sees the
+    lowest `num_input_features` bins only. The rest is as for `MaskInference`.
     """
 
     def __init__(

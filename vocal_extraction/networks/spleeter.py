@@ -21,25 +21,8 @@ _ACTIVATIONS = {"leaky": (nn.LeakyReLU(0.2), nn.ReLU()), "elu": (nn.ELU(), nn.EL
 class Spleeter(Network):
     """A U-Net for each source, on blocks of frames; the masks are ratios of the powers that they estimate.
 
-    Parameters
-    ----------
-    num_features
-        Frequency bins of a spectrum whose window is Hann's.
-    num_audio_channels
-        Channels that go through together.
-    num_sources
-        U-Nets.
-    num_input_features
-        How many of the lowest bins the U-Nets see.
-    activation
-        'leaky' or 'elu'.
-    high
-        The mask of the bins above: 'zeros', or 'average', the mean of the frame's others.
-
-    Raises
-    ------
-    SettingsError
-        If there is no such activation, or nothing of that name for the bins above.
+    The U-Nets see the lowest `num_input_features` bins; of those above, `high` makes the mask 'zeros', or 'average',
+    the mean of the frame's others. `activation` is 'leaky' or 'elu'.
     """
 
     block_frames = 512

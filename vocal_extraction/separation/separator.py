@@ -216,23 +216,10 @@ def load_model(
     device: str = "auto",
     runtime: str = "auto",
 ) -> LoadedModel:
-    """Return a model that is loaded already; else load it.
+    """Return a model that is loaded already; else load it with `load_checkpoint`, whose runtime and errors are these.
 
-    Parameters
-    ----------
-    model
-        What `load_checkpoint` returned, the path of a checkpoint, or the name of a model that ships or was imported.
-    preset_name
-        Without a model, the name of one that ships or was imported; None is the best that ships.
-    device
-        Where a model that is loaded here shall be: 'auto', or a name that torch knows.
-    runtime
-        What runs it, see `load_checkpoint`.
-
-    Raises
-    ------
-    VocalExtractionError
-        If there is no such model or device, or the model is something else.
+    Without a model, `preset_name` is the name of one that ships or was imported; None is the best that ships. `device`
+    is where a model that is loaded here shall be: 'auto', or a name that torch knows.
     """
     if isinstance(model, LoadedModel):
         return model

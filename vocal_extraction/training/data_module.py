@@ -33,15 +33,7 @@ _EXCERPT_S = 30.0
 def find_training_tracks(
     folders: Sequence[str | Path | TrackFolder], preset: Preset, *, progress: bool = False
 ) -> dict[str, list[Track]]:
-    """Find the tracks to train and to validate on.
-
-    Raises
-    ------
-    DataError
-        If no song has any of the preset's sources.
-    TrackError
-        If there are no songs in one of the two subsets, or a song cannot be read.
-    """
+    """Find the tracks to train and to validate on; errors are those of `find_tracks`, or a DataError."""
     tracks = {
         subset: find_tracks(folders, subset=subset, sample_rate=preset.signal.sample_rate, progress=progress)
         for subset in ("train", "valid")
@@ -91,24 +83,9 @@ class ValidationSong:
 class DataModule:
     """Training mixtures, validation mixtures and validation songs: those of one process.
 
-    Parameters
-    ----------
-    preset, seed
-        Say what is mixed.
-    tracks
-        As `find_training_tracks` finds them.
-    processes
-        Which share of everything falls to this process.
-    device
-        Where the network is.
-    n_workers
-        Processes that mix for each loader.
-    cache_folder
-        Gets the mixtures that are kept, in a folder a subset.
-    cache_bytes
-        Most bytes of training mixtures to keep.
-    loader_seed
-        Seed of the loaders' own random numbers.
+    `tracks` are what `find_training_tracks` found. Each loader has `n_workers`. `cache_folder` gets the mixtures that
+    are kept, in a folder a subset; of those for training, `cache_bytes` at most. `loader_seed` is for the loaders' own
+    random numbers.
     """
 
     def __init__(

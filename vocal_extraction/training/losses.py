@@ -29,24 +29,11 @@ _LONGEST_CHUNK_S = 60.0
 
 
 def item_losses(network: nn.Module, sources: Tensor, *, preset: Preset, known: Tensor | None = None) -> Tensor:
-    """Compute the loss of every item.
+    """Compute the loss of every item: (n_batch,); 0 where no target is known; for ``waveform_batch`` all are one.
 
-    Parameters
-    ----------
-    network
-        nussl's SeparationModel, perhaps inside a wrapper.
-    sources
-        The residual and the targets in the order of ``preset.sources``; the mixture is their sum.
-        Shape: (n_batch, 1 + n_sources, n_channels, n_samples).
-    preset
-        Says which loss, and the STFT.
-    known
-        Which targets the songs have; others are left out of the loss. None: all. Shape: (n_batch, n_sources).
-
-    Returns
-    -------
-    Tensor
-        Shape: (n_batch,); 0 where no target is known. For ``waveform_batch`` all are the loss of the batch.
+    `network` is nussl's SeparationModel, perhaps inside a wrapper. `sources`, (n_batch, 1 + n_sources, n_channels,
+    n_samples), are the residual and the targets in the order of ``preset.sources``; the mixture is their sum. `known`,
+    (n_batch, n_sources), is which targets the songs have; others are left out of the loss. None: all.
     """
     signal, stereo = preset.signal, preset.signal.stereo
     mixture, targets = sources.sum(dim=1), sources[:, 1:]  # (n_batch, [n_sources,] n_channels, n_samples)
@@ -78,10 +65,7 @@ def si_sdr_db(estimates: Tensor, targets: Tensor) -> Tensor:
     """Compute the scale-invariant SDR of each source in decibels, the median over its channels.
 
     Shape: twice (n_sources, n_channels, n_samples) to (n_sources,). At most 120; the targets must not be silent.
-
-    Notes
-    -----
-    Le Roux et al., "SDR - half-baked or well done?", ICASSP 2019, equation 3.
+    Source: Le Roux et al., "SDR - half-baked or well done?", ICASSP 2019, equation 3.
     """
     scale = (estimates * targets).sum(-1, keepdim=True) / targets.square().sum(-1, keepdim=True)
     scaled = scale * targets

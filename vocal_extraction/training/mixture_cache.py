@@ -50,21 +50,12 @@ def render_mixture(closure: MixClosure, address: Address, sources: tuple[str, ..
 
 
 class MixtureCache:
-    """The mixtures of one closure, made on demand and kept as far as a bound allows.
+    """The mixtures of one closure, made on demand and kept in `parent` as far as a bound allows.
 
-    Parameters
-    ----------
-    closure
-        Makes the mixtures. Only those of epoch 0 are kept: others never come again.
-    sources
-        Names of the targets.
-    parent
-        Folder of the sets.
-    largest_bytes
-        Most bytes to keep. The first mixtures by index are kept, whoever asks for them and in whatever order.
-    half_precision
-        Whether to keep, and to give, 16-bit floats: 72 dB below every sample, at half the bytes. The mixture is made
-        from what is given, so it stays the sum of its sources.
+    Only mixtures of epoch 0 are kept: others never come again. Of those, the first by index are kept until
+    `largest_bytes`, whoever asks for them and in whatever order. `half_precision` keeps, and gives, 16-bit floats: 72
+    dB below every sample, at half the bytes. The mixture is made from what is given, so it stays the sum of its
+    sources.
     """
 
     def __init__(

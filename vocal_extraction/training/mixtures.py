@@ -120,12 +120,7 @@ def _start_worker(_: int) -> None:
 def worker_errors() -> Iterator[None]:
     """Turn errors of loaders' workers into one sentence, wherever torch's handler of ended children raises them.
 
-    Raises
-    ------
-    TrainingError
-        If a worker was killed.
-    VocalExtractionError
-        Whatever a worker raised.
+    It is a TrainingError if a worker was killed, else what the worker raised.
     """
     # The workers of two loaders may end at one moment; the second error then interrupts the handling of the first.
     with _worker_errors(), _worker_errors():

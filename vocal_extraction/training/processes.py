@@ -57,12 +57,7 @@ class Processes:
 def joined_processes(device: torch.device, batch_size: int) -> Iterator[Processes]:
     """Join the processes that torchrun started, if it did; leave them at the end.
 
-    Raises
-    ------
-    SettingsError
-        If the batch cannot be shared out evenly.
-    TrainingError
-        If the processes do not find each other.
+    Raises SettingsError if the batch cannot be shared out evenly, TrainingError if they do not find each other.
     """
     n_ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if batch_size % n_ranks:

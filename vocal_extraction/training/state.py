@@ -81,15 +81,7 @@ class TrainingState:
         return rate
 
     def start_from(self, path: Path) -> None:
-        """Begin with the weights of a checkpoint.
-
-        Raises
-        ------
-        CheckpointError
-            If it cannot be read.
-        TrainingError
-            If it is of another network.
-        """
+        """Begin with the weights of a checkpoint; a TrainingError says that it is of another network."""
         weights = read_checkpoint(path)["state_dict"]
         try:
             self.network.load_state_dict(weights)
@@ -119,19 +111,9 @@ class TrainingState:
         write_bytes(folder / STATE_NAME, buffer.getbuffer())
 
     def load(self, folder: Path, *, changed_data: bool = False) -> None:
-        """Continue where `save` stopped.
+        """Continue where `save` stopped, if `changed_data` with other songs than before.
 
-        Parameters
-        ----------
-        folder
-            Where it was saved.
-        changed_data
-            Whether the songs may be others than before.
-
-        Raises
-        ------
-        ResumeError
-            If there is nothing to resume, it is damaged, or it belongs to a run of other settings or songs.
+        A ResumeError says that there is nothing to resume, it is damaged, or of a run of other settings or songs.
         """
         path = folder / STATE_NAME
         if not path.is_file():

@@ -199,10 +199,7 @@ class JobQueue(contextlib.AbstractContextManager["JobQueue"]):
     def new_song(self, session: str, name: str, n_bytes: int) -> Path:
         """Return where an upload called `name` is to be written, in a new job's folder.
 
-        Raises
-        ------
-        RefusedError
-            If the queue, the session's share of it, or the disk is full.
+        A RefusedError says that the queue, the session's share of it, or the disk is full.
         """
         waiting = [job for job in self.jobs() if not job.is_over]
         if len(waiting) > self.limits.queue_length:

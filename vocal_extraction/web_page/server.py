@@ -51,15 +51,9 @@ def serve_page(
     """Serve the page until SIGINT (Ctrl-C) or SIGTERM, then cancel all jobs and remove their files.
 
     Without a port it is 7860, or any free one where that is taken. `model` is a checkpoint that is offered before all
-    others. `token` is what clients must bring; without one it is made up and printed where `host` is not this
-    machine's own. A browser is started at a screen unless `open_browser` says otherwise.
-
-    Raises
-    ------
-    ServingError
-        If the address cannot be had, or there is no model.
-    CheckpointError
-        If `model` cannot be used.
+    others. `token` is what clients must bring; without one it is made up and printed where `host` is not this machine's
+    own. A browser is started at a screen unless `open_browser` says otherwise. A ServingError says that the address
+    cannot be had, or there is no model.
     """
     models = _models(model)
     is_local = host in _LOOPBACK

@@ -26,12 +26,7 @@ _POLICY = (
 def export_site(models: Sequence[str | Path], folder: str | Path, *, overwrite: bool = False) -> Path:
     """Write a site that any host of files can serve, with some models: checkpoints, or names of those that ship.
 
-    Raises
-    ------
-    ExportError
-        If the browser cannot run one of the models.
-    CheckpointError, StorageError
-        If a checkpoint cannot be read, or the site not be written.
+    An ExportError says that the browser cannot run one of the models.
     """
     folder = Path(folder).absolute()
     if folder.exists() and not overwrite:

@@ -71,14 +71,9 @@ class Upload:
 
 
 def validate_upload(song: Path, limits: Limits) -> Upload:
-    """Examine the header of a song.
+    """Examine the header of a song; a RefusedError says that it is empty, no audio, or longer than `limits` allow.
 
-    Raises
-    ------
-    RefusedError
-        If it is empty, no audio, or longer than `limits` allow.
-    ExtractionError
-        If ffprobe is missing, or makes nothing of it within a minute.
+    An ExtractionError says that ffprobe is missing, or makes nothing of it within a minute.
     """
     if song.stat().st_size == 0:
         raise RefusedError(f"{song.name} is empty (0 bytes). Copy or download it again.")
