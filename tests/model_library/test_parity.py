@@ -95,7 +95,8 @@ def test_spleeter_at_the_ends_of_songs_and_blocks(spleeter, arrays, song, n_samp
 
 
 def test_griffin_lim_takes_spleeters_masks_on_chunks(spleeter, song):
-    found = Separator(spleeter, phase="griffin-lim", chunk_s=5.0)(song, 44_100)["vocals"]
+    song = song[: 3 * 44_100]
+    found = Separator(spleeter, phase="griffin-lim", chunk_s=1.0, context_s=0.2)(song, 44_100)["vocals"]
     assert found.shape == song.shape
     assert np.isfinite(found).all()
     masked = Separator(spleeter)(song, 44_100)["vocals"]
