@@ -24,7 +24,8 @@ from vocal_extraction.training import TrainingError
 from vocal_extraction.training.data_module import ValidationSong
 from vocal_extraction.training.losses import estimate_sources, item_losses, si_sdr_db
 from vocal_extraction.training.mixture_cache import MixtureCache, render_mixture
-from vocal_extraction.training.mixtures import FixedSampler, MixtureDataset, MixtureSampler, make_loader, worker_errors
+from vocal_extraction.training.mixtures import MixtureDataset, MixtureSampler, make_loader, worker_errors
+from vocal_extraction.training.processes import Processes
 from vocal_extraction.training.resources import in_threads, resources
 
 SHORT = MixingSettings(duration_s=0.5)
@@ -97,8 +98,6 @@ def test_processes_share_every_batch():
     for step in range(3):
         batch = set(whole[4 * step : 4 * step + 4])
         assert {address for half in halves for address in half[2 * step : 2 * step + 2]} == batch
-    shares = [list(FixedSampler(5, rank=rank, n_ranks=2)) for rank in (0, 1)]
-    assert sorted(shares[0] + shares[1]) == list(FixedSampler(5))
 
 
 class _Dying:
@@ -114,7 +113,7 @@ class _Dying:
 
 
 def test_a_killed_worker_is_one_sentence(closure):
-    loader = load(_Dying(MixtureDataset(closure, VOCALS)), FixedSampler(8), n_workers=1)
+    loader = load(_Dying(MixtureDataset(closure, VOCALS)), [(0, i) for i in range(8)], n_workers=1)
     with (
         pytest.raises(TrainingError, match=r"A process that mixes was killed .* Train with --resume") as caught,
         worker_errors(),
@@ -129,7 +128,7 @@ def test_what_a_worker_says_is_one_sentence(tmp_path, closure, n_workers):
     lost = {stem: (tmp_path / f"{stem}.wav",) for stem in STEMS}
     gone = MixClosure((dataclasses.replace(closure.tracks[0], sources=lost),), SHORT)
     with pytest.raises(RenderingError) as caught, worker_errors():
-        list(load(MixtureDataset(gone, VOCALS), FixedSampler(2), n_workers=n_workers))
+        list(load(MixtureDataset(gone, VOCALS), [(0, i) for i in range(2)], n_workers=n_workers))
     assert str(caught.value).startswith("Cannot read the stem")
     assert "\n" not in str(caught.value)
 
@@ -172,7 +171,7 @@ def test_cache_stays_within_its_bound_whoever_fills_it(closure, tmp_path):
     """Room for two and a half: the first two by index are kept, in whatever order and by however many workers."""
     one = 2 * 22_050 * 4 + 128
     kept = kept_set(closure, tmp_path, largest_bytes=2.5 * one)
-    list(load(MixtureDataset(closure, VOCALS, cache=kept), FixedSampler(6), n_workers=2, batch_size=1))
+    list(load(MixtureDataset(closure, VOCALS, cache=kept), [(0, i) for i in range(6)], n_workers=2, batch_size=1))
     assert files_in(tmp_path) == ["0.npy", "1.npy"]
     assert sum(path.stat().st_size for path in tmp_path.rglob("*.npy")) <= 2.5 * one
 
@@ -426,6 +425,13 @@ def test_batches_for_cuda_are_pinned_and_made_ahead(demo_dataset, tmp_path, devi
     for loader in (data.training_loader, data.validation_loader):
         assert loader.pin_memory == (device == "cuda")
         assert loader.prefetch_factor == 4
+
+
+def test_two_processes_share_the_validation_mixtures(demo_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(Processes, "wrap", lambda self, network, device: network)  # there is but one to talk to
+    preset = tiny_preset(n_validation_mixtures=5)
+    data = [trainer_of(preset, demo_dataset, tmp_path, processes=Processes(rank, 2)).data for rank in (0, 1)]
+    assert sorted(data[0].validation_addresses + data[1].validation_addresses) == [(0, i) for i in range(5)]
 
 
 def test_resources_are_given_back():

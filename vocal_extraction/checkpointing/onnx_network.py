@@ -26,24 +26,19 @@ _REFUSALS = tuple(
 
 
 class OnnxLayer:
-    """One layer over time; the second of its directions, if there is one, goes from the last frame to the first."""
+    """See `layerwise.Layer`."""
 
     def __init__(self, network: "OnnxNetwork", number: int, n_directions: int, n_units: int) -> None:
         self._network, self._number = network, number
         self.n_directions, self.n_outputs = n_directions, n_units
 
     def step(self, direction: int, features: Rows, state: Any) -> tuple[Rows, Any]:
-        """Take a direction through its next chunk: return the output (n_frames, n_sequences, n_outputs) and the state.
-
-        The first chunk has the state None.
-        """
         order = slice(None, None, -1 if direction else 1)
         state = state or [np.zeros((1, features.shape[1], self.n_outputs), np.float32)] * 2
         output, *state = self._network.run(f"{WAYS[direction]}{self._number}", features[order], *state)
         return output[order], state
 
     def combine(self, features: Rows, outputs: Sequence[Rows]) -> Rows:
-        """Return the next layer's features from those that came in and the outputs of all directions."""
         return self._network.run(f"combine{self._number}", features, *outputs)[0]
 
 
@@ -81,25 +76,20 @@ class OnnxNetwork:
         return found
 
     def samples(self, rows: Rows) -> Rows:
-        """Return an array as it is."""
         return rows
 
     rows = samples
 
     def encode(self, magnitudes: Rows) -> Rows:
-        """Return the first layer's features from magnitudes (n_batch, n_frames, n_bins, n_channels)."""
         return self.run("encode", magnitudes)[0]
 
     def decode(self, features: Rows) -> Rows:
-        """Return masks (n_batch, n_frames, n_bins, n_channels, n_sources) from the features behind the last layer."""
         return self.run("decode", features)[0]
 
     def masks(self, magnitudes: Rows) -> Rows:
-        """Infer masks with a network that is one graph; shapes as for `encode` and `decode`."""
         return self.run(NETWORK, magnitudes)[0]
 
     def audio(self, samples: Rows) -> Rows:
-        """Networks of waveforms are not exported."""
         raise NotImplementedError
 
 

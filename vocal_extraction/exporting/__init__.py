@@ -10,12 +10,9 @@ from typing import Any
 import onnx
 
 from vocal_extraction.atomic_files import StorageError, write_bytes, write_json
-from vocal_extraction.checkpointing import LoadedModel, load_checkpoint, model_name, shipped_checkpoints
+from vocal_extraction.checkpointing import LoadedModel, load_checkpoint, model_name
 from vocal_extraction.checkpointing.onnx_files import METADATA_KEY, cut, graph_ends, stored
 from vocal_extraction.errors import ExportError
-
-_LEAST_BYTES = 64
-"""Shorter weights stay in the graph."""
 
 
 def export_model(
@@ -80,21 +77,17 @@ def exported(
         raise ExportError(f"{model.path} gives waveforms; only networks from magnitudes to masks can be exported.")
     n_bins, n_channels = model.signal.n_bins, model.n_channels
     graphs, layers = export_graphs(model.network, n_bins=n_bins, n_channels=n_channels, fold=fold)
-    directions, lookahead = (
-        [layer["directions"] for layer in layers],
-        getattr(layerwise_network(model.network), "lookahead", 0),
-    )
+    directions = [layer["directions"] for layer in layers]
     if streaming and (not layers or max(directions) > 1):
         raise ExportError(f"{model.path} needs the end of a song before its beginning: it cannot run on a stream.")
-    source = {"name": model_name(model.path), "sha256": model.sha256}
-    metadata = stored(
-        model.metadata,
-        layers=layers,
-        precision="int8" if int8 else "float32",
-        streaming=streaming,
-        source=source,
-        lookahead=lookahead,
-    )
+    facts = {
+        "layers": layers,
+        "precision": "int8" if int8 else "float32",
+        "streaming": streaming,
+        "source": {"name": model_name(model.path), "sha256": model.sha256},
+        "lookahead": getattr(layerwise_network(model.network), "lookahead", 0),
+    }
+    metadata = stored(model.metadata, **facts)
     whole = joined(graphs, directions, streaming=streaming)
     whole = _quantized(whole) if int8 else whole
     onnx.helper.set_model_props(whole, {METADATA_KEY: json.dumps(metadata)})
@@ -112,20 +105,6 @@ def _quantized(whole: onnx.ModelProto) -> onnx.ModelProto:
             return onnx.load(Path(folder, "a.onnx"))
     finally:
         logging.disable(logging.NOTSET)
-
-
-def write_shipped_graphs() -> None:
-    """Write the graphs of the models that ship beside their checkpoints, in which their weights stay."""
-    for path in shipped_checkpoints().values():
-        whole, _ = exported(load_checkpoint(path, runtime="torch"), fold=False)
-        contents = path.read_bytes()
-        for weight in whole.graph.initializer:
-            start = contents.find(weight.raw_data)
-            if start >= 0 and len(weight.raw_data) >= _LEAST_BYTES:
-                length = len(weight.raw_data)
-                onnx.external_data_helper.set_external_data(weight, path.name, start, length)
-                weight.ClearField("raw_data")
-        write_bytes(path.with_suffix(".onnx"), whole.SerializeToString())
 
 
 def _write_folder(folder: Path, whole: onnx.ModelProto, metadata: dict[str, Any]) -> None:

@@ -1,14 +1,5 @@
 """The networks: magnitudes of the mixture in, masks and masked magnitudes out.
 
-==================  ==================================================
-`base`              what every network is
-`mask_inference`    the specification's: BLSTM layers and a mask
-`band_split`        LSTMs over time and over bands, as `studio` has
-`ensemble`          several trained networks as one
-`open_unmix`, `spleeter`  those of other people's weights
-`layers`            their building blocks
-==================  ==================================================
-
 A network of one's own is a subclass of `Network` and a row of `NETWORKS`. Only `Network.build` imports nussl.
 """
 

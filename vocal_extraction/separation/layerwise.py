@@ -21,22 +21,49 @@ from vocal_extraction.separation.workers import for_each
 from vocal_extraction.spectrogram import Samples
 
 
+class Layer(Protocol):
+    """One layer over time; the second of its directions, if there is one, goes from the last frame to the first."""
+
+    n_directions: int
+    n_outputs: int
+
+    def step(self, direction: int, features: Rows, state: Any) -> tuple[Rows, Any]:
+        """Take a direction through its next chunk: return the output (n_frames, n_sequences, n_outputs) and the state.
+
+        The first chunk has the state None.
+        """
+
+    def combine(self, features: Rows, outputs: Sequence[Rows]) -> Rows:
+        """Return the next layer's features from those that came in and the outputs of all directions."""
+
+
 class Runtime(Protocol):
-    """Runs a network; `TorchRuntime` and `checkpointing.onnx_network.OnnxNetwork` describe the methods."""
+    """Runs a network: `TorchRuntime`, or `checkpointing.onnx_network.OnnxNetwork`."""
 
     name: str
     """Library, version and device, in words."""
     layers: list[Any]
-    """Layers over time; none: the network is run on chunks, through `masks` or `audio`."""
+    """Layers over time, each a `Layer`; none: the network is run on chunks, through `masks` or `audio`."""
     lookahead: int
     """By how many frames masks follow behind their frames."""
 
-    def samples(self, rows: Rows) -> Samples: ...
-    def rows(self, samples: Samples) -> Rows: ...
-    def encode(self, magnitudes: Rows) -> Rows: ...
-    def decode(self, features: Rows) -> Rows: ...
-    def masks(self, magnitudes: Samples) -> Samples: ...
-    def audio(self, samples: Samples) -> Samples: ...
+    def samples(self, rows: Rows) -> Samples:
+        """Return an array as what the network takes, on its device."""
+
+    def rows(self, samples: Samples) -> Rows:
+        """Return what the network gave as an array."""
+
+    def encode(self, magnitudes: Rows) -> Rows:
+        """Return the first layer's features from magnitudes (n_batch, n_frames, n_bins, n_channels)."""
+
+    def decode(self, features: Rows) -> Rows:
+        """Return masks (n_batch, n_frames, n_bins, n_channels, n_sources) from the features behind the last layer."""
+
+    def masks(self, magnitudes: Samples) -> Samples:
+        """Infer masks with a network that has no layers; shapes as for `encode` and `decode`."""
+
+    def audio(self, samples: Samples) -> Samples:
+        """Estimate waveforms (n_batch, n_channels, n_samples, n_sources) with a network of those."""
 
 
 def runtime_of(model: LoadedModel) -> Runtime:

@@ -11,7 +11,7 @@ from vocal_extraction.separation.disk_array import Rows
 
 
 class TorchLayer:
-    """One layer over time; the second of its directions, if there is one, goes from the last frame to the first."""
+    """See `layerwise.Layer`."""
 
     def __init__(self, over_time: OverTime, device: torch.device) -> None:
         self._before, self._after, self._device = over_time.before, over_time.after, device
@@ -20,10 +20,6 @@ class TorchLayer:
 
     @torch.inference_mode()
     def step(self, direction: int, features: Rows, state: Any) -> tuple[Rows, Any]:
-        """Take a direction through its next chunk: return the output (n_frames, n_sequences, n_outputs) and the state.
-
-        The first chunk has the state None.
-        """
         inputs = torch.from_numpy(features).to(self._device)
         if self._before is not None:
             inputs = self._before(inputs)
@@ -32,7 +28,6 @@ class TorchLayer:
 
     @torch.inference_mode()
     def combine(self, features: Rows, outputs: Sequence[Rows]) -> Rows:
-        """Return the next layer's features from those that came in and the outputs of all directions."""
         output = torch.cat([_from_rows(each, self._device) for each in outputs], dim=-1)
         return _as_rows(output if self._after is None else self._after(_from_rows(features, self._device), output))
 
@@ -50,34 +45,28 @@ class TorchRuntime:
         self.layers = [TorchLayer(over_time, self._device) for over_time in layers]
 
     def samples(self, rows: Rows) -> Tensor:
-        """Return an array as a tensor on the network's device."""
         return torch.from_numpy(rows).to(self._device)
 
     def rows(self, samples: Tensor) -> Rows:
-        """Return a tensor as an array."""
         rows: Rows = samples.detach().cpu().numpy()
         return rows
 
     @torch.inference_mode()
     def masks(self, magnitudes: Tensor) -> Tensor:
-        """Infer masks with a network that has no layers; shapes as for `encode` and `decode`."""
         masks: Tensor = self._network({"mix_magnitude": magnitudes})["mask"]
         return masks
 
     @torch.inference_mode()
     def audio(self, samples: Tensor) -> Tensor:
-        """Estimate waveforms (n_batch, n_channels, n_samples, n_sources) with a network of those."""
         audio: Tensor = self._network({"mix_audio": samples})["audio"]
         return audio
 
     @torch.inference_mode()
     def encode(self, magnitudes: Rows) -> Rows:
-        """Return the first layer's features from magnitudes (n_batch, n_frames, n_bins, n_channels)."""
         return _as_rows(self._network.encode(torch.from_numpy(magnitudes).to(self._device)))
 
     @torch.inference_mode()
     def decode(self, features: Rows) -> Rows:
-        """Return masks (n_batch, n_frames, n_bins, n_channels, n_sources) from the features behind the last layer."""
         masks: Rows = self._network.decode(_from_rows(features, self._device)).cpu().numpy()
         return masks
 

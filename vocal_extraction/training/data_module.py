@@ -14,13 +14,7 @@ from vocal_extraction.track_layouts import cache_of
 from vocal_extraction.tracks import Track, TrackFolder, find_tracks, stems_of
 from vocal_extraction.training.errors import DataError
 from vocal_extraction.training.mixture_cache import MixtureCache
-from vocal_extraction.training.mixtures import (
-    Batch,
-    FixedSampler,
-    MixtureDataset,
-    MixtureSampler,
-    make_loader,
-)
+from vocal_extraction.training.mixtures import Batch, MixtureDataset, MixtureSampler, make_loader
 from vocal_extraction.training.processes import Processes
 
 Tracks = Mapping[str, Sequence[Track]]
@@ -115,24 +109,18 @@ class DataModule:
                 cache.remove_others()
             return MixtureDataset(closure, preset.sources, cache=cache)
 
-        def loader(dataset: MixtureDataset, sampler: MixtureSampler | FixedSampler) -> Iterable[Batch]:
-            return make_loader(
-                dataset,
-                sampler,
-                batch_size=self.batch_size,
-                n_workers=n_workers,
-                pin_memory=device.type == "cuda",
-                seed=loader_seed,
-            )
-
+        size, pin_memory = self.batch_size, device.type == "cuda"
+        loader = functools.partial(
+            make_loader, batch_size=size, n_workers=n_workers, pin_memory=pin_memory, seed=loader_seed
+        )
         # Only a fixed set ever comes again.
         self.training_mixtures = mixtures("train", cache_bytes if training.n_mixtures is not None else 0)
         self.sampler = MixtureSampler(preset, seed=seed, rank=rank, n_ranks=n_ranks)
         self.training_loader = loader(self.training_mixtures, self.sampler)
-        self.validation_sampler = FixedSampler(training.n_validation_mixtures or 0, rank=rank, n_ranks=n_ranks)
+        self.validation_addresses = [(0, index) for index in range(training.n_validation_mixtures or 0)][rank::n_ranks]
         self.validation_mixtures = mixtures("valid", math.inf) if training.n_validation_mixtures else None
-        self.validation_loader = (
-            loader(self.validation_mixtures, self.validation_sampler) if self.validation_mixtures else []
+        self.validation_loader: Iterable[Batch] = (
+            loader(self.validation_mixtures, self.validation_addresses) if self.validation_mixtures else []
         )
         longest_s = _EXCERPT_S if self.validation_mixtures else math.inf
         self.validation_songs = [
@@ -147,7 +135,7 @@ class DataModule:
         The threads that validate on a CPU read mixtures that are kept by themselves: that takes a third of the time in
         which workers hand them over.
         """
-        mixtures, addresses, n = self.validation_mixtures, self.validation_sampler.addresses, self.batch_size
+        mixtures, addresses, n = self.validation_mixtures, self.validation_addresses, self.batch_size
         if self.device.type == "cpu" and mixtures and mixtures.cache and mixtures.cache.holds(addresses):
             for i in range(0, len(addresses), n):
                 yield functools.partial(mixtures.batch, addresses[i : i + n])

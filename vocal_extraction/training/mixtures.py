@@ -69,22 +69,9 @@ class MixtureSampler(Sampler[Address]):
         return iter(addresses[self.rank :: self.n_ranks])
 
 
-class FixedSampler(Sampler[Address]):
-    """The first mixtures by index, in order: those of one process."""
-
-    def __init__(self, n_mixtures: int, *, rank: int = 0, n_ranks: int = 1) -> None:
-        self.addresses = [(0, index) for index in range(n_mixtures)][rank::n_ranks]
-
-    def __len__(self) -> int:
-        return len(self.addresses)
-
-    def __iter__(self) -> Iterator[Address]:
-        return iter(self.addresses)
-
-
 def make_loader(
     mixtures: MixtureDataset,
-    sampler: Sampler[Address],
+    sampler: Sampler[Address] | list[Address],
     *,
     batch_size: int,
     n_workers: int,

@@ -280,7 +280,7 @@ class Trainer:
         """Return the mean loss of the fixed mixtures (without any: minus SI-SDR), and the mean SI-SDR of the songs."""
         network.eval()
         data = self.data
-        loss = self._mean(self._mixture_loss, data.validation_batches(), network, len(data.validation_sampler))
+        loss = self._mean(self._mixture_loss, data.validation_batches(), network, len(data.validation_addresses))
         si_sdr_db = self._mean(self._song_si_sdr, data.validation_songs, network, len(data.validation_songs))
         if loss is not None:
             return Scores(loss, si_sdr_db)
@@ -336,7 +336,7 @@ class Trainer:
                 pairs = [addresses[i : i + _N_CHECKED] for i in range(0, len(addresses), _N_CHECKED)]
                 self.train_epoch(map(data.training_mixtures.batch, pairs), "sanity check")
                 network = self.state.result.eval()
-                if data.validation_mixtures and (addresses := data.validation_sampler.addresses[:_N_CHECKED]):
+                if data.validation_mixtures and (addresses := data.validation_addresses[:_N_CHECKED]):
                     self._mixture_loss(network, functools.partial(data.validation_mixtures.batch, addresses))
                 for song in data.validation_songs[:_N_CHECKED]:
                     self._song_si_sdr(network, song)

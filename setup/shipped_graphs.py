@@ -1,0 +1,31 @@
+"""``python setup/shipped_graphs.py``: write the graphs of the models that ship beside their checkpoints.
+
+To be run after a checkpoint was replaced. The weights stay in the checkpoints: docs/edge.md.
+"""
+
+import onnx
+
+from vocal_extraction.atomic_files import write_bytes
+from vocal_extraction.checkpointing import load_checkpoint, shipped_checkpoints
+from vocal_extraction.exporting import exported
+
+LEAST_BYTES = 64
+"""Shorter weights stay in the graph."""
+
+
+def main() -> None:
+    """Write all graphs."""
+    for path in shipped_checkpoints().values():
+        whole, _ = exported(load_checkpoint(path, runtime="torch"), fold=False)
+        contents = path.read_bytes()
+        for weight in whole.graph.initializer:
+            start = contents.find(weight.raw_data)
+            if start >= 0 and len(weight.raw_data) >= LEAST_BYTES:
+                length = len(weight.raw_data)
+                onnx.external_data_helper.set_external_data(weight, path.name, start, length)
+                weight.ClearField("raw_data")
+        write_bytes(path.with_suffix(".onnx"), whole.SerializeToString())
+
+
+if __name__ == "__main__":
+    main()
