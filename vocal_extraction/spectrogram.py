@@ -49,17 +49,7 @@ def n_frames_of(n_samples: int, signal: SignalSettings) -> int:
 def stft(waveform: Samples, *, signal: SignalSettings) -> Samples:
     """Transform waveforms to complex spectrograms, on nussl's scale.
 
-    Parameters
-    ----------
-    waveform
-        Real samples. Shape: (..., n_samples).
-    signal
-        Window and hop.
-
-    Returns
-    -------
-    array
-        Complex. Shape: (..., n_frames, n_bins), with ``n_frames = ceil(n_samples / hop_length) + 1``.
+    Shape: (..., n_samples) to (..., n_frames, n_bins), with ``n_frames = ceil(n_samples / hop_length) + 1``.
     """
     n_samples = waveform.shape[-1]
     half = signal.window_length // 2
@@ -90,24 +80,8 @@ def analyze(samples: Samples, *, signal: SignalSettings) -> Samples:
 def istft(spectrogram: Samples, *, n_samples: int, signal: SignalSettings) -> Samples:
     """Transform complex spectrograms back to waveforms: the inverse of `stft` on what it gave.
 
-    Parameters
-    ----------
-    spectrogram
-        Complex. Shape: (..., n_frames, n_bins).
-    n_samples
-        Length of the waveform, at most ``(n_frames - 1) * hop_length``.
-    signal
-        Window and hop.
-
-    Returns
-    -------
-    array
-        Real samples. Shape: (..., n_samples).
-
-    Raises
-    ------
-    ValueError
-        If the frames are too few for that many samples.
+    Shape: (..., n_frames, n_bins) to (..., n_samples), which is at most ``(n_frames - 1) * hop_length``; else a
+    ValueError.
     """
     n_frames = spectrogram.shape[-2]
     if n_samples > (n_frames - 1) * signal.hop_length:
@@ -175,26 +149,11 @@ def griffin_lim(
     n_iterations: int = 32,
     momentum: float = 0.99,
 ) -> Samples:
-    """Find a waveform whose magnitudes come close to `magnitude`, starting from the phase of the mixture.
+    """Find a waveform whose magnitudes come close to `magnitude`, starting from the phase of `phase_of`, the mixture's.
 
-    Parameters
-    ----------
-    magnitude
-        Wanted magnitudes, at least 0. Shape: (..., n_frames, n_bins).
-    phase_of
-        Complex spectrogram whose phase is the first guess. Same shape.
-    n_samples, signal
-        As for `istft`.
-    n_iterations
-        Rounds of inverse and forward transform.
-    momentum
-        How far each round goes on in the direction of the one before, 0 to 1 (Perraudin et al., "A fast Griffin-Lim
-        algorithm", WASPAA 2013); 0 is Griffin and Lim's own (1984, equation 5).
-
-    Returns
-    -------
-    array
-        Real samples. Shape: (..., n_samples).
+    Shape: twice (..., n_frames, n_bins) to (..., n_samples). `momentum`, 0 to 1, is how far each round goes on in the
+    direction of the one before (Perraudin et al., "A fast Griffin-Lim algorithm", WASPAA 2013); 0 is Griffin and Lim's
+    own (1984, equation 5).
     """
     library = namespace(magnitude)
     phase, before = library.exp(1j * library.angle(phase_of)), library.zeros_like(phase_of)

@@ -150,25 +150,11 @@ def find_tracks(
     limit: int | None = None,
     progress: bool = False,
 ) -> list[Track]:
-    """Find the tracks of a subset in one or more folders, in any of the `LAYOUTS`.
+    """Find the tracks of a subset ('train', 'valid' or 'test') in one or more folders, in any of the `LAYOUTS`.
 
-    Parameters
-    ----------
-    folders
-        The tracks come folder by folder, sorted by their names.
-    subset
-        'train', 'valid' or 'test'.
-    sample_rate
-        Samples per second that all tracks shall have; None leaves each song at its own.
-    limit
-        Only the first so many songs of each folder.
-    progress
-        Whether to show the progress of a conversion on stderr.
-
-    Raises
-    ------
-    TrackError
-        If a folder has no known layout, or holds no songs of the subset, or a stem cannot be read.
+    They come folder by folder, sorted by their names, of each the first `limit`. All shall have `sample_rate`; None
+    leaves each song at its own. A TrackError says that a folder has no known layout, or holds no songs of the subset,
+    or that a stem cannot be read.
     """
     check_subset(subset)
     if limit is not None and limit < 1:

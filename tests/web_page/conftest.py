@@ -30,6 +30,13 @@ from vocal_extraction.networks import create_model
 from vocal_extraction.presets import SPECIFIED
 
 ROOT = Path(__file__).resolve().parents[2]
+SERVE = """
+import sys
+from main import main
+from vocal_extraction.web_page.jobs import JobQueue
+JobQueue.measure_models = lambda queue: None  # of all models that ship: half a minute of what the tests wait for
+sys.exit(main())
+"""
 
 
 @pytest.fixture(scope="session")
@@ -65,9 +72,9 @@ def server(folder, model):
     bounds = ("--upload-mb", LARGEST_MB, "--longest", LONGEST_MIN)
     arguments = ("serve", "--port", free_port(), "--model", model, "--device", "cpu", "--no-browser", *bounds)
     process = subprocess.Popen(
-        [sys.executable, ROOT / "main.py", *map(str, arguments)],
+        [sys.executable, "-c", SERVE, *map(str, arguments)],
         cwd=folder,
-        env={**os.environ, "TMPDIR": str(files)},
+        env={**os.environ, "TMPDIR": str(files), "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
     )

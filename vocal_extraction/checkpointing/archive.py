@@ -1,4 +1,4 @@
-"""The outermost gate: a checkpoint's file, and the zip archive that it must be.
+"""The first check: a checkpoint's file, and the zip archive that it must be.
 
 torch writes archives without compression, so one can be no larger unpacked than it is on disk.
 """

@@ -26,15 +26,8 @@ def join_checkpoints(paths: Sequence[str | Path], output_path: str | Path, *, ov
     """Join two or more checkpoints of one network and signal to one, which is used like any other.
 
     The new file's metadata has, under ``members``, the SHA-256 of each member's file and what is known of its training.
-
-    Raises
-    ------
-    CheckpointError
-        If a file cannot be read, there is only one, or they are not of one kind.
-    SettingsError
-        If there are more than an `EnsembleMaskInference` may have.
-    StorageError
-        If the file cannot be written, or is there already and `overwrite` is not said.
+    Raises CheckpointError if a file cannot be read, there is only one, or they are not of one kind, SettingsError if
+    there are too many, and StorageError if the file cannot be written, or is there already and `overwrite` is not said.
     """
     output_path = Path(output_path)
     if len(paths) < 2:

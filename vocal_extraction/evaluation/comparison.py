@@ -74,12 +74,9 @@ def compare(
 ) -> dict[str, Any]:
     """Pair two models' scores, given as the contents of the songs' JSON files of each.
 
-    Returns
-    -------
-    dict
-        ``{source: {metric: {"songs": {name: [first, second, second - first]}, "mean_first", "mean_second",
-        "difference", "interval", "wins", "losses", "ties", "n"}}}``; the wins are the second's. The interval is None
-        for fewer than two songs.
+    Returns ``{source: {metric: {"songs": {name: [first, second, second - first]}, "mean_first", "mean_second",
+    "difference", "interval", "wins", "losses", "ties", "n"}}}``; the wins are the second's. The interval is None for
+    fewer than two songs.
     """
     others = {song["song"]: song for song in second}
     pairs = [(song, others[song["song"]]) for song in first if song["song"] in others]

@@ -25,30 +25,12 @@ def export_model(
     tracks: str | Path | None = None,
     check: bool = True,
 ) -> Path:
-    """Export the network of a checkpoint, from magnitudes to masks.
+    """Export the network of a checkpoint, or of a model that ships, from magnitudes to masks.
 
-    Parameters
-    ----------
-    model
-        The path of a checkpoint, or the name of a model that ships.
-    output_path
-        With the ending .onnx, one file; any other, a folder with the graphs that the network is cut into, and
-        ``model.json``.
-    int8
-        Whether weights become integers of 8 bits, and what they are multiplied with as it comes.
-    streaming
-        Whether the states of the recurrent layers go in and out, for blocks in turn.
-    overwrite
-        Whether what is there may be replaced.
-    tracks, check
-        Whether its estimates are held to those of torch, and the songs for that; see `checking.checked`.
-
-    Raises
-    ------
-    ExportError
-        If the network cannot be exported, or estimates worse than on torch.
-    CheckpointError, StorageError
-        If the checkpoint cannot be read, or the export not be written.
+    An `output_path` with the ending .onnx becomes one file, any other a folder with the graphs that the network is cut
+    into, and ``model.json``. `int8` makes the weights integers of 8 bits; with `streaming`, the states of the recurrent
+    layers go in and out, for blocks in turn. To `check` holds its estimates of songs, `tracks`, to those of torch, see
+    `checking.checked`. Raises ExportError if it cannot be exported, or estimates worse than on torch.
     """
     output_path = Path(output_path)
     if output_path.exists() and not overwrite:

@@ -36,33 +36,12 @@ def run_live(
     output_device: str | None = None,
     n_ahead: int = 2,
 ) -> int:
-    """Separate what is playing and play the mix that is wanted.
+    """Separate what is playing and play the wanted mix; return 1 if more than a thousandth of the blocks were late.
 
-    Parameters
-    ----------
-    audio
-        ['-'] takes PCM from stdin and gives it on stdout; nothing uses audio devices.
-    model
-        A checkpoint, or the name of a model that ships; its network runs forwards only.
-    stem
-        Play this stem alone.
-    gains
-        Or each with a gain, as ``vocals=-inf,other=0``.
-    sample_rate, n_channels
-        Of raw PCM on stdin (a wav says itself), and of the devices.
-    raw
-        Give raw 32-bit floats on stdout, not a wav.
-    record
-        Folder for the stems; see `recording.Recorder`.
-    input_device, output_device
-        Names or numbers of `devices.list_devices`; None is the system's.
-    n_ahead
-        Blocks that separation between devices may take; each adds to the delay.
-
-    Returns
-    -------
-    int
-        The exit status: 1 if more than a thousandth of the blocks were late.
+    `audio` is ['-'] for PCM from stdin to stdout, with `sample_rate` and `n_channels` (a wav says its own), `raw` or as
+    a wav; nothing uses audio devices, of which None is the system's, with `n_ahead` blocks for separation to take. The
+    network of `model` runs forwards only. `stem` is played alone, or each with a gain, as ``vocals=-inf,other=0``.
+    `record` is a folder for the stems.
     """
     mix: dict[str, Any] = {"gains_db": parse_gains(gains) if gains else {}, "solo": stem}
     named = {*mix["gains_db"], *([stem] if stem else [])}

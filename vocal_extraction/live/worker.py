@@ -73,7 +73,7 @@ def compute_on_one_thread() -> None:
 
 
 def work(task: Task, pipe: Any, arrived: Any) -> None:
-    """Load the model, say what it gives, and separate blocks until told to stop or until nobody is there any more."""
+    """Load the model, say what it gives, and separate blocks until asked to stop or until nobody is there any more."""
     from vocal_extraction.errors import VocalExtractionError
     from vocal_extraction.separation import StreamingSeparator, load_model
 

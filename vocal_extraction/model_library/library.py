@@ -35,23 +35,12 @@ _NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,59}"
 
 
 def import_model(path: str | Path, *, name: str | None = None, high: str = "zeros") -> Path:
-    """Import a model from its files, and return the checkpoint that it became.
+    """Import open-unmix's or Spleeter's weights from a file, a folder or an archive; return the checkpoint's path.
 
-    Parameters
-    ----------
-    path
-        A file, a folder, or an archive (zip, tar or wheel) with open-unmix's or Spleeter's weights.
-    name
-        What it is called from now on; None is the name that it is published under.
-    high
-        What Spleeter's mask is above 11 kHz: 'zeros', or 'average', the mean of the frame's others.
-
-    Raises
-    ------
-    LibraryError
-        If there is no such model in it, it is damaged or hostile, or the name is taken or cannot be one.
-    StorageError
-        If it cannot be written. Then, and on any other error, nothing is installed.
+    `name` is what the model is called from now on; None is the name that it is published under. `high` is what
+    Spleeter's mask is above 11 kHz: 'zeros', or 'average', the mean of the frame's others. A LibraryError says that
+    there is no such model in it, it is damaged or hostile, or the name is taken or cannot be one. On any error nothing
+    is installed.
     """
     path = Path(path)
     remove_leftovers(models_folder())

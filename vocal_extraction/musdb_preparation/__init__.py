@@ -71,36 +71,13 @@ def prepare_musdb(
     n_workers: int | None = None,
     progress: bool = True,
 ) -> dict[str, int]:
-    """Decode the songs of MUSDB18 into `dataset_folder`, save those that are there already.
+    """Decode songs of MUSDB18 into `dataset_folder`, save those that are there; return how many each subset has.
 
-    Parameters
-    ----------
-    musdb_path
-        Folder that holds ``train`` and ``test``. None takes the environment variable ``MUSDB_PATH``; without that, the
-        folder that was prepared from before; without that, the 7 s sample is downloaded.
-    dataset_folder
-        Where to write. Songs that the source does not have, or has no more, are left there.
-    download
-        False raises an error where the sample would be downloaded.
-    subset, limit
-        Decode only the songs of one subset, or only the first so many; None decodes all.
-    n_workers
-        Songs decoded at the same time; None takes one per processor.
-    progress
-        Whether progress bars are shown on stderr.
-
-    Returns
-    -------
-    dict
-        Complete songs in `dataset_folder` by subset: train, valid, test.
-
-    Raises
-    ------
-    PreparationError
-        If there is no such folder, it holds no songs, the download fails, or songs cannot be decoded, which the text
-        names; the others are decoded.
-    StorageError
-        If the disk is full or the folder cannot be written; the songs that are complete stay.
+    `musdb_path` holds ``train`` and ``test``. None takes the environment variable ``MUSDB_PATH``; without that, the
+    folder that was prepared from before; without that, the 7 s sample is downloaded, or without `download` an error
+    raised. Songs that the source does not have, or has no more, are left. Only those of a `subset`, or the first
+    `limit`, may be decoded, `n_workers` at the same time, by default one per processor. A PreparationError says that
+    there are no songs, the download failed, or names those that cannot be decoded; the others are.
     """
     dataset_folder = Path(dataset_folder)
     remove_leftovers(dataset_folder)

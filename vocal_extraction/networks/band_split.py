@@ -31,24 +31,10 @@ from vocal_extraction.networks.layers import (
 class BandSplitMaskInference(Network):
     """A band-split recurrent network that infers one mask a source.
 
-    Parameters
-    ----------
-    num_features, num_audio_channels, dropout, num_sources, activation
-        As for `MaskInference`.
-    hidden_size
-        Features of a band, and units of each LSTM direction.
-    num_layers
-        Rounds of one layer over time and one over the bands.
-    bidirectional
-        Whether the LSTMs over time also run backwards (those over bands always do).
-    bands
-        Which bands, see `layers.band_edges`.
-    over_bands
-        'lstm' or 'attention'.
-    sample_rate
-        Samples per second, which places the bands.
-    lookahead
-        Frames that follow a frame and are known when its mask is inferred, where the LSTMs over time run forwards only.
+    `hidden_size` is the features of a band, and the units of each LSTM direction; `num_layers` the rounds of one layer
+    over time and one over the bands, which is an 'lstm' or 'attention'. `bands` and `sample_rate` place the bands, see
+    `layers.band_edges`. Without `bidirectional` the LSTMs over time run forwards only, and `lookahead` frames that
+    follow a frame are known when its mask is inferred. The rest is as for `MaskInference`.
     """
 
     def __init__(

@@ -58,27 +58,15 @@ class StemPlan:
 def stem_plan(
     sources: Sequence[str], wanted: Sequence[str] | None = None, without: Sequence[str] | None = None
 ) -> StemPlan:
-    """Plan the stems of a model.
+    """Plan the stems of a model that estimates `sources`.
 
-    Parameters
-    ----------
-    sources
-        What the model estimates.
-    wanted
-        Names of stems: sources, or 'accompaniment', the mixture without the vocals. One name: that stem alone. Several:
-        these and, unless one of them closes the sum already, a stem 'residual', so that all add up to the mixture.
-        ['all']: all sources, of which 'other' is what the others leave; without an 'other' there is a further stem for
-        that. None: vocals and accompaniment, of a model without vocals all.
-    without
-        Sources to take from the mixture; what they leave is the only stem: 'no_drums', or 'accompaniment'.
+    `wanted` are names of stems: sources, or 'accompaniment', the mixture without the vocals. One name: that stem alone.
+    Several: these and, unless one of them closes the sum already, a stem 'residual', so that all add up to the mixture.
+    ['all']: all sources, of which 'other' is what the others leave; without an 'other' there is a further stem for
+    that. None: vocals and accompaniment, of a model without vocals all. `without` are sources to take from the mixture;
+    what they leave is the only stem: 'no_drums', or 'accompaniment'. An ExtractionError says that the model does not
+    have one of the names, or that they do not go together.
 
-    Raises
-    ------
-    ExtractionError
-        If the model does not have one of the names, or the names do not go together.
-
-    Examples
-    --------
     >>> stem_plan(["vocals"]).names
     ('vocals', 'accompaniment')
     >>> stem_plan(["bass", "drums", "other", "vocals"], ["vocals", "drums"]).names

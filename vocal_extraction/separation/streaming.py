@@ -99,13 +99,9 @@ class StreamingSeparator:
     def process(self, block: NDArray[np.floating], last: bool = False) -> dict[str, NDArray[np.float32]]:
         """Take the next samples, and return the stems of as many, `delay` samples earlier; the first are zeros.
 
-        The last block gives `delay` samples more, and the next one begins another signal. Full scale is 1.
-        Shape of the block and of each stem: (n_samples, n_channels).
-
-        Raises
-        ------
-        ExtractionError
-            If the block has another shape, or holds NaN, infinity or absurdly large numbers; nothing is changed.
+        The last block gives `delay` samples more, and the next one begins another signal. Full scale is 1. Shape of the
+        block and of each stem: (n_samples, n_channels). An ExtractionError says that it has another shape, or holds
+        NaN, infinity or absurdly large numbers; nothing is changed then.
         """
         block = np.asarray(block, np.float32)
         if block.ndim != 2 or block.shape[1] != self.n_channels:

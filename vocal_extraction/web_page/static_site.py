@@ -1,4 +1,4 @@
-"""The page as a static site, which separates songs in the visitor's own browser: docs/edge.md."""
+"""The page as a static site, which separates songs in the user's own browser: docs/edge.md."""
 
 import dataclasses
 import hashlib
