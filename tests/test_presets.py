@@ -5,8 +5,10 @@ import dataclasses
 import pytest
 
 from vocal_extraction.errors import SettingsError
-from vocal_extraction.presets import SPECIFIED, STUDIO, Preset, find_preset
+from vocal_extraction.presets import PRESETS, SPECIFIED, Preset, find_preset
 from vocal_extraction.settings import MixingSettings, NetworkSettings
+
+STUDIO = PRESETS["studio"]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from vocal_extraction import settings
 from vocal_extraction.errors import SettingsError, VocalExtractionError
-from vocal_extraction.presets import CLASSIC, PRESETS, SPECIFIED, STUDIO, Preset
+from vocal_extraction.presets import PRESETS, SPECIFIED, Preset
 from vocal_extraction.settings import (
     ExtractionSettings,
     MixingSettings,
@@ -18,6 +18,8 @@ from vocal_extraction.settings import (
     SignalSettings,
     TrainingSettings,
 )
+
+CLASSIC, STUDIO = PRESETS["classic"], PRESETS["studio"]
 
 CLASSES = (SignalSettings, MixingSettings, NetworkSettings, TrainingSettings, ExtractionSettings)
 NAN, INFINITY = math.nan, math.inf

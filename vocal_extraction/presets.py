@@ -1,6 +1,6 @@
 """Presets: a signal, a network and a recipe under the name that ``--preset`` takes.
 
-A preset of one's own is a TOML file that holds only what differs from a named one::
+`specified` is what settings.py has. Any other, one's own too, is a TOML file with only what differs from a named one::
 
     based_on = "studio"                 # specified, if it is left out
     sources = ["vocals", "drums", "bass", "other"]
@@ -23,7 +23,7 @@ from typing import Any
 
 from vocal_extraction.errors import SettingsError
 from vocal_extraction.settings import (
-    STEMS,
+    PACKAGE_FOLDER,
     Checked,
     MixingSettings,
     NetworkSettings,
@@ -58,84 +58,10 @@ class Preset(Checked):
         )
 
 
-_REMIXING = MixingSettings(
-    duration_s=2.5,
-    pitch_shift_semitones=(-3.0, 3.0),
-    snr_db=(-6.0, 6.0),
-    coherent_gain_db=3.0,
-    stretch_follows_pitch=True,
-    channels="any",
-    polarity_flips=True,
-    level_db=(-12.0, 3.0),
-)
-
 SPECIFIED = Preset("specified")
 
-CLASSIC = Preset(
-    "classic",
-    signal=SignalSettings(stereo="mid-side", input_level_db=-24.0),
-    mixing=_REMIXING,
-    training=TrainingSettings(
-        n_epochs=20,
-        batches_per_epoch=150,
-        batch_size=16,
-        n_mixtures=None,
-        n_validation_mixtures=None,
-        loss="waveform",
-        learning_rate=3e-3,
-        learning_rate_schedule="cosine",
-        gradient_clip_norm=5.0,
-        weight_average_decay=0.998,
-    ),
-)
-
-STUDIO = Preset(
-    "studio",
-    signal=SignalSettings(window_length=4_096, hop_length=1_024, stereo="mid-side", input_level_db=-18.0),
-    mixing=dataclasses.replace(_REMIXING, duration_s=3.0),
-    network=NetworkSettings("BandSplitMaskInference", hidden_size=64, num_layers=2, dropout=0.0),
-    training=dataclasses.replace(
-        CLASSIC.training,
-        n_epochs=54,
-        batches_per_epoch=100,
-        batch_size=6,
-        learning_rate=2e-3,
-        weight_average_decay=0.995,
-        mixed_precision=True,
-    ),
-)
-
-FOUR_STEMS = Preset(
-    "four-stems",
-    signal=dataclasses.replace(STUDIO.signal, input_level_db=-20.0),
-    mixing=dataclasses.replace(
-        STUDIO.mixing,
-        duration_s=4.0,
-        coherent_probability=0.4,
-        band_limits_hz=(8_000.0, 11_000.0, 16_000.0),
-    ),
-    network=dataclasses.replace(STUDIO.network, num_layers=3, bands="fine", over_bands="attention"),
-    training=dataclasses.replace(
-        STUDIO.training,
-        n_epochs=28,
-        loss="waveform_batch",
-        source_weights=(0.5, 0.5, 0.5, 2.0),
-        learning_rate=1.2e-3,
-        mixed_precision=False,
-    ),
-    sources=STEMS,
-)
-
-LIVE = dataclasses.replace(
-    FOUR_STEMS,
-    name="live",
-    network=dataclasses.replace(FOUR_STEMS.network, bidirectional=False, lookahead=4),
-    training=dataclasses.replace(FOUR_STEMS.training, n_epochs=10, source_weights=(), learning_rate=1.5e-3),
-    sources=("vocals",),
-)
-
-PRESETS = {preset.name: preset for preset in (SPECIFIED, CLASSIC, STUDIO, FOUR_STEMS, LIVE)}
-"""Presets by name."""
+PRESETS = {SPECIFIED.name: SPECIFIED}
+"""Presets by name; those in `shipped_presets` follow below."""
 
 
 def find_preset(preset: str | Path | Preset) -> Preset:
@@ -186,3 +112,7 @@ def _near(name: str, known: Iterable[str]) -> str:
     """Return what may have been meant, as the end of a sentence."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(known)}"
+
+
+for _name in ("classic", "studio", "four-stems", "live"):
+    PRESETS[_name] = read_preset(PACKAGE_FOLDER / "shipped_presets" / f"{_name}.toml")

@@ -15,7 +15,7 @@ from vocal_extraction.errors import ExtractionError
 from vocal_extraction.extraction import extract_songs, extract_vocals
 from vocal_extraction.extraction.manifest import MANIFEST_NAME
 from vocal_extraction.networks import create_model
-from vocal_extraction.presets import SPECIFIED, STUDIO
+from vocal_extraction.presets import PRESETS, SPECIFIED
 from vocal_extraction.settings import STEMS, ExtractionSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -37,7 +37,7 @@ def checkpoints(tmp_path_factory):
     """Networks with four sources and random weights."""
     torch.manual_seed(0)
     paths = {}
-    for preset in (SPECIFIED, STUDIO):
+    for preset in (SPECIFIED, PRESETS["studio"]):
         network = dataclasses.replace(preset.network, hidden_size=6, num_layers=1)
         four = dataclasses.replace(preset, network=network, sources=STEMS)
         path = tmp_path_factory.mktemp("model") / f"{preset.name}.model.pth"

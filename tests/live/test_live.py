@@ -25,7 +25,7 @@ from vocal_extraction.live.pcm import PcmInput, wav_header
 from vocal_extraction.live.recording import Recorder
 from vocal_extraction.live.worker import RING, Task
 from vocal_extraction.networks import create_model
-from vocal_extraction.presets import STUDIO
+from vocal_extraction.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 STEMS = ("vocals", "accompaniment")
@@ -40,11 +40,12 @@ def noise(*shape):
 def checkpoint(tmp_path_factory):
     """A small untrained network that runs forwards only, with windows of 2,048 and two frames of lookahead."""
     torch.manual_seed(0)
+    studio = PRESETS["studio"]
     preset = dataclasses.replace(
-        STUDIO,
+        studio,
         name="small",
-        signal=dataclasses.replace(STUDIO.signal, window_length=2_048, hop_length=512),
-        network=dataclasses.replace(STUDIO.network, hidden_size=4, num_layers=1, bidirectional=False, lookahead=2),
+        signal=dataclasses.replace(studio.signal, window_length=2_048, hop_length=512),
+        network=dataclasses.replace(studio.network, hidden_size=4, num_layers=1, bidirectional=False, lookahead=2),
     )
     return save_checkpoint(tmp_path_factory.mktemp("live") / "small.model.pth", create_model(preset), preset=preset)
 

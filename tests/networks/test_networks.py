@@ -21,8 +21,10 @@ from vocal_extraction.networks import (
     create_model,
 )
 from vocal_extraction.networks.layers import band_edges
-from vocal_extraction.presets import CLASSIC, PRESETS, SPECIFIED, STUDIO, Preset
+from vocal_extraction.presets import PRESETS, SPECIFIED, Preset
 from vocal_extraction.settings import NetworkSettings, SignalSettings
+
+CLASSIC, STUDIO = PRESETS["classic"], PRESETS["studio"]
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"num_features": 33, "num_audio_channels": 1, "hidden_size": 6, "num_layers": 2, "bidirectional": True}
