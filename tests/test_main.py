@@ -192,8 +192,10 @@ def test_streams_that_are_closed_or_full_change_neither_result_nor_status(stream
     assert len(list(tmp_path.glob("out/*/vocals.wav"))) == 1
 
 
-def test_a_full_disk_under_stdout_is_one_sentence_and_status_1(tmp_path):
-    done = shell('"$@" extract --list-models >/dev/full', folder=tmp_path)
+@pytest.mark.parametrize("arguments", ["extract --list-models", "--help", "train --help", "--version"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_under_stdout_is_one_sentence_and_status_1(arguments, unbuffered, tmp_path):
+    done = shell(f'"$@" {arguments} >/dev/full', folder=tmp_path, PYTHONUNBUFFERED=unbuffered)
     assert done.returncode == 1
     assert done.stderr.count(b"\n") == 1
     assert b"No space left on device" in done.stderr
@@ -214,6 +216,15 @@ def test_names_that_an_encoding_lacks_are_printed_as_escapes(encoding, options, 
         assert second["file"].endswith("\U0001f3a4.wav")
 
 
+def test_a_locale_without_the_letters_of_a_name_finds_and_writes_the_same_files(tmp_path, make_song):
+    make_song("Bj\xf6rk \U0001f3a4.wav")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0"}
+    for environment, outcome in ((ascii_only, b"done"), ({"PYTHONUTF8": "1"}, b"skipped"), (ascii_only, b"skipped")):
+        done = shell('"$@" extract *.wav -o out --preset classic', folder=tmp_path, **environment)
+        assert (done.returncode, outcome in done.stdout) == (0, True), done.stderr
+    assert (tmp_path / "out" / "Bj\xf6rk \U0001f3a4" / "vocals.wav").is_file()
+
+
 @pytest.mark.parametrize("arguments", [["--help"], []])
 def test_reader_that_left_is_no_traceback(arguments, tmp_path):
     reading, writing = os.pipe()
@@ -227,8 +238,6 @@ def test_reader_that_left_is_no_traceback(arguments, tmp_path):
             cwd=tmp_path,
             timeout=120,
             check=False,
-            # Unbuffered, the help is written by argparse, which does not mind.
-            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
         )
     assert (done.returncode, done.stderr) == (1, b"")
 

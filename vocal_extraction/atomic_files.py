@@ -95,12 +95,22 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         _being_written.discard(aside.name)
 
 
+def native_name(name: str, n_bytes: int | None = None) -> str:
+    """Return a name, cut to so many bytes of whole characters, as this process's locale spells names of files.
+
+    >>> native_name("Caf\\udcc3\\udca9"), native_name("Caf\\u00e9", 4)
+    ('Café', 'Caf')
+    """
+    data = name.encode(errors="surrogateescape")
+    return os.fsdecode(data if n_bytes is None else data[:n_bytes].decode(errors="ignore").encode())
+
+
 def _name_aside(final: Path) -> Path:
     """Return a temporary path beside `final` that no other process and no other call has."""
     if not final.name or "\0" in str(final):
         raise StorageError(f"Cannot write {str(final)!r}. It names no file. Choose another name.")
     suffix = final.suffix if len(os.fsencode(final.suffix)) <= _MOST_SUFFIX_BYTES else ""
-    stem = os.fsencode(final.stem)[:_MOST_STEM_BYTES].decode(errors="ignore")
+    stem = native_name(final.stem, _MOST_STEM_BYTES)
     return final.with_name(f"{_ASIDE}{os.getpid()}-{next(_counter)}-{stem}{suffix}")
 
 
@@ -116,9 +126,9 @@ def sole_writer(folder: Path, *, doing: str, wait: Callable[[str], None] | None 
     """Hold the lock of a folder, so that nobody else does the same there; it ends with this process, however that ends.
 
     `doing` is for the messages. If somebody else is at it, `wait` is called with a sentence before waiting for the end
-    of that; without it a `StorageError` is raised.
+    of that; without it a `StorageError` is raised. A folder that was made for it and stayed empty is removed.
     """
-    path = folder / ".lock"
+    path, was_there = folder / ".lock", folder.exists()
     with contextlib.ExitStack() as stack:
         # The system's lock is one of processes; threads of this one need another.
         own = _folder_locks.setdefault(os.path.realpath(folder), threading.Lock())
@@ -141,6 +151,8 @@ def sole_writer(folder: Path, *, doing: str, wait: Callable[[str], None] | None 
         finally:
             with contextlib.suppress(OSError):
                 path.unlink()
+                if not was_there:
+                    folder.rmdir()
 
 
 def _locked(path: Path, *, blocking: bool) -> IO[bytes] | None:

@@ -9,6 +9,7 @@ import functools
 import importlib
 import importlib.abc
 import importlib.machinery
+import os
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -55,6 +56,16 @@ def _bridge_scipy() -> None:
     for name in ("hamming", "hann", "blackman"):
         if not hasattr(scipy.signal, name):
             setattr(scipy.signal, name, getattr(scipy.signal.windows, name))
+
+
+def _bridge_soundfile() -> None:
+    """soundfile encodes names strictly, and so refuses files that Python lists, with bytes that are no characters."""
+    import soundfile
+
+    strict = soundfile.SoundFile._open
+    soundfile.SoundFile._open = lambda self, file, *rest: strict(
+        self, os.fsencode(file) if isinstance(file, str) else file, *rest
+    )
 
 
 def _bridge_librosa() -> None:
@@ -232,6 +243,7 @@ AFTER: dict[str, list[Callable[[], None]]] = {
         *(_bridge_module_snapshots, _allow_nussls_classes),
     ],
     "librosa.display": [_bridge_librosa_display],
+    "soundfile": [_bridge_soundfile],
     "torch": [_allow_plain_classes],
 }
 """What is done right after."""
@@ -265,7 +277,7 @@ def install() -> None:
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
     sys.meta_path.insert(0, _Finder())
-    for name in [name for name in ("torch", "librosa.display", "nussl") if name in sys.modules]:
+    for name in [name for name in AFTER if name in sys.modules]:
         for bridge in AFTER[name]:
             bridge()
 

@@ -71,7 +71,7 @@ class Track:
         digest = hashlib.sha256()
         try:
             for source, paths in self.sources.items():
-                digest.update("\0".join([source, *map(sha256_of, paths)]).encode() + b"\n")
+                digest.update("\0".join([source, *map(sha256_of, paths)]).encode(errors="surrogateescape") + b"\n")
         except OSError as error:
             raise TrackError(f"{error.filename} cannot be read ({error.strerror}). Export it again.") from error
         return digest.hexdigest()
@@ -224,7 +224,9 @@ def _of_subset(songs: list[Song], subset: str) -> list[Song]:
     For testing they are all taken, unless others are for testing.
     """
     groups = _groups([name for own, name, _ in songs if own is None])
-    hashed = sorted((hashlib.sha256(group.encode()).digest()[0], group) for group in set(groups.values()))
+    hashed = sorted(
+        (hashlib.sha256(group.encode(errors="surrogateescape")).digest()[0], group) for group in set(groups.values())
+    )
     valid = {group for number, group in hashed if number % _VALIDATION_SHARE == 0}
     if len(hashed) > 1 and not valid:
         valid = {hashed[0][1]}

@@ -68,9 +68,29 @@ def read(path, **options):
         return np.array(song[0 : len(song)]), reader.notes
 
 
-@pytest.mark.parametrize("ending", [*CODECS, "endless"])
+@pytest.mark.parametrize("ending", [*CODECS, "endless", "variable"])
 def test_an_undamaged_song_has_no_notes(songs, ending):
     assert read(songs[ending])[1] == []
+
+
+def test_frames_of_an_aac_that_ffmpeg_passes_over_without_a_word_leave_silence(songs, tmp_path):
+    whole, _ = read(songs["aac"])
+    data, starts = songs["aac"].read_bytes(), [0]
+    while starts[-1] < len(data):  # ISO/IEC 13818-7: the length of a frame is in its header
+        third, fourth, fifth = data[starts[-1] + 3 : starts[-1] + 6]
+        starts.append(starts[-1] + ((third & 3) << 11 | fourth << 3 | fifth >> 5))
+    first, last = starts[80], starts[82]
+    path = changed(songs["aac"], tmp_path, lambda data: data[:first] + bytes(last - first) + data[last:])
+    samples, notes = read(path)
+    assert len(samples) == len(whole)
+    rest, expected = samples[90 * 1_024 :], whole[90 * 1_024 :]  # the same but for noise, which the decoder draws
+    assert np.var(rest - expected) < 0.2 * np.var(expected) < np.var(np.roll(rest, 2_048, axis=0) - expected)
+    assert "46 ms at" in notes[0]
+
+
+def test_a_frame_that_is_cut_is_seen_without_a_declared_length(songs, tmp_path):
+    with pytest.raises(DamagedSongError, match="its last frame is not whole"):
+        read(changed(songs["endless"], tmp_path, lambda data: data[:-100]))
 
 
 @pytest.mark.parametrize("ending", ["mp3", "endless", "flac", "ogg", "opus", "aac", "ac3", "webm"])

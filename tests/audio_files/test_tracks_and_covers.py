@@ -62,9 +62,10 @@ def frequency_of(facts) -> float:
     return float(np.abs(np.fft.rfft(samples)).argmax() * reader.sample_rate / len(samples))
 
 
-@pytest.mark.parametrize(
-    "track, language", [(None, "ger"), ("1", "eng"), ("3", "fre"), ("fre", "fre"), ("en", "eng"), ("GER", "ger")]
-)
+LANGUAGES = {None: "ger", "1": "eng", "3": "fre", "fre": "fre", "en": "eng", "GER": "ger", "de": "ger", "fra": "fre"}
+
+
+@pytest.mark.parametrize("track, language", LANGUAGES.items())
 def test_the_default_track_is_taken_or_the_one_that_is_asked_for(film, track, language):
     facts = examine(film, track=track)
     assert frequency_of(facts) == pytest.approx(TONES_HZ[language], abs=2)
@@ -116,6 +117,17 @@ def test_stems_begin_with_the_picture(wav, tmp_path, ending, offset_s):
     assert not samples[:, :n_offset].any()
     assert [note for note in reader.notes if "0.500 s after the picture" in note] == reader.notes[: n_offset > 0]
     assert len(reader.notes) == (n_offset > 0)
+
+
+def test_an_avi_begins_with_the_picture(wav, tmp_path):
+    path = tmp_path / "film.avi"
+    picture = ["-f", "lavfi", "-i", "testsrc=s=32x32:r=10:d=2"]
+    ffmpeg(*picture, "-itsoffset", "0.8", "-i", wav, "-map", "0", "-map", "1", "-c:a", "mp3", path)
+    facts = examine(path)
+    assert facts.offset_s == pytest.approx(0.8, abs=1_152 / RATE)  # a frame
+    with SongReader(facts) as reader:
+        n_samples = sum(block.shape[1] for block in reader.blocks())
+    assert n_samples / RATE == pytest.approx(0.8 + 0.5, abs=3 * 1_152 / RATE)
 
 
 def test_a_wmv_counts_its_length_from_the_beginning_of_the_picture(wav, tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import os
 import sys
 from pathlib import Path
 from typing import ClassVar
@@ -93,6 +94,7 @@ def test_only_what_was_typed_is_handed_on(line, options):
         "train --epochs 1e3",
         "train --seed -1",
         "train --preset gigantic",
+        "train --preset studio --mixtures 1000",
         "train --epo 3",
         "train surplus",
         "evaluate --preset classic --estimates e",
@@ -273,17 +275,32 @@ def test_only_the_first_process_prints(monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out) == {"checkpoint": "best.model.pth"}
 
 
-def test_a_stopped_training_says_how_to_go_on(monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize(
+    "typed, epochs, words",
+    [
+        (["train", "--checkpoints", "a b"], 1, "This goes on: vocal-extraction train --checkpoints 'a b' --resume\n"),
+        (["train", "--resume"], 0, "is in {}. This goes on: vocal-extraction train --resume\n"),
+        (["train"], 0, "No epoch has ended yet. Songs that are prepared stay. This goes on: vocal-extraction train\n"),
+        ([], 1, "is in {}. This goes on: choice 1 of the menu\n"),
+        ([], 0, "Songs that are prepared stay. This goes on: choice 1 of the menu\n"),
+    ],
+)
+def test_a_stopped_training_says_what_is_kept_and_how_to_go_on(monkeypatch, capsys, tmp_path, typed, epochs, words):
     from vocal_extraction import training
 
+    (tmp_path / "latest.model.pth").touch()
+    os.utime(tmp_path / "latest.model.pth", (0, 0))  # of an earlier run
+
     def interrupt(**options):
-        (tmp_path / "latest.model.pth").touch()
+        if epochs:
+            (tmp_path / "latest.model.pth").touch()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "train_model", interrupt)
+    monkeypatch.setattr(sys, "argv", ["vocal-extraction", *typed])
     with pytest.raises(KeyboardInterrupt):
-        commands.train(checkpoint_folder=tmp_path)
-    assert "--resume or choice 1 goes on" in capsys.readouterr().err
+        commands.train(checkpoint_folder=tmp_path, **({"resume": True} if "--resume" in typed else {}))
+    assert words.format(tmp_path) in capsys.readouterr().err
 
 
 def test_evaluation_goes_to_the_function_that_is_meant(monkeypatch, capsys, prepared):

@@ -144,17 +144,20 @@ def test_several_files_dropped_at_once_are_all_extracted(answer, chosen, tmp_pat
 
 def test_nothing_is_extracted_if_one_of_several_files_is_not_there(answer, chosen, tmp_path, capsys):
     (tmp_path / "a.wav").touch()
-    answer("e", f"{tmp_path}/a.wav {tmp_path}/b.wav", "")
+    answer("e", f"{tmp_path}/a.wav '{tmp_path}/b c.wav'", "")
     assert chosen == []
-    assert "There is no" in capsys.readouterr().out
+    assert f"There is no '{tmp_path}/b c.wav'. Type" in capsys.readouterr().out
 
 
 def test_paths_are_completed(tmp_path):
     (tmp_path / "two words.wav").touch()
     (tmp_path / "two [folders]").mkdir()
-    found = [menu._complete_path(f"{tmp_path}/two ", state) for state in range(3)]
-    assert found == [f"{tmp_path}/two [folders]/", f"{tmp_path}/two words.wav", None]
-    assert menu._complete_path(f"{tmp_path}/two [f", 0) == f"{tmp_path}/two [folders]/"
+    for before in ("", f"{tmp_path}/two\\ words.wav ", f"'{tmp_path}/two words.wav'  "):
+        found = [menu._complete_line(f"{before}{tmp_path}/two ", state) for state in range(3)]
+        assert found == [f"{before}{tmp_path}/two\\ [folders]/", f"{before}{tmp_path}/two\\ words.wav", None]
+        assert menu._complete_line(f"{before}{tmp_path}/two\\ [f", 0) == found[0]
+        assert menu._complete_line(f"{before}'{tmp_path}/two w", 0) == f"{before}'{tmp_path}/two words.wav'"
+        assert menu._complete_line(f"{before}nothing", 0) is None
 
 
 CLASSIC = PRESETS["classic"]
@@ -201,9 +204,12 @@ def test_training_does_not_start_without_a_yes(answer, chosen, answers):
 def test_a_stopped_training_is_gone_on_with(answer, chosen, tmp_path, capsys):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "history.jsonl").write_text("{}\n{}\n")
-    answer("1", "")
-    assert chosen == [("train", {"resume": True})]
-    assert "2 epochs lies in checkpoints" in capsys.readouterr().out
+    answer("1", "", "", "classic", "", "", "", "1", "maybe", "no", "", "", "", "", "nope", "n")
+    assert chosen == [("train", {"resume": True, "preset": CLASSIC})]
+    text = capsys.readouterr().out
+    assert "2 epochs lies in checkpoints" in text
+    assert "'maybe' is neither yes nor no" in text
+    assert "'nope' is neither yes nor no" in text
 
 
 @pytest.mark.usefixtures("at_a_terminal")
@@ -229,7 +235,7 @@ def test_a_person_imports_a_model_and_takes_it(answer, chosen, tmp_path, monkeyp
 
 
 @pytest.mark.usefixtures("at_a_terminal")
-@pytest.mark.parametrize("accepts, n_calls", [("y", 3), ("n", 2), ("", 2)])
+@pytest.mark.parametrize("accepts, n_calls", [("y", 3), ("n", 2), ("", 2), ("yours", 2)])
 def test_a_person_is_asked_to_accept_a_licence(answer, monkeypatch, accepts, n_calls):
     from vocal_extraction.model_library import LicenceError
 

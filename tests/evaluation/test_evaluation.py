@@ -11,7 +11,8 @@ import pytest
 import soundfile
 from evaluation_songs import QUIET, save_model, songs_in, write_songs
 
-from vocal_extraction.checkpointing import shipped_checkpoint
+from vocal_extraction.checkpointing import CheckpointError, shipped_checkpoint
+from vocal_extraction.errors import VocalExtractionError
 from vocal_extraction.evaluation import (
     Evaluation,
     EvaluationError,
@@ -22,7 +23,7 @@ from vocal_extraction.evaluation import (
     scoring,
 )
 from vocal_extraction.evaluation.results import song_file, validator
-from vocal_extraction.evaluation.scale_metrics import SCALE_METRICS
+from vocal_extraction.evaluation.scale_metrics import SCALE_METRICS, ScaleMetrics
 
 pytestmark = pytest.mark.usefixtures("quick_evaluation")
 
@@ -205,13 +206,14 @@ def test_results_of_the_first_version_are_read(results_folder, checkpoint, short
     assert not list(results_folder.glob("earlier-*"))
 
 
-def test_reports_hold_no_local_paths(evaluated, tmp_path):
+def test_reports_hold_no_local_paths(evaluated, checkpoint, short_songs):
     """Who reads a report learns nothing of the folders of whoever made it."""
-    assert evaluated.summary["evaluated"]["name"] == "best"
+    assert evaluated.summary["evaluated"]["name"] == f"tiny-{checkpoint.parent.name}"
     for name in ("report.html", "report_card.txt", "summary.json", "scores.csv"):
         content = (evaluated.output_folder / name).read_text(encoding="utf-8")
         assert str(evaluated.output_folder.parent.parent) not in content
         assert str(evaluated.output_folder.parent.parent.parent) not in content
+        assert f"{short_songs.parent.name}/{short_songs.name}" not in content
     made = evaluated.summary["made"]
     assert made["preset"] == "tiny"
     for fact in (made["date"], made["machine"], f"preset {made['preset']}"):
@@ -368,20 +370,36 @@ def test_a_comparison_pairs_songs(short_songs, checkpoint, tmp_path, capsys):
         progress=False,
         n_jobs=1,
     )
-    (pair,) = found["pairs"]
+    (pair,), label = found["pairs"], f"tiny-{checkpoint.parent.name}"
     vocals = pair["sources"]["vocals"]["SI-SDR"]
-    first, second = (found["models"][label]["rows"]["model"]["scores"] for label in ("best", "other"))
+    first, second = (found["models"][label]["rows"]["model"]["scores"] for label in (label, "other"))
     difference = second["SI-SDR"]["vocals"]["mean"] - first["SI-SDR"]["vocals"]["mean"]
     assert vocals["difference"] == pytest.approx(difference, abs=1e-5)
     assert vocals["wins"] + vocals["losses"] + vocals["ties"] == vocals["n"] == 2
     low, high = vocals["interval"]
     assert low <= vocals["difference"] <= high
     names = {path.name for path in (tmp_path / "both").iterdir()}
-    assert names == {"best", "other", "comparison.json", "comparison.txt", "comparison.html"}
+    assert names == {label, "other", "comparison.json", "comparison.txt", "comparison.html"}
     assert "95% interval" in capsys.readouterr().out
+    assert ", commit " in (tmp_path / "both/comparison.txt").read_text(encoding="utf-8").splitlines()[0]
+
+
+@pytest.mark.parametrize("nothing", [None, 3])
+def test_what_is_no_path_is_no_checkpoint(nothing):
+    with pytest.raises(CheckpointError, match=f"Expected the path of a checkpoint.*got {nothing}"):
+        evaluate_model(nothing)
+
+
+def test_no_samples_have_no_scores():
+    scores = ScaleMetrics(8_000)
+    scores.add(np.zeros((2, 1, 0)), np.zeros((1, 2, 1, 0)))
+    with pytest.raises(VocalExtractionError, match="no samples"):
+        scores.values()
 
 
 def test_a_comparison_takes_two(checkpoint):
+    with pytest.raises(EvaluationError, match=r"2-tiny.* is the same model"):
+        compare_models([checkpoint, checkpoint])
     with pytest.raises(EvaluationError, match="two models or more; got 1"):
         compare_models([checkpoint])
 

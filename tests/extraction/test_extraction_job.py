@@ -92,6 +92,12 @@ def test_names_that_are_not_unicode(tmp_path, make_song, model):
     assert again.outcome == "skipped"
 
 
+@pytest.mark.parametrize("n_jobs", [0, -1])
+def test_no_jobs_do_no_songs(tmp_path, model, n_jobs):
+    with pytest.raises(ExtractionError, match=f"jobs is 1 or more; got {n_jobs}"):
+        extract_songs([], tmp_path, model=model, n_jobs=n_jobs)
+
+
 def test_long_names_differ_where_they_are_cut(tmp_path, make_song, model):
     songs = [make_song("y" * 230 + f"{number}.wav", seed=number) for number in (1, 2)]
     settings = ExtractionSettings(output_template="{folder}/{song}-{stem}.{ext}")

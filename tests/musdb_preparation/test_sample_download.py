@@ -179,7 +179,7 @@ def test_zip_with_a_wrong_byte(server, tmp_path):
 def test_no_network_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(musdb, "urlopen", lambda request: urllib.request.urlopen("http://127.0.0.1:9/sample.zip"))
     with pytest.raises(PreparationError, match=r"refused.*Set the environment variable MUSDB_PATH"):
-        fetch(tmp_path / "sample")
+        fetch(tmp_path / "dataset" / "sample")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_presets import history_of, tiny_preset, trainer_of
 
+from vocal_extraction.errors import SettingsError
+from vocal_extraction.evaluation import evaluate_model
 from vocal_extraction.presets import PRESETS
 from vocal_extraction.settings import STEMS
 from vocal_extraction.training import DataError, ResumeError, train_model
@@ -48,6 +51,11 @@ def songs(tmp_path):
     return tmp_path / "songs"
 
 
+def test_presets_that_mix_anew_refuse_a_number_of_mixtures(songs):
+    with pytest.raises(SettingsError, match="'tiny' mixes anew in every epoch, got 8 mixtures"):
+        train(songs, tiny_preset(n_mixtures=None))
+
+
 def test_tensorboard_has_audio_spectrogram_and_settings(songs):
     train(songs)
     events = EventAccumulator("run/tensorboard", size_guidance={"audio": 0, "images": 0, "tensors": 0})
@@ -62,6 +70,7 @@ def test_tensorboard_has_audio_spectrogram_and_settings(songs):
     (settings,) = events.Tensors("settings/text_summary")
     written = json.loads(settings.tensor_proto.string_val[0])
     assert written["network"]["hidden_size"] == 8
+    assert (written["seed"], written["device"], written["tracks"]) == (0, "cpu", ["songs"])
     (row,) = history_of("run")
     assert events.Scalars("validation_si_sdr_db")[0].value == pytest.approx(row["validation_si_sdr_db"])
 
@@ -76,7 +85,7 @@ def test_epoch_line_has_digits_that_move_and_si_sdr_and_a_pipe_gets_no_bar(songs
     assert len(told.splitlines()) == 1
 
 
-@pytest.mark.parametrize("change", ["added", "removed", "another length"])
+@pytest.mark.parametrize("change", ["added", "removed", "another length", "other sound"])
 def test_resuming_with_other_songs_is_refused_unless_asked_for(songs, tmp_path, change):
     shutil.copytree(songs, tmp_path / "split/train")
     shutil.copytree(songs, tmp_path / "split/valid")
@@ -88,10 +97,13 @@ def test_resuming_with_other_songs_is_refused_unless_asked_for(songs, tmp_path, 
         shutil.rmtree(songs / "train/a")
     if change == "another length":
         write_songs(songs / "train", "a", duration_s=2.0)
+    if change == "other sound":
+        shutil.copytree(songs / "train/b", songs / "train/a")
     sentence = {
         "added": r"1 added \(as train/d",
         "removed": r"1 removed \(as train/a",
         "another length": "1 added .* 1 removed",
+        "other sound": r"1 replaced \(as train/a",
     }
     with pytest.raises(ResumeError, match=sentence[change] + ".*--resume --changed-data"):
         train(songs, preset, resume=True)
@@ -109,7 +121,7 @@ def test_a_run_that_knew_no_songs_and_no_sources_can_be_resumed(tmp_path):
     del facts["sources"], content["songs"]
     facts["network"]["num_sources"] = 1
     torch.save({**content, "fingerprint": json.dumps([facts, seed], sort_keys=True)}, path)
-    state.songs = ["train/a (1)"]
+    state.songs = {"train/a (1)": 0}
     state.load(tmp_path)
     facts["network"]["num_sources"] = 2
     torch.save({**content, "fingerprint": json.dumps([facts, seed], sort_keys=True)}, path)
@@ -174,3 +186,14 @@ def test_training_works_in_a_process_that_was_forked_after_torch_was_used(songs,
         process.kill()
     (forked,), (row,) = history_of("forked"), history_of("run")
     assert forked == pytest.approx(row, rel=1e-3)  # on another number of threads, sums have other last bits
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="names of files are UTF-8 there")
+def test_songs_whose_names_are_no_utf8_are_trained_on_and_scored(tmp_path):
+    names = ["Caf\udce9", "b", "c"]
+    write_songs(tmp_path / "songs", names)
+    checkpoint = train(tmp_path / "songs")
+    found = evaluate_model(
+        checkpoint, tracks="songs", metrics="scale", baselines=False, n_jobs=1, progress=False, show=False
+    )
+    assert found.summary["songs"] == ["Caf\udce9", "b", "c"]

@@ -134,7 +134,10 @@ class SongReader(Ffmpeg):
         return taken
 
     def _judge(self, n_decoded: int) -> None:
-        """Compare what came with what was declared; where that or ffmpeg gives a reason, look at the frames."""
+        """Compare what came with what was declared; where that or ffmpeg gives a reason, look at the frames.
+
+        So of files of frames alone that declare nothing: ffmpeg passes over what is no frame without a word.
+        """
         facts = self._facts
         try:
             messages = self.close()
@@ -146,7 +149,7 @@ class SongReader(Ffmpeg):
         if facts is None:
             if messages.strip():
                 self._complain(last_line(messages))
-        elif messages.strip() or is_short:
+        elif messages.strip() or is_short or (declared is None and facts.container in SELF_FRAMED):
             survey = survey_frames(
                 facts.path,
                 track=facts.track,
@@ -161,7 +164,7 @@ class SongReader(Ffmpeg):
                     "decode"
                 )
             elif declared is None and (survey.is_cut_off or not (survey.gaps or facts.container in _OPEN_ENDED)):
-                self._complain(last_line(messages))
+                self._complain(last_line(messages) if messages.strip() else "its last frame is not whole")
             self._note_damage(survey, messages)
         if self._checksum is not None and self._checksum.is_wrong:
             self.notes.append("its samples differ from the MD5 checksum that its encoder noted: it is damaged")

@@ -98,6 +98,12 @@ def survey_frames(path: Path, *, track: int, sample_rate: int, container: str, d
                 if file.read(8).startswith(_TAG_STARTS):  # files were joined here; nothing is missing
                     missing[index + 1] = 0
             n_trailing = max(0, file.seek(0, os.SEEK_END) - int(ends[-1]))
+            content = np.memmap(path, np.uint8, "r")
+            in_step = content[positions.astype(int).clip(0, len(content) - 1)] == content[int(positions[0])]
+            if n_trailing and not in_step.all():
+                # ffmpeg goes on counting behind what is no frame of an ADTS file: what is left over was passed over.
+                missing[np.argmin(in_step)] += np.rint(n_trailing / np.median(sizes)) * np.median(lengths)
+                n_trailing = 0
             file.seek(int(positions[0]))
             sync = file.read(1)
             file.seek(int(ends[-1]))

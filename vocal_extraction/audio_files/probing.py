@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,12 @@ _BEXT_TAGS = {"description": "comment", "originator": "encoded_by", "origination
     **{name: name for name in ("originator_reference", "time_reference", "umid", "coding_history")},
 }
 """Fields of a broadcast wav's bext chunk: the name by which ffmpeg writes each, and that by which it reads it."""
+_LANGUAGES = """
+alb sqi sq, ara ar, arm hye hy, baq eus eu, bos bs, bul bg, bur mya my, chi zho zh, cze ces cs, dut nld nl, fre fra fr,
+geo kat ka, ger deu de, gle ga, glg gl, gre ell el, heb he, hrv scr hr, ice isl is, ind id, jpn ja, kaz kk, lav lv,
+lit lt, mac mkd mk, mao mri mi, may msa ms, per fas fa, pol pl, por pt, rum ron mo ro, slo slk sk, slv sl, spa es,
+srp scc sr, swe sv, tib bod bo, tur tr, wel cym cy"""
+"""Codes of ISO 639 that mean the same, where one does not begin as another does."""
 _OFFSETS_S = (0.005, 600.0)
 """Shortest and longest time by which audio that begins after the picture is put off."""
 
@@ -84,6 +91,8 @@ def examine(path: Path, *, containers: str | None = None, track: str | None = No
         raise _no_audio(path, messages, streams)
     number = _chosen_track(path, tracks, track)
     audio = tracks[number - 1]
+    if container.get("format_name") == "avi":
+        audio["start_time"] = _avi_start_s(path, audio)
     pictures = [stream for stream in streams if _has(stream, "attached_pic")]
     videos = [stream for stream in streams if stream.get("codec_type") == "video" and stream not in pictures]
     tags = audio.get("tags", {}) | container.get("tags", {})
@@ -178,7 +187,8 @@ def _chosen_track(path: Path, tracks: list[dict[str, Any]], wanted: str | None) 
         return min(numbers, key=lambda n: (not tracks[n - 1].get("codec_name"), not _has(tracks[n - 1], "default")))
     for number in numbers:
         language = tracks[number - 1].get("tags", {}).get("language", "").lower()
-        if wanted == str(number) or (wanted.isalpha() and language.startswith(wanted.lower())):
+        same = any({language, wanted.lower()} <= {*codes.split()} for codes in _LANGUAGES.split(","))
+        if wanted == str(number) or (wanted.isalpha() and language.startswith(wanted.lower())) or same:
             return number
     there = ", ".join(_description(number, tracks[number - 1]) for number in numbers)
     raise ExtractionError(f"{path} has no audio track {wanted!r}, only {there}. Choose one by its number or language.")
@@ -197,9 +207,21 @@ def _declared_duration_s(
     declared = audio.get("duration") or (container.get("duration") if is_alone else None)
     if declared is None or "Estimating duration from bitrate" in messages or float(declared) < 0:
         return None
-    # That of a stream in ASF is the file's, and so from its beginning, not the stream's.
-    is_of_file = container.get("format_name") == "asf"
+    # That of a stream in ASF and AVI is the file's, and so from its beginning, not the stream's.
+    is_of_file = container.get("format_name") in ("asf", "avi")
     return float(declared) - (float(audio.get("start_time", 0)) if is_of_file else 0.0)
+
+
+def _avi_start_s(path: Path, audio: dict[str, Any]) -> float:
+    """Return when an AVI's audio begins: until then, all but its first chunk are empty, which ffmpeg passes over."""
+    name, n_empty, n_full = b"%02dwb" % audio["index"], 0, 0
+    with open(path, "rb") as file:
+        at = file.read(2**16).find(b"movi") + 4
+        while n_full < 2 and len((file.seek(at), head := file.read(8))[1]) == 8:
+            size = int.from_bytes(head[4:], "little")
+            n_full, n_empty = n_full + (head[:4] == name and size > 0), n_empty + (head[:4] == name and size == 0)
+            at += 12 if head[:4] == b"LIST" else 8 + size + size % 2
+    return n_empty * float(Fraction(audio["time_base"]))
 
 
 def _offset_s(audio: dict[str, Any], videos: list[dict[str, Any]]) -> float:

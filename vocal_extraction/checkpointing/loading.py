@@ -7,13 +7,15 @@ The source-separation tutorial's issue 46 describes how nussl's own loading fail
 import ctypes
 import dataclasses
 import hashlib
+import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
 from vocal_extraction.checkpointing.archive import CheckpointError, contents_of, reason_of
 from vocal_extraction.checkpointing.metadata import CheckpointMetadata
-from vocal_extraction.checkpointing.shipped import check_shipped, checkpoint_path, graph_beside
+from vocal_extraction.checkpointing.shipped import check_shipped, checkpoint_path, graph_beside, model_name
 from vocal_extraction.device import known_device
 from vocal_extraction.errors import SettingsError
 from vocal_extraction.settings import SignalSettings
@@ -47,6 +49,15 @@ class LoadedModel:
     """All that the checkpoint says of itself."""
     path: Path
     sha256: str
+
+    @property
+    def name(self) -> str:
+        """What it is called: a model that ships or was imported by its name, a trained one by preset and folder."""
+        name = model_name(self.path)
+        if name not in ("best", "latest"):
+            return name
+        preset = re.sub(r"[^\w.+-]", "_", self.metadata.preset or "model")
+        return f"{preset}-{self.path.resolve().parent.name}"
 
     @property
     def is_onnx(self) -> bool:
@@ -114,7 +125,7 @@ LOADERS = [
 """The loaders, asked from the last to the first: one that is appended is asked before those that are here."""
 
 
-def load_checkpoint(path: str | Path, *, device: Any = "cpu", runtime: str = "auto") -> LoadedModel:
+def load_checkpoint(path: str | os.PathLike[str], *, device: Any = "cpu", runtime: str = "auto") -> LoadedModel:
     """Load a checkpoint of this project or of nussl's, an ONNX file, or another that one of `LOADERS` recognizes.
 
     Parameters
@@ -135,7 +146,9 @@ def load_checkpoint(path: str | Path, *, device: Any = "cpu", runtime: str = "au
     DeviceError
         If the device is not there.
     """
-    path = checkpoint_path(path)
+    if not isinstance(path, str | os.PathLike):
+        raise CheckpointError(f"Expected the path of a checkpoint or the name of a model, got {path!r}.")
+    path = checkpoint_path(os.fspath(path))
     contents = contents_of(path)
     sha256 = hashlib.sha256(contents).hexdigest()
     check_shipped(path, sha256)

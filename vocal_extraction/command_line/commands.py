@@ -7,7 +7,9 @@ import contextlib
 import dataclasses
 import json
 import os
+import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,12 +77,19 @@ def train(*, checkpoint_folder: Path = CHECKPOINT_FOLDER, as_json: bool = False,
     from vocal_extraction.training import train_model
 
     is_first_process = os.environ.get("RANK", "0") == "0"  # of those that torchrun started
+    started = time.time() - 1  # file systems have coarse clocks
     try:
         checkpoint = train_model(checkpoint_folder=checkpoint_folder, **options)
     except KeyboardInterrupt:
-        if is_first_process and (checkpoint_folder / "latest.model.pth").exists():
-            remedy = "--resume or choice 1 goes on."
-            print(f"\nThe last epoch that ended is in {checkpoint_folder}: {remedy}", file=sys.stderr)
+        if is_first_process:
+            latest, typed = checkpoint_folder / "latest.model.pth", sys.argv[1:]
+            again = shlex.join(["vocal-extraction", *typed]) if typed else "choice 1 of the menu"
+            if options.get("resume") or (latest.exists() and latest.stat().st_mtime >= started):
+                again += " --resume" if typed and "--resume" not in typed else ""
+                kept = f"The last epoch that ended is in {checkpoint_folder}."
+            else:
+                kept = "No epoch has ended yet. Songs that are prepared stay."
+            print(f"\n{kept} This goes on: {again}", file=sys.stderr)
         raise
     if is_first_process:
         print(json.dumps({"checkpoint": str(checkpoint)}) if as_json else f"Best checkpoint: {checkpoint}")

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import glob
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -78,17 +79,28 @@ def _edit_lines() -> None:
         import readline
 
         readline.set_completer_delims("")
-        readline.set_completer(_complete_path)
+        readline.set_completer(_complete_line)
         readline.parse_and_bind("bind ^I rl_complete" if "libedit" in (readline.__doc__ or "") else "tab: complete")
 
 
-def _complete_path(text: str, state: int) -> str | None:
-    """Return the path number `state` that begins with `text`, or None; folders end with a slash."""
-    with contextlib.suppress(RuntimeError):  # the home of a user that nobody knows
-        text = str(Path(text).expanduser()) + "/" * text.endswith("/") if text.startswith("~") else text
-    found = sorted(glob.glob(glob.escape(text) + "*"))  # noqa: PTH207 - pathlib drops what was typed as ./
-    paths = [path + "/" * Path(path).is_dir() for path in found]
-    return paths[state] if state < len(paths) else None
+def _complete_line(line: str, state: int) -> str | None:
+    """Return the line with its last path completed to number `state` of those that begin so, or None.
+
+    Blanks and quotes get backslashes, unless the path was begun with a quote; folders end with a slash.
+    """
+    for start in [0, *(blank.end() for blank in re.finditer(r"\s+", line))]:
+        quote = line[start : start + 1] if line[start : start + 1] in ("'", '"') else ""
+        text = line[start + 1 :] if quote else re.sub(r"\\(.)", r"\1", line[start:])
+        text = os.path.expanduser(text)  # noqa: PTH111 - which does not mind a user that nobody knows
+        found = sorted(glob.glob(glob.escape(text) + "*"))  # noqa: PTH207 - pathlib drops what was typed as ./
+        if found:
+            break
+    if state >= len(found):
+        return None
+    path, is_folder = found[state], Path(found[state]).is_dir()
+    if quote:
+        return line[:start] + quote + path + ("/" if is_folder else quote)
+    return line[:start] + re.sub(r"([\s\"'\\])", r"\\\1", path) + "/" * is_folder
 
 
 def _ask(question: str) -> str | None:
@@ -121,13 +133,16 @@ def _train() -> None:
 
 def _training_options() -> dict[str, Any] | None:
     """Ask what is trained, on which songs and for how long; None: not at all."""
+    options: dict[str, Any] = {}
     history = CHECKPOINT_FOLDER / "history.jsonl"
     n_done = len(history.read_bytes().splitlines()) if history.exists() else 0
     if 0 < n_done < SPECIFIED.training.n_epochs:
-        answer = _ask(f"A training of {n_done} epochs lies in {CHECKPOINT_FOLDER}. Go on with it? [Y/n] ")
-        if answer is None or not answer.lower().startswith("n"):
-            return None if answer is None else {"resume": True}
-    options: dict[str, Any] = {}
+        goes_on = _agrees(f"A training of {n_done} epochs lies in {CHECKPOINT_FOLDER}. Go on with it?")
+        if goes_on is None:
+            return None
+        if goes_on:
+            options["resume"] = True
+            print("Answer the rest as when it began; only the number of epochs may be another.")
     if not (DATASET_FOLDER / "train").is_dir():
         place = os.environ.get("MUSDB_PATH") or "download"
         print("MUSDB18: name its folder, or download the sample of 7 s a song: 140 MB, prepared 1.7 GB, 5 minutes.")
@@ -141,10 +156,18 @@ def _training_options() -> dict[str, Any] | None:
         name = "maximum_number_of_mixtures"
         options[name] = _ask_until_read("Mixtures to draw from", str(training.n_mixtures), _positive)
     options["n_epochs"] = _ask_until_read("Epochs", str(training.n_epochs), _positive)
-    answer = _ask(f"Checkpoints go to {CHECKPOINT_FOLDER}; Ctrl-C stops, and choice 1 then goes on. Start? [Y/n] ")
-    if answer is None or answer.lower() not in ("", "y", "yes"):
+    if not _agrees(f"Checkpoints go to {CHECKPOINT_FOLDER}; Ctrl-C stops, and choice 1 then goes on. Start?"):
         return None
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _agrees(question: str, default: str = "yes") -> bool | None:
+    """Ask until the answer is yes or no, of which Enter is the default; None at the end of the input."""
+    while (answer := _ask(f"{question} [{'Y/n' if default == 'yes' else 'y/N'}] ")) is not None:
+        if (answer := (answer or default).lower()) in ("y", "yes", "n", "no"):
+            return answer.startswith("y")
+        print(f"{answer!r} is neither yes nor no.")
+    return None
 
 
 def _ask_until_read(question: str, default: str, read: Callable[[str], Any]) -> Any:
@@ -163,7 +186,7 @@ def _positive(answer: str) -> int:
 
 
 def _folder(answer: str) -> Path:
-    found = _existing(answer)
+    found, _ = _existing(answer)
     if len(found) != 1 or not found[0].is_dir():
         raise ValueError(answer)
     return found[0]
@@ -172,10 +195,12 @@ def _folder(answer: str) -> Path:
 def _extract() -> None:
     """Ask for songs until there are some, and extract them."""
     while answer := _ask("Songs or folders, as many as you like (empty: back to the menu): "):
-        if songs := _existing(answer):
+        songs, missing = _existing(answer)
+        if not missing:
             run_command("extract", songs=songs, **_model_options())
             return
-        print(f"There is no {answer!r}. Type the path of a song, or drop files onto this window.")
+        names = ", ".join(map(repr, missing))
+        print(f"There is no {names}. Type the path of a song, or drop files onto this window.")
 
 
 def _model_options() -> dict[str, Any]:
@@ -194,7 +219,8 @@ def _models() -> None:
     run_command("models")
     if not _is_terminal() or not (answer := _ask("Import a file or folder, or fetch by name (empty: back): ")):
         return
-    if paths := _existing(answer):
+    paths, missing = _existing(answer)
+    if not missing:
         run_command("models", action="import", what=str(paths[0]))
         return
     from vocal_extraction.model_library import LicenceError
@@ -202,12 +228,12 @@ def _models() -> None:
     try:
         run_command("models", action="fetch", what=answer)
     except LicenceError:
-        if (_ask("Do you accept this licence? [y/N] ") or "").lower().startswith("y"):
+        if _agrees("Do you accept this licence?", "no"):
             run_command("models", action="fetch", what=answer, accept_licence=True)
 
 
-def _existing(answer: str) -> list[Path]:
-    """Return the paths that `answer` means, or none if one of them does not exist.
+def _existing(answer: str) -> tuple[list[Path], list[str]]:
+    """Return the paths that `answer` means, and what it names that does not exist.
 
     Terminals quote or escape the names of files that are dropped onto them, and put blanks between several.
     """
@@ -215,10 +241,9 @@ def _existing(answer: str) -> list[Path]:
     with contextlib.suppress(ValueError):  # an apostrophe in a name is no quotation
         readings.append(shlex.split(answer))
     readings.append(answer.split())
-    for names in readings:
-        # A name may be too long for any file, or begin with the ~ of a user that nobody knows.
-        with contextlib.suppress(OSError, RuntimeError, ValueError):
-            paths = [Path(name).expanduser() for name in names]
-            if paths and all(path.exists() for path in paths):
-                return paths
-    return []
+    # Names may begin with the ~ of a user that nobody knows.
+    found = [{name: Path(os.path.expanduser(name)) for name in names} for names in readings if names]  # noqa: PTH111
+    # Unlike Path's own, this takes a name that is too long for any file.
+    missing = [[name for name, path in paths.items() if not os.path.exists(path)] for paths in found]  # noqa: PTH110
+    best = min(range(len(found)), key=lambda i: len(missing[i]) / len(found[i]))
+    return list(found[best].values()), missing[best]

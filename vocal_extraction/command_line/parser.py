@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import difflib
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -327,6 +328,9 @@ def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
         error("--streaming belongs to -o")
     if "changed_data" in options and "resume" not in options:
         error("--changed-data is for --resume; a new training takes the songs as they are")
+    preset = options.get("preset")
+    if "maximum_number_of_mixtures" in options and preset is not None and preset.training.n_mixtures is None:
+        error(f"{preset.name} mixes anew in every epoch and takes no --mixtures; --epochs and --batches limit it")
     if command == "extract":
         if not options.get("songs") and "list_models" not in options:
             error("extract needs a song or a folder")
@@ -355,6 +359,10 @@ class _Parser(argparse.ArgumentParser):
             close = difflib.get_close_matches(word, known, n=1)
             message += f". Did you mean {close[0]}?" if close else ""
         self.exit(2, f"{self.prog}: {message}\nusage: {self.prog} --help\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Write help, the version or a complaint; argparse itself passes over a stream that takes nothing."""
+        (file or sys.stderr).write(message)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vocal_extraction.atomic_files import write_json, write_text
-from vocal_extraction.checkpointing.shipped import checkpoint_path
+from vocal_extraction.checkpointing import load_checkpoint
 from vocal_extraction.evaluation.evaluate import PathLike, evaluate_model
 from vocal_extraction.evaluation.metrics import EvaluationError
 from vocal_extraction.evaluation.results import COMPARISON
@@ -32,15 +32,18 @@ def compare_models(
     ``evaluation_results/<first>-vs-<second>``, beside ``comparison.json``, whose content is returned,
     ``comparison.txt`` and ``comparison.html``. Options and errors are those of `evaluate_model`.
     """
-    paths = [checkpoint_path(Path(path)) for path in paths_to_trained_models]
-    if len(paths) < 2:
-        raise EvaluationError(f"A comparison takes two models or more; got {len(paths)}.")
-    labels = _labels(paths)
+    loaded = [load_checkpoint(path) for path in paths_to_trained_models]
+    if len(loaded) < 2:
+        raise EvaluationError(f"A comparison takes two models or more; got {len(loaded)}.")
+    labels = _labels([model.name for model in loaded], [model.path for model in loaded])
+    for i, model in enumerate(loaded):
+        if model.sha256 in [each.sha256 for each in loaded[:i]]:
+            raise EvaluationError(f"{labels[i]} is the same model as another of them. Name another to compare with.")
     folder = EVALUATION_FOLDER / "-vs-".join(labels) if output_folder is None else Path(output_folder)
     show = options.pop("show", True)
     found = {
-        label: evaluate_model(path, output_folder=folder / label, show=False, **options)
-        for path, label in zip(paths, labels, strict=True)
+        label: evaluate_model(model.path, output_folder=folder / label, show=False, **options)
+        for model, label in zip(loaded, labels, strict=True)
     }
     first, *others = found.values()
     sources = [name for name in first.summary["sources"] if all(name in one.summary["sources"] for one in others)]
@@ -125,15 +128,12 @@ def bootstrap_interval(values: Sequence[float] | np.ndarray, *, seed: int = 0) -
     return float(low), float(high)
 
 
-def _labels(models: Sequence[Path]) -> list[str]:
-    """Return short names that differ: those of the models, with their folders, or with numbers.
+def _labels(names: Sequence[str], paths: Sequence[Path]) -> list[str]:
+    """Return names that differ: those of the models, with their folders, or with numbers.
 
-    >>> _labels([Path("a/best.model.pth"), Path("b/best.model.pth")])
-    ['a-best', 'b-best']
+    >>> _labels(["mine", "mine"], [Path("a/mine.pth"), Path("b/mine.pth")])
+    ['a-mine', 'b-mine']
     """
-    from vocal_extraction.checkpointing import model_name
-
-    by_name = [model_name(model) for model in models]
-    by_folder = [f"{model.resolve().parent.name}-{model_name(model)}" for model in models]
-    by_number = [f"{i}-{label}" for i, label in enumerate(by_name, start=1)]
-    return next(names for names in (by_name, by_folder, by_number) if len(set(names)) == len(names))
+    by_folder = [f"{path.resolve().parent.name}-{name}" for name, path in zip(names, paths, strict=True)]
+    by_number = [f"{i}-{name}" for i, name in enumerate(names, start=1)]
+    return next(list(each) for each in (names, by_folder, by_number) if len(set(each)) == len(each))

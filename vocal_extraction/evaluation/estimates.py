@@ -45,7 +45,7 @@ class SongEstimates:
     def sha256(self) -> str:
         """Return one hash of all files."""
         text = "".join("\0".join([name, sha256_of(path)]) + "\n" for name, (path, _) in self.files.items())
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def find_estimates(folder: Path, tracks: Sequence[Track], *, subset: str) -> tuple[Sources, list[SongEstimates]]:

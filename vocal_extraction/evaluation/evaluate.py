@@ -133,7 +133,7 @@ def evaluate_model(
         If an argument is unknown, songs or checkpoint are missing or damaged, they share no source, or the folder has
         another model's results.
     """
-    from vocal_extraction.checkpointing import licence_of, load_checkpoint, model_name, named_checkpoints
+    from vocal_extraction.checkpointing import licence_of, load_checkpoint, named_checkpoints
 
     use = {"mask": mask, "separator": separator, "normalization": normalization}
     for what, value in use.items():
@@ -142,8 +142,8 @@ def evaluate_model(
     common = EvaluationOptions(**options)
     choose_metrics(common.metrics)
     runtime = "auto" if separator == "extraction" and normalization == "stored" else "torch"
-    model = load_checkpoint(os.fspath(path_to_trained_model), device=device, runtime=runtime)
-    path, name = model.path, model_name(model.path)
+    model = load_checkpoint(path_to_trained_model, device=device, runtime=runtime)
+    path, name = model.path, model.name
     has_name = path.resolve() in [each.resolve() for each in named_checkpoints().values()]
     if common.n_jobs is None and not model.is_on_cpu:
         common = dataclasses.replace(common, n_jobs=1)

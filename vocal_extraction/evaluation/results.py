@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vocal_extraction.atomic_files import whole_file, write_json, write_text
+from vocal_extraction.atomic_files import native_name, whole_file, write_json, write_text
 from vocal_extraction.evaluation.bsseval_v4 import BSSEVAL_METRICS, FRAME_S
 from vocal_extraction.evaluation.metrics import EvaluationError, Metric
 from vocal_extraction.evaluation.scale_metrics import LIMIT_DB
@@ -42,15 +42,15 @@ Content = Mapping[str, Any]
 
 
 def shown_path(path: str | os.PathLike[str]) -> str:
-    """Return a path as reports show it: below the working directory, else its last two parts; never all of it.
+    """Return a path as reports show it: below the working directory, else its name alone.
 
     >>> shown_path("/home/me/models/best.model.pth"), shown_path(Path.cwd() / "a" / "b" / "c")
-    ('models/best.model.pth', 'a/b/c')
+    ('best.model.pth', 'a/b/c')
     """
     absolute = Path.cwd() / path
     if absolute.is_relative_to(Path.cwd()) and absolute != Path.cwd() and ".." not in absolute.parts:
         return absolute.relative_to(Path.cwd()).as_posix()
-    return "/".join(absolute.resolve().parts[1:][-2:])
+    return absolute.resolve().name
 
 
 def song_file(folder: Path, song: str) -> Path:
@@ -61,9 +61,8 @@ def song_file(folder: Path, song: str) -> Path:
     """
     if f"{song}.json" in (SUMMARY, COMPARISON):
         song = f"{song} (song)"
-    if len(song.encode()) > 200:
-        digest = hashlib.sha256(song.encode()).hexdigest()[:8]
-        song = song.encode()[:190].decode(errors="ignore") + "-" + digest
+    if len(content := song.encode(errors="surrogateescape")) > 200:
+        song = f"{native_name(song, 190)}-{hashlib.sha256(content).hexdigest()[:8]}"
     return folder / f"{song}.json"
 
 
@@ -123,7 +122,7 @@ def _is_of(found: Content, evaluated: Mapping[str, Any], data: Mapping[str, Any]
     """Return whether scores are of the same model, wherever it lies, and data; without a checksum the path decides."""
 
     def marks(model: Mapping[str, Any], songs: Mapping[str, Any]) -> tuple[Any, ...]:
-        identity = model["sha256"] if evaluated["sha256"] else shown_path(model["path"])
+        identity = model["sha256"] if evaluated["sha256"] else (shown_path(model["path"]), model["name"])
         return model["kind"], model["settings"], identity, songs["subset"], shown_path(songs["folder"])
 
     return marks(found["evaluated"], found["data"]) == marks(evaluated, data)
@@ -137,7 +136,7 @@ def _words(evaluated: Mapping[str, Any], data: Mapping[str, Any]) -> str:
 
 
 def _move_away(folder: Path, evaluated: Mapping[str, Any]) -> Path:
-    mark = evaluated["sha256"] or hashlib.sha256(evaluated["path"].encode()).hexdigest()
+    mark = evaluated["sha256"] or hashlib.sha256(evaluated["path"].encode(errors="surrogateescape")).hexdigest()
     earlier = folder / f"earlier-{mark[:8]}"
     songs = [path for path in folder.glob("*.json") if read_song(path) is not None]
     named = [folder / name for name in (SUMMARY, SCORES, CARD, PAGE, MUSEVAL_FOLDER, ESTIMATES_FOLDER)]

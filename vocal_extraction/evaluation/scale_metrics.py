@@ -6,6 +6,8 @@ Definitions, source and edge values are in docs/evaluation.md; a test compares w
 import numpy as np
 from numpy.typing import NDArray
 
+from vocal_extraction.errors import VocalExtractionError
+
 Array = NDArray[np.float64]
 
 SCALE_METRICS = ("SI-SDR", "SI-SIR", "SI-SAR", "SD-SDR", "SNR", "SRR", "SI-SDRi", "SD-SDRi", "SNRi")
@@ -53,6 +55,8 @@ class ScaleMetrics:
 
     def _gram(self) -> tuple[Array, Array]:
         """Return the Gram matrix of the zero-mean signals, and the energies of the signals as given."""
+        if not self._n_samples:
+            raise VocalExtractionError("There are no samples to score.")
         gram = self._products - self._sums[:, :, None] * self._sums[:, None, :] / self._n_samples
         mean = self._shift[..., 0] + self._sums / self._n_samples
         return gram, np.diagonal(gram, axis1=1, axis2=2) + self._n_samples * mean**2

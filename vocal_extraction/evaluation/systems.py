@@ -69,7 +69,7 @@ def mask_system(excerpt: Excerpt, signal: SignalSettings, *, kind: str) -> Audio
         power = mixed.abs() ** 2
         masks = ((sources * mixed.conj()).real / power.where(power > 0, 1.0)).clamp(0.0, 1.0)
     else:  # the same in every run
-        draw = np.random.default_rng([zlib.crc32(excerpt.song.encode()), excerpt.start])
+        draw = np.random.default_rng([zlib.crc32(excerpt.song.encode(errors="surrogateescape")), excerpt.start])
         masks = torch.from_numpy(draw.random(sources.shape, dtype=np.float32))
     return excerpt.with_residual(mask_waveform(mixture, masks, signal=signal).numpy())
 

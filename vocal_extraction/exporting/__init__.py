@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 
 from vocal_extraction.atomic_files import StorageError, write_bytes, write_json
-from vocal_extraction.checkpointing import LoadedModel, load_checkpoint, model_name
+from vocal_extraction.checkpointing import LoadedModel, load_checkpoint
 from vocal_extraction.checkpointing.onnx_files import METADATA_KEY, cut, graph_ends, stored
 from vocal_extraction.errors import ExportError
 
@@ -66,7 +66,7 @@ def exported(
         "layers": layers,
         "precision": "int8" if int8 else "float32",
         "streaming": streaming,
-        "source": {"name": model_name(model.path), "sha256": model.sha256},
+        "source": {"name": model.name, "sha256": model.sha256},
         "lookahead": getattr(layerwise_network(model.network), "lookahead", 0),
     }
     metadata = stored(model.metadata, **facts)

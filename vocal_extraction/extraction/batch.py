@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from vocal_extraction.atomic_files import remove_leftovers, sha256_of, sole_writer
-from vocal_extraction.checkpointing import LoadedModel, model_name
+from vocal_extraction.checkpointing import LoadedModel
 from vocal_extraction.errors import ExtractionError, VocalExtractionError
 from vocal_extraction.extraction.manifest import Manifest, options_of
 from vocal_extraction.extraction.naming import STANDARD_INPUT, choose_paths, find_songs, identity, path_key
@@ -138,6 +138,8 @@ def extract_songs(
         If nothing can be begun: no model, no device, no song, no such stem, a folder that cannot be read.
     """
     folder = Path(output_folder)
+    if n_jobs < 1:
+        raise ExtractionError(f"The number of jobs is 1 or more; got {n_jobs}.")
     loaded = load_model(model, preset_name=preset_name, device=device, runtime=runtime)
     plan = plan_of(loaded.sources, stems, without, settings.format, folder)
     with _folder_of_stems(folder, say=show) as manifest:
@@ -201,15 +203,9 @@ def _folder_of_stems(folder: Path, *, say: bool = False) -> Iterator[Manifest | 
         if say:
             print(sentence, file=sys.stderr)
 
-    was_there = folder.exists()
-    try:
-        with sole_writer(folder, doing="extracting", wait=wait):
-            remove_leftovers(folder)
-            yield Manifest(folder)
-    finally:
-        if not was_there:
-            with contextlib.suppress(OSError):  # that it is not empty
-                folder.rmdir()
+    with sole_writer(folder, doing="extracting", wait=wait):
+        remove_leftovers(folder)
+        yield Manifest(folder)
 
 
 class _Job:
@@ -244,7 +240,7 @@ class _Job:
         self._options = options_of(settings, model.sha256, plan)
         self._paths: dict[str, dict[str, Path] | VocalExtractionError] = {}
         if manifest is not None:
-            self._choose_paths(songs, folder, dict(manifest.owners), model_name(model.path))
+            self._choose_paths(songs, folder, dict(manifest.owners), model.name)
 
     def _choose_paths(
         self, songs: Mapping[str | Path, Path], folder: Path, owners: dict[str, str], model_name: str

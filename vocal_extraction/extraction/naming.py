@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from vocal_extraction.atomic_files import native_name
 from vocal_extraction.audio_files.probing import examine
 from vocal_extraction.errors import ExtractionError
 from vocal_extraction.output_formats import FORMATS
@@ -34,7 +35,13 @@ _TAG_FIELDS = {"artist", "title", "album", "track"}
 
 def path_key(path: str | Path) -> str:
     """Return a path in a form in which letter case and the ways to write an accent make no difference."""
-    return unicodedata.normalize("NFC", os.path.realpath(path)).casefold()
+    return unicodedata.normalize("NFC", _real(path)).casefold()
+
+
+def _real(path: str | Path) -> str:
+    """Return a real path, spelt alike in every locale."""
+    real = os.path.realpath(native_name(os.fspath(path)))
+    return os.fsencode(real).decode(errors="surrogateescape")
 
 
 def identity(song: str | Path) -> str:
@@ -46,7 +53,7 @@ def identity(song: str | Path) -> str:
         If no file can have that name.
     """
     try:
-        return STANDARD_INPUT if str(song) == STANDARD_INPUT else os.path.realpath(song)
+        return STANDARD_INPUT if str(song) == STANDARD_INPUT else _real(song)
     except ValueError as error:  # a zero byte, or half a surrogate pair
         raise ExtractionError(f"{str(song)!a} can be the name of no file ({error}).") from error
     except TypeError as error:
@@ -70,6 +77,7 @@ def find_songs(
     """
     found: dict[str, tuple[str | Path, Path]] = {}
     for given in [inputs] if isinstance(inputs, str | Path) else inputs:
+        identity(given)  # which refuses what can be no song's name
         path = Path(given)
         songs: Iterable[str | Path] = [STANDARD_INPUT if str(given) == STANDARD_INPUT else path]
         # Unlike Path's own, this takes a name that is too long for the disk as that of no folder.
@@ -123,7 +131,7 @@ def song_name(song: str | Path) -> str:
     name = Path(song).name
     stem, _, ending = name.rpartition(".")
     name = stem if ending.lower() in _SONG_ENDINGS else name
-    name = os.fsencode(name)[:_LONGEST_NAME_BYTES].decode(errors="ignore").rstrip()
+    name = native_name(name, _LONGEST_NAME_BYTES).rstrip()
     return name if name.strip(".") else "_"
 
 
@@ -196,4 +204,4 @@ def _safe(text: str) -> str:
     ('AC_DC_', '_', '')
     """
     text = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]', "_", text)
-    return text.encode(errors="ignore")[:_LONGEST_TAG_BYTES].decode(errors="ignore").strip(" .")
+    return native_name(text, _LONGEST_TAG_BYTES).strip(" .")

@@ -80,6 +80,8 @@ def prepare_musdb(
     there are no songs, the download failed, or names those that cannot be decoded; the others are.
     """
     dataset_folder = Path(dataset_folder)
+    if n_workers is not None and n_workers < 1:
+        raise PreparationError(f"The number of workers is 1 or more; got {n_workers}.")
     remove_leftovers(dataset_folder)
     record = _read_record(dataset_folder)
     source = _choose_source(musdb_path, dataset_folder, record, download=download, progress=progress)

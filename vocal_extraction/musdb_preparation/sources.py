@@ -109,6 +109,7 @@ def download_sample(folder: Path, *, progress: bool = True) -> Path:
         return folder
     import musdb  # a second of imports
 
+    was_there = folder.parent.exists()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".partial-{os.getpid()}-") as temporary:
@@ -123,6 +124,10 @@ def download_sample(folder: Path, *, progress: bool = True) -> Path:
             f"The sample could not be fetched: {error}. Run the same command again, or do without "
             f"the network. {LOCAL_FOLDER_ADVICE}"
         ) from error
+    finally:
+        if not was_there:
+            with contextlib.suppress(OSError):  # that it is not empty
+                folder.parent.rmdir()
     return folder
 
 

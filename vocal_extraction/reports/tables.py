@@ -191,4 +191,5 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
                 cells += [f"{found['wins']}/{found['losses']}/{found['ties']}", str(found["n"])]
                 rows.append([f"{metric}, {source}", *cells])
         parts.append(f"A = {titles[pair['first']]}\nB = {titles[pair['second']]}\n\n{text_table(head, rows)}")
-    return "\n\n".join(parts) + "\n"
+    facts = facts_of({**next(iter(models.values()))["made"], "preset": "", "licence": ""})
+    return "\n\n".join([", ".join(facts), *parts]) + "\n"

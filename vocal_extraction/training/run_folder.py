@@ -57,7 +57,7 @@ def write_epoch(state: TrainingState, folder: Path, example: Example | None = No
         save_checkpoint(folder / BEST_NAME, state.result, preset=state.preset, **facts)
     write_text(folder / _HISTORY_NAME, "".join(json.dumps(row, allow_nan=False) + "\n" for row in state.history))
     write_loss_plot(state.history, folder / _PLOT_NAME)
-    _write_tensorboard(row, folder / _TENSORBOARD_NAME, state.preset, example)
+    _write_tensorboard(row, folder / _TENSORBOARD_NAME, state, example)
     state.save(folder)
 
 
@@ -91,17 +91,17 @@ def _facts(state: TrainingState) -> dict[str, Any]:
     }
 
 
-def _write_tensorboard(row: Row, folder: Path, preset: Preset, example: Example | None) -> None:
+def _write_tensorboard(row: Row, folder: Path, state: TrainingState, example: Example | None) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
-    epoch = row["epoch"]
+    epoch, preset = row["epoch"], state.preset
     # What an earlier run left of this epoch and later ones is hidden.
     with SummaryWriter(str(folder), purge_step=epoch) as writer:
         for name in _PLOTTED:
             if row.get(name) is not None:
                 writer.add_scalar(name, row[name], epoch)
         if epoch == 1:
-            settings = json.dumps(dataclasses.asdict(preset), indent=4)
+            settings = json.dumps(state.origin | dataclasses.asdict(preset), indent=4)
             writer.add_text("settings", "".join(f"    {line}\n" for line in settings.splitlines()), epoch)
         if example is not None:
             for name, audio in example._asdict().items():

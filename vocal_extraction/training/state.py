@@ -9,6 +9,8 @@ import io
 import json
 import math
 import pickle
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from vocal_extraction.checkpointing import CheckpointError, read_checkpoint, sou
 from vocal_extraction.checkpointing.archive import packed, records_of
 from vocal_extraction.networks import create_model
 from vocal_extraction.presets import Preset
+from vocal_extraction.tracks import Track
 from vocal_extraction.training.errors import ResumeError, TrainingError
 
 STATE_NAME = "training_state.pth"
@@ -43,8 +46,10 @@ class TrainingState:
         )
         self.history: list[dict[str, Any]] = []
         self.n_steps = 0
-        self.songs: list[str] = []
-        """Names and lengths of the songs, by which a resumed run sees whether they are the same."""
+        self.songs: dict[str, int] = {}
+        """Checksums of some samples of the songs, by their names and lengths: whether a resumed run has the same."""
+        self.origin: dict[str, Any] = {"seed": seed, "device": str(device)}
+        """What else than the preset makes the run what it is, for the record."""
         self.loader_seed = int(torch.empty((), dtype=torch.int64).random_())
 
     @property
@@ -83,6 +88,7 @@ class TrainingState:
     def start_from(self, path: Path) -> None:
         """Begin with the weights of a checkpoint; a TrainingError says that it is of another network."""
         weights = read_checkpoint(path)["state_dict"]
+        self.origin["start_from"] = path.name
         try:
             self.network.load_state_dict(weights)
         except RuntimeError as error:
@@ -128,7 +134,7 @@ class TrainingState:
         if _settings_of(content["fingerprint"]) != _settings_of(_fingerprint(self.preset, self.seed)):
             raise ResumeError(f"{path} belongs to a run of other settings or another seed. Resume with those.")
         if not changed_data:
-            self._check_songs(json.loads(content.get("songs", "[]")))
+            self._check_songs(json.loads(content.get("songs", "{}")))
         self.network.load_state_dict(content["network"])
         if self.average is not None:
             self.average.load_state_dict(content["average"])
@@ -139,15 +145,27 @@ class TrainingState:
         if content["cuda_random_state"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(content["cuda_random_state"], self.device)
 
-    def _check_songs(self, before: list[str]) -> None:
+    def _check_songs(self, before: dict[str, int | None] | list[str]) -> None:
+        before = before if isinstance(before, dict) else dict.fromkeys(before)  # earlier versions kept names alone
         added, removed = sorted({*self.songs} - {*before}), sorted({*before} - {*self.songs})
-        if before and (added or removed):
-            changes = (("added", added), ("removed", removed))
+        replaced = sorted(name for name in self.songs.keys() & before if before[name] not in (None, self.songs[name]))
+        if before and (added or removed or replaced):
+            changes = (("added", added), ("removed", removed), ("replaced", replaced))
             what = " and ".join(f"{len(names)} {verb} (as {names[0]})" for verb, names in changes if names)
             raise ResumeError(
                 f"The songs are not those that this run began with: {what}. Losses before and after would "
                 "not compare. Put them back, or go on with --resume --changed-data."
             )
+
+
+def song_marks(songs: Mapping[str, Sequence[Track]]) -> dict[str, int]:
+    """Return a checksum of a second from the middle of each song, by subset, name and length."""
+
+    def mark(song: Track) -> int:
+        start = max(song.n_samples - song.sample_rate, 0) // 2
+        return zlib.crc32(song.read(start, min(start + song.sample_rate, song.n_samples)).tobytes())
+
+    return {f"{subset}/{one.name} ({one.n_samples})": mark(one) for subset in songs for one in songs[subset]}
 
 
 def _average(decay: float) -> Any:

@@ -32,7 +32,7 @@ from vocal_extraction.training.mixtures import Batch, worker_errors
 from vocal_extraction.training.processes import Processes, device_of_rank, joined_processes
 from vocal_extraction.training.resources import has_bfloat16, in_threads, resources
 from vocal_extraction.training.run_folder import BEST_NAME, Example, Row, move_earlier_run, write_epoch
-from vocal_extraction.training.state import TrainingState
+from vocal_extraction.training.state import TrainingState, song_marks
 
 _N_CHECKED = 2
 _COMPILING_DEVICES = ("cuda",)
@@ -64,7 +64,7 @@ def train_model(
     Parameters
     ----------
     maximum_number_of_mixtures
-        Size of the fixed set of training mixtures. Presets that mix anew in every epoch have no such set.
+        Size of the fixed set of training mixtures. Presets that mix anew in every epoch take no such number.
     preset
         Network, mixing and recipe, and which sources are trained: a preset, its name, or a TOML file.
     dataset_folder
@@ -85,12 +85,11 @@ def train_model(
     resume
         Continue from the last completed epoch of `checkpoint_folder`.
     changed_data
-        Resume although songs were added or removed.
+        Resume although songs were added, removed or replaced.
     n_epochs, n_batches, n_validation_mixtures
         Other numbers of epochs, of batches an epoch and of validation mixtures (0: whole songs) than the preset's.
     n_workers
-        Processes that mix; by default as the machine has cores to spare. The mixtures are the same; on a CPU the
-        network has the threads that are left, which may change the last bits of its sums.
+        Processes that mix; on a CPU the network has the threads that are left, and other last bits of its sums.
     cache_bytes
         Most bytes of rendered training mixtures to keep on disk, beside the dataset; for presets with a fixed set.
     progress
@@ -106,10 +105,8 @@ def train_model(
     TrainingError
         If a loss is not finite (the text names the mixture or the song), validation data is missing, a process that
         mixes was killed, there is no run to resume, or `start_from` is another network.
-    CheckpointError
-        If `start_from` cannot be read.
-    DeviceError, PreparationError, SettingsError, StorageError, TrackError
-        If the device, a setting, the songs or the folder cannot be used.
+    CheckpointError, DeviceError, PreparationError, SettingsError, StorageError, TrackError
+        If `start_from`, the device, a setting, the songs or the folder cannot be used.
     """
     if not (isinstance(seed, numbers.Integral) and 0 <= seed <= LARGEST_SEED):
         raise SettingsError(f"The seed is {seed!r}; expected a whole number from 0 to {LARGEST_SEED}.")
@@ -136,7 +133,8 @@ def train_model(
     ):
         state = TrainingState(preset, seed=seed, device=chosen, rank=processes.rank)
         found = found or songs_of()
-        state.songs = sorted(f"{subset}/{song.name} ({song.n_samples})" for subset in found for song in found[subset])
+        state.songs = song_marks(found)
+        state.origin["tracks"] = [Path(str(each)).absolute().name for each in tracks or [dataset_folder]]
         if start_from is not None:
             state.start_from(Path(start_from))
         if resume:
@@ -173,6 +171,10 @@ def _with_length(preset: Preset, n_mixtures: int | None, **numbers: int | None) 
     changes: dict[str, Any] = {name: number for name, number in numbers.items() if number is not None}
     if preset.training.n_mixtures is not None:
         changes["n_mixtures"] = n_mixtures
+    elif n_mixtures not in (None, SPECIFIED.training.n_mixtures):
+        raise SettingsError(
+            f"Preset {preset.name!r} mixes anew in every epoch, got {n_mixtures} mixtures to draw from."
+        )
     if changes.get("n_validation_mixtures") == 0:
         changes["n_validation_mixtures"] = None
     return dataclasses.replace(preset, training=dataclasses.replace(preset.training, **changes))
@@ -202,7 +204,7 @@ class Trainer:
     def fit(self) -> Path:
         """Run all epochs that are left; return the path of the best checkpoint."""
         state, training = self.state, self.preset.training
-        if self.processes.is_first and self.folder.is_dir():
+        if self.processes.is_first:
             remove_leftovers(self.folder)
         self.sanity_check()
         for epoch in range(state.n_epochs_done + 1, training.n_epochs + 1):
@@ -372,10 +374,8 @@ class Trainer:
         return Example(mixture, target, estimates[0].cpu())
 
     def _has_stalled(self) -> bool:
-        patience, history = self.preset.training.early_stopping_epochs, self.state.history
-        if patience is None or len(history) < patience:
-            return False
-        return not any(row["is_best"] for row in history[-patience:])
+        recent = self.state.history[-(self.preset.training.early_stopping_epochs or 0) :]
+        return len(recent) == self.preset.training.early_stopping_epochs and not any(row["is_best"] for row in recent)
 
     def _bar(self, title: str, n_items: int) -> "tqdm[Any]":
         # No bar in a file or a pipe (None): there, the line of each epoch is enough.

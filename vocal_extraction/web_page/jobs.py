@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+from vocal_extraction.atomic_files import native_name
 from vocal_extraction.audio_files.ffmpeg import Ffmpeg, input_arguments
 from vocal_extraction.checkpointing import (
     CheckpointError,
@@ -342,4 +343,4 @@ def safe_name(name: str) -> str:
     """
     name = re.sub(r"[\x00-\x1f\x7f]", "", re.split(r"[/\\]", name)[-1]).lstrip(".") or "song"
     stem, dot, ending = name.rpartition(".")
-    return (stem or name).encode()[:120].decode(errors="ignore") + (dot + ending[:10] if stem else "")
+    return native_name(stem or name, 120) + (dot + ending[:10] if stem else "")
