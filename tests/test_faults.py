@@ -289,7 +289,8 @@ def programs(tmp_path, monkeypatch):
 def test_programs_that_are_missing_fail_or_hang(
     world, program, script, sentence, tmp_path, monkeypatch, capsys, programs
 ):
-    monkeypatch.setattr("vocal_extraction.audio_files.ffmpeg.STANDSTILL_S", 0.5)
+    if sentence == "stood still":  # as any program may seem to do for so short a time on a busy machine
+        monkeypatch.setattr("vocal_extraction.audio_files.ffmpeg.STANDSTILL_S", 0.5)
     results = tmp_path / "results"
     programs(program, script)
     assert_fails(world.arguments(results), capsys, sentence)
