@@ -290,7 +290,7 @@ def test_version(tmp_path):
 
 @pytest.mark.parametrize("told", [None, "/told"])
 @pytest.mark.parametrize("beside", [[], ["a song folder"], ["a", "b"]])
-def test_the_gate_of_a_change_finds_real_songs_beside_the_project(tmp_path, told, beside):
+def test_what_every_change_must_pass_finds_real_songs_beside_the_project(tmp_path, told, beside):
     """Whatever the folder is called that holds them; where MUSDB_PATH is set, it stays."""
     run = tmp_path / "project" / ".ci" / "run"
     run.parent.mkdir(parents=True)

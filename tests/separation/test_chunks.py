@@ -133,7 +133,7 @@ def test_the_first_error_ends_all_work():
 
 
 def test_items_are_asked_for_a_few_ahead_only():
-    asked, gate = [], threading.Event()
+    asked, may_go_on = [], threading.Event()
 
     def items():
         for number in range(100):
@@ -144,7 +144,7 @@ def test_items_are_asked_for_a_few_ahead_only():
         if n_done == 2:
             raise KeyboardInterrupt
 
-    gate.set()
+    may_go_on.set()
     with ThreadPoolExecutor(1) as pool, pytest.raises(KeyboardInterrupt):
-        for_each(pool, lambda number: gate.wait(), items(), stop)
+        for_each(pool, lambda number: may_go_on.wait(), items(), stop)
     assert len(asked) <= 7

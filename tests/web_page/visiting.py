@@ -1,4 +1,4 @@
-"""What a visitor of the page does and sees, for the tests in a browser."""
+"""What a user of the page does and sees, for the tests in a browser."""
 
 import itertools
 import time
