@@ -6,7 +6,7 @@ export PYTHONPATH := tests
 RUN := $(VENV)/bin/python
 TOOLS := .venv-tools
 INSTALLED := $(VENV)/.installed
-DEVELOPMENT := $(INSTALLED)-dev $(addprefix $(INSTALLED)-,$(patsubst requirements-%.txt,%,$(wildcard requirements-web.txt))) $(INSTALLED)-axe
+DEVELOPMENT := $(INSTALLED)-dev $(addprefix $(INSTALLED)-,$(patsubst requirements-%.txt,%,$(wildcard requirements-web.txt requirements-scale.txt))) $(INSTALLED)-axe
 .DEFAULT_GOAL := help
 
 help:  ## List the targets

@@ -63,6 +63,7 @@ def test_the_wheel_gives_the_command_and_its_version(wheel):
 
 def test_the_extras_are_the_direct_requirements():
     assert BASE | EXTRAS["train"] | EXTRAS["live"] == direct("requirements.txt")
+    assert EXTRAS["cloud"] | EXTRAS["ray"] == direct("requirements-scale.txt")
     of_the_page = direct("requirements-web.txt")
     assert of_the_page <= EXTRAS["web"] <= of_the_page | direct("requirements.txt")
 

@@ -60,7 +60,8 @@ def test_everything_imported_is_a_direct_requirement():
     missing = set()
     n_found = 0
     for path in PRODUCT_FILES:
-        allowed = direct_here | (direct(ROOT / "requirements-web.txt") if _layer(path) == "web_page" else set())
+        more = {"web_page": "web", "extraction": "scale"}.get(_layer(path))
+        allowed = direct_here | (direct(ROOT / f"requirements-{more}.txt") if more else set())
         for module, _ in _imports(_tree(path)):
             name = module.split(".")[0]
             if name not in (PACKAGE, *sys.stdlib_module_names):

@@ -122,16 +122,19 @@ def _concerns(error: OSError, aside: Path, final: Path) -> bool:
 
 
 @contextlib.contextmanager
-def sole_writer(folder: Path, *, doing: str, wait: Callable[[str], None] | None = None) -> Iterator[None]:
+def sole_writer(
+    folder: Path, *, doing: str, wait: Callable[[str], None] | None = None, name: str = ".lock"
+) -> Iterator[None]:
     """Hold the lock of a folder, so that nobody else does the same there; it ends with this process, however that ends.
 
     `doing` is for the messages. If somebody else is at it, `wait` is called with a sentence before waiting for the end
-    of that; without it a `StorageError` is raised. A folder that was made for it and stayed empty is removed.
+    of that; without it a `StorageError` is raised. `name` is that of the lock, where different things may be done in one
+    folder. A folder that was made for it and stayed empty is removed.
     """
-    path, was_there = folder / ".lock", folder.exists()
+    path, was_there = folder / name, folder.exists()
     with contextlib.ExitStack() as stack:
         # The system's lock is one of processes; threads of this one need another.
-        own = _folder_locks.setdefault(os.path.realpath(folder), threading.Lock())
+        own = _folder_locks.setdefault(os.path.realpath(path), threading.Lock())
         is_free = own.acquire(blocking=False)
         if is_free:
             stack.callback(own.release)

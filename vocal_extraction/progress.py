@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-_LINE_EVERY_S = 60.0
+LINE_EVERY_S = 60.0
 
 _Item = TypeVar("_Item")
 
@@ -25,6 +25,6 @@ def counted(items: Iterable[_Item], n_items: int, title: str, *, show: bool = Tr
     for n_done, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
-        if now - last >= _LINE_EVERY_S or n_done == n_items:
+        if now - last >= LINE_EVERY_S or n_done == n_items:
             last = now
             print(f"{title}: {n_done} of {n_items} songs in {now - start:.0f} s", file=sys.stderr)

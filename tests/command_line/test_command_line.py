@@ -65,6 +65,19 @@ def test_every_command_of_the_parser_is_a_function():
                 "settings": ExtractionSettings(format="flac", overwrite=True),
             },
         ),
+        (
+            "extract --list - --shard 1/8 -o s3://b/out --engine ray --address auto --price-per-core-hour 0.02",
+            {
+                "list_path": "-",
+                "shard": "1/8",
+                "output_folder": "s3://b/out",
+                "engine": "ray",
+                "cluster": "auto",
+                "price_per_core_hour": 0.02,
+            },
+        ),
+        ("extract --merge-manifests -o out", {"merge_manifests": True, "output_folder": "out"}),
+        ("evaluate --preset classic --shard auto/4", {"preset_names": ["classic"], "shard": "auto/4"}),
         ("extract --preset studio -- -a.wav", {"songs": ["-a.wav"], "preset_name": "studio"}),
         ("extract --list-models --json", {"list_models": True, "as_json": True}),
         ("ensemble a.pth b.pth -o c.pth", {"paths": [Path("a.pth"), Path("b.pth")], "output_path": Path("c.pth")}),
@@ -101,6 +114,7 @@ def test_only_what_was_typed_is_handed_on(line, options):
         "evaluate --model a --estimates e",
         "evaluate --estimates e --mask binary",
         "evaluate --metrics loudness",
+        "evaluate --preset classic --preset studio --shard 0/2",
         "extract",
         "extract song.wav --format mp7",
         "ensemble -o c.pth",
@@ -161,7 +175,7 @@ def room_functions(command):
         "train": [training.train_model],
         "evaluate": [evaluation.evaluate_model, evaluation.EvaluationOptions],
         "ensemble": [joining.join_checkpoints],
-        "extract": [extraction.extract_songs],
+        "extract": [extraction.extract_songs, extraction.extract_catalogue],
     }[command]
 
 

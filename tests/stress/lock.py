@@ -17,9 +17,8 @@ OLDEST_PYTHON = "3.11"
 def lock(requirements: Path) -> None:
     """Write the lock of one requirements file, agreeing with that of the program."""
     target = requirements.with_suffix(".lock")
-    constraints = (
-        ["-c", "requirements.lock"] if requirements.name in ("requirements-dev.txt", "requirements-web.txt") else []
-    )
+    installed_together = [f"requirements-{name}.txt" for name in ("dev", "scale", "web")]
+    constraints = ["-c", "requirements.lock"] if requirements.name in installed_together else []
     command = [
         *(str(Path(sys.executable).with_name("uv")), "pip", "compile", requirements.name, "-o", target.name),
         *("--universal", "--generate-hashes", "--python-version", OLDEST_PYTHON, "--no-emit-package", "soxbindings"),

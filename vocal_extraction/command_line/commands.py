@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vocal_extraction.errors import VocalExtractionError
-from vocal_extraction.settings import CHECKPOINT_FOLDER, IS_CHECKOUT, TRAINED_MODEL
+from vocal_extraction.settings import CHECKPOINT_FOLDER, EXTRACTION_FOLDER, IS_CHECKOUT, TRAINED_MODEL
 
 
 class MissingPartError(VocalExtractionError):
@@ -50,6 +51,7 @@ def explained(name: str, options: dict[str, Any]) -> Iterator[None]:
         extra, target = {"serve": ("web", "serve"), "live": ("live", "setup")}.get(name, ("train", "setup"))
         extra = "torch" if error.name == "torch" and name in ("extract", "serve", "live") else extra
         remedy = f"make {target}" if IS_CHECKOUT else f"pip install 'vocal-extraction[{extra}]'"
+        remedy = "pip install 'vocal-extraction[ray]'" if error.name == "ray" else remedy
         message = f"{name} needs the module {error.name!r}, which is missing. Install it: {remedy}"
         raise MissingPartError(message) from error
 
@@ -170,7 +172,12 @@ def _cell(value: Any) -> str:
 
 
 def extract(
-    *, songs: Sequence[str | Path] = (), list_models: bool = False, as_json: bool = False, **options: Any
+    *,
+    songs: Sequence[str | Path] = (),
+    list_models: bool = False,
+    merge_manifests: bool = False,
+    as_json: bool = False,
+    **options: Any,
 ) -> int:
     """Extract the vocals of songs; one that fails does not keep the others from being done."""
     if list_models:
@@ -179,6 +186,17 @@ def extract(
         models = {name: str(path) for name, path in named_checkpoints().items()}
         print(json.dumps(models) if as_json else "\n".join(f"{name:<10} {path}" for name, path in models.items()))
         return 0
+    if merge_manifests:
+        from vocal_extraction.extraction.catalogue import merge_manifests as merge
+
+        return _print_totals(merge(options.get("output_folder", EXTRACTION_FOLDER)), as_json=as_json)
+    if _OF_CATALOGUES & options.keys() or any("://" in str(each) for each in (*songs, options.get("output_folder"))):
+        from vocal_extraction.extraction.catalogue import extract_catalogue
+
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # by which clusters take machines back
+        return _print_totals(
+            extract_catalogue(songs, results=None if as_json else sys.stdout, **options), as_json=as_json
+        )
     from vocal_extraction.extraction import extract_songs
 
     # With `-o -` the audio itself goes to stdout.
@@ -192,6 +210,14 @@ def extract(
         summary = f"{n_done} of {len(outcomes)} done" + (f", {len(failures)} failed: " if failures else ".")
         print(summary + "; ".join(failures) + "." * bool(failures), file=sys.stderr)
     return 1 if failures else 0
+
+
+_OF_CATALOGUES = {"list_path", "shard", "engine", "cluster", "gpu_share", "price_per_core_hour"}
+
+
+def _print_totals(totals: Any, *, as_json: bool) -> int:
+    print(json.dumps(totals.as_record()) if as_json else totals)
+    return 1 if totals.failures else 0
 
 
 def demo(**options: Any) -> int:

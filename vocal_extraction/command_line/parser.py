@@ -110,6 +110,7 @@ _DEVICE = ("--device", "", {"metavar": "NAME"}, "auto (the default), cpu, cuda, 
 _RUNTIME = ("--runtime", "", _one_of("auto", "torch", "onnxruntime"), "what runs the network (default: the quicker)")
 _NAME = {"metavar": "NAME"}
 _MODELS_DIR = ("--models-dir", "models_folder", _DIR, "imported models (default: the platform's folder for data)")
+_SHARD = ("--shard", "", {"metavar": "I/N"}, "of all songs, part I (from 0) of N; auto/N: I from the scheduler")
 _MASK = ("--mask", "", _one_of("soft", "binary"), "binary: 1 where the mask is above a half")
 _DATA = [
     ("--musdb-path", "", _DIR, "MUSDB18 on this machine (default: $MUSDB_PATH)"),
@@ -150,6 +151,7 @@ _EVALUATE = [
     ("--estimates", "estimates_folder", _DIR, "score DIR/SONG/vocals.wav instead"),
     ("--subset", "", _one_of("train", "valid", "test"), "songs to score (default: test)"),
     ("--limit", "", _n(1), "only the first N songs"),
+    _SHARD,
     ("--metrics", "", _one_of("scale", "bsseval_v4", "leakage", **_SEVERAL), "families of scores (default: all)"),
     _MASK,
     ("--oracles", "", _ON, "also ideal masks: oracles"),
@@ -214,7 +216,19 @@ _EXTRACT = [
     ("--from", "from_s", {"type": _time, "metavar": "TIME"}, "separate from here, as 1:10 or 70.5"),
     ("--to", "to_s", {"type": _time, "metavar": "TIME"}, "to here; outside, vocals are silent"),
     ("--keep-partial", "", _ON, "keep what decodes of a damaged file"),
-    ("--jobs", "n_jobs", _n(1, MOST_WORKERS), "songs at the same time"),
+    ("--jobs", "n_jobs", _n(1, MOST_WORKERS), "songs at the same time, each in a process"),
+    (
+        "--list",
+        "list_path",
+        {"metavar": "FILE"},
+        "more songs: one a line, or a table in Parquet; - is stdin",
+    ),
+    _SHARD,
+    ("--merge-manifests", "", _ON, "join the manifests of the shards below -o, add them up, and stop"),
+    ("--engine", "", _one_of("processes", "ray"), "ray: workers of a cluster"),
+    ("--address", "cluster", {"metavar": "HOST:PORT"}, "of the Ray cluster; auto: this machine's (default: a new one)"),
+    ("--gpu-share", "", {"type": _number(float, 0, 64), "metavar": "X"}, "of a GPU, for each worker in Ray"),
+    ("--price-per-core-hour", "", {"type": _number(float, 0), "metavar": "X"}, "also say what it costs"),
     ("--list-models", "", _ON, "list the models that are here, and stop"),
     _MODELS_DIR,
     _DEVICE,
@@ -332,11 +346,13 @@ def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
     if "maximum_number_of_mixtures" in options and preset is not None and preset.training.n_mixtures is None:
         error(f"{preset.name} mixes anew in every epoch and takes no --mixtures; --epochs and --batches limit it")
     if command == "extract":
-        if not options.get("songs") and "list_models" not in options:
+        if not options.get("songs") and not {"list_models", "list_path", "merge_manifests"} & options.keys():
             error("extract needs a song or a folder")
         fields = {field.name for field in dataclasses.fields(ExtractionSettings)} & options.keys()
         if fields:
             options["settings"] = ExtractionSettings(**{name: options.pop(name) for name in fields})
+    if "shard" in options and len([*options.get("models", []), *options.get("preset_names", [])]) > 1:
+        error("--shard scores one model; compare when all shards are done")
     if command == "models":
         action = options["action"]
         needless = [name for name, actions in _OF_ACTIONS.items() if name in options and action not in actions]

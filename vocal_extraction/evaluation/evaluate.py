@@ -18,6 +18,7 @@ from vocal_extraction.evaluation.results import shown_path
 from vocal_extraction.evaluation.scoring import Job, excerpt_of, run_jobs
 from vocal_extraction.evaluation.sources import Sources
 from vocal_extraction.evaluation.systems import System, systems_beside
+from vocal_extraction.extraction.shards import Shard
 from vocal_extraction.presets import SPECIFIED
 from vocal_extraction.progress import counted
 from vocal_extraction.reports.page import Example, report_page
@@ -70,6 +71,9 @@ class EvaluationOptions:
     """Also score a random mask and nussl's REPET-SIM, 2DFT and HPSS. The mixture always is."""
     limit: int | None = None
     """Score only the first so many songs."""
+    shard: str | None = None
+    """Score only these of them, see `extraction.shards.Shard`, and write the songs' files alone; without it, what all
+    shards have scored is summed up."""
     n_jobs: int | None = None
     """Songs scored at the same time; None chooses."""
     overwrite: bool = False
@@ -200,7 +204,11 @@ def _evaluate(
 ) -> Evaluation:
     """Score songs, each with the system that is evaluated and notes, then write all files that come of their scores."""
     folder, metrics = Path(options.output_folder or default_folder), choose_metrics(options.metrics)
-    remove_leftovers(folder)
+    if options.shard is None:  # else others, on other machines, may be at work in the folder
+        remove_leftovers(folder)
+    else:
+        part = Shard.parse(options.shard)
+        songs = [song for song in songs if part.has(song[0].name)]
     earlier = results.claim_folder(folder, evaluated=evaluated, data=options.data, overwrite=options.overwrite)
     if earlier is not None:
         print(f"Earlier results in {folder} were moved to {earlier}.", file=sys.stderr)
@@ -209,6 +217,8 @@ def _evaluate(
     jobs = [Job(sources.of(track), {row: system, **beside}, *more, notes) for track, system, notes in songs]
     done = counted(run_jobs(jobs, n_jobs=options.n_jobs), len(jobs), "evaluating", show=options.progress)
     contents = sorted(done, key=lambda content: content["song"])
+    if options.shard is not None:
+        return Evaluation({}, "", folder, contents)
     summary = results.summarise_evaluation(
         contents,
         systems=jobs[0].systems,

@@ -1,13 +1,15 @@
 """Songs in, files of their stems out.
 
-``extract_vocals`` takes one song, ``extract_songs`` files and folders as a job; `separation.separate` takes an array.
+``extract_vocals`` takes one song, ``extract_songs`` files and folders as a job, ``extract_catalogue`` any number at
+addresses, in shards; `separation.separate` takes an array.
 
-`batch` goes through the songs, `naming` chooses where their stems go, `manifest` remembers what is done, and `song`
-takes one from file to files: decode, separate, keep the levels, encode.
+`batch` and `catalogue` go through the songs, `workers` do them side by side, `naming` chooses where their stems go,
+`manifest` remembers what is done, and `song` takes one from file to files: decode, separate, keep the levels, encode.
 """
 
 from vocal_extraction.errors import ExtractionCancelledError, ExtractionError, SongTooLongError
 from vocal_extraction.extraction.batch import extract_songs, extract_vocals, plan_of
+from vocal_extraction.extraction.catalogue import extract_catalogue, merge_manifests
 from vocal_extraction.extraction.naming import ALL_STEMS
 from vocal_extraction.extraction.outcome import Outcome
 from vocal_extraction.separation import separate
@@ -18,8 +20,10 @@ __all__ = [
     "ExtractionError",
     "Outcome",
     "SongTooLongError",
+    "extract_catalogue",
     "extract_songs",
     "extract_vocals",
+    "merge_manifests",
     "plan_of",
     "separate",
 ]

@@ -1,33 +1,28 @@
 """Many songs: a batch is a job that can be stopped at any time and taken up again.
 
 Paths are chosen for all songs before the first is begun, so that they do not depend on which ends first. A song that
-fails is recorded, and the others go on. Ctrl-C ends the songs that are under way and leaves no half-written file. Two
-batches in one folder take turns.
+fails is recorded, and the others go on; so it is with one that kills the process that separates it (`workers`). Ctrl-C
+ends the songs that are under way and leaves no half-written file. Two batches in one folder take turns.
 """
 
 import contextlib
-import dataclasses
 import sys
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-from vocal_extraction.atomic_files import remove_leftovers, sha256_of, sole_writer
+from vocal_extraction.atomic_files import remove_leftovers, sole_writer
 from vocal_extraction.checkpointing import LoadedModel
 from vocal_extraction.errors import ExtractionError, VocalExtractionError
-from vocal_extraction.extraction.manifest import Manifest, options_of
+from vocal_extraction.extraction.folder_job import FolderJob, FolderWork, Task, ThisProcess
+from vocal_extraction.extraction.manifest import Manifest
 from vocal_extraction.extraction.naming import STANDARD_INPUT, choose_paths, find_songs, identity, path_key
-from vocal_extraction.extraction.outcome import FAILED, SKIPPED, Outcome, ProgressBars
-from vocal_extraction.extraction.song import extract_song
+from vocal_extraction.extraction.outcome import Outcome, ProgressBars
+from vocal_extraction.extraction.workers import ProcessWorker, Tries, do_all, recipe_of
 from vocal_extraction.output_formats import FORMATS
 from vocal_extraction.separation import (
     Cancelled,
     Progress,
-    Separator,
     StemPlan,
     load_model,
     stem_plan,
@@ -36,6 +31,8 @@ from vocal_extraction.separation import (
 from vocal_extraction.settings import EXTRACTION_FOLDER, ExtractionSettings
 
 STANDARD_OUTPUT = "-"
+IN_HAND_NAME = ".in-hand.json"
+"""Where a batch keeps its `Tries`, beside the manifest."""
 
 
 def extract_vocals(
@@ -92,8 +89,17 @@ def extract_vocals(
     loaded = load_model(model, preset_name=preset_name, device=device, runtime=runtime)
     with _folder_of_stems(folder) as manifest:
         plan = plan_of(loaded.sources, stems, without, settings.format, folder)
-        job = _Job({song: Path()}, folder, manifest, loaded, plan, settings)
-        return job.extract(song, longest_s=longest_s, progress=progress, cancelled=cancelled)
+        paths = _choose_paths({song: Path()}, folder, manifest, plan, settings, loaded.name)
+        job = FolderJob(folder, manifest, loaded, plan, settings)
+        place = paths.get(identity(song))
+        if isinstance(place, VocalExtractionError):
+            raise place
+        try:
+            return job.extract(song, place, longest_s=longest_s, progress=progress, cancelled=cancelled)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise ExtractionError(f"{song} could not be extracted ({error}). Check the disk and try again.") from error
 
 
 def extract_songs(
@@ -121,7 +127,8 @@ def extract_songs(
     output_folder, stems, without, settings, model, preset_name, device, runtime
         See `extract_vocals`. '-' takes one song only, and writes nothing else to standard output.
     n_jobs
-        Songs that are under way at the same time.
+        Songs under way at the same time, each in a process of its own with the model loaded. A script that asks for
+        more than one begins behind ``if __name__ == "__main__":``, as `multiprocessing` demands.
     show
         Whether bars and failures go to standard error as they come.
     results
@@ -144,22 +151,34 @@ def extract_songs(
     plan = plan_of(loaded.sources, stems, without, settings.format, folder)
     with _folder_of_stems(folder, say=show) as manifest:
         found = find_songs(songs, output_folder=folder, owned=manifest.owners if manifest is not None else ())
+        if manifest is None and len(found) != 1:
+            raise ExtractionError(f"Standard output takes one song, got {len(found)}. Name a folder: -o DIR.")
         # Standard input is waited for without end, which only the main thread can be called away from.
-        n_jobs = 1 if STANDARD_INPUT in found else n_jobs
+        n_workers = 1 if STANDARD_INPUT in found else min(n_jobs, len(found))
+        places = _choose_paths(found, folder, manifest, plan, settings, loaded.name)
         with (
-            worker_pool(loaded, n_songs=n_jobs) as pool,
+            worker_pool(loaded) as pool,
             contextlib.closing(ProgressBars(len(found), show=show, results=results)) as bars,
+            contextlib.closing(_tries(folder if len(found) > 1 else None, settings)) as tries,
         ):
-            job = _Job(found, folder, manifest, loaded, plan, settings, pool=pool, bars=bars)
-            if n_jobs == 1:
-                return list(map(job.extract, found))
-            with ThreadPoolExecutor(n_jobs, "song") as threads:
-                try:
-                    return list(threads.map(job.extract, found))
-                finally:
-                    # After Ctrl-C: end those under way, and begin no others.
-                    job.stop.set()
-                    threads.shutdown(cancel_futures=True)
+            work = FolderWork(recipe_of(loaded, model, device, runtime), plan, settings, folder, n_workers)
+            job = FolderJob(folder, manifest, loaded, plan, settings, pool=pool)
+            outcomes: dict[str, Outcome] = {}
+
+            def report(task: Task, result: Outcome | ExtractionError) -> None:
+                song = identity(task[0])
+                outcomes[song] = result if isinstance(result, Outcome) else job.failed(task[0], 0.0, result)
+                bars.report(outcomes[song])
+
+            do_all(
+                ((song, places.get(identity(song))) for song in found),
+                (lambda: ProcessWorker(work)) if n_workers > 1 else (lambda: ThisProcess(job, bars)),
+                n_workers=n_workers,
+                tries=tries,
+                name=lambda task: identity(task[0]),
+                done=report,
+            )
+            return [outcomes[identity(song)] for song in found]
 
 
 def plan_of(
@@ -208,152 +227,42 @@ def _folder_of_stems(folder: Path, *, say: bool = False) -> Iterator[Manifest | 
         yield Manifest(folder)
 
 
-class _Job:
-    """The songs of a batch, with their places below the folder of stems, and where their stems go."""
-
-    def __init__(
-        self,
-        songs: Mapping[str | Path, Path],
-        folder: Path,
-        manifest: Manifest | None,
-        model: LoadedModel,
-        plan: StemPlan,
-        settings: ExtractionSettings,
-        *,
-        pool: ThreadPoolExecutor | None = None,
-        bars: ProgressBars | None = None,
-    ) -> None:
-        if manifest is None and len(songs) != 1:
-            raise ExtractionError(f"Standard output takes one song, got {len(songs)}. Name a folder: -o DIR.")
-        self.stop = threading.Event()
-        self._manifest, self._plan, self._settings, self._bars = manifest, plan, settings, bars
-        self._folder = folder if manifest is not None else None
-        self._separator = Separator(
-            model,
-            mask=settings.mask,
-            phase=settings.phase,
-            chunk_s=settings.chunk_s,
-            wiener=settings.wiener,
-            pool=pool,
-            folder=self._folder,
-        )
-        self._options = options_of(settings, model.sha256, plan)
-        self._paths: dict[str, dict[str, Path] | VocalExtractionError] = {}
-        if manifest is not None:
-            self._choose_paths(songs, folder, dict(manifest.owners), model.name)
-
-    def _choose_paths(
-        self, songs: Mapping[str | Path, Path], folder: Path, owners: dict[str, str], model_name: str
-    ) -> None:
-        inputs = {path_key(song) for song in songs if identity(song) != STANDARD_INPUT}
-        is_mirrored = not self._settings.template_fields & {"artist", "album"}
-        for song, place in songs.items():
-            own = identity(song)
-            try:
-                paths = choose_paths(
-                    song,
-                    self._plan.names,
-                    output_folder=folder / place if is_mirrored else folder,
-                    settings=self._settings,
-                    owners=owners,
-                    inputs=inputs,
-                    model_name=model_name,
-                )
-            except VocalExtractionError as error:
-                self._paths[own] = error
-                continue
-            self._paths[own] = paths
-            owners |= {path_key(path): own for path in paths.values()}
-
-    def extract(
-        self,
-        song: str | Path,
-        *,
-        longest_s: float | None = None,
-        progress: Progress | None = None,
-        cancelled: Cancelled | None = None,
-    ) -> Outcome:
-        """Extract a song, unless that is done already, and record it; in a batch, a failure is an outcome, too."""
-        started = time.monotonic()
-        sha256 = _sha256_if_readable(song) if self._manifest is not None else None
-        made = {"source": identity(song), "source_sha256": sha256, **self._options}
-        with contextlib.ExitStack() as stack:
-            if self._bars is not None:
-                progress, cancelled = stack.enter_context(self._bars.song(song)), self.stop.is_set
-            try:
-                paths = self._paths.get(identity(song))
-                if isinstance(paths, VocalExtractionError):
-                    raise paths
-                outcome = self._done_before(song, paths, made) if paths is not None else None
-                if outcome is None:
-                    outcome = extract_song(
-                        song,
-                        paths,
-                        plan=self._plan,
-                        separator=self._separator,
-                        settings=self._settings,
-                        folder=self._folder,
-                        longest_s=longest_s,
-                        progress=progress,
-                        cancelled=cancelled,
-                        record=None if self._manifest is None else partial(self._manifest.add, made=made),
-                    )
-            except (VocalExtractionError, OSError) as error:
-                outcome = self._failed(song, time.monotonic() - started, error, made)
-        if self._bars is not None:
-            self._bars.report(outcome)
-        return outcome
-
-    def _done_before(self, song: str | Path, paths: Mapping[str, Path], made: Mapping[str, Any]) -> Outcome | None:
-        """Return the outcome of a song that is done already, None if it may be begun.
-
-        Raises
-        ------
-        ExtractionError
-            If files stand at its paths that may not be replaced.
-        """
-        if self._manifest is None or self._settings.overwrite:
-            return None
-        if self._manifest.is_done(paths, made):
-            reason = f"Done before, with the same model and options: {', '.join(map(str, paths.values()))}"
-            outcome = Outcome(str(song), SKIPPED, reason=reason, stems=dict(paths))
-            self._manifest.add(outcome, {}, made)
-            return outcome
-        if existing := self._manifest.foreign(paths, made):
-            raise ExtractionError(
-                f"{' and '.join(map(str, existing))} exist already, made otherwise or of another song. "
-                "Replace them with --overwrite, or choose another folder: -o."
-            )
-        return None
-
-    def _failed(self, song: str | Path, seconds: float, error: Exception, made: Mapping[str, Any]) -> Outcome:
-        """Record a failure of a batch; if not even that can be done, as on a full disk, say so, and let it go on.
-
-        Raises
-        ------
-        VocalExtractionError
-            The failure itself, if the song is no batch's.
-        BrokenPipeError
-            If whoever read our standard output has gone; the program ends as others do then.
-        """
-        if isinstance(error, BrokenPipeError):
-            raise error
-        if isinstance(error, OSError):
-            error = ExtractionError(f"{song} could not be extracted ({error}). Check the disk and try again.")
-        if self._bars is None:
-            raise error
-        outcome = Outcome(str(song), FAILED, seconds, str(error))
+def _choose_paths(
+    songs: Mapping[str | Path, Path],
+    folder: Path,
+    manifest: Manifest | None,
+    plan: StemPlan,
+    settings: ExtractionSettings,
+    model_name: str,
+) -> dict[str, dict[str, Path] | VocalExtractionError]:
+    """Choose where the stems of all songs go, by their identity; none have a place on standard output."""
+    if manifest is None:
+        return {}
+    inputs = {path_key(song) for song in songs if identity(song) != STANDARD_INPUT}
+    is_mirrored = not settings.template_fields & {"artist", "album"}
+    owners, chosen = dict(manifest.owners), dict[str, dict[str, Path] | VocalExtractionError]()
+    for song, place in songs.items():
+        own = identity(song)
         try:
-            if self._manifest is not None and not self.stop.is_set():
-                self._manifest.add(outcome, {}, made)
-        except ExtractionError as another:
-            return dataclasses.replace(outcome, reason=f"{outcome.reason} {another}")
-        return outcome
+            paths = choose_paths(
+                song,
+                plan.names,
+                output_folder=folder / place if is_mirrored else folder,
+                settings=settings,
+                owners=owners,
+                inputs=inputs,
+                model_name=model_name,
+            )
+        except VocalExtractionError as error:
+            chosen[own] = error
+            continue
+        chosen[own] = paths
+        owners |= {path_key(path): own for path in paths.values()}
+    return chosen
 
 
-def _sha256_if_readable(song: str | Path) -> str | None:
-    """Return the checksum of a song; what cannot be read is named when it is decoded."""
-    with contextlib.suppress(OSError, ValueError):
-        if Path(song).is_file():
-            return sha256_of(song)
-    return None
+def _tries(folder: Path | None, settings: ExtractionSettings) -> Tries:
+    """Keep the tries of a batch beside its manifest; those of one song nowhere."""
+    if folder is None or str(folder) == STANDARD_OUTPUT:
+        return Tries(lambda: "", lambda text: None)
+    return Tries.in_file(folder / IN_HAND_NAME, afresh=settings.overwrite)

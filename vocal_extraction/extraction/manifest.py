@@ -2,10 +2,12 @@
 
 From it the next run knows what is done, with which model and options, and whose the files are. A song's line is written
 when its stems are complete, just before they get their names, so that a run that is killed in between knows its own
-files again. One process at a time writes in a folder (`batch` holds its lock), and its threads take turns.
+files again. One batch at a time writes in a folder (`batch` holds its lock), and its processes take turns.
 """
 
+import contextlib
 import datetime
+import fcntl
 import json
 import os
 import threading
@@ -57,21 +59,21 @@ class Manifest:
         If it cannot be read.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / MANIFEST_NAME
+    def __init__(self, folder: Path, name: str = MANIFEST_NAME) -> None:
+        self._path = folder / name
         self._lock = threading.Lock()
         self._lines: dict[str, dict[str, Any]] = {}
         """The line of each stem that was written, by `naming.path_key`; 'file' is its size and time."""
         try:
-            lines = self._path.read_bytes().decode(errors="replace").split("\n")
+            with open(self._path, encoding="utf-8", errors="replace", newline="\n") as lines:
+                for line in lines:
+                    self._learn(line)
         except FileNotFoundError:
             return
         except OSError as error:
             raise ExtractionError(
                 f"Cannot read the manifest {self._path} ({error.strerror}). Choose another folder: -o."
             ) from error
-        for line in lines:
-            self._learn(line)
 
     @property
     def owners(self) -> dict[str, str]:
@@ -112,7 +114,8 @@ class Manifest:
         """
         folder = self._path.parent
         record = outcome.as_record()
-        record["stems"] = {name: os.path.relpath(path, folder) for name, path in outcome.stems.items()}
+        places = {name: str(path) for name, path in outcome.stems.items()}
+        record["stems"] = {name: p if "://" in p else os.path.relpath(p, folder) for name, p in places.items()}
         record |= made
         record["written"] = {name: _size_and_time(path) for name, path in temporary.items()}
         record["time"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -121,6 +124,9 @@ class Manifest:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 with open(self._path, "ab+") as file:
+                    with contextlib.suppress(OSError):  # of network file systems that have no locks
+                        fcntl.lockf(file, fcntl.LOCK_EX)
+                    file.seek(0, os.SEEK_END)
                     if file.tell() > 0:  # a full disk or a crash may have cut off the last line
                         file.seek(-1, os.SEEK_END)
                         line = line if file.read() == b"\n" else "\n" + line

@@ -110,10 +110,16 @@ def _songs_below(folder: Path, output_folder: str, owned: Collection[str]) -> li
     return songs
 
 
+def has_song_ending(name: str) -> bool | None:
+    """Return whether a name ends as songs do; None if it has no ending, as ``Vol. 1``."""
+    ending = re.search(r"\.(?=\w*[A-Za-z])(\w+)$", name)
+    return None if ending is None else ending[1].lower() in _SONG_ENDINGS
+
+
 def _is_song(path: Path) -> bool:
-    """Return whether a file is a song by its ending, or if it has none, as in ``Vol. 1``, by what it holds."""
-    if ending := re.search(r"\.(?=\w*[A-Za-z])(\w+)$", path.name):
-        return ending[1].lower() in _SONG_ENDINGS
+    """Return whether a file is a song by its ending, or if it has none, by what it holds."""
+    if (by_ending := has_song_ending(path.name)) is not None:
+        return by_ending
     with contextlib.suppress(ExtractionError):
         examine(path)
         return True
@@ -163,14 +169,15 @@ def choose_paths(
     """
     own, name, number = identity(song), song_name(song), 1
     fields = {"folder": str(output_folder), "ext": FORMATS[settings.format].extension, "song": name}
-    fields |= {"model": _safe(model_name) or "_"}
+    fields |= {"model": safe_name(model_name) or "_"}
     if settings.template_fields & _TAG_FIELDS:
         fields |= _tags_of(song, name)
     below = Path() if "folder" in settings.template_fields else output_folder
     numbered = "song" if "song" in settings.template_fields else "title"
     while True:
         now = fields if number == 1 else fields | {numbered: f"{fields[numbered]} ({number})"}
-        names = {ALL_STEMS: now["song"]} if FORMATS[settings.format].holds_all else {one: _safe(one) for one in stems}
+        names = {one: safe_name(one) for one in stems}
+        names = {ALL_STEMS: now["song"]} if FORMATS[settings.format].holds_all else names
         paths = {one: below / settings.output_template.format(**now, stem=name or "_") for one, name in names.items()}
         if all(owners.get(path_key(path), own) == own for path in paths.values()):
             break
@@ -190,17 +197,17 @@ def _tags_of(song: str | Path, name: str) -> dict[str, str]:
         with contextlib.suppress(ExtractionError):
             tags = {tag.lower(): value for tag, value in examine(Path(song)).tags.items()}
     return {
-        "title": _safe(tags.get("title", "")) or name,
-        "artist": _safe(tags.get("artist", "")) or _safe(tags.get("album_artist", "")) or "Unknown artist",
-        "album": _safe(tags.get("album", "")) or "Unknown album",
-        "track": _safe(tags.get("track", "").partition("/")[0]).zfill(2),
+        "title": safe_name(tags.get("title", "")) or name,
+        "artist": safe_name(tags.get("artist", "")) or safe_name(tags.get("album_artist", "")) or "Unknown artist",
+        "album": safe_name(tags.get("album", "")) or "Unknown album",
+        "track": safe_name(tags.get("track", "").partition("/")[0]).zfill(2),
     }
 
 
-def _safe(text: str) -> str:
+def safe_name(text: str) -> str:
     """Return a tag, or a name from a checkpoint, as a part of a path that means nothing else on any system.
 
-    >>> _safe("AC/DC: ..."), _safe("../.."), _safe(" . ")
+    >>> safe_name("AC/DC: ..."), safe_name("../.."), safe_name(" . ")
     ('AC_DC_', '_', '')
     """
     text = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]', "_", text)

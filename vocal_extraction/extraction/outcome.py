@@ -1,7 +1,9 @@
 """What a batch says: the outcome of each song, and progress bars on standard error where that is a terminal."""
 
+import collections
 import contextlib
 import dataclasses
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 from tqdm.utils import disp_len, disp_trim
 
+from vocal_extraction.progress import LINE_EVERY_S
 from vocal_extraction.separation import Progress
 
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
@@ -18,6 +21,7 @@ _BAR = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remai
 _BAR_WITHOUT_END = "{desc} {n:.0f} s [{elapsed}{postfix}]{bar:0}"
 _LONGEST_NAME = 24
 """In columns of a terminal."""
+_MOST_REASONS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +38,8 @@ class Outcome:
     """Why it failed or was skipped."""
     duration_s: float | None = None
     """Length of the song."""
-    stems: dict[str, Path] = dataclasses.field(default_factory=dict)
-    """The file of each stem; empty if it failed, or where the stem went to standard output."""
+    stems: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Path of each stem, or of a catalogue its address; empty if it failed, or if the stem went to standard output."""
     scale: float = 1.0
     """Factor on all stems, below 1 where the format would have clipped."""
     runtime: str | None = None
@@ -74,13 +78,78 @@ class Outcome:
         return f"{self.file}: done in {self.seconds:.1f} s{f' ({how})' if how else ''}: {places}{notes}"
 
 
-class ProgressBars:
-    """A bar for each song under way, below one for the batch if that has several songs; nothing if not `show`."""
+@dataclasses.dataclass
+class Totals:
+    """What has come of many songs so far; ``str`` gives the line to print."""
 
-    def __init__(self, n_songs: int, *, show: bool, results: TextIO | None = None) -> None:
-        self._show, self._results, self._n_songs, self._n_reported = show, results, n_songs, 0
+    price_per_core_hour: float | None = None
+    n_cores: int = 1
+    """That are paid for."""
+    done: int = 0
+    skipped: int = 0
+    audio_s: float = 0.0
+    """Length of the songs that were done."""
+    failures: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    """How many songs failed for each reason."""
+    started_s: float | None = dataclasses.field(default_factory=time.monotonic)
+    """None counts the time of each song instead."""
+    worked_s: float = 0.0
+
+    def add(self, outcome: Outcome) -> None:
+        """Count a song."""
+        self.worked_s += outcome.seconds
+        if outcome.failed:
+            # Names, numbers and what libraries say in brackets would make a reason of every song.
+            names = "|".join((re.escape(outcome.file), re.escape(Path(outcome.file).name)))
+            reason = re.sub(names, "the song", outcome.reason or "")
+            self.failures[re.sub(r"\d[\d.]*", "N", re.sub(r" \[.*\]", "", reason))] += 1
+        elif outcome.outcome == SKIPPED:
+            self.skipped += 1
+        else:
+            self.done, self.audio_s = self.done + 1, self.audio_s + (outcome.duration_s or 0.0)
+
+    def as_record(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        hours = (self.worked_s if self.started_s is None else time.monotonic() - self.started_s) / 3600
+        record: dict[str, Any] = {"done": self.done, "skipped": self.skipped, "failed": self.failures.total()}
+        record |= {"failures": dict(self.failures.most_common()), "audio_hours": round(self.audio_s / 3600, 4)}
+        record |= {"hours": round(hours, 4), "times_real_time": round(self.audio_s / 3600 / max(hours, 1e-6), 1)}
+        if self.price_per_core_hour is not None:
+            record["cost"] = round(hours * self.n_cores * self.price_per_core_hour, 4)
+        return record
+
+    def __str__(self) -> str:
+        """Say it in a line.
+
+        >>> totals = Totals()
+        >>> totals.add(Outcome("a/song 1.mp3", FAILED, reason="song 1.mp3 ends after 3.5 s."))
+        >>> str(totals)
+        '0 songs done (0.00 hours of audio, 0.0 times real time), 1 failed (1: the song ends after N s.)'
+        """
+        now = self.as_record()
+        line = f"{now['done']} songs done ({now['audio_hours']:.2f} hours of audio, "
+        line += f"{now['times_real_time']:.1f} times real time)" + (f", {self.skipped} skipped" if self.skipped else "")
+        if self.failures:
+            reasons = "; ".join(f"{n}: {reason}" for reason, n in self.failures.most_common(_MOST_REASONS))
+            line += f", {now['failed']} failed ({reasons}{'; ...' if len(self.failures) > _MOST_REASONS else ''})"
+        if "cost" in now:
+            line += f", cost {now['cost']:.2f} ({1000 * now['cost'] / max(self.done, 1):.2f} for 1,000 songs)"
+        return line
+
+
+class ProgressBars:
+    """A bar for each song under way, below one for the batch if that has several songs; nothing if not `show`.
+
+    Where standard error is no terminal, a batch says a line a minute.
+    """
+
+    def __init__(
+        self, n_songs: int | None, *, show: bool, results: TextIO | None = None, totals: Totals | None = None
+    ) -> None:
+        self._show, self._results, self._n_songs = show, results, n_songs
+        self.totals, self._n_reported, self._said_s = totals or Totals(), 0, time.monotonic()
         self._options: dict[str, Any] = {"file": sys.stderr, "disable": not (show and sys.stderr.isatty())}
-        hidden = self._options | ({"disable": True} if n_songs < 2 else {})
+        hidden = self._options | ({"disable": True} if n_songs == 1 else {})
         self._batch: Any = tqdm(total=n_songs, desc="songs", unit="song", **hidden)
 
     @contextlib.contextmanager
@@ -102,7 +171,12 @@ class ProgressBars:
     def report(self, outcome: Outcome) -> None:
         """Count a song, and say at once what came of it."""
         self._n_reported += 1
+        self.totals.add(outcome)
+        self._batch.set_postfix_str(str(self.totals), refresh=False)
         self._batch.update(1)
+        if self._show and self._options["disable"] and time.monotonic() - self._said_s >= LINE_EVERY_S:
+            self._said_s = time.monotonic()
+            print(f"{self._n_reported} of {self._n_songs or '?'} songs: {self.totals}", file=sys.stderr, flush=True)
         stream = self._results if not outcome.failed else sys.stderr if self._show else None
         if stream is not None:
             tqdm.write(str(outcome), file=stream)
@@ -111,7 +185,7 @@ class ProgressBars:
     def close(self) -> None:
         """Leave the bar of the batch as it stands; say how far it came if it was stopped."""
         self._batch.close()
-        if self._show and 1 < self._n_songs != self._n_reported:
+        if self._show and self._n_songs is not None and 1 < self._n_songs != self._n_reported:
             tqdm.write(f"{self._n_reported} of {self._n_songs} songs were through.", file=sys.stderr)
 
 

@@ -27,13 +27,13 @@ def _n_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else count
 
 
-def worker_pool(model: LoadedModel, *, n_songs: int = 1) -> ThreadPoolExecutor:
+def worker_pool(model: LoadedModel, *, n_beside: int = 1) -> ThreadPoolExecutor:
     """Return threads that compute chunks, each on one core.
 
-    There are as many as torch would use, but no more than a few for each song, since memory grows with them; an
-    accelerator is fed by one.
+    There are as many as torch would use, shared with the `n_beside` processes that do so, this one counted; but no more
+    than a few, since memory grows with them; an accelerator is fed by one.
     """
-    n_workers = min(_n_cores(), _WORKERS_OF_A_SONG * n_songs) if model.is_on_cpu else 1
+    n_workers = max(1, min(_n_cores() // n_beside, _WORKERS_OF_A_SONG)) if model.is_on_cpu else 1
     return ThreadPoolExecutor(n_workers, "separation", initializer=_compute_alone)
 
 

@@ -1,0 +1,217 @@
+"""Songs and stems at addresses, ``s3://bucket/song.flac`` and the like: whatever fsspec reads and writes.
+
+Paths of this machine, ``file://`` before them or not, never come near fsspec. Files go to and from addresses whole, and
+what may pass (a refusal for haste, a connection that breaks) is tried three times.
+"""
+
+import contextlib
+import importlib
+import itertools
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from vocal_extraction.errors import ExtractionError
+from vocal_extraction.extraction.naming import has_song_ending, safe_name, song_name
+
+_PAUSES_S = (1.0, 4.0, None)
+"""After each try; None is the end."""
+_COLUMNS = ("address", "path", "url", "song", "file")
+"""Of a table, which may have the songs, in order of preference; a table of one column may call it anything."""
+
+Result = TypeVar("Result")
+
+
+class AddressError(ExtractionError):
+    """What is at an address could not be read or written."""
+
+    may_pass = False
+    """Whether the same may do well a little later."""
+
+
+def plain(place: str | Path) -> str | Path:
+    """Return a path for ``file://`` and the path, and what else is given as it is."""
+    return str(place).removeprefix("file://") if str(place).startswith("file:///") else place
+
+
+def is_address(place: Any) -> bool:
+    """Return whether something is the address of another machine's file or folder.
+
+    >>> is_address("s3://bucket/a.mp3"), is_address("C://a.mp3"), is_address("a.mp3"), is_address(Path("s3://a"))
+    (True, False, False, False)
+    """
+    return isinstance(place, str) and re.match(r"[a-z][a-z0-9+.-]+://", place) is not None
+
+
+class _Explained:
+    """Turns what fsspec's file systems raise, which has no common root, into a sentence."""
+
+    def __init__(self, doing: str, address: str) -> None:
+        self.doing, self.address = doing, address
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not isinstance(error, Exception):
+            return
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        pattern, sentence = next(row for row in _SENTENCES if re.search(row[0], text, re.IGNORECASE))
+        explained = AddressError(f"Cannot {self.doing} {self.address}. {sentence} [{text[:200]}].")
+        explained.may_pass = pattern in _PASSING
+        raise explained from error
+
+
+_THROTTLED = r"SlowDown|reduce your request rate|Throttl|TooManyRequests|ServiceUnavailable|\b(503|429)\b"
+_SENTENCES = [
+    (r"^(ImportError|ModuleNotFoundError)", "It needs a library: pip install 'vocal-extraction[cloud]', for gs: gcsfs"),
+    (r"^ValueError: Protocol not known", "No such kind of address is known"),
+    (r"NoSuchBucket|bucket does not exist", "The bucket is not there: look at its name, or make it first"),
+    (r"Credential|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken", "Credentials are missing, wrong or expired: "
+     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role"),
+    (r"PermissionError|Forbidden|AccessDenied|\b40[13]\b", "These credentials may not do that"),
+    (_THROTTLED, "The storage refuses so many requests at once: fewer --jobs, or again later"),
+    (r"FileNotFoundError|NoSuchKey|\b404\b", "It is not there, or no longer"),
+    (r"Time-?out", "There was no answer in time: look at the network, and run it again"),
+    (r"", "Look at the network and the storage, and run it again"),
+]  # fmt: skip
+"""What an error's name and text match, and what is said then."""
+_PASSING = {_THROTTLED, r"Time-?out", r""}
+
+
+def _tried(doing: str, address: str, action: Callable[[Any, str], Result]) -> Result:
+    """Call a function with the file system of an address and the path in it, up to three times."""
+    for pause_s in _PAUSES_S:
+        try:
+            with _Explained(doing, address):
+                fsspec = importlib.import_module("fsspec")
+                return action(*fsspec.url_to_fs(address))
+        except AddressError as error:
+            if pause_s is None or not error.may_pass:
+                raise
+            time.sleep(pause_s)
+    raise AssertionError
+
+
+def fetch(address: str, folder: Path) -> Path:
+    """Copy the file at an address into a folder; the copy has the song's name, as far as that may be one.
+
+    Raises
+    ------
+    AddressError
+        If it cannot be had, or not to its end.
+    """
+    name = address.partition("?")[0] if address.startswith("http") else address
+    name = name.rpartition("/")[2]
+    target = folder / ((safe_name(song_name(name)) or "song") + Path(name).suffix[:10])
+
+    def get(system: Any, path: str) -> Path:
+        callback = importlib.import_module("fsspec.callbacks").Callback()
+        system.get_file(path, str(target), callback=callback)
+        if callback.size is not None and target.stat().st_size != callback.size:
+            raise ConnectionError(f"{target.stat().st_size} bytes of {callback.size} came")
+        return target
+
+    return _tried("read", address, get)
+
+
+def store(path: Path, address: str) -> None:
+    """Copy a file to an address, or raise `AddressError`."""
+    _tried("write", address, lambda system, there: system.put_file(str(path), there))
+
+
+def read_text(address: str) -> str:
+    """Return the text at an address, "" where nothing is, or raise `AddressError`."""
+
+    def read(system: Any, path: str) -> str:
+        return str(system.cat_file(path).decode(errors="replace")) if system.exists(path) else ""
+
+    return _tried("read", address, read)
+
+
+def write_text(address: str, text: str) -> None:
+    """Write a text to an address; an empty one takes away what is there. Raises `AddressError`."""
+
+    def write(system: Any, path: str) -> None:
+        if text:
+            system.pipe_file(path, text.encode(errors="backslashreplace"))
+        elif system.exists(path):
+            system.rm_file(path)
+
+    _tried("write", address, write)
+
+
+def files_below(address: str, pattern: str = "**") -> list[str]:
+    """List the files below an address whose paths match, or raise `AddressError`."""
+
+    def find(system: Any, path: str) -> list[str]:
+        system.invalidate_cache()
+        found = system.find(path) if pattern == "**" else system.glob(f"{path.rstrip('/')}/{pattern}")
+        return [str(system.unstrip_protocol(each)) for each in found]
+
+    return _tried("list", address, find)
+
+
+def songs_at(address: str) -> Iterator[str]:
+    """Yield an address that ends as a song does, or was given for http, else the songs below it.
+
+    Raises
+    ------
+    AddressError
+        If there are none, or it cannot be listed.
+    """
+    if has_song_ending(address) or address.startswith("http"):
+        yield address
+        return
+    songs = [each for each in files_below(address) if has_song_ending(each)]
+    if not songs:
+        raise AddressError(f"{address} holds no audio files. Name a song, or another folder.")
+    yield from songs
+
+
+def songs_listed(place: str | Path, folder: Path) -> Iterator[str]:
+    """Yield the songs of a list: a text with one in each line, a table in Parquet, or '-' for lines of standard input.
+
+    A list at an address is copied to `folder` first.
+
+    Raises
+    ------
+    ExtractionError
+        If it cannot be read.
+    """
+    path = fetch(str(place), folder) if is_address(place) else Path(place)
+    with contextlib.ExitStack() as stack:
+        try:
+            if path.suffix == ".parquet":
+                lines: Iterable[str] = _rows(path)
+            else:
+                lines = sys.stdin if str(place) == "-" else stack.enter_context(open(path, errors="surrogateescape"))
+        except OSError as error:
+            raise ExtractionError(f"The list {place} cannot be read ({error.strerror}). Look at its path.") from error
+        for line in lines:
+            if song := str(plain(line.strip("\r\n"))):
+                yield song if is_address(song) else os.path.abspath(song)  # noqa: PTH100 - without a look at the disk
+
+
+def _rows(path: Path) -> Iterable[str]:
+    try:
+        parquet = importlib.import_module("pyarrow.parquet")
+    except ModuleNotFoundError as error:
+        raise ExtractionError(
+            f"{path} is a table in Parquet, which needs pyarrow: pip install pyarrow. A text, a song a line, does not."
+        ) from error
+    try:
+        table = parquet.ParquetFile(path)
+    except ValueError as error:  # pyarrow's own are such
+        raise ExtractionError(f"{path} is no table in Parquet ({error}). Write it again.") from error
+    names = table.schema_arrow.names
+    column = next((name for name in _COLUMNS if name in names), names[0] if len(names) == 1 else None)
+    if column is None:
+        raise ExtractionError(f"{path} has no column {', '.join(_COLUMNS)}; it has {', '.join(names)}.")
+    batches = (batch.column(0).to_pylist() for batch in table.iter_batches(columns=[column]))
+    return (str(song) for song in itertools.chain.from_iterable(batches) if song)

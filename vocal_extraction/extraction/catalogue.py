@@ -1,0 +1,325 @@
+"""Catalogues: songs by the million, from lists or storage, divided into shards, on processes or a Ray cluster.
+
+Where a song's stems go depends on its contents and the options alone, ``ab/ab12.../<song>/<stem>.wav`` by their
+SHA-256, so that no two machines have to agree on anything, and what is done twice is the same. What is done is known
+from the shard's manifest, without a look at the stems; docs/scale.md.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+from vocal_extraction import atomic_files
+from vocal_extraction.checkpointing import LoadedModel
+from vocal_extraction.errors import ExtractionCancelledError, ExtractionError, VocalExtractionError
+from vocal_extraction.extraction import addresses
+from vocal_extraction.extraction.addresses import is_address, plain
+from vocal_extraction.extraction.batch import plan_of
+from vocal_extraction.extraction.manifest import MANIFEST_NAME, Manifest, options_of
+from vocal_extraction.extraction.naming import STANDARD_INPUT, choose_paths, find_songs, path_key
+from vocal_extraction.extraction.outcome import DONE, FAILED, Outcome, ProgressBars, Totals
+from vocal_extraction.extraction.shards import Shard
+from vocal_extraction.extraction.song import extract_song
+from vocal_extraction.extraction.workers import (
+    ProcessWorker,
+    Recipe,
+    Stopped,
+    Tries,
+    Worker,
+    do_all,
+    recipe_of,
+    separator_of,
+)
+from vocal_extraction.separation import StemPlan, load_model, worker_pool
+from vocal_extraction.settings import EXTRACTION_FOLDER, ExtractionSettings
+
+_UPLOAD_EVERY_S = 30.0
+_UPLOAD_SHARE = 20
+"""A manifest is uploaded again after so many times what that took; it grows."""
+
+_Result = tuple[Outcome, str | None]
+"""Of a song, with its SHA-256."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CatalogueWork:
+    """What a worker does of a catalogue."""
+
+    recipe: Recipe
+    plan: StemPlan
+    settings: ExtractionSettings
+    output: str | Path
+    n_workers: int
+
+    def prepare(self, stopped: Stopped) -> Callable[[str], _Result | None]:
+        """Load the model; return the function that takes a song, None where it was to stop."""
+        model = self.recipe.load()
+        separator = separator_of(model, self.settings, pool=worker_pool(model, n_beside=self.n_workers), folder=None)
+        options = options_of(self.settings, model.sha256, self.plan)
+        name = model.name
+
+        def extract(song: str) -> _Result | None:
+            started, sha256, local = time.monotonic(), None, Path(song)
+            with tempfile.TemporaryDirectory(prefix="song-") as scratch:
+                try:
+                    local = addresses.fetch(song, Path(scratch)) if is_address(song) else local
+                    sha256 = atomic_files.sha256_of(local) if local.is_file() else None
+                    key = hashlib.sha256(json.dumps([sha256, options], sort_keys=True).encode()).hexdigest()
+                    below = f"{key[:2]}/{key[:32]}"
+                    base = Path(scratch, "stems") if is_address(self.output) else Path(self.output, below)
+                    atomic_files.remove_leftovers(base)
+                    paths = choose_paths(
+                        local,
+                        self.plan.names,
+                        output_folder=base,
+                        settings=self.settings,
+                        owners={},
+                        inputs={path_key(local)},
+                        model_name=name,
+                    )
+                    outcome = extract_song(
+                        local, paths, plan=self.plan, separator=separator, settings=self.settings, cancelled=stopped
+                    )
+                    stems: dict[str, Any] = outcome.stems
+                    if is_address(self.output):
+                        for stem, path in paths.items():
+                            stems[stem] = f"{self.output}/{below}/{path.relative_to(base)}"
+                            addresses.store(path, stems[stem])
+                    seconds = time.monotonic() - started
+                    return dataclasses.replace(outcome, file=song, stems=stems, seconds=seconds), sha256
+                except ExtractionCancelledError:
+                    return None
+                except (VocalExtractionError, OSError) as error:
+                    reason = str(error).replace(str(local), song)
+                    return Outcome(song, FAILED, time.monotonic() - started, reason), sha256
+
+        return extract
+
+
+class ShardManifest(Manifest):
+    """The manifest of a shard, of which songs it knows which are done; at an address, a local copy goes there often.
+
+    Parameters
+    ----------
+    output
+        The folder or its address.
+    name
+        Of the manifest in it.
+    options
+        As of `options_of`: only what was done with these is done.
+    scratch
+        A folder for the copy.
+    """
+
+    def __init__(self, output: str | Path, name: str, options: Mapping[str, Any], scratch: Path) -> None:
+        self._options, self._done, self._due_s = options, set[str](), time.monotonic() + _UPLOAD_EVERY_S
+        self._address = f"{output}/{name}" if is_address(output) else None
+        if self._address is not None:
+            (scratch / name).write_text(addresses.read_text(self._address), encoding="utf-8")
+        super().__init__(Path(output) if self._address is None else scratch, name)
+
+    def __contains__(self, song: str) -> bool:
+        """Whether a song is done."""
+        return song in self._done
+
+    def _learn(self, text: str) -> None:
+        with contextlib.suppress(ValueError, AttributeError):  # what a crash cut off
+            line = json.loads(text)
+            if line.get("outcome") == DONE and all(line.get(name) == value for name, value in self._options.items()):
+                self._done.add(str(line.get("source")))
+
+    def upload(self, *, at_once: bool = False) -> None:
+        """Bring the copy to its address, if it is time; what fails then will be tried again, but `at_once`."""
+        if self._address is None or not (at_once or time.monotonic() >= self._due_s):
+            return
+        began_s = time.monotonic()
+        try:
+            addresses.store(self._path, self._address)
+        except addresses.AddressError:
+            if at_once:
+                raise
+        took_s = time.monotonic() - began_s
+        self._due_s = time.monotonic() + max(_UPLOAD_EVERY_S, _UPLOAD_SHARE * took_s)
+
+
+def extract_catalogue(
+    songs: Sequence[str | Path] = (),
+    output_folder: str | Path = EXTRACTION_FOLDER,
+    *,
+    list_path: str | Path | None = None,
+    shard: str | None = None,
+    engine: str = "processes",
+    cluster: str | None = None,
+    gpu_share: float = 0.0,
+    price_per_core_hour: float | None = None,
+    stems: Sequence[str] | None = None,
+    without: Sequence[str] | None = None,
+    settings: ExtractionSettings = ExtractionSettings(),
+    model: str | Path | LoadedModel | None = None,
+    preset_name: str | None = None,
+    device: str = "auto",
+    runtime: str = "auto",
+    n_jobs: int = 1,
+    show: bool = True,
+    results: TextIO | None = None,
+) -> Totals:
+    """Extract the stems of a catalogue, or of a shard of it.
+
+    Parameters
+    ----------
+    songs
+        Files, folders and addresses of both.
+    output_folder
+        A folder or its address; stems of a song lie below the SHA-256 of its contents and the options.
+    list_path
+        More songs: see `addresses.songs_listed`.
+    shard
+        Which part of them, see `shards.Shard.parse`; None is all.
+    engine
+        'processes' of this machine, or 'ray'.
+    cluster
+        Address of a Ray cluster, 'auto' for the one that this machine is of; None starts one here.
+    gpu_share
+        Of a GPU for each of Ray's workers.
+    price_per_core_hour
+        Of the cores of this machine, or of Ray's workers; gives the cost.
+    stems, without, settings, model, preset_name, device, runtime, show, results
+        See `batch.extract_songs`.
+    n_jobs
+        Workers, each with the model loaded and one song in hand.
+
+    Raises
+    ------
+    VocalExtractionError
+        If nothing can be begun, or nothing be recorded any more.
+    """
+    output: str | Path = plain(output_folder)
+    output = output.rstrip("/") if isinstance(output, str) and is_address(output) else Path(output)
+    part = None if shard is None else Shard.parse(shard)
+    loaded = load_model(model, preset_name=preset_name, device=device, runtime=runtime)
+    plan = plan_of(loaded.sources, stems, without, settings.format)
+    options = options_of(settings, loaded.sha256, plan)
+    name = MANIFEST_NAME if part is None else f"manifest-{part.index:05}-of-{part.n_shards:05}.jsonl"
+    work = CatalogueWork(recipe_of(loaded, model, device, runtime), plan, settings, output, n_jobs)
+    hire, n_cores = _engine(engine, work, cluster=cluster, gpu_share=gpu_share, n_jobs=n_jobs)
+    turn, totals = threading.Lock(), Totals(price_per_core_hour, n_cores)
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="catalogue-")))
+        if isinstance(output, Path):
+            lock = ".lock" if part is None else f".{name}.lock"
+            stack.enter_context(atomic_files.sole_writer(output, doing="extracting", name=lock))
+        manifest = ShardManifest(output, name, options, scratch)
+        stack.callback(manifest.upload, at_once=True)
+        tries = stack.enter_context(contextlib.closing(_tries(output, f".{name}.in-hand", afresh=settings.overwrite)))
+        bars = stack.enter_context(contextlib.closing(ProgressBars(None, show=show, results=results, totals=totals)))
+
+        def to_do() -> Iterator[str]:
+            for song in _all_songs(songs, list_path, output, scratch):
+                if part is None or part.has(song):
+                    if song in manifest and not settings.overwrite:
+                        totals.skipped += 1
+                    else:
+                        yield song
+
+        def record(song: str, result: _Result | ExtractionError) -> None:
+            failure = (Outcome(song, FAILED, reason=str(result)), None)
+            outcome, sha256 = failure if isinstance(result, ExtractionError) else result
+            with turn:
+                manifest.add(outcome, {}, {"source": song, "source_sha256": sha256, **options})
+                manifest.upload()
+                bars.report(outcome)
+
+        do_all(to_do(), hire, n_workers=n_jobs, tries=tries, name=str, done=record)
+    return totals
+
+
+def _engine(
+    engine: str, work: CatalogueWork, *, cluster: str | None, gpu_share: float, n_jobs: int
+) -> tuple[Callable[[], Worker], int]:
+    """Return what hires a worker, and how many cores are paid for."""
+    if engine == "ray":
+        from vocal_extraction.extraction.ray_workers import RayWorker, join_cluster
+
+        join_cluster(cluster)
+        return partial(RayWorker, work, gpu_share=gpu_share), n_jobs
+    if engine != "processes":
+        raise ExtractionError(f"There is no engine {engine!r}, expected 'processes' or 'ray'.")
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return partial(ProcessWorker, work), n_cores
+
+
+def _tries(output: str | Path, name: str, *, afresh: bool) -> Tries:
+    """Keep the songs in hand beside the manifest; see at once whether anything can be written there."""
+    if isinstance(output, Path):
+        return Tries.in_file(output / name, afresh=afresh)
+    address = f"{output}/{name}"
+    before = addresses.read_text(address)
+    addresses.write_text(address, before or "{}")
+    return Tries(lambda: before, partial(addresses.write_text, address), afresh=afresh)
+
+
+def _all_songs(
+    songs: Iterable[str | Path], list_path: str | Path | None, output: str | Path, scratch: Path
+) -> Iterator[str]:
+    """Yield the addresses and absolute paths of all songs that were named or listed."""
+    for given in map(plain, songs):
+        if given == STANDARD_INPUT:
+            raise ExtractionError("A catalogue takes songs by path or address. A list comes from a pipe: --list -.")
+        if isinstance(given, str) and is_address(given):
+            yield from addresses.songs_at(given)
+        else:
+            folder = output if isinstance(output, Path) else scratch
+            yield from (os.path.abspath(song) for song in find_songs(given, output_folder=folder))  # noqa: PTH100
+    if list_path is not None:
+        yield from addresses.songs_listed(list_path, scratch)
+
+
+def merge_manifests(output_folder: str | Path) -> Totals:
+    """Join the manifests of all shards below a folder or an address to one, with a line for each song; add it up.
+
+    A shard whose manifest is missing counts as a failure.
+
+    Raises
+    ------
+    ExtractionError
+        If there are none, or they cannot be read or written.
+    """
+    output, pattern = plain(output_folder), "manifest-*-of-*.jsonl"
+    if isinstance(output, str) and is_address(output):
+        output = output.rstrip("/")
+        found = addresses.files_below(output, pattern)
+        read: Callable[[str], str] = addresses.read_text
+        write = partial(addresses.write_text, f"{output}/{MANIFEST_NAME}")
+    else:
+        found = [str(path) for path in Path(output).glob(pattern)]
+        read = lambda path: Path(path).read_text(errors="replace") if Path(path).exists() else ""  # noqa: E731
+        write = partial(atomic_files.write_text, Path(output, MANIFEST_NAME))
+    if not found:
+        raise ExtractionError(f"There are no manifests of shards in {output}: --shard makes them.")
+    totals, lines, seen = Totals(started_s=None), list[str](), set[str]()
+    n_shards = max(int(path[-11:-6]) for path in found)
+    for index in set(range(n_shards)) - {int(path[-20:-15]) for path in found}:
+        totals.failures[f"the manifest of shard {index} of {n_shards} is missing"] += 1
+    for path in [*sorted(found), f"{output}/{MANIFEST_NAME}"]:
+        last: dict[str, dict[str, Any]] = {}
+        for text in read(path).split("\n"):
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # what a crash cut off
+                line = json.loads(text)
+                if last.get(line["source"], line)["outcome"] != DONE or line["outcome"] == DONE:
+                    last[line["source"]] = line
+        for source in last.keys() - seen:
+            line = last[source]
+            lines.append(json.dumps(line, ensure_ascii=False))
+            seen.add(source)
+            totals.add(Outcome(source, line["outcome"], line["seconds"], line["reason"], line["duration_s"]))
+    write("".join(f"{line}\n" for line in lines))
+    return totals

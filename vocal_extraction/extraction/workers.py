@@ -1,0 +1,335 @@
+"""Workers that extract songs, each with the model loaded: processes here, or actors of a Ray cluster.
+
+A worker that dies costs the song that it had in hand, which another one takes up; a song that was begun three times and
+never ended is given up, with the reason. So that this holds when the whole program is killed, too, the songs in hand
+are written down.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from vocal_extraction.atomic_files import write_text
+from vocal_extraction.checkpointing import LoadedModel
+from vocal_extraction.errors import ExtractionError, VocalExtractionError
+from vocal_extraction.separation import Separator, load_model
+from vocal_extraction.settings import ExtractionSettings
+
+MOST_TRIES = 3
+
+Task = TypeVar("Task")
+Stopped = Callable[[], bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a worker comes by the model that this process has loaded."""
+
+    model: Any
+    """The model itself, or the path of its checkpoint."""
+    sha256: str
+    device: str
+    runtime: str
+
+    def load(self) -> LoadedModel:
+        """Load it.
+
+        Raises
+        ------
+        VocalExtractionError
+            If it is not there, or another.
+        """
+        model = load_model(self.model, device=self.device, runtime=self.runtime)
+        if model.sha256 != self.sha256:
+            raise ExtractionError(f"{model.path} is another model here: its SHA-256 is {model.sha256}.")
+        return model
+
+
+def recipe_of(loaded: LoadedModel, given: Any, device: str, runtime: str) -> Recipe:
+    """Return the recipe of a model that was loaded, or given as it is; ONNX Runtime's cannot be sent to processes."""
+    is_sent = given is loaded and not loaded.is_onnx
+    return Recipe(loaded if is_sent else loaded.path, loaded.sha256, device, runtime)
+
+
+def separator_of(
+    model: LoadedModel, settings: ExtractionSettings, *, pool: ThreadPoolExecutor | None, folder: Path | None
+) -> Separator:
+    """Return the model at work as the settings say; see `Separator`."""
+    names = ("mask", "phase", "chunk_s", "wiener")
+    return Separator(model, pool=pool, folder=folder, **{name: getattr(settings, name) for name in names})
+
+
+class WorkerDiedError(ExtractionError):
+    """A worker ended in the middle of a song, without an answer."""
+
+
+class Worker(Protocol):
+    """What does one task at a time and returns its result, or raises `WorkerDiedError`."""
+
+    def __call__(self, task: Any) -> Any:
+        """Do a task."""
+
+    def stop(self) -> None:
+        """Let the task in hand end soon, from another thread."""
+
+    def close(self) -> None:
+        """End."""
+
+
+class Work(Protocol):
+    """What every worker does, in a form that can be sent to it."""
+
+    def prepare(self, stopped: Stopped) -> Callable[[Any], Any]:
+        """Load the model, and return the function that does a task."""
+
+
+class ProcessWorker:
+    """A process of this machine. It ends with the one that started it, however that ends.
+
+    Raises
+    ------
+    WorkerDiedError
+        If it dies on the way.
+    ExtractionError
+        If the work cannot be prepared.
+    """
+
+    def __init__(self, work: Work) -> None:
+        # Not forked: what computes has threads of its own.
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._stopped = context.Event()
+        self._process = context.Process(target=_serve, args=(theirs, work, self._stopped), name="song")
+        self._process.start()
+        theirs.close()
+        if (complaint := self._answer()) is not None:
+            raise ExtractionError(complaint)
+
+    def __call__(self, task: Any) -> Any:
+        """Do a task."""
+        with contextlib.suppress(OSError):  # that it has died meanwhile; there will be no answer
+            self._pipe.send(task)
+        return self._answer()
+
+    def _answer(self) -> Any:
+        try:
+            return self._pipe.recv()
+        except (EOFError, OSError) as error:
+            self._process.join()
+            code = self._process.exitcode or 0
+            how = f"it was killed by {signal.Signals(-code).name}" if code < 0 else f"it ended with status {code}"
+            raise WorkerDiedError(how) from error
+
+    def stop(self) -> None:
+        """Let the task in hand end soon."""
+        self._stopped.set()
+
+    def close(self) -> None:
+        """End the process, after the task in hand."""
+        self._pipe.close()
+        self._process.join()
+
+
+def _serve(pipe: Any, work: Work, stopped: Any) -> None:
+    """Do tasks as they come through a pipe; whoever started this process answers Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        do = work.prepare(stopped.is_set)
+    except VocalExtractionError as error:
+        pipe.send(str(error))
+        return
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        pipe.send(None)
+        while True:
+            pipe.send(do(pipe.recv()))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+class Tries:
+    """The songs in hand, each with how often it was begun; kept where a killed run finds it again.
+
+    Parameters
+    ----------
+    read, write
+        Return the text that was kept, "" if there is none, and keep one.
+    afresh
+        Forget what was kept, so that songs that were given up are tried again.
+    """
+
+    def __init__(self, read: Callable[[], str], write: Callable[[str], None], *, afresh: bool = False) -> None:
+        self._write, self._lock = write, threading.Lock()
+        self._begun: dict[str, int] = {}
+        self._why: dict[str, str] = {}
+        with contextlib.suppress(ValueError, TypeError, AttributeError):  # of a text that was damaged
+            self._begun = {} if afresh else {song: int(n) for song, n in json.loads(read() or "{}").items()}
+        self._suspects = frozenset(self._begun)
+
+    def suspects_last(self, tasks: Iterable[Task], name: Callable[[Task], str]) -> Iterator[Task]:
+        """Yield tasks, at the end those that were in hand when an earlier run was killed: all others are done first."""
+        held = []
+        for task in tasks:
+            if name(task) in self._suspects:
+                held.append(task)
+            else:
+                yield task
+        yield from held
+
+    @classmethod
+    def in_file(cls, path: Path, *, afresh: bool = False) -> "Tries":
+        """Keep them in a file, which is there as long as there is something to keep."""
+
+        def write(text: str) -> None:
+            if text:
+                write_text(path, text)
+            else:
+                path.unlink(missing_ok=True)
+
+        return cls(lambda: path.read_text(encoding="utf-8") if path.exists() else "", write, afresh=afresh)
+
+    def begin(self, song: str) -> None:
+        """Count a try.
+
+        Raises
+        ------
+        ExtractionError
+            If there were as many as there may be.
+        """
+        with self._lock:
+            if self._begun.get(song, 0) >= MOST_TRIES:
+                why = self._why.get(song, "with the whole program")
+                raise ExtractionError(
+                    f"The process that separated it died {MOST_TRIES} times ({why}), so it is left out. Look at the "
+                    "song and at the memory that is free; --overwrite tries it again."
+                )
+            self._begun[song] = self._begun.get(song, 0) + 1
+            self._keep()
+
+    def died(self, song: str, why: str) -> None:
+        """Remember what a worker died of."""
+        self._why[song] = why
+
+    def end(self, song: str) -> None:
+        """Forget a song that ended, well or not; it is written with the next that begins."""
+        with self._lock:
+            self._begun.pop(song, None)
+
+    def close(self) -> None:
+        """Keep the songs that were given up, and no others: all that was in hand has ended."""
+        self._begun = {song: n for song, n in self._begun.items() if n >= MOST_TRIES}
+        self._keep()
+
+    def _keep(self) -> None:
+        with contextlib.suppress(OSError, VocalExtractionError):  # a full disk is no reason not to try
+            self._write(json.dumps(self._begun) if self._begun else "")
+
+
+def do_all(
+    tasks: Iterable[Task],
+    hire: Callable[[], Worker],
+    *,
+    n_workers: int,
+    tries: Tries,
+    name: Callable[[Task], str],
+    done: Callable[[Task, Any], None],
+) -> None:
+    """Have every task done by one of some workers, each of which takes the next when it is free.
+
+    Parameters
+    ----------
+    tasks
+        May come one by one from a list without end: no more are taken than there are workers.
+    hire
+        Returns a worker; called again after one has died.
+    name
+        Of a task, as `tries` counts it.
+    done
+        Called with a task and its result, or the `ExtractionError` by which it was given up; not if that is None.
+
+    Raises
+    ------
+    ExtractionError
+        If no worker can be had; after Ctrl-C, KeyboardInterrupt. In both cases the tasks in hand end, and no others
+        are begun.
+    """
+    waiting, lock, stopped = tries.suspects_last(tasks, name), threading.Lock(), threading.Event()
+    hired: list[Worker] = []
+
+    def attend() -> None:
+        """Be in charge of one worker, and of those that replace it."""
+        worker: Worker | None = None
+        try:
+            while not stopped.is_set():
+                with lock:
+                    found = list(itertools.islice(waiting, 1))
+                if not found:
+                    return
+                worker = attempt(found[0], worker)
+        finally:
+            if worker is not None:
+                worker.close()
+
+    def hired_anew() -> Worker:
+        for _ in range(MOST_TRIES):
+            try:
+                worker = hire()
+            except WorkerDiedError as error:
+                why = str(error)
+            else:
+                hired.append(worker)
+                return worker
+        raise ExtractionError(
+            f"No worker could be started {MOST_TRIES} times ({why}). Look at the memory that is free."
+        )
+
+    def attempt(task: Task, worker: Worker | None) -> Worker | None:
+        while not stopped.is_set():
+            worker = worker or hired_anew()
+            try:
+                tries.begin(name(task))
+            except ExtractionError as error:
+                done(task, error)
+                return worker
+            try:
+                result = worker(task)
+            except WorkerDiedError as error:
+                tries.died(name(task), str(error))
+                hired.remove(worker)
+                worker.close()
+                worker = None
+            except BaseException:
+                worker.stop()
+                worker.close()
+                raise
+            else:
+                tries.end(name(task))
+                if result is not None:
+                    done(task, result)
+                return worker
+        return worker
+
+    if n_workers == 1:
+        return attend()
+    with ThreadPoolExecutor(n_workers, "worker") as threads:
+        try:
+            for ended in as_completed([threads.submit(attend) for _ in range(n_workers)]):
+                ended.result()
+        finally:
+            stopped.set()
+            for worker in [*hired]:
+                worker.stop()
