@@ -269,12 +269,7 @@ _SERVE = [
 ]
 _ACTIONS = ("import", "fetch", "remove", "show")
 _MODELS = [
-    (
-        "action",
-        "",
-        {"nargs": "?", **_one_of("list", *_ACTIONS, default="list")},
-        "default: list",
-    ),
+    ("action", "", {"nargs": "?", **_one_of("list", *_ACTIONS, default="list")}, "default: list"),
     ("what", "", {"nargs": "?", "metavar": "PATH_OR_NAME"}, "a file, folder, archive or wheel to import; else a name"),
     ("--name", "", _NAME, "what an imported or fetched model is called"),
     ("--high", "", _one_of("zeros", "average"), "of Spleeter: what its mask is above 11 kHz (default: zeros)"),
