@@ -128,8 +128,8 @@ def sole_writer(
     """Hold the lock of a folder, so that nobody else does the same there; it ends with this process, however that ends.
 
     `doing` is for the messages. If somebody else is at it, `wait` is called with a sentence before waiting for the end
-    of that; without it a `StorageError` is raised. `name` is that of the lock, where different things may be done in one
-    folder. A folder that was made for it and stayed empty is removed.
+    of that; without it a `StorageError` is raised. `name` is that of the lock, where different things may be done in
+    one folder. A folder that was made for it and stayed empty is removed.
     """
     path, was_there = folder / name, folder.exists()
     with contextlib.ExitStack() as stack:
