@@ -158,6 +158,18 @@ def test_no_such_shard(text, variables, words, monkeypatch):
         Shard.parse(text)
 
 
+def test_a_shard_without_songs_has_a_manifest(make_song, model, tmp_path):
+    song = make_song("a.wav")
+    empty = next(index for index in (0, 1) if not Shard(index, 2).has(str(song)))
+    assert extract_catalogue([song], tmp_path / "out", shard=f"{empty}/2", model=model, show=False).done == 0
+    assert extract_catalogue([song], "memory://out", shard=f"{empty}/2", model=model, show=False).done == 0
+    assert extract_catalogue([song], tmp_path / "out", shard=f"{1 - empty}/2", model=model, show=False).done == 1
+    assert extract_catalogue([song], "memory://out", shard=f"{1 - empty}/2", model=model, show=False).done == 1
+    for output in (tmp_path / "out", "memory://out"):
+        totals = merge_manifests(output)
+        assert (totals.done, totals.failures) == (1, {})
+
+
 def test_tables_of_songs(tmp_path, monkeypatch):
     parquet = pytest.importorskip("pyarrow.parquet")
     pyarrow = pytest.importorskip("pyarrow")

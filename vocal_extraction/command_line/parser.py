@@ -176,12 +176,7 @@ _EXPORT = [
     ("models", "", {"nargs": "+", "metavar": "PRESET_OR_CHECKPOINT"}, "a model that ships, or a checkpoint of yours"),
     [
         ("-o --output", "output_path", _PATH, "a file .onnx, or a folder for the graphs of its parts"),
-        (
-            "--site",
-            "site_folder",
-            {**_PATH, "metavar": "DIR"},
-            "a page for any host of files, which runs the models in browsers",
-        ),
+        ("--site", "site_folder", _DIR, "a page for any host of files, which runs the models in browsers"),
     ],
     ("--int8", "", _ON, "weights of 8 bits: a third of the size"),
     ("--tracks", "", _DIR, "songs to check the export on (default: $MUSDB_PATH, prepared or synthesised ones)"),
@@ -201,7 +196,7 @@ _EXTRACT = [
             "--stems",
             "",
             {"type": _names, "metavar": "NAMES"},
-            "'all', or names with commas (default: vocals and the rest)",
+            "'all', or names with commas (default: vocals, the rest)",
         ),
         ("--without", "", {"type": _names, "metavar": "NAMES"}, "the song without these sources, as one stem"),
     ],

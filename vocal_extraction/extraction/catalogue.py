@@ -126,6 +126,7 @@ class ShardManifest(Manifest):
         if self._address is not None:
             (scratch / name).write_text(addresses.read_text(self._address), encoding="utf-8")
         super().__init__(Path(output) if self._address is None else scratch, name)
+        self._path.touch()  # of a shard without songs, too
 
     def __contains__(self, song: str) -> bool:
         """Whether a song is done."""
