@@ -1,0 +1,52 @@
+"""Workers of a Ray cluster on this machine: what dies is done again, or given up, as with processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vocal_extraction.errors import ExtractionError
+
+pytest.importorskip("ray")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PROGRAM = """
+import functools, json, sys
+from pathlib import Path
+from test_workers import Shout
+from vocal_extraction.extraction.ray_workers import RayWorker, join_cluster
+from vocal_extraction.extraction.workers import Tries, do_all
+
+join_cluster(None)
+results = {}
+hire = functools.partial(RayWorker, Shout(Path(sys.argv[1])))
+tries = Tries(lambda: "", lambda text: None)
+do_all(["poison", "a", "unlucky", "b"], hire, n_workers=2, tries=tries, name=str, done=results.__setitem__)
+print(json.dumps({word: str(result) for word, result in results.items()}))
+"""
+
+
+def test_a_song_that_kills_its_actor_is_given_up_and_the_rest_is_done(tmp_path):
+    search = os.pathsep.join(map(str, (ROOT, ROOT / "tests", Path(__file__).parent)))
+    environment = os.environ | {"PYTHONPATH": search, "HOME": str(tmp_path), "RAY_DEDUP_LOGS": "0"}
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-2_000:]
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert "died 3 times" in results.pop("poison")
+    assert results == {"a": "A", "unlucky": "UNLUCKY", "b": "B"}
+
+
+def test_a_cluster_that_is_not_there(monkeypatch, tmp_path):
+    from vocal_extraction.extraction import ray_workers
+
+    def nobody(**options):
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    monkeypatch.setattr(ray_workers.ray, "init", nobody)
+    with pytest.raises(ExtractionError, match="No Ray cluster answers at auto"):
+        ray_workers.join_cluster("auto")
