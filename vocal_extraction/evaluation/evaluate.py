@@ -215,7 +215,8 @@ def _evaluate(
     row, beside = evaluated["kind"], systems_beside(signal, oracles=options.oracles, baselines=options.baselines)
     more = (sources, metrics, folder, evaluated, options.data, save_estimates)
     jobs = [Job(sources.of(track), {row: system, **beside}, *more, notes) for track, system, notes in songs]
-    done = counted(run_jobs(jobs, n_jobs=options.n_jobs), len(jobs), "evaluating", show=options.progress)
+    scored = run_jobs(jobs, n_jobs=options.n_jobs) if jobs else ()  # a shard may be without songs
+    done = counted(scored, len(jobs), "evaluating", show=options.progress)
     contents = sorted(done, key=lambda content: content["song"])
     if options.shard is not None:
         return Evaluation({}, "", folder, contents)
