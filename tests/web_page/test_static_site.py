@@ -1,5 +1,6 @@
 """The page as a static site: songs are separated in the browser, as the command line does it, and nothing leaves it."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -24,7 +25,7 @@ from visiting import PATIENCE_S, RATE, card, downloaded, give, move, separate, u
 from vocal_extraction.atomic_files import StorageError
 from vocal_extraction.checkpointing import save_checkpoint, shipped_checkpoint
 from vocal_extraction.demo_songs import synthesize_song
-from vocal_extraction.exporting import ExportError
+from vocal_extraction.exporting import ExportError, export_model
 from vocal_extraction.extraction import extract_vocals
 from vocal_extraction.networks import create_model
 from vocal_extraction.presets import SPECIFIED
@@ -55,9 +56,9 @@ def site(tmp_path_factory, looking_ahead):
     return export_site(["classic", "four-stems", looking_ahead], tmp_path_factory.mktemp("www") / "site")
 
 
-@pytest.fixture(scope="module")
-def address(site):
-    """Serve the site as `python -m http.server` does."""
+@contextlib.contextmanager
+def served(site):
+    """Serve a site as `python -m http.server` does."""
     handler = functools.partial(QuietHandler, directory=site)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever).start()
@@ -65,8 +66,20 @@ def address(site):
         server.shutdown()
 
 
+@pytest.fixture(scope="module")
+def address(site):
+    with served(site) as address:
+        yield address
+
+
 @pytest.fixture
 def page(browser, address):
+    with visited(browser, address) as page:
+        yield page
+
+
+@contextlib.contextmanager
+def visited(browser, address):
     """Open the site in a new profile; no request may leave its origin, and no script may fail."""
     context = browser.new_context()
     context.set_default_timeout(1_000 * PATIENCE_S)
@@ -133,6 +146,15 @@ def test_a_network_of_two_channels_that_waits_for_some_frames(page, tmp_path, lo
 
 def test_a_real_song_comes_out_as_from_the_command_line(page, real_song, tmp_path):
     compare(page, real_song, tmp_path)
+
+
+def test_weights_of_8_bits(browser, demo_dataset, tmp_path, capsys):
+    """A third of the size; the song is as the command line separates it with the same weights."""
+    site = export_site(["classic"], tmp_path / "site", int8=True, tracks=demo_dataset)
+    assert "Checked: on 2 validation songs" in capsys.readouterr().err
+    model = export_model("classic", tmp_path / "classic.onnx", int8=True, check=False)
+    with served(site) as address, visited(browser, address) as page:
+        compare(page, synthesised(tmp_path / "song.wav", "stereo"), tmp_path, model=model)
 
 
 def compare(page, song, folder, *, model=None):

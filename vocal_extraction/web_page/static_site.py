@@ -23,10 +23,18 @@ _POLICY = (
 )
 
 
-def export_site(models: Sequence[str | Path], folder: str | Path, *, overwrite: bool = False) -> Path:
+def export_site(
+    models: Sequence[str | Path],
+    folder: str | Path,
+    *,
+    int8: bool = False,
+    tracks: str | Path | None = None,
+    overwrite: bool = False,
+) -> Path:
     """Write a site that any host of files can serve, with some models: checkpoints, or names of those that ship.
 
-    An ExportError says that the browser cannot run one of the models.
+    With `int8`, weights are of 8 bits, and each model is checked as `export_model` does it, on `tracks`. An ExportError
+    says that the browser cannot run one of the models, or that one estimates worse in 8 bits.
     """
     folder = Path(folder).absolute()
     if folder.exists() and not overwrite:
@@ -41,7 +49,10 @@ def export_site(models: Sequence[str | Path], folder: str | Path, *, overwrite: 
         for packed in (site / "onnxruntime").glob("*.xz"):
             packed.with_suffix("").write_bytes(lzma.decompress(packed.read_bytes()))
             packed.unlink()
-        described = [_add_model(model, site, f"models/{i}") for i, model in enumerate(models)]
+        described = [
+            _described(export_model(model, site / f"models/{i}", int8=int8, tracks=tracks, check=int8), site, model)
+            for i, model in enumerate(models)
+        ]
         (site / "models.json").write_text(json.dumps(described))
         (site / "colours.css").write_text(COLOURS)
         head = (
@@ -56,9 +67,9 @@ def export_site(models: Sequence[str | Path], folder: str | Path, *, overwrite: 
     return folder
 
 
-def _add_model(model: str | Path, site: Path, folder: str) -> dict[str, Any]:
-    """Export a model; return what the page knows of it, with the plan of each choice of stems."""
-    facts = json.loads((export_model(model, site / folder, check=False) / "model.json").read_text())
+def _described(exported: Path, site: Path, model: str | Path) -> dict[str, Any]:
+    """Return what the page knows of an exported model, with the plan of each choice of stems."""
+    facts = json.loads((exported / "model.json").read_text())
     signal, sources = facts["signal"], facts["sources"]
     is_power_of_two = signal["window_length"] & (signal["window_length"] - 1) == 0
     if not facts["layers"] or facts["n_channels"] > 2 or not is_power_of_two or signal["padding"] != "half":
@@ -71,7 +82,7 @@ def _add_model(model: str | Path, site: Path, folder: str) -> dict[str, Any]:
     return {
         "name": facts["source"]["name"],
         "sources": sources,
-        "folder": folder,
+        "folder": exported.relative_to(site).as_posix(),
         "sample_rate": signal["sample_rate"],
         "plans": {choice: [dataclasses.asdict(stem) for stem in plan.stems] for choice, plan in plans.items()},
     }
