@@ -153,8 +153,8 @@ def _spleeter(song: np.ndarray, folder: Path) -> list[Row]:
     environment = {**os.environ, "TF_NUM_INTRAOP_THREADS": str(N_THREADS), "CUDA_VISIBLE_DEVICES": ""}
     with subprocess.Popen(
         [python, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as theirs:
-        assert theirs.stdin is not None and theirs.stdout is not None
+    ) as process:
+        theirs: Any = process
         for _ in range(N_ALTERNATIONS):
             here_s.append(_seconds(lambda: separate(song, SAMPLE_RATE, model=model)))
             print(file=theirs.stdin, flush=True)
