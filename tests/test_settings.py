@@ -204,7 +204,7 @@ def test_specified_preset_has_the_specifications_numbers():
 
 
 def test_presets_are_found_by_their_names():
-    assert list(PRESETS) == ["specified", "classic", "studio", "four-stems", "live"]
+    assert list(PRESETS) == ["specified", "classic", "studio", "four-stems", "live", "low-latency"]
     assert [preset.name for preset in PRESETS.values()] == list(PRESETS)
     assert CLASSIC.network == SPECIFIED.network
     assert dataclasses.replace(CLASSIC.signal, stereo="each", input_level_db=None) == SPECIFIED.signal

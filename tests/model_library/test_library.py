@@ -107,7 +107,7 @@ def test_the_table_and_the_card_of_models(umx, capsys):
     import_model(umx, name="theirs")
     assert main(["models", "--json"]) == 0
     rows = {row["model"]: row for row in json.loads(capsys.readouterr().out)}
-    assert rows.keys() == {"classic", "studio", "four-stems", "live", "theirs", *known.KNOWN}
+    assert rows.keys() == {"classic", "studio", "four-stems", "live", "low-latency", "theirs", *known.KNOWN}
     assert rows["theirs"]["stems"] == ["bass", "drums", "other", "vocals"]
     assert rows["studio"]["vocals_db"] == 4.24
     assert rows["umxl"]["licence"] == "CC-BY-NC-SA-4.0"
@@ -122,7 +122,7 @@ def test_the_table_and_the_card_of_models(umx, capsys):
 
 
 def test_speeds_are_measured_where_they_are_asked_for(monkeypatch):
-    factors = iter([0.1, 0.5, 0.25, 0.2])
+    factors = iter([0.1, 0.5, 0.25, 0.2, 0.3])
     monkeypatch.setattr("vocal_extraction.model_library.library.real_time_factor", lambda model: next(factors))
     assert [row["times_real_time"] for row in models_table(measure=True)[:4]] == [10, 2, 4, 5]
     assert models_table()[0]["times_real_time"] is None

@@ -11,6 +11,7 @@ _SHIPPED = {
     "studio": "studio.model.pth",
     "four-stems": "four-stems.model.pth",
     "live": "live.model.pth",
+    "low-latency": "low-latency.model.pth",
 }
 
 _SHIPPED_LICENCE = "research and private use"

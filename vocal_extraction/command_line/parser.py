@@ -237,6 +237,7 @@ _LIVE = [
     ("--devices", "list_devices", _ON, "list the audio devices, and stop"),
     [
         ("--preset", "model", {"metavar": "NAME"}, "a model that ships (default: live)"),
+        ("--low-latency", "model", {"action": "store_const", "const": "low-latency"}, "that model: 46 ms, not 186"),
         ("--model", "", _PATH, "a checkpoint of yours, of a network that runs forwards only"),
     ],
     [

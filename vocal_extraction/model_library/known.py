@@ -35,5 +35,12 @@ KNOWN = {
 }
 """Models by the name that `models fetch` takes."""
 
-VOCALS_DB = {"classic": 2.49, "studio": 4.24, "four-stems": 4.28, "live": 3.19, "spleeter-2stems": 5.86}
+VOCALS_DB = {
+    "classic": 2.49,
+    "studio": 4.24,
+    "four-stems": 4.28,
+    "live": 3.19,
+    "low-latency": 3.20,
+    "spleeter-2stems": 5.86,
+}
 """Mean SI-SDR of the vocals of the 24 test songs, where it was measured (docs/measurements.md)."""
