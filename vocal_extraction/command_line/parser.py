@@ -192,12 +192,7 @@ _EXTRACT = [
     ],
     ("-o --output", "output_folder", {"metavar": "DIR"}, f"default: {EXTRACTION_FOLDER}; - is stdout"),
     [
-        (
-            "--stems",
-            "",
-            {"type": _names, "metavar": "NAMES"},
-            "'all', or names with commas (default: vocals, the rest)",
-        ),
+        ("--stems", "", {"type": _names, "metavar": "NAMES"}, "all, or names with commas (default: vocals, the rest)"),
         ("--without", "", {"type": _names, "metavar": "NAMES"}, "the song without these sources, as one stem"),
     ],
     ("--format", "", _one_of(*FORMATS), "default: wav16"),
@@ -212,12 +207,7 @@ _EXTRACT = [
     ("--to", "to_s", {"type": _time, "metavar": "TIME"}, "to here; outside, vocals are silent"),
     ("--keep-partial", "", _ON, "keep what decodes of a damaged file"),
     ("--jobs", "n_jobs", _n(1, MOST_WORKERS), "songs at the same time, each in a process"),
-    (
-        "--list",
-        "list_path",
-        {"metavar": "FILE"},
-        "more songs: one a line, or a table in Parquet; - is stdin",
-    ),
+    ("--list", "list_path", {"metavar": "FILE"}, "more songs: one a line, or a table in Parquet; - is stdin"),
     _SHARD,
     ("--merge-manifests", "", _ON, "join the manifests of the shards below -o, add them up, and stop"),
     ("--engine", "", _one_of("processes", "ray"), "ray: workers of a cluster"),

@@ -18,7 +18,7 @@ def join_cluster(address: str | None) -> None:
         If it is not there.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    here = {} if address else {"include_dashboard": False}
+    here: dict[str, Any] = {} if address else {"include_dashboard": False}
     try:
         ray.init(address=address or "local", ignore_reinit_error=True, **here)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -56,7 +56,7 @@ class RayWorker:
     """
 
     def __init__(self, work: Work, *, gpu_share: float = 0.0) -> None:
-        self._actor = ray.remote(num_cpus=1, num_gpus=gpu_share, max_restarts=0)(_Actor).remote(work)
+        self._actor: Any = ray.remote(num_cpus=1, num_gpus=gpu_share, max_restarts=0)(_Actor).remote(work)
         try:
             complaint = ray.get(self._actor.prepare.remote())
         except ray.exceptions.RayError as error:
