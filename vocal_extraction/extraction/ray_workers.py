@@ -56,7 +56,8 @@ class RayWorker:
     """
 
     def __init__(self, work: Work, *, gpu_share: float = 0.0) -> None:
-        self._actor: Any = ray.remote(num_cpus=1, num_gpus=gpu_share, max_restarts=0)(_Actor).remote(work)
+        kind: Any = ray.remote(num_cpus=1, num_gpus=gpu_share, max_restarts=0)(_Actor)
+        self._actor = kind.remote(work)
         try:
             complaint = ray.get(self._actor.prepare.remote())
         except ray.exceptions.RayError as error:
