@@ -135,7 +135,7 @@ def test_metadata_says_how_to_feed_it_and_where_it_comes_from(tmp_path):
     assert SignalSettings(**metadata["signal"]) == model.signal
     assert metadata["sources"] == ["vocals"]
     assert metadata["layers"] == [{"directions": 2, "units": 50}] * 2
-    assert metadata["source"] == {"name": "classic", "sha256": model.sha256}
+    assert metadata["source"] == {"name": "classic", "sha256": model.sha256, "vocals_si_sdr_db": 2.49}
     described = json.loads((export_model("classic", tmp_path / "classic", check=False) / "model.json").read_text())
     assert described.pop("graphs").keys() == graph_ends([2, 2]).keys()
     assert described == metadata

@@ -13,6 +13,7 @@ from vocal_extraction.atomic_files import StorageError, write_bytes, write_json
 from vocal_extraction.checkpointing import LoadedModel, load_checkpoint
 from vocal_extraction.checkpointing.onnx_files import METADATA_KEY, cut, graph_ends, stored
 from vocal_extraction.errors import ExportError
+from vocal_extraction.model_library.known import VOCALS_DB
 
 
 def export_model(
@@ -66,7 +67,7 @@ def exported(
         "layers": layers,
         "precision": "int8" if int8 else "float32",
         "streaming": streaming,
-        "source": {"name": model.name, "sha256": model.sha256},
+        "source": {"name": model.name, "sha256": model.sha256, "vocals_si_sdr_db": VOCALS_DB.get(model.name)},
         "lookahead": getattr(layerwise_network(model.network), "lookahead", 0),
     }
     metadata = stored(model.metadata, **facts)
