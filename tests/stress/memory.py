@@ -95,7 +95,7 @@ def main() -> int:
             ("the menu, left at once", [], "4\n", 600),
             ("doctor", ["doctor"], "", 600),
             ("prepare", ["prepare", "--musdb-path", "coded/source", "--dataset", "prepared"], "", 600),
-            ("extract, studio", ["extract", "song.wav"], "", 600),
+            ("extract, studio", ["extract", "song.wav", "--preset", "studio"], "", 600),
             ("extract, classic", ["extract", "song.wav", "--preset", "classic", "-o", "other"], "", 600),
             ("evaluate, studio", ["evaluate", "--preset", "studio", *songs], "", 600),
             ("ensemble, two of classic", ["ensemble", member, member, "-o", "joined.pth"], "", 600),

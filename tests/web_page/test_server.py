@@ -133,7 +133,7 @@ def test_a_model_that_cannot_be_used_is_said_at_once(tmp_path):
 
 def test_models_are_offered_best_first(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(server, "named_checkpoints", lambda: {"classic": Path("c"), "studio": Path("s")})
+    monkeypatch.setattr(server, "named_checkpoints", lambda: {"classic": Path("c"), "four-stems": Path("s")})
     Path("checkpoints").mkdir()
     Path("checkpoints/best.model.pth").touch()
-    assert list(server._models(None)) == ["studio", "classic", "checkpoints/best.model.pth"]
+    assert list(server._models(None)) == ["four-stems", "classic", "checkpoints/best.model.pth"]

@@ -79,8 +79,8 @@ def licence_of(path: Path, stated: str | None) -> str:
 
 
 def default_checkpoint() -> Path:
-    """Return the best model that ships: 'studio', else 'classic'."""
-    return shipped_checkpoint("studio" if "studio" in shipped_checkpoints() else "classic")
+    """Return the best model that ships: 'four-stems', else 'classic'."""
+    return shipped_checkpoint("four-stems" if "four-stems" in shipped_checkpoints() else "classic")
 
 
 def graph_beside(path: Path) -> Path | None:

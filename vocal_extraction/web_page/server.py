@@ -88,7 +88,7 @@ def _models(model: str | Path | None) -> dict[str, Path]:
     """Return the checkpoints to choose from, the default first."""
     named = named_checkpoints()
     models = {load_checkpoint(model).path.name: Path(model)} if model is not None else {}
-    models |= {name: named[name] for name in ("studio", "classic") if name in named} | named
+    models |= {name: named[name] for name in ("four-stems", "classic") if name in named} | named
     models |= {str(TRAINED_MODEL): TRAINED_MODEL} if TRAINED_MODEL.is_file() else {}
     if not models:
         raise ServingError("There is no model to work with. Train one, or name a checkpoint: serve --model PATH.")

@@ -6,7 +6,7 @@ const engine = await loadEngine();
 const byId = (id) => document.getElementById(id);
 const form = byId("options");
 
-const PURPOSES = { studio: "Best quality", classic: "Quick" };
+const PURPOSES = { "four-stems": "Best quality", studio: "Two networks", classic: "Quick", live: "Made for live", "low-latency": "Made for live" };
 const EXAMPLE_S = 240;
 
 const secondsOf = (text) => text.split(":").reduce((total, part) => 60 * total + Number(part), 0);
