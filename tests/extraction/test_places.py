@@ -9,7 +9,7 @@ import pytest
 from extraction_models import ConstantMask, files_in, loaded, stems_of
 
 from vocal_extraction.errors import ExtractionError, SettingsError
-from vocal_extraction.extraction import batch, extract_songs
+from vocal_extraction.extraction import extract_songs, folder_job
 from vocal_extraction.extraction.naming import choose_paths, find_songs, song_name
 from vocal_extraction.extraction.outcome import Outcome, ProgressBars
 from vocal_extraction.settings import ExtractionSettings
@@ -75,14 +75,14 @@ def test_songs_without_an_ending_are_found_in_folders(tmp_path, make_song):
 def test_songs_are_named_as_they_are_done_so_that_ctrl_c_loses_no_line(tmp_path, make_song, model, monkeypatch):
     """Also into a pipe, where there is no bar."""
     first, second = make_song("1.wav"), make_song("2.wav")
-    separate, lines = batch.extract_song, io.StringIO()
+    separate, lines = folder_job.extract_song, io.StringIO()
 
     def stopped(song, *arguments, **options):
         if song == second:
             raise KeyboardInterrupt
         return separate(song, *arguments, **options)
 
-    monkeypatch.setattr(batch, "extract_song", stopped)
+    monkeypatch.setattr(folder_job, "extract_song", stopped)
     with pytest.raises(KeyboardInterrupt):
         extract_songs([first, second], tmp_path / "out", model=model, show=False, results=lines)
     assert lines.getvalue().startswith(f"{first}: done in ")

@@ -235,7 +235,7 @@ def copy_with(dataset, subset, stem, change, *, folder="foreground"):
 
 def test_stems_with_nan_are_noticed_before_the_first_epoch(dataset, tmp_path):
     copy_with(dataset, "train", "vocals", lambda audio, rate: (audio * np.float32(math.nan), rate))
-    with pytest.raises(TrainingError, match="not finite at mixture"):
+    with pytest.raises(TrackError, match="holds NaN"):
         train(dataset, tmp_path / "run")
     assert not (tmp_path / "run" / "history.jsonl").exists()
 

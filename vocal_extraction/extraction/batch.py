@@ -9,12 +9,12 @@ import contextlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO, cast
 
 from vocal_extraction.atomic_files import remove_leftovers, sole_writer
 from vocal_extraction.checkpointing import LoadedModel
 from vocal_extraction.errors import ExtractionError, VocalExtractionError
-from vocal_extraction.extraction.folder_job import FolderJob, FolderWork, Task, ThisProcess
+from vocal_extraction.extraction.folder_job import FolderJob, FolderWork, Task
 from vocal_extraction.extraction.manifest import Manifest
 from vocal_extraction.extraction.naming import STANDARD_INPUT, choose_paths, find_songs, identity, path_key
 from vocal_extraction.extraction.outcome import Outcome, ProgressBars
@@ -91,11 +91,9 @@ def extract_vocals(
         plan = plan_of(loaded.sources, stems, without, settings.format, folder)
         paths = _choose_paths({song: Path()}, folder, manifest, plan, settings, loaded.name)
         job = FolderJob(folder, manifest, loaded, plan, settings)
-        place = paths.get(identity(song))
-        if isinstance(place, VocalExtractionError):
-            raise place
         try:
-            return job.extract(song, place, longest_s=longest_s, progress=progress, cancelled=cancelled)
+            watched: dict[str, Any] = {"longest_s": longest_s, "progress": progress, "cancelled": cancelled}
+            return cast(Outcome, job.extract(song, paths.get(identity(song)), **watched))
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -170,14 +168,28 @@ def extract_songs(
                 outcomes[song] = result if isinstance(result, Outcome) else job.failed(task[0], 0.0, result)
                 bars.report(outcomes[song])
 
-            do_all(
-                ((song, places.get(identity(song))) for song in found),
-                (lambda: ProcessWorker(work)) if n_workers > 1 else (lambda: ThisProcess(job, bars)),
-                n_workers=n_workers,
-                tries=tries,
-                name=lambda task: identity(task[0]),
-                done=report,
-            )
+            tasks = ((song, places.get(identity(song))) for song in found)
+            if n_workers > 1:
+                do_all(
+                    tasks,
+                    lambda: ProcessWorker(work),
+                    n_workers=n_workers,
+                    tries=tries,
+                    name=lambda task: identity(task[0]),
+                    done=report,
+                )
+            else:
+                for task in tries.suspects_last(tasks, lambda task: identity(task[0])):
+                    try:
+                        tries.begin(identity(task[0]))
+                        with bars.song(task[0]) as progress:
+                            outcome = job.extract(*task, in_batch=True, progress=progress)
+                    except ExtractionError as error:
+                        report(task, error)
+                        continue
+                    tries.end(identity(task[0]))
+                    if outcome is not None:
+                        report(task, outcome)
             return [outcomes[identity(song)] for song in found]
 
 

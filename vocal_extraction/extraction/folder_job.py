@@ -14,7 +14,7 @@ from vocal_extraction.checkpointing import LoadedModel
 from vocal_extraction.errors import ExtractionCancelledError, ExtractionError, VocalExtractionError
 from vocal_extraction.extraction.manifest import Manifest, options_of
 from vocal_extraction.extraction.naming import identity
-from vocal_extraction.extraction.outcome import FAILED, SKIPPED, Outcome, ProgressBars
+from vocal_extraction.extraction.outcome import FAILED, SKIPPED, Outcome
 from vocal_extraction.extraction.song import extract_song
 from vocal_extraction.extraction.workers import Recipe, Stopped, separator_of
 from vocal_extraction.separation import StemPlan, worker_pool
@@ -42,37 +42,41 @@ class FolderJob:
         self._separator = separator_of(model, settings, pool=pool, folder=self._folder)
         self._options = options_of(settings, model.sha256, plan)
 
-    def extract(self, song: str | Path, paths: Mapping[str, Path] | None, **watched: Any) -> Outcome:
-        """Extract a song, unless that is done already, and record it; options as of `extract_song`."""
-        made = self._made(song)
-        if paths is not None and (before := self._done_before(song, paths, made)) is not None:
-            return before
-        return extract_song(
-            song,
-            paths,
-            plan=self._plan,
-            separator=self._separator,
-            settings=self._settings,
-            folder=self._folder,
-            record=None if self._manifest is None else partial(self._manifest.add, made=made),
-            **watched,
-        )
-
-    def attempt(
-        self, song: str | Path, paths: Mapping[str, Path] | VocalExtractionError | None, **watched: Any
+    def extract(
+        self,
+        song: str | Path,
+        paths: Mapping[str, Path] | VocalExtractionError | None,
+        *,
+        in_batch: bool = False,
+        **watched: Any,
     ) -> Outcome | None:
-        """Do the same as one of a batch: a failure is an outcome, too; None is that it was to stop."""
+        """Extract a song, unless that is done already, and record it; options as of `extract_song`.
+
+        In a batch a failure is an outcome, too, and None says that it was to stop.
+        """
         started = time.monotonic()
         try:
             if isinstance(paths, VocalExtractionError):
                 raise paths
-            return self.extract(song, paths, **watched)
-        except ExtractionCancelledError:
-            return None
+            made = self._made(song)
+            if paths is not None and (before := self._done_before(song, paths, made)) is not None:
+                return before
+            return extract_song(
+                song,
+                paths,
+                plan=self._plan,
+                separator=self._separator,
+                settings=self._settings,
+                folder=self._folder,
+                record=None if self._manifest is None else partial(self._manifest.add, made=made),
+                **watched,
+            )
         except (VocalExtractionError, OSError) as error:
-            if isinstance(error, BrokenPipeError):  # whoever read our standard output has gone
+            # With a broken pipe, whoever read our standard output has gone.
+            if not in_batch or isinstance(error, BrokenPipeError):
                 raise
-            return self.failed(song, time.monotonic() - started, error)
+            cancelled = isinstance(error, ExtractionCancelledError)
+            return None if cancelled else self.failed(song, time.monotonic() - started, error)
 
     def _made(self, song: str | Path) -> dict[str, Any]:
         sha256 = _sha256_if_readable(song) if self._manifest is not None else None
@@ -128,24 +132,7 @@ class FolderWork:
         model = self.recipe.load()
         pool = worker_pool(model, n_beside=self.n_workers)
         job = FolderJob(self.folder, Manifest(self.folder), model, self.plan, self.settings, pool=pool)
-        return lambda task: job.attempt(*task, cancelled=stopped)
-
-
-@dataclasses.dataclass(frozen=True)
-class ThisProcess:
-    """The worker of a batch that does one song at a time: with a bar for each."""
-
-    job: FolderJob
-    bars: ProgressBars
-
-    def __call__(self, task: Task) -> Outcome | None:
-        with self.bars.song(task[0]) as progress:
-            return self.job.attempt(*task, progress=progress)
-
-    def stop(self) -> None:
-        """Do nothing: what stops this process stops its song."""
-
-    close = stop
+        return lambda task: job.extract(*task, in_batch=True, cancelled=stopped)
 
 
 def _sha256_if_readable(song: str | Path) -> str | None:
