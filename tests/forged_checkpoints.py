@@ -3,7 +3,7 @@
 import io
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +148,14 @@ def global_(name: str) -> bytes:
     return f"c{module}\n{attribute}\n".encode()
 
 
-def refused(path: Path, match: str = "was refused: it holds more than weights and plain values") -> None:
-    """Assert that both ways of reading refuse a file, in one printable sentence that names it."""
-    for read in (load_checkpoint, read_checkpoint):
+def refused(
+    path: Path,
+    match: str = "was refused: it holds more than weights and plain values",
+    *,
+    by: Sequence[Callable[[Path], Any]] = (load_checkpoint, read_checkpoint),
+) -> None:
+    """Assert that these ways of reading refuse a file, in one printable sentence that names it."""
+    for read in by:
         _assert_one_sentence(read, path, match)
 
 

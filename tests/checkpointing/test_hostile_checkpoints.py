@@ -17,10 +17,11 @@ import pytest
 import torch
 from forged_checkpoints import Call, content, global_, not_loaded, refused
 
-from vocal_extraction.checkpointing import load_checkpoint
+from vocal_extraction.checkpointing import load_checkpoint, read_checkpoint, read_metadata
 from vocal_extraction.training.state import STATE_NAME, ResumeError, TrainingState
 
 ROOT = Path(__file__).resolve().parents[2]
+EVERY_WAY = (load_checkpoint, read_checkpoint, read_metadata)
 
 
 def test_the_forger_can_make_one_that_loads(tmp_path):
@@ -96,7 +97,7 @@ def test_calls_in_metadata_are_refused(quiet, name):
 
 @pytest.mark.parametrize("place", PLACES)
 def test_calls_are_refused_wherever_they_stand(quiet, place):
-    refused(forged.old_checkpoint(quiet / "a.pth", PLACES[place](CALLS["os.system"])))
+    refused(forged.old_checkpoint(quiet / "a.pth", PLACES[place](CALLS["os.system"])), by=EVERY_WAY)
 
 
 @pytest.mark.parametrize("key", ["optimizer", "more"])
@@ -146,7 +147,7 @@ STATE_THAT_HIDES_METHODS = (
     ],
 )
 def test_pickles_made_by_hand_are_refused(quiet, pickled):
-    refused(forged.with_pickle(quiet / "a.pth", pickled))
+    refused(forged.with_pickle(quiet / "a.pth", pickled), by=EVERY_WAY)
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -185,12 +186,13 @@ def test_attributes_that_hide_methods_are_dropped(quiet):
 def grown(path):
     """Return how many MiB a process grew in which every file of a folder was refused."""
     code = (
-        "import re, sys, pathlib\n"
+        "import contextlib, re, sys, pathlib\n"
         "from vocal_extraction import checkpointing\n"
         "checkpointing.rebuild\n"  # which imports torch
         "def peak(): return int(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])\n"
         "before = peak()\n"
         "for file in sorted(pathlib.Path(sys.argv[1]).iterdir()):\n"
+        "    with contextlib.suppress(checkpointing.CheckpointError): checkpointing.read_metadata(file)\n"
         "    try: checkpointing.load_checkpoint(file)\n"
         "    except checkpointing.CheckpointError: pass\n"
         "    else: raise SystemExit(f'{file} was loaded')\n"
@@ -358,7 +360,8 @@ def test_tensors_beyond_their_elements_are_refused(tmp_path, opcodes, reason):
 def test_metadata_that_holds_itself_is_refused(tmp_path):
     metadata = forged.old_metadata()
     metadata["a"] = [metadata]
-    refused(forged.old_checkpoint(tmp_path / "a.pth", content(metadata=metadata)), "too large or too deep")
+    path = forged.old_checkpoint(tmp_path / "a.pth", content(metadata=metadata))
+    refused(path, "too large or too deep", by=EVERY_WAY)
 
 
 def test_text_that_cannot_be_written_is_refused(tmp_path):

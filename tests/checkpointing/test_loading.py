@@ -5,8 +5,10 @@ import errno
 import hashlib
 import json
 import os
+import zipfile
 from pathlib import Path
 
+import forged_checkpoints as forged
 import numpy as np
 import pytest
 import torch
@@ -22,6 +24,7 @@ from vocal_extraction.checkpointing import (
     default_checkpoint,
     load_checkpoint,
     read_checkpoint,
+    read_metadata,
     save_checkpoint,
     shipped_checkpoint,
     shipped_checkpoints,
@@ -113,6 +116,18 @@ def test_the_metadata_is_kept_and_plain(saved):
     assert json.loads(content["config"]) == metadata["config"]
     for name, values in network.state_dict().items():
         assert torch.equal(content["state_dict"][name], values)
+
+
+def test_metadata_alone_are_read_without_the_weights(saved, tmp_path):
+    _, path = saved
+    with zipfile.ZipFile(path) as archive:
+        pickled = next(archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
+    alone = forged.with_pickle(tmp_path / "a.pth", pickled)
+    expected = CheckpointMetadata.parse(read_checkpoint(path)["metadata"])
+    assert dataclasses.replace(read_metadata(alone), train_dataset=expected.train_dataset) == expected
+    for contents in ({"metadata": 1}, [1]):
+        forged.old_checkpoint(alone, contents)
+        forged.refused(alone, "lacks 'metadata'", by=[read_metadata])
 
 
 def test_the_same_network_gives_the_same_file(saved, tmp_path):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vocal_extraction.checkpointing.archive import CheckpointError
 from vocal_extraction.checkpointing.loading import LOADERS, LoadedModel, Loader, load_checkpoint
 from vocal_extraction.checkpointing.metadata import CheckpointMetadata, STFTParams, source_names
+from vocal_extraction.checkpointing.reading import parse_checkpoint, read_checkpoint, read_metadata
 from vocal_extraction.checkpointing.shipped import (
     default_checkpoint,
     licence_of,
@@ -20,7 +21,6 @@ from vocal_extraction.checkpointing.shipped import (
 )
 
 if TYPE_CHECKING:
-    from vocal_extraction.checkpointing.reading import parse_checkpoint, read_checkpoint
     from vocal_extraction.checkpointing.rebuilding import MaskNetwork, rebuild
     from vocal_extraction.checkpointing.saving import save_checkpoint, save_network
 
@@ -40,6 +40,7 @@ __all__ = [
     "named_checkpoints",
     "parse_checkpoint",
     "read_checkpoint",
+    "read_metadata",
     "rebuild",
     "save_checkpoint",
     "save_network",
@@ -49,7 +50,6 @@ __all__ = [
 ]
 
 _NEED_TORCH = {
-    **dict.fromkeys(("parse_checkpoint", "read_checkpoint"), "reading"),
     **dict.fromkeys(("MaskNetwork", "rebuild"), "rebuilding"),
     **dict.fromkeys(("save_checkpoint", "save_network"), "saving"),
 }

@@ -44,17 +44,19 @@ def contents_of(path: str | Path) -> bytes:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}). Check its permissions.") from error
 
 
-def records_of(contents: bytes, *, name: str) -> dict[str, bytes]:
-    """Unpack the records that `torch.load` needs; messages call the file `name`.
+def records_of(contents: bytes | Path, *, name: str, only: str | None = None) -> dict[str, bytes]:
+    """Unpack the records that `torch.load` needs, or `only` one, of a file's contents; messages call it `name`.
 
     A CheckpointError says that it is no archive of torch's, or one made to be read in two ways.
     """
     try:
-        with zipfile.ZipFile(io.BytesIO(contents)) as archive:
+        n_bytes = contents.stat().st_size if isinstance(contents, Path) else len(contents)
+        with zipfile.ZipFile(contents if isinstance(contents, Path) else io.BytesIO(contents)) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
+            members = [member for member in members if only in (None, member.filename.partition("/")[2])]
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 raise CheckpointError(f"{name} was refused: it is compressed, which no checkpoint is.")
-            if sum(member.file_size for member in members) > len(contents):
+            if sum(member.file_size for member in members) > n_bytes:
                 raise CheckpointError(f"{name} was refused: it claims to unpack to more than it holds.")
             # The one folder of the archive has the name that the file had when it was saved.
             records = {member.filename.partition("/")[2]: archive.read(member) for member in members}

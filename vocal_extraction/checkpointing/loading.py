@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 from vocal_extraction.checkpointing.archive import CheckpointError, contents_of, reason_of
 from vocal_extraction.checkpointing.metadata import CheckpointMetadata
+from vocal_extraction.checkpointing.reading import parse_checkpoint
 from vocal_extraction.checkpointing.shipped import check_shipped, checkpoint_path, graph_beside, model_name
 from vocal_extraction.device import known_device
 from vocal_extraction.errors import SettingsError
@@ -95,7 +96,6 @@ class Loader:
 
 def load_nussl_checkpoint(contents: bytes, name: str) -> Loaded:
     """Load what ``nussl.ml.SeparationModel.save`` wrote, here or elsewhere."""
-    from vocal_extraction.checkpointing.reading import parse_checkpoint
     from vocal_extraction.checkpointing.rebuilding import rebuild
 
     content = parse_checkpoint(contents, name=name)

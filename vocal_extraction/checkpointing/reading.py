@@ -3,6 +3,8 @@
 1. `archive` unpacks it, `survey` finds out what its pickle would make.
 2. `torch.load` with ``weights_only`` reads the records, with stand-ins for nussl's plain classes and no other.
 3. `_plain` copies what came out into fresh dictionaries and lists, within bounds.
+
+The metadata alone need neither torch nor the weights: the survey says what they are.
 """
 
 import contextlib
@@ -15,12 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from vocal_extraction.checkpointing.archive import CheckpointError, contents_of, packed, reason_of, records_of
-from vocal_extraction.checkpointing.metadata import STFTParams
-from vocal_extraction.checkpointing.survey import RefusedError, survey
+from vocal_extraction.checkpointing.archive import PICKLE, CheckpointError, contents_of, packed, reason_of, records_of
+from vocal_extraction.checkpointing.metadata import CheckpointMetadata, STFTParams
+from vocal_extraction.checkpointing.survey import Made, RefusedError, survey
 from vocal_extraction.compatibility import NUMPY_FORMATS, NUMPY_SCALARS, STFT_PARAMS, TRANSFORMS, TRANSFORMS_MODULE
 
 OLD_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
@@ -74,6 +73,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def parse_checkpoint(contents: bytes, *, name: str) -> dict[str, Any]:
     """Do what `read_checkpoint` does, on the contents of a file that messages call `name`."""
+    from torch import Tensor
+
     loaded = parse_torch_file(contents, name=name)
     state = loaded.get("state_dict") if isinstance(loaded, dict) else None
     is_state = isinstance(state, dict) and all(
@@ -84,16 +85,40 @@ def parse_checkpoint(contents: bytes, *, name: str) -> dict[str, Any]:
     return dict(loaded)
 
 
+def read_metadata(path: str | Path) -> CheckpointMetadata:
+    """Read a checkpoint's metadata without torch, and without its weights, which are not looked for.
+
+    Names of the sources, and numbers of NumPy's, may be missing from what nussl wrote. Raises CheckpointError or
+    SettingsError if the file is missing, damaged, hostile or of another kind, that of torch before 1.6 included.
+    """
+    pickled = records_of(Path(path), name=str(path), only=PICKLE)[PICKLE]
+    with _refused(str(path)):
+        _, found = survey({}, pickle=pickled)
+        found = _plain(found, Made)
+    if not isinstance(found, dict) or not isinstance(found.get("metadata"), dict):
+        raise CheckpointError(f"{path} is no checkpoint of nussl's: it lacks 'metadata'.")
+    return CheckpointMetadata.parse(found["metadata"])
+
+
 def parse_torch_file(contents: bytes, *, name: str) -> Any:
     """Return what ``torch.save`` wrote, in its format of today or that of before 1.6; errors as `read_checkpoint`'s."""
+    import torch
+
     is_old = contents.startswith(OLD_MAGIC)
     records = {} if is_old else records_of(contents, name=name)
-    try:
+    with _refused(name):
         if not is_old:
             survey(records)
         file = _surveyed_old_file(contents) if is_old else packed(records)
         with _loading, _allowed_classes():
-            return _plain(torch.load(file, map_location="cpu", weights_only=True))
+            return _plain(torch.load(file, map_location="cpu", weights_only=True), torch.Tensor)
+
+
+@contextlib.contextmanager
+def _refused(name: str) -> Iterator[None]:
+    """Say in a CheckpointError what is wrong with the file of that name."""
+    try:
+        yield
     except (RefusedError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"{name} was refused: it holds more than weights and plain values ({reason_of(error)})."
@@ -109,7 +134,7 @@ def _surveyed_old_file(contents: bytes) -> io.BytesIO:
         start = file.tell()
         for _ in pickletools.genops(file):
             pass
-        n_found = survey({}, pickle=contents[start : file.tell()])
+        n_found, _ = survey({}, pickle=contents[start : file.tell()])
         n_bytes += n_found if number == _OLD_PICKLES - 2 else 0
     # Before the elements of each storage stands their number.
     n_left = len(contents) - file.tell() - n_bytes
@@ -122,6 +147,8 @@ def _surveyed_old_file(contents: bytes) -> io.BytesIO:
 @contextlib.contextmanager
 def _allowed_classes() -> Iterator[None]:
     """Let `torch.load` make stand-ins for NumPy's scalars and nussl's plain classes, and no other class."""
+    import torch
+
     before = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals(_STAND_INS)
@@ -132,8 +159,11 @@ def _allowed_classes() -> Iterator[None]:
         torch.serialization.add_safe_globals(before)
 
 
-def _plain(content: Any) -> Any:
-    """Copy what was loaded, within bounds: no cycles, no endless repetition, no text that cannot be written."""
+def _plain(content: Any, weights: type) -> Any:
+    """Copy what was loaded, within bounds: no cycles, no endless repetition, no text that cannot be written.
+
+    Beside plain values it may hold objects of the class `weights`.
+    """
     n_left = _MOST_VALUES
 
     def copied(value: Any, depth: int) -> Any:
@@ -153,7 +183,7 @@ def _plain(content: Any) -> Any:
             return transform
         if isinstance(value, str):
             value.encode()  # half a surrogate pair would fail later, in a report
-        elif not isinstance(value, bool | int | float | Tensor | None):
+        elif not isinstance(value, bool | int | float | weights | None):
             raise RefusedError(f"a {type(value).__name__}")
         return value
 

@@ -10,9 +10,11 @@ Source: the opcodes as Python's module pickletools documents them.
 
 import dataclasses
 import pickletools
+from collections import OrderedDict
 from typing import Any
 
 from vocal_extraction.checkpointing.archive import PICKLE
+from vocal_extraction.checkpointing.metadata import STFTParams
 from vocal_extraction.compatibility import NUMPY_SCALARS, STFT_PARAMS, TRANSFORMS, TRANSFORMS_MODULE
 
 _ELEMENT_BYTES = {
@@ -55,29 +57,29 @@ class _Storage:
     n_elements: int
 
 
-@dataclasses.dataclass(eq=False)
-class _Made:
-    """What an opcode would make; of a dictionary, also how many items were put into it."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Made:
+    """Stands for what an opcode would make."""
 
     kind: str
-    n_items: int = 0
 
 
-def survey(records: dict[str, bytes], *, pickle: bytes | None = None) -> int:
+def survey(records: dict[str, bytes], *, pickle: bytes | None = None) -> tuple[int, Any]:
     """Check the pickle of an archive's records; or another, whose elements lie elsewhere.
 
-    Returns the bytes of all elements that it refers to, which are in the records, or to be looked for by who has them.
-    Raises RefusedError if it would make anything but weights and plain values, ValueError or LookupError if it is
-    damaged.
+    Returns the bytes of all elements that it refers to, which are in the records, or to be looked for by who has them;
+    and its contents, with a `Made` for each tensor and each other object that is no plain value. Raises RefusedError if
+    it would make anything but weights and plain values, ValueError or LookupError if it is damaged.
     """
     machine = _Machine(None if pickle else records)
     for opcode, argument, _ in pickletools.genops(pickle or records[PICKLE]):
         machine.step(opcode.name, argument)
-    return sum(each.n_elements * _ELEMENT_BYTES[each.kind] for each in machine.storages.values())
+    n_bytes = sum(each.n_elements * _ELEMENT_BYTES[each.kind] for each in machine.storages.values())
+    return n_bytes, machine.stack[-1]
 
 
 class _Machine:
-    """A pickle's machine with a stack, that keeps of each value only what it would be."""
+    """A pickle's machine with a stack, that makes dictionaries, lists and tuples, and of other objects stand-ins."""
 
     def __init__(self, records: dict[str, bytes] | None) -> None:
         self.records = records
@@ -95,7 +97,7 @@ class _Machine:
             case "NONE" | "NEWTRUE" | "NEWFALSE" | "EMPTY_TUPLE":
                 stack.append(_CONSTANTS[opcode])
             case "EMPTY_DICT" | "EMPTY_LIST":
-                stack.append(_Made(opcode))
+                stack.append({} if opcode == "EMPTY_DICT" else [])
             case "BINPUT" | "LONG_BINPUT":
                 self.memo[argument] = stack[-1]
             case "BINGET" | "LONG_BINGET":
@@ -113,10 +115,12 @@ class _Machine:
                     self.stack.append(tuple(stack))
                 elif opcode == "SETITEMS":
                     self._set_items(stack)
+                elif isinstance(self.stack[-1], list):
+                    self.stack[-1].extend(stack)
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 stack.append(self._popped(_TUPLE_LENGTHS[opcode]))
             case "APPEND":
-                self._popped(1)
+                self.stack[-2].append(self._popped(1)[0])
             case "SETITEM":
                 self._set_items(self._popped(2))
             case "REDUCE":
@@ -142,32 +146,32 @@ class _Machine:
     def _set_items(self, items: list[Any] | tuple[Any, ...]) -> None:
         if not all(map(_is_key, items[::2])):
             raise ValueError("a dictionary in it has keys that are none")
-        if isinstance(self.stack[-1], _Made):
-            self.stack[-1].n_items += len(items) // 2
+        if isinstance(self.stack[-1], dict):
+            self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
     def _build(self, state: Any) -> None:
         match self.stack[-1], state:
-            case _Made("OrderedDict" | "transform"), _Made("EMPTY_DICT", n_items) if n_items <= _MOST_ATTRIBUTES:
+            case OrderedDict() | Made("transform"), dict(attributes) if len(attributes) <= _MOST_ATTRIBUTES:
                 return
-            case _Made("NumPy type"), tuple():
+            case Made("NumPy type"), tuple():
                 return
         raise RefusedError("it sets the state of something that has none")
 
-    def _called(self, function: Any, arguments: Any) -> _Made:
+    def _called(self, function: Any, arguments: Any) -> Any:
         """Say what a call would make, if it is one of those that a checkpoint needs, with arguments that fit."""
         name = function.name if isinstance(function, _Global) else "what is no function"
         match name, arguments:
             case "collections.OrderedDict", ():
-                return _Made("OrderedDict")
+                return OrderedDict()
             case "torch._utils._rebuild_tensor_v2", (_Storage() as storage, offset, tuple(size), tuple(stride), _, _):
                 self._check_tensor(storage, offset, size, stride)
-                return _Made("tensor")
+                return Made("tensor")
             case "_codecs.encode", (str(text), "latin1") if max(text, default="") < "\u0100":
-                return _Made("bytes")
+                return Made("bytes")
             case "numpy.dtype", (str(), _, _):
-                return _Made("NumPy type")
-            case _, (_Made("NumPy type"), _Made("bytes")) if name in NUMPY_SCALARS:
-                return _Made("number")
+                return Made("NumPy type")
+            case _, (Made("NumPy type"), Made("bytes")) if name in NUMPY_SCALARS:
+                return Made("number")
         raise RefusedError(f"it calls {name!a} with other arguments")
 
     def _stored(self, identity: Any) -> _Storage:
@@ -214,8 +218,8 @@ def _known(name: str) -> _Global:
     return _Global(name)
 
 
-def _instance(cls: Any, arguments: Any) -> _Made:
+def _instance(cls: Any, arguments: Any) -> STFTParams | Made:
     match cls, arguments:
         case _Global(name), tuple() if name in _CLASSES and len(arguments) <= 3:
-            return _Made("STFTParams" if name == STFT_PARAMS else "transform")
+            return STFTParams(*arguments) if name == STFT_PARAMS else Made("transform")
     raise RefusedError("it makes an instance of what is no class of nussl's")

@@ -11,13 +11,11 @@ from typing import Any
 from vocal_extraction.atomic_files import remove_leftovers, sha256_of
 from vocal_extraction.checkpointing import (
     CheckpointError,
-    CheckpointMetadata,
     licence_of,
     load_checkpoint,
     named_checkpoint,
     named_checkpoints,
-    read_checkpoint,
-    save_network,
+    read_metadata,
     shipped_checkpoints,
 )
 from vocal_extraction.checkpointing.archive import reason_of
@@ -25,7 +23,6 @@ from vocal_extraction.checkpointing.shipped import ENDING
 from vocal_extraction.errors import SettingsError
 from vocal_extraction.model_library.fetching import LibraryError, LicenceError, download, size_of
 from vocal_extraction.model_library.files import files_at, read
-from vocal_extraction.model_library.formats import FORMATS
 from vocal_extraction.model_library.known import KNOWN, VOCALS_DB
 from vocal_extraction.presets import PRESETS
 from vocal_extraction.separation import real_time_factor
@@ -42,6 +39,9 @@ def import_model(path: str | Path, *, name: str | None = None, high: str = "zero
     there is no such model in it, it is damaged or hostile, or the name is taken or cannot be one. On any error nothing
     is installed.
     """
+    from vocal_extraction.checkpointing import save_network
+    from vocal_extraction.model_library.formats import FORMATS
+
     path = Path(path)
     remove_leftovers(models_folder())
     try:
@@ -109,16 +109,17 @@ def models_table(*, measure: bool = False) -> list[dict[str, Any]]:
         if name not in here:
             facts = {"stems": known.stems, "licence": known.licence, "from": f"not here: models fetch {name}"}
             rows.append({"model": name, "vocals_db": VOCALS_DB.get(name), **facts})
-    columns = ("model", "stems", "vocals_db", "mb", "times_real_time", "licence", "from")
+    speed = ("times_real_time",) if measure else ()
+    columns = ("model", "stems", "vocals_db", "mb", *speed, "licence", "from")
     return [{column: row.get(column) for column in columns} for row in rows]
 
 
 def _row(name: str, path: Path, *, measure: bool) -> dict[str, Any]:
     row = {"model": name, "vocals_db": VOCALS_DB.get(name), "mb": round(path.stat().st_size / 1e6, 1)}
     try:
-        metadata = CheckpointMetadata.parse(read_checkpoint(path)["metadata"])
-        row["times_real_time"] = round(1 / real_time_factor(load_checkpoint(path)), 1) if measure else None
-    except CheckpointError as error:
+        metadata = read_metadata(path)
+        row |= {"times_real_time": round(1 / real_time_factor(load_checkpoint(path)), 1)} if measure else {}
+    except (CheckpointError, SettingsError) as error:
         return row | {"from": reason_of(error)}
     source = metadata.imported.get("source", "ships with this program")
     return row | {"stems": metadata.sources, "licence": licence_of(path, metadata.licence), "from": source}

@@ -25,7 +25,7 @@ from vocal_extraction.checkpointing import (
     CheckpointMetadata,
     LoadedModel,
     load_checkpoint,
-    read_checkpoint,
+    read_metadata,
 )
 from vocal_extraction.errors import SongTooLongError, VocalExtractionError
 from vocal_extraction.extraction import Outcome, extract_vocals
@@ -182,11 +182,10 @@ class JobQueue(contextlib.AbstractContextManager["JobQueue"]):
 
     def metadata(self, name: str) -> CheckpointMetadata:
         """Return a model's metadata; one that does not name its sources there is loaded."""
-        try:
-            metadata = CheckpointMetadata.parse(read_checkpoint(self.models[name])["metadata"])
-        except (CheckpointError, ModuleNotFoundError):  # for another of `LOADERS`, or without torch
-            return self.model(name).metadata
-        return metadata if metadata.sources else self.model(name).metadata
+        with contextlib.suppress(CheckpointError):  # for another of `LOADERS`
+            if (metadata := read_metadata(self.models[name])).sources:
+                return metadata
+        return self.model(name).metadata
 
     def measure_models(self) -> None:
         """Load the models, the default first, and measure the time that they take; only the default is kept."""
