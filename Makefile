@@ -36,6 +36,10 @@ lock: $(TOOLS)/.installed  ## Write the lock files: every requirement with the h
 audit: $(TOOLS)/.installed  ## Look up known vulnerabilities of every locked requirement
 	$(TOOLS)/bin/python tests/stress/audit.py
 
+sbom: programs $(INSTALLED) $(TOOLS)/.installed  ## List all that is installed: sbom.json (CycloneDX), and a table of licences
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o sbom.json $(RUN)
+	$(TOOLS)/bin/pip-licenses --python $(RUN) --format markdown --order license
+
 serve: programs $(INSTALLED)-web  ## Open the local web page
 	$(RUN) main.py serve
 
@@ -71,4 +75,4 @@ $(TOOLS)/.installed: requirements-tools.txt
 	@sh setup/requirements.sh $(TOOLS)/bin/python $<
 	@touch $@
 
-.PHONY: help demo test lint bench stress lock audit serve setup clean programs
+.PHONY: help demo test lint bench stress lock audit sbom serve setup clean programs

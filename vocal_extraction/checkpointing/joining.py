@@ -1,14 +1,17 @@
-"""Several trained networks as one: their checkpoints joined to one whose masks are the mean of theirs.
+"""Several trained networks as one: networks of one kind joined to one whose masks are the mean of theirs, or a list of
+any models, whose estimates are averaged.
 
 Networks that were trained apart, from other seeds, are wrong in other places, so that their mean errs less, in the
 time of all of them. docs/models.md has figures.
 """
 
+import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vocal_extraction.atomic_files import StorageError
+from vocal_extraction.atomic_files import StorageError, write_text
 from vocal_extraction.checkpointing import (
     CheckpointError,
     CheckpointMetadata,
@@ -17,6 +20,7 @@ from vocal_extraction.checkpointing import (
     load_checkpoint,
     save_network,
 )
+from vocal_extraction.checkpointing.loading import LIST_ENDING, mean_of
 from vocal_extraction.networks import NETWORKS, EnsembleMaskInference
 
 _PREFIX = "layers.model."
@@ -25,7 +29,8 @@ _PREFIX = "layers.model."
 def join_checkpoints(paths: Sequence[str | Path], output_path: str | Path, *, overwrite: bool = False) -> Path:
     """Join two or more checkpoints of one network and signal to one, which is used like any other.
 
-    The new file's metadata has, under ``members``, the SHA-256 of each member's file and what is known of its training.
+    With the ending .toml, the output lists them, of whatever kinds, and the mean of their estimates is the model. Else
+    the new file's metadata has, under ``members``, the SHA-256 of each member's file and what is known of its training.
     Raises CheckpointError if a file cannot be read, there is only one, or they are not of one kind, SettingsError if
     there are too many, and StorageError if the file cannot be written, or is there already and `overwrite` is not said.
     """
@@ -35,6 +40,12 @@ def join_checkpoints(paths: Sequence[str | Path], output_path: str | Path, *, ov
     if output_path.exists() and not overwrite:
         raise StorageError(f"{output_path} is there already. Name another file, or say --overwrite.")
     models = [load_checkpoint(path, runtime="torch") for path in paths]
+    if output_path.suffix == LIST_ENDING:
+        mean_of(models, output_path)
+        folder = output_path.resolve().parent
+        names = [os.path.relpath(path, folder) if Path(path).exists() else str(path) for path in paths]
+        write_text(output_path, f"members = {json.dumps(names)}\n")
+        return output_path
     kind, arguments = _common_kind(models)
     network = EnsembleMaskInference.build(member=kind, n_members=len(models), **arguments)
     network.load_state_dict(

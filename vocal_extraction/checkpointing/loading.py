@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import os
 import re
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
@@ -37,7 +38,7 @@ class LoadedModel:
 
     network: Any
     """An `OnnxNetwork`, or a module of torch: in ``eval()``, on its device, called with ``{'mix_magnitude': ...}`` or
-    ``{'mix_audio': ...}``."""
+    ``{'mix_audio': ...}``. Of the mean of several models, a tuple of these."""
     signal: SignalSettings
     """Sample rate and STFT of its input."""
     n_channels: int
@@ -45,7 +46,7 @@ class LoadedModel:
     sources: tuple[str, ...]
     """Names along the last axis of the output."""
     output: str
-    """'mask' or 'audio'."""
+    """'mask', 'audio', or 'mean': the mean of the estimates of several models."""
     metadata: CheckpointMetadata
     """All that the checkpoint says of itself."""
     path: Path
@@ -61,14 +62,19 @@ class LoadedModel:
         return f"{preset}-{self.path.resolve().parent.name}"
 
     @property
+    def members(self) -> tuple["LoadedModel", ...]:
+        """The models of which this is the mean; else this alone."""
+        return self.network if self.output == "mean" else (self,)
+
+    @property
     def is_onnx(self) -> bool:
-        """Whether the network is an `OnnxNetwork`."""
-        return not hasattr(self.network, "parameters")
+        """Whether every network is an `OnnxNetwork`."""
+        return all(not hasattr(each.network, "parameters") for each in self.members)
 
     @property
     def device(self) -> Any:
         """Where the weights of a network of torch are."""
-        return next(self.network.parameters()).device
+        return next(self.members[0].network.parameters()).device
 
     @property
     def is_on_cpu(self) -> bool:
@@ -125,13 +131,60 @@ LOADERS = [
 """The loaders, asked from the last to the first: one that is appended is asked before those that are here."""
 
 
+LIST_ENDING = ".toml"
+"""Of a text that lists models, ``members = ["four-stems", "mine.pth"]``; the mean of their estimates is a model."""
+_MOST_MEMBERS = 16
+
+
+def _members_listed(contents: bytes, path: Path) -> list[Path | str]:
+    """Return the members of a list by their paths, which are relative to it, or by their names."""
+    try:
+        names = tomllib.loads(contents.decode())["members"]
+        if not all(isinstance(name, str) and not name.endswith(LIST_ENDING) for name in names):
+            raise ValueError("a member is no checkpoint")
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f'{path} lists no models ({error}). Expected: members = ["NAME", "PATH"].') from error
+    return [path.parent / name if (path.parent / name).exists() else name for name in names]
+
+
+def mean_of(members: Sequence[LoadedModel], path: Path) -> LoadedModel:
+    """Return the mean of several models' estimates as a model, which is called by `path`.
+
+    It has the sources of the first; the others join in where they have them, too. Raises CheckpointError if one has
+    none of them, or there are not 2 to 16.
+    """
+    if not 2 <= len(members) <= _MOST_MEMBERS:
+        raise CheckpointError(f"The mean of {len(members)} models was asked for, expected 2 to {_MOST_MEMBERS}.")
+    first = members[0]
+    for member in members:
+        if not {*member.sources} & {*first.sources}:
+            raise CheckpointError(f"{member.path} has {', '.join(member.sources)}, and none of {first.path}'s sources.")
+    sums = [member.sha256 for member in members]
+    licences = {licence for member in members if (licence := member.metadata.licence)}
+    metadata = dataclasses.replace(
+        first.metadata,
+        preset=model_name(path),
+        settings=None,
+        licence="; ".join(sorted(licences)) or None,
+        members=tuple({"sha256": member.sha256, **member.metadata.origin} for member in members),
+    )
+    return dataclasses.replace(
+        first,
+        network=tuple(members),
+        output="mean",
+        metadata=metadata,
+        path=path,
+        sha256=hashlib.sha256("\n".join(sums).encode()).hexdigest(),
+    )
+
+
 def load_checkpoint(path: str | os.PathLike[str], *, device: Any = "cpu", runtime: str = "auto") -> LoadedModel:
     """Load a checkpoint of this project or of nussl's, an ONNX file, or another that one of `LOADERS` recognizes.
 
     Parameters
     ----------
     path
-        Of the file, or the name of a model that ships.
+        Of the file, the name of a model that ships or was imported, or a list of such (`LIST_ENDING`).
     device
         'cpu', 'auto', or a name that torch knows.
     runtime
@@ -152,6 +205,9 @@ def load_checkpoint(path: str | os.PathLike[str], *, device: Any = "cpu", runtim
     contents = contents_of(path)
     sha256 = hashlib.sha256(contents).hexdigest()
     check_shipped(path, sha256)
+    if path.suffix == LIST_ENDING:
+        names = _members_listed(contents, path)
+        return mean_of([load_checkpoint(each, device=device, runtime=runtime) for each in names], path)
     device, graph = known_device(device), graph_beside(path)
     found: Any
     if graph is not None and runtime != "torch" and str(device) == "cpu":

@@ -1,6 +1,7 @@
 """Models by name: those that ship, with the checksums under which they were published, and those that were imported."""
 
 import difflib
+import re
 from pathlib import Path
 
 from vocal_extraction.checkpointing.archive import CheckpointError
@@ -69,7 +70,7 @@ def model_name(path: Path) -> str:
     'best'
     """
     shipped = {each.resolve(): preset for preset, each in shipped_checkpoints().items()}
-    return shipped.get(path.resolve()) or path.name.removesuffix(".pth").removesuffix(".model") or "model"
+    return shipped.get(path.resolve()) or re.sub(r"(\.model)?(\.pth|\.toml)$", "", path.name) or "model"
 
 
 def licence_of(path: Path, stated: str | None) -> str:

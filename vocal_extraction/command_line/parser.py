@@ -168,7 +168,7 @@ _EVALUATE = [
 ]
 _ENSEMBLE = [
     ("paths", "", {**_SEVERAL, "type": Path, "metavar": "CHECKPOINT"}, "two or more, trained apart"),
-    ("-o --output", "output_path", {**_PATH, "required": True}, "where to"),
+    ("-o --output", "output_path", {**_PATH, "required": True}, "where to; a list of models of any kind: NAME.toml"),
     ("--overwrite", "", _ON, "replace what is there"),
     _JSON,
 ]
@@ -276,7 +276,7 @@ _COMMANDS: dict[str, tuple[str, list[Any]]] = {
     "prepare": ("Decode MUSDB18 into the dataset folder (train and evaluate do it by themselves).", _PREPARE),
     "train": ("Train a network.", _TRAIN),
     "evaluate": ("Score a network on the test songs.", _EVALUATE),
-    "ensemble": ("Join trained networks of one kind to one whose masks are the mean of theirs.", _ENSEMBLE),
+    "ensemble": ("Join trained networks to one, whose estimates are the mean of theirs.", _ENSEMBLE),
     "export": ("Export a network to ONNX, which runs without torch.", _EXPORT),
     "extract": ("Extract the vocals of songs of yours.", _EXTRACT),
     "models": ("List the models; import other people's, fetch them, remove or show one.", _MODELS),

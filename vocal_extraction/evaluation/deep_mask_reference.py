@@ -35,9 +35,7 @@ def separate_with_nussl(
     from vocal_extraction.compatibility import nussl
 
     if model.output != "mask":
-        raise EvaluationError(
-            f"{model.path} gives waveforms; nussl's DeepMaskEstimation wants a network that gives masks."
-        )
+        raise EvaluationError(f"{model.path} is no network that gives masks, which nussl's DeepMaskEstimation wants.")
     if sample_rate != model.signal.sample_rate:
         raise EvaluationError(
             f"The song has {sample_rate} Hz, the model {model.signal.sample_rate} Hz, and nussl's separator does not "

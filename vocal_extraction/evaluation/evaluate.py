@@ -153,7 +153,8 @@ def evaluate_model(
         common = dataclasses.replace(common, n_jobs=1)
     estimate = ModelSystem(model, **use)
     if normalization == "song":
-        normalize_by_song(model.network)
+        for member in model.members:
+            normalize_by_song(member.network)
     else:  # as before there was a choice, so that earlier results are still of the same settings
         del use["normalization"]
     system = System(name, "evaluated", estimate, {"sha256": model.sha256, **use})

@@ -57,7 +57,8 @@ def exported(
     from vocal_extraction.separation.torch_runtime import layerwise_network
 
     if model.output != "mask":
-        raise ExportError(f"{model.path} gives waveforms; only networks from magnitudes to masks can be exported.")
+        given = f"is the mean of {len(model.members)} models" if model.output == "mean" else "gives waveforms"
+        raise ExportError(f"{model.path} {given}; only single networks from magnitudes to masks can be exported.")
     n_bins, n_channels = model.signal.n_bins, model.n_channels
     graphs, layers = export_graphs(model.network, n_bins=n_bins, n_channels=n_channels, fold=fold)
     directions = [layer["directions"] for layer in layers]

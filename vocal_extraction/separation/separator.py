@@ -40,6 +40,7 @@ _MEASURED_S = (1.0, 10.0)
 _MOST_CHANNELS = 16
 """An array with more channels than this, and than samples, has its axes the other way round."""
 
+_BLOCK_SAMPLES = 2**16
 _LOWEST_RATE = 1_000
 """A lower one is in kHz, or no rate at all; it would make a song of a minute one of days."""
 
@@ -86,6 +87,13 @@ class Separator:
     ) -> None:
         self.model, self._pool, self._folder = model, pool, folder
         self._settings = ExtractionSettings(mask=mask, phase=phase, chunk_s=chunk_s, context_s=context_s, wiener=wiener)
+        self._members: list[Separator] = []
+        if model.output == "mean":
+            names = ("mask", "phase", "chunk_s", "context_s", "wiener")
+            options: dict[str, Any] = {name: getattr(self._settings, name) for name in names}
+            self._members = [Separator(each, **options, pool=pool, folder=folder) for each in model.members]
+            self.runtime: str = " and ".join(sorted({member.runtime for member in self._members}))
+            return
         takes_filter = (model.output, mask, phase) == ("mask", "soft", "mixture") and len(model.sources) > 1
         if wiener and not takes_filter:
             raise ExtractionError(
@@ -148,11 +156,35 @@ class Separator:
 
         with contextlib.ExitStack() as stack:
             scratch = stack.enter_context(Scratch(on_disk=isinstance(mixture, DiskArray), folder=self._folder))
-            pool = self._pool or stack.enter_context(worker_pool(self.model))
             names = self.model.sources if sources is None else sources
+            if self._members:
+                means = self._means(mixture, sample_rate, names, scratch, tick)
+                return {name: scratch.release(array) for name, array in means.items()}
+            pool = self._pool or stack.enter_context(worker_pool(self.model))
             model, runtime = self._for(tuple(names))
             song = SongSeparation(mixture, sample_rate, model, runtime, self._settings, sources=names, scratch=scratch)
             return {name: scratch.release(array) for name, array in song.estimate(pool, tick).items()}
+
+    def _means(
+        self, mixture: Array, sample_rate: int, names: Sequence[str], scratch: Scratch, tick: Callable[[float], None]
+    ) -> dict[str, Array]:
+        """Estimate sources as the mean of the members' estimates, one member after the other."""
+        means = {name: scratch.new(len(mixture), mixture.shape[1]) for name in names}
+        n_before = dict.fromkeys(names, 0)
+        for number, member in enumerate(self._members):
+
+            def move(done_s: float, total_s: float | None, number: int = number) -> None:
+                tick((number + done_s / (total_s or math.inf)) / len(self._members))
+
+            shared = [name for name in names if name in member.model.sources]
+            for name, estimate in member(mixture, sample_rate, sources=shared, progress=move).items():
+                mean, n_before[name] = means[name], n_before[name] + 1
+                for start in range(0, len(mixture), _BLOCK_SAMPLES):
+                    rows = slice(start, min(start + _BLOCK_SAMPLES, len(mixture)))
+                    mean[rows] = mean[rows] + (estimate[rows] - mean[rows]) / n_before[name]
+                if isinstance(estimate, DiskArray):
+                    estimate.close()
+        return means
 
 
 def separate(

@@ -125,8 +125,8 @@ class _Frames:
     """A network at work frame by frame, at its own rate: what goes in comes out as soon as it is finished."""
 
     def __init__(self, model: LoadedModel, *, sources: Sequence[str], n_channels: int, gain: float | None) -> None:
-        runtime = runtime_of(model)
-        if not runtime.layers or any(layer.n_directions > 1 for layer in runtime.layers):
+        runtime = None if model.output == "mean" else runtime_of(model)
+        if runtime is None or not runtime.layers or any(layer.n_directions > 1 for layer in runtime.layers):
             raise ExtractionError(
                 f"{model.path.name} needs the whole song: its network also runs from the end to the beginning. "
                 "Live takes one that runs forwards only, such as --preset live."

@@ -37,7 +37,7 @@ def worker_pool(model: LoadedModel, *, n_beside: int = 1) -> ThreadPoolExecutor:
     There are as many as torch would use, shared with the `n_beside` processes that do so, this one counted; but no more
     than a few, since memory grows with them; an accelerator is fed by one.
     """
-    if model.is_on_cpu and getattr(model.network, "block_frames", None):
+    if model.is_on_cpu and any(getattr(each.network, "block_frames", None) for each in model.members):
         _give_memory_back()
     n_workers = max(1, min(_n_cores() // n_beside, _WORKERS_OF_A_SONG)) if model.is_on_cpu else 1
     return ThreadPoolExecutor(n_workers, "separation", initializer=_compute_alone)
