@@ -56,6 +56,8 @@ def test_an_empty_file_is_the_specified_preset(preset):
         ),
         ("[netwrk]\nhidden_size = 3", "no setting 'netwrk'; did you mean network"),
         ("zzz = 1", "no setting 'zzz'; there are name, signal"),
+        ("based_on = []", r"no preset '\[\]' to be based on"),
+        ("[training]\nlearning_rate = " + "9" * 400, "learning_rate is 9+; expected float"),
         ('based_on = "studo"', "no preset 'studo' to be based on; did you mean studio"),
         ("network = 3", r"network is a table; write \[network\]"),
         ('[network]\nhidden_size = "big"', r"\[network\]: hidden_size is 'big'; expected int"),

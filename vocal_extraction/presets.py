@@ -82,9 +82,9 @@ def read_preset(path: Path) -> Preset:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path} is no preset that can be read ({error}).") from error
-    base = content.pop("based_on", SPECIFIED.name)
+    base = str(content.pop("based_on", SPECIFIED.name))
     if base not in PRESETS:
-        raise SettingsError(f"{path}: there is no preset {base!r} to be based on{_near(str(base), PRESETS)}.")
+        raise SettingsError(f"{path}: there is no preset {base!r} to be based on{_near(base, PRESETS)}.")
     return _replaced(PRESETS[base], {"name": path.stem, **content}, str(path))
 
 

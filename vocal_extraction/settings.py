@@ -5,6 +5,7 @@ network and one recipe under the name that ``--preset`` takes. The numbers of ``
 specification's tables "Augmentation Parameters" and "Model Parameters".
 """
 
+import contextlib
 import dataclasses
 import math
 import numbers
@@ -93,7 +94,8 @@ def converted(value: Any, hint: Any, name: str) -> Any:
         if isinstance(value, list | tuple):
             return tuple(converted(each, typing.get_args(kind)[0], name) for each in value)
     elif isinstance(value, bool) == (kind is bool) and isinstance(value, _NUMBERS.get(kind, kind)):
-        return kind(value) if kind in _NUMBERS else value
+        with contextlib.suppress(OverflowError):  # an integer that no float can hold
+            return kind(value) if kind in _NUMBERS else value
     raise SettingsError(f"{name} is {value!r:.80}; expected {getattr(kind, '__name__', kind)}.")
 
 

@@ -120,6 +120,12 @@ def test_a_graph_within_a_graph_is_refused(changed):
     refused(changed(change), "graphs within its graph")
 
 
+def test_names_that_are_no_text(exported_file, tmp_path):
+    """They come out of the file as bytes: TypeError."""
+    (tmp_path / "b.onnx").write_bytes(exported_file.read_bytes().replace(b"encode/", b"\x80ncode/"))
+    refused(tmp_path / "b.onnx", "cannot be cut at its layers|no ONNX model")
+
+
 def test_operators_that_are_none(changed):
     def change(model):
         model.graph.node[-1].op_type = "FormatDisk"

@@ -19,11 +19,14 @@ from benchmarks.__main__ import machine
 from stress.audio_targets import AUDIO_TARGETS
 from stress.file_targets import FILE_TARGETS
 from stress.inputs import Target, scratch_folder
+from stress.model_targets import MODEL_TARGETS
+from stress.service_targets import SERVICE_TARGETS
 from stress.typed_targets import TYPED_TARGETS
 
 SEED = 8
 
-TARGETS = {target.name: target for target in (*AUDIO_TARGETS, *FILE_TARGETS, *TYPED_TARGETS)}
+ALL_TARGETS = (*AUDIO_TARGETS, *FILE_TARGETS, *TYPED_TARGETS, *MODEL_TARGETS, *SERVICE_TARGETS)
+TARGETS = {target.name: target for target in ALL_TARGETS}
 
 
 def trial(target: Target, folder: Path, *, n_inputs: int, seed: int = SEED) -> tuple[Callable[..., None], list[int]]:

@@ -30,6 +30,9 @@ _NASTY_JSON = (
     *(b"\xef\xbb\xbf{}", b"{" * 3, b"null", b'{"a": 1, "a": 2}'),
 )
 
+nasty_json = st.sampled_from(_NASTY_JSON)
+"""What is JSON, or nearly, and hard to take."""
+
 texts = st.one_of(st.sampled_from(_NASTY_TEXTS), st.text(max_size=20), st.text(st.characters(), max_size=8))
 """Texts, half surrogates and all."""
 
@@ -97,7 +100,7 @@ def json_bytes(document: Any) -> st.SearchStrategy[bytes]:
         changed(document).map(lambda value: json.dumps(value).encode()),
         mutated(whole),
         st.binary(max_size=60),
-        st.sampled_from(_NASTY_JSON),
+        nasty_json,
     )
 
 

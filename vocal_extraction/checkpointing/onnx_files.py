@@ -56,7 +56,7 @@ def cut(model: onnx.ModelProto, directions: Sequence[int]) -> dict[str, onnx.Mod
     """
     try:
         return _cut(model, directions)
-    except (LookupError, ValueError) as error:
+    except (LookupError, TypeError, ValueError) as error:  # TypeError: names that are no UTF-8 are bytes
         raise CheckpointError(f"its graph cannot be cut at its layers ({reason_of(error)})") from error
 
 
