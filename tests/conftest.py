@@ -5,16 +5,10 @@ import os
 import shutil
 import signal
 import socket
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-# Two processes that compile at once spoil numba's cache for both, which then fail by a signal.
-if os.environ.get("PYTEST_XDIST_WORKER"):
-    run = f"{os.environ['PYTEST_XDIST_TESTRUNUID']}-{os.environ['PYTEST_XDIST_WORKER']}"
-    os.environ["NUMBA_CACHE_DIR"] = str(Path(tempfile.gettempdir(), f"numba-{run}"))
 
 # Tests change their working directory; a relative MUSDB_PATH would then point nowhere.
 if os.environ.get("MUSDB_PATH"):

@@ -315,3 +315,30 @@ def test_duet_separates_and_windows_overlap():
     filtered = nussl.separation.benchmark.HighLowPassFilter(noise(), 100)
     low, high = nussl.separation.composite.OverlapAdd(filtered, window_duration=0.3)()
     assert np.allclose(low.audio_data + high.audio_data, noise().audio_data, atol=1e-3)
+
+
+GUFUNC = """
+import numba
+
+@numba.guvectorize(["void(float64[:], float64[:])"], "(n)->(n)", nopython=True, cache=True)
+def double(values, out):
+    for i in range(len(values)):
+        out[i] = 2 * values[i]
+"""
+COMPILE = "import vocal_extraction, numba, numpy, gufunc; print(gufunc.double(numpy.arange(3.0)))"
+
+
+def test_what_two_processes_cache_at_once_does_not_end_the_next(tmp_path):
+    """As when each writes one of the two files of librosa's beat tracker."""
+    (tmp_path / "gufunc.py").write_text(GUFUNC)
+
+    def run(cache, code):
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / cache), "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", code]
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=120)
+        return sorted((tmp_path / cache).rglob("*.nbc"))
+
+    (inner, outer), (_, others) = run("a", COMPILE), run("b", "import numba\nnumba.njit(abs)(1)\n" + COMPILE)
+    assert outer.name == others.name == f"guf-{inner.name}"
+    outer.write_bytes(others.read_bytes())
+    run("a", COMPILE)

@@ -5,6 +5,7 @@
 package's own modules write ``from vocal_extraction.compatibility import nussl`` (or ``scaper``, or ``museval``).
 """
 
+import collections
 import functools
 import importlib
 import importlib.abc
@@ -56,6 +57,25 @@ def _bridge_scipy() -> None:
     for name in ("hamming", "hann", "blackman"):
         if not hasattr(scipy.signal, name):
             setattr(scipy.signal, name, getattr(scipy.signal.windows, name))
+
+
+def _bridge_numba() -> None:
+    """numba numbers all that a process compiles, and caches a `guvectorize` (librosa's) in two files, which that joins.
+
+    Files of two processes that compiled at once, in other orders, then end the next by a signal. Counted by name, as in
+    numba's pull request 10545, the numbers do not depend on the order.
+    """
+    identity = sys.modules["numba.core.bytecode"].FunctionIdentity
+    from_function, counts = identity.from_function, collections.Counter[str]()
+
+    def numbered(function: Any) -> Any:
+        found = from_function(function)
+        counts[found.func_qualname] += 1
+        found.unique_id = counts[found.func_qualname]
+        found.unique_name = f"{found.func_qualname}${found.unique_id}"
+        return found
+
+    identity.from_function = staticmethod(numbered)
 
 
 def _bridge_soundfile() -> None:
@@ -243,6 +263,7 @@ AFTER: dict[str, list[Callable[[], None]]] = {
         *(_bridge_module_snapshots, _allow_nussls_classes),
     ],
     "librosa.display": [_bridge_librosa_display],
+    "numba.core.bytecode": [_bridge_numba],
     "soundfile": [_bridge_soundfile],
     "torch": [_allow_plain_classes],
 }

@@ -31,6 +31,10 @@ CODECS = {
     "m4a": [],
     "webm": ["-c:a", "libopus"],
     "wv": [],
+    "wma": [],
+    "tta": [],
+    "caf": ["-c:a", "pcm_s16le"],
+    "avi": ["-c:a", "libmp3lame"],
 }
 
 
@@ -157,6 +161,19 @@ def test_frames_that_were_taken_out_are_counted_by_what_the_mp3_declares(songs, 
     np.testing.assert_allclose(damaged[120_000:160_000], whole[120_000:160_000], atol=1e-3)
 
 
+def test_what_was_put_between_frames_leaves_no_more_silence_than_frames_are_missing(songs, tmp_path):
+    whole, _ = read(songs["mp3"])
+    junk = np.random.default_rng(0).bytes(3_000)
+    damaged, notes = read(changed(songs["mp3"], tmp_path, lambda data: data[:30_000] + junk + data[30_000:]))
+    assert "missing" in notes[0]
+    np.testing.assert_allclose(damaged[120_000:160_000], whole[120_000:160_000], atol=1e-3)
+
+
+def test_a_tta_whose_frame_has_another_checksum_gets_a_note(songs, tmp_path):
+    (note,) = read(changed(songs["tta"], tmp_path, zeroed))[1]
+    assert "not all in the file can be read" in note
+
+
 def test_a_flac_is_compared_with_its_checksum(songs, tmp_path):
     wrong_sum = changed(songs["flac"], tmp_path, lambda data: data[:26] + bytes(15) + b"\1" + data[42:])
     _, (note,) = read(wrong_sum)
@@ -201,7 +218,7 @@ def test_checksums_of_all_kinds_of_flac_are_right(tmp_path, subtype, n_channels)
     assert "MD5" in read(path)[1][0]
 
 
-@pytest.mark.parametrize("ending", ["aac", "ogg", "webm", "mp3", "flac", "wv", "wav"])
+@pytest.mark.parametrize("ending", ["aac", "ogg", "webm", "mp3", "flac", "wv", "wav", "wma", "tta", "caf", "avi"])
 def test_a_last_frame_that_is_not_whole_shows_where_a_song_was_cut(songs, tmp_path, ending):
     cut = changed(songs[ending], tmp_path, lambda data: data[: int(len(data) * 0.605)])
     with pytest.raises(DamagedSongError, match="--keep-partial"):

@@ -130,8 +130,20 @@ def test_an_avi_begins_with_the_picture(wav, tmp_path):
     assert n_samples / RATE == pytest.approx(0.8 + 0.5, abs=3 * 1_152 / RATE)
 
 
-def test_a_wmv_counts_its_length_from_the_beginning_of_the_picture(wav, tmp_path):
-    picture = ["-f", "lavfi", "-i", "testsrc=s=32x32:r=10:d=1"]
+def test_the_header_of_an_avi_says_when_its_pcm_begins(wav, tmp_path):
+    path = tmp_path / "film.avi"
+    ffmpeg("-f", "lavfi", "-i", "testsrc=s=32x32:r=10:d=2", "-i", wav, "-map", "0", "-map", "1", "-c:a", "copy", path)
+    assert examine(path).offset_s == 0
+    data = bytearray(path.read_bytes())
+    start = data.index(b"auds") + 28  # dwStart, in samples
+    data[start : start + 4] = struct.pack("<I", RATE // 2)
+    path.write_bytes(data)
+    assert examine(path).offset_s == 0.5
+
+
+@pytest.mark.parametrize("picture_s", [1, 3])
+def test_a_wmv_counts_its_length_from_the_beginning_of_the_picture(wav, tmp_path, picture_s):
+    picture = ["-f", "lavfi", "-i", f"testsrc=s=32x32:r=10:d={picture_s}"]
     coded = ["-map", 0, "-map", 1, "-c:v", "wmv2", "-c:a", "wmav2"]
     ffmpeg(*picture, "-itsoffset", 0.5, "-i", wav, *coded, tmp_path / "film.wmv")
     with SongReader(examine(tmp_path / "film.wmv")) as reader:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from evaluation_songs import QUIET, RATE, songs_in, write
 
+from vocal_extraction.errors import SettingsError
 from vocal_extraction.evaluation import EvaluationError, evaluate_estimates, scoring
 from vocal_extraction.evaluation.estimates import find_estimates
 from vocal_extraction.evaluation.sources import Sources
@@ -115,3 +116,9 @@ def test_blocks_cover_a_long_song_once(monkeypatch, tmp_path):
 
 def test_blocks_lie_on_the_grid():
     assert scoring.BLOCK_SAMPLES % scoring.GRID_SAMPLES == scoring.CONTEXT_SAMPLES % scoring.GRID_SAMPLES == 0
+
+
+@pytest.mark.parametrize("option", ["limit", "n_jobs"])
+def test_numbers_of_songs_that_are_none_are_refused(tmp_path, option):
+    with pytest.raises(SettingsError, match=f"{option} is '4'; expected int"):
+        evaluate_estimates(tmp_path, **{option: "4"})

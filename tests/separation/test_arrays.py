@@ -51,6 +51,12 @@ def test_what_has_no_full_scale_is_refused(mixture, model, dtype):
         separate(mixture.astype(dtype), RATE, model=model)
 
 
+def test_masked_samples_are_refused(mixture, model):
+    with pytest.raises(VocalExtractionError, match=r"mixture\.filled\(0\)"):
+        separate(np.ma.masked_greater(mixture, 0.1), RATE, model=model)
+    separate(np.ma.masked_greater(mixture, 10), RATE, model=model)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_tensors_are_taken(mixture, model, dtype):
     tensor = torch.from_numpy(mixture).to(dtype).requires_grad_()

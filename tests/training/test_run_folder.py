@@ -75,6 +75,19 @@ def test_tensorboard_has_audio_spectrogram_and_settings(songs):
     assert events.Scalars("validation_si_sdr_db")[0].value == pytest.approx(row["validation_si_sdr_db"])
 
 
+def test_tensorboard_names_the_checkpoint_that_a_run_started_from(songs):
+    train(songs, checkpoint_folder="first")
+    train(songs, start_from="first/best.model.pth")
+    events = EventAccumulator("run/tensorboard", size_guidance={"tensors": 0}).Reload()
+    (settings,) = events.Tensors("settings/text_summary")
+    assert json.loads(settings.tensor_proto.string_val[0])["start_from"] == "best.model.pth"
+
+
+def test_a_number_of_processes_that_is_none_is_refused(songs):
+    with pytest.raises(SettingsError, match=r"n_workers is 1\.5; expected int"):
+        train(songs, n_workers=1.5)
+
+
 def test_epoch_line_has_digits_that_move_and_si_sdr_and_a_pipe_gets_no_bar(songs, capsys):
     train(songs, progress=True)
     (row,) = history_of("run")

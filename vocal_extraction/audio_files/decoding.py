@@ -31,8 +31,8 @@ Samples = NDArray[np.float32]
 _BLOCK_SAMPLES = 2**16
 _LOSSY_FRAMES = 4_608
 """Samples of a few coded frames: what encoders add before and after a song."""
-_OPEN_ENDED = (*SELF_FRAMED, "ogg")
-"""Files whose end is known without a declared duration: by a last frame, or a last page, that is whole."""
+_OPEN_ENDED = (*SELF_FRAMED, "ogg", "asf")
+"""Files whose end is known without a declared duration: by a last frame or page that is whole, or by their size."""
 _NAMED_GAPS = 5
 
 
@@ -57,7 +57,7 @@ class SongReader(Ffmpeg):
             self._complain(facts.complaint)
         self._checksum = FlacChecksum(facts.path) if facts is not None and facts.container == "flac" else None
         # Decoders of several threads lose frames where files were joined.
-        check = ["-threads", "1", *(["-err_detect", "crccheck"] if self._checksum else [])]
+        check = ["-threads", "1", *(["-err_detect", "crccheck"] if facts is not None and facts.is_exact else [])]
         # Joined files begin again at 0 s; times counted anew keep the muxer from dropping what follows.
         wanted = ["-map", f"0:a:{0 if facts is None else facts.track - 1}", "-af", "asetpts=N/SR/TB"]
         coding = ["-c:a", "pcm_f32le", "-fflags", "+bitexact", "-f", "wav", "pipe:1"]

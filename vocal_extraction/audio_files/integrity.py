@@ -21,6 +21,8 @@ from vocal_extraction.audio_files.ffmpeg import Program, input_arguments, read_a
 
 SELF_FRAMED = ("mp3", "aac", "ac3", "eac3")
 """Files whose frames follow each other without anything between, and have no time of their own."""
+_ASF_FILE_PROPERTIES = bytes.fromhex("A1DCAB8C47A9CF118EE400C00C205365")
+"""The object of an ASF file that holds the file's size."""
 _TAG_STARTS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS", b"3DI")
 """How tags begin that lie between the frames of files that were joined, or behind the last."""
 _SHORTEST_GAP_S, _LONGEST_GAP_S = 0.003, 600.0
@@ -52,15 +54,13 @@ class Survey:
 
 
 def find_header_damage(path: Path, container: str) -> str | None:
-    """Return what shows that a wav or Ogg file ends before its end: ffmpeg corrects what they declare silently."""
+    """Return what shows that a wav, AVI, CAF, ASF or Ogg ends early; ffmpeg corrects what they declare silently."""
     with open(path, "rb") as file:
         head = file.read(12)
         size = file.seek(0, os.SEEK_END)
-        if container == "wav" and head[:4] == b"RIFF":
-            (declared,) = struct.unpack("<I", head[4:8])
-            # Programs that write to a pipe leave 0 or a size that no file has; some forget a padding byte.
-            if size + 1 < declared + 8 and declared < 0x7FFF_F000:
-                return f"its header declares {declared + 8} bytes, it has {size}"
+        declared = _declared_bytes(file, head, container)
+        if size + 1 < declared:  # some programs forget a padding byte
+            return f"its header declares {declared} bytes, it has {size}"
         if container == "ogg":
             tail, at = b"", size
             while at > 0 and b"OggS" not in tail:
@@ -71,6 +71,25 @@ def find_header_damage(path: Path, container: str) -> str | None:
             if not page[5] & 4 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]]):
                 return "its last page is missing"
     return None
+
+
+def _declared_bytes(file: IO[bytes], head: bytes, container: str) -> int:
+    """Return how many bytes a file of one of four kinds says that it has, at least; 0 where it does not."""
+    if container in ("wav", "avi") and head[:4] == b"RIFF":
+        (size,) = struct.unpack("<I", head[4:8])
+        # Programs that write to a pipe leave 0 or a size that no file has.
+        return size + 8 if size < 0x7FFF_F000 else 0
+    file.seek(0)
+    if container == "asf":
+        _, _, properties = file.read(_READ_BYTES).partition(_ASF_FILE_PROPERTIES)
+        return int.from_bytes(properties[24:32], "little")
+    if container == "caf":
+        at, kind, size = 8, b"", 0
+        while kind != b"data" and len((file.seek(at), chunk := file.read(12))[1]) == 12:
+            kind, size = struct.unpack(">4sq", chunk)  # -1: to the end
+            at += 12 + max(size, 0)
+        return at if kind == b"data" else 0
+    return 0
 
 
 def survey_frames(path: Path, *, track: int, sample_rate: int, container: str, declared_s: float | None) -> Survey:
@@ -114,11 +133,12 @@ def survey_frames(path: Path, *, track: int, sample_rate: int, container: str, d
     (lost,) = np.nonzero((missing > _SHORTEST_GAP_S * sample_rate) & (missing < _LONGEST_GAP_S * sample_rate))
     gaps = [Gap(int(starts[index]), round(float(missing[index]))) for index in lost]
     if container in SELF_FRAMED and gaps and declared_s is not None and not is_cut_off:
-        # Frames that were taken out leave no trace but the count of all frames at the beginning.
-        all_missing = round((declared_s - times[0]) * sample_rate - starts[-1])
+        # Frames that were taken out, and what was put between, show in the count of all frames at the beginning alone.
+        n_frames_missing = ((declared_s - times[0]) * sample_rate - starts[-1]) // np.median(lengths)
         largest = max(gaps, key=lambda gap: gap.n_samples)
-        n_samples = largest.n_samples + max(0, all_missing - sum(gap.n_samples for gap in gaps))
-        gaps[gaps.index(largest)] = Gap(largest.start, n_samples)
+        excess = sum(gap.n_samples for gap in gaps) - round(n_frames_missing * np.median(lengths))
+        if n_frames_missing >= 0:  # files that were joined have more frames than the first declares
+            gaps[gaps.index(largest)] = Gap(largest.start, max(0, largest.n_samples - excess))
     return Survey(tuple(gaps), n_trailing, is_cut_off)
 
 

@@ -207,21 +207,28 @@ def _declared_duration_s(
     declared = audio.get("duration") or (container.get("duration") if is_alone else None)
     if declared is None or "Estimating duration from bitrate" in messages or float(declared) < 0:
         return None
-    # That of a stream in ASF and AVI is the file's, and so from its beginning, not the stream's.
-    is_of_file = container.get("format_name") in ("asf", "avi")
-    return float(declared) - (float(audio.get("start_time", 0)) if is_of_file else 0.0)
+    # That of a stream in ASF is the file's, in AVI it counts from the file's beginning.
+    kind = container.get("format_name")
+    if kind == "asf" and not is_alone:
+        return None
+    return float(declared) - (float(audio.get("start_time", 0)) if kind in ("asf", "avi") else 0.0)
 
 
 def _avi_start_s(path: Path, audio: dict[str, Any]) -> float:
-    """Return when an AVI's audio begins: until then, all but its first chunk are empty, which ffmpeg passes over."""
+    """Return when an AVI's audio begins, of which ffmpeg's ``start_time`` says nothing.
+
+    Its header says so (``dwStart``), or all of its chunks but the first are empty until then.
+    """
     name, n_empty, n_full = b"%02dwb" % audio["index"], 0, 0
     with open(path, "rb") as file:
-        at = file.read(2**16).find(b"movi") + 4
+        at = (head := file.read(2**16)).find(b"movi") + 4
+        (_, *headers) = head.split(b"strh")
+        n_before = int.from_bytes(headers[audio["index"]][32:36], "little") if audio["index"] < len(headers) else 0
         while n_full < 2 and len((file.seek(at), head := file.read(8))[1]) == 8:
             size = int.from_bytes(head[4:], "little")
             n_full, n_empty = n_full + (head[:4] == name and size > 0), n_empty + (head[:4] == name and size == 0)
             at += 12 if head[:4] == b"LIST" else 8 + size + size % 2
-    return n_empty * float(Fraction(audio["time_base"]))
+    return (n_before + n_empty) * float(Fraction(audio["time_base"]))
 
 
 def _offset_s(audio: dict[str, Any], videos: list[dict[str, Any]]) -> float:

@@ -23,7 +23,14 @@ from vocal_extraction.presets import SPECIFIED
 from vocal_extraction.progress import counted
 from vocal_extraction.reports.page import Example, report_page
 from vocal_extraction.reports.tables import main_metric, report_card
-from vocal_extraction.settings import ACCOMPANIMENT, DATASET_FOLDER, EVALUATION_FOLDER, TRAINED_MODEL, SignalSettings
+from vocal_extraction.settings import (
+    ACCOMPANIMENT,
+    DATASET_FOLDER,
+    EVALUATION_FOLDER,
+    TRAINED_MODEL,
+    SignalSettings,
+    converted,
+)
 from vocal_extraction.tracks import Track, find_tracks, prepare_if_needed
 
 CLIP_S = 10.0
@@ -82,6 +89,10 @@ class EvaluationOptions:
     """Show on stderr how far it is."""
     show: bool = True
     """Print the report card on stdout."""
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "n_jobs"):
+            converted(getattr(self, name), int | None, name)
 
     def find(self) -> list[Track]:
         """Return the songs, after they were prepared if that was still to be done."""

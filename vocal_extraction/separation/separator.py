@@ -284,6 +284,8 @@ def _samples_of(mixture: Any) -> NDArray[np.float32]:
     except ValueError as error:
         raise ExtractionError(f"The mixture is no array of samples ({error}).") from error
     expected = "expected (n_channels, n_samples)"
+    if np.ma.is_masked(mixture):
+        raise ExtractionError("The mixture has samples that are masked. Give silence for them: mixture.filled(0).")
     if samples.ndim == 0:
         kind = type(mixture).__name__
         raise ExtractionError(f"The mixture is a {kind}, {expected}. A song's file is for extract_vocals.")

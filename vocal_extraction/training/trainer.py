@@ -5,7 +5,6 @@ import copy
 import dataclasses
 import functools
 import math
-import numbers
 import os
 import shutil
 import sys
@@ -23,7 +22,7 @@ from vocal_extraction.checkpointing import save_checkpoint
 from vocal_extraction.device import choose_device
 from vocal_extraction.errors import SettingsError
 from vocal_extraction.presets import SPECIFIED, Preset, find_preset
-from vocal_extraction.settings import CHECKPOINT_FOLDER, DATASET_FOLDER, LARGEST_SEED
+from vocal_extraction.settings import CHECKPOINT_FOLDER, DATASET_FOLDER, LARGEST_SEED, converted
 from vocal_extraction.tracks import TrackFolder, prepare_if_needed
 from vocal_extraction.training.data_module import DataModule, ValidationSong, find_training_tracks, mixture_folder
 from vocal_extraction.training.errors import DataError, TrainingError
@@ -64,7 +63,7 @@ def train_model(
     Parameters
     ----------
     maximum_number_of_mixtures
-        Size of the fixed set of training mixtures. Presets that mix anew in every epoch take no such number.
+        Size of the fixed set of mixtures. Presets that mix anew take no number, and 1000 for not having been given one.
     preset
         Network, mixing and recipe, and which sources are trained: a preset, its name, or a TOML file.
     dataset_folder
@@ -108,8 +107,9 @@ def train_model(
     CheckpointError, DeviceError, PreparationError, SettingsError, StorageError, TrackError
         If `start_from`, the device, a setting, the songs or the folder cannot be used.
     """
-    if not (isinstance(seed, numbers.Integral) and 0 <= seed <= LARGEST_SEED):
+    if not 0 <= converted(seed, int, "seed") <= LARGEST_SEED:
         raise SettingsError(f"The seed is {seed!r}; expected a whole number from 0 to {LARGEST_SEED}.")
+    converted(n_workers, int | None, "n_workers")
     preset = _with_length(
         find_preset(preset),
         maximum_number_of_mixtures,
