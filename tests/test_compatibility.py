@@ -325,6 +325,7 @@ def double(values, out):
     for i in range(len(values)):
         out[i] = 2 * values[i]
 """
+FIRST = "import numba; numba.njit(lambda x: x + 1)(1); "
 COMPILE = "import vocal_extraction, numba, numpy, gufunc; print(gufunc.double(numpy.arange(3.0)))"
 
 
@@ -332,13 +333,13 @@ def test_what_two_processes_cache_at_once_does_not_end_the_next(tmp_path):
     """As when each writes one of the two files of librosa's beat tracker."""
     (tmp_path / "gufunc.py").write_text(GUFUNC)
 
-    def run(cache, code):
+    def compiled(cache, code):
         environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / cache), "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-c", code]
         subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=120)
         return sorted((tmp_path / cache).rglob("*.nbc"))
 
-    (inner, outer), (_, others) = run("a", COMPILE), run("b", "import numba\nnumba.njit(abs)(1)\n" + COMPILE)
+    (outer, inner), (others, _) = compiled("a", COMPILE), compiled("b", FIRST + COMPILE)
     assert outer.name == others.name == f"guf-{inner.name}"
     outer.write_bytes(others.read_bytes())
-    run("a", COMPILE)
+    compiled("a", COMPILE)
