@@ -72,16 +72,19 @@ for name, stem in (("vocals", vocals), ("accompaniment", mixture - vocals)):
 
 SPLEETER_PROGRAM = """
 import sys, time
+times, sys.stdout = sys.stdout, sys.stderr  # for what Spleeter prints
 import numpy as np
 from spleeter.separator import Separator
-separator, song = Separator("spleeter:2stems", multiprocess=False), np.load({song!r}).T
-separator.separate(song[: 15 * {rate}])
+separator, song = Separator(multiprocess=False), np.load({song!r}).T
+separator.separate(song)
+print("ready", file=times, flush=True)
 for line in sys.stdin:
     start = time.perf_counter()
     separator.separate(song)
-    print(time.perf_counter() - start, flush=True)
+    print(time.perf_counter() - start, file=times, flush=True)
 """
-"""Separates once for each line on stdin, and says how long it took; the graph is built before."""
+"""Says when its graph is built, then separates once for each line on stdin and says how long that took. It begins with
+the same song, since after another one Spleeter gives results of that first, whatever it is asked for."""
 
 
 def rows() -> list[Row]:
@@ -148,13 +151,14 @@ def _spleeter(song: np.ndarray, folder: Path) -> list[Row]:
     if (python := os.environ.get("SPLEETER_PYTHON")) is None or "spleeter-2stems" not in named_checkpoints():
         return []
     np.save(folder / "song.npy", song)
-    program = SPLEETER_PROGRAM.format(song=str(folder / "song.npy"), rate=SAMPLE_RATE)
+    program = SPLEETER_PROGRAM.format(song=str(folder / "song.npy"))
     model, here_s, there_s = load_checkpoint("spleeter-2stems"), [], []
     environment = {**os.environ, "TF_NUM_INTRAOP_THREADS": str(N_THREADS), "CUDA_VISIBLE_DEVICES": ""}
     with subprocess.Popen(
         [python, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
         theirs: Any = process
+        theirs.stdout.readline()
         for _ in range(N_ALTERNATIONS):
             here_s.append(_seconds(lambda: separate(song, SAMPLE_RATE, model=model)))
             print(file=theirs.stdin, flush=True)

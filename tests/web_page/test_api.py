@@ -119,11 +119,11 @@ def test_a_model_of_four_sources_gives_the_stems_that_are_asked_for(tmp_path, wa
     preset = dataclasses.replace(SPECIFIED, sources=FOUR)
     path = save_checkpoint(tmp_path / "four.pth", create_model(preset), preset=preset)
     (tmp_path / "jobs").mkdir()
-    with served(tmp_path / "jobs", {"four": path}, Limits()) as (_, port):
+    (damaged := tmp_path / "damaged.pth").write_bytes(b"nothing")
+    with served(tmp_path / "jobs", {"four": path, "damaged": damaged}, Limits()) as (_, port):
         client = Client(port)
-        assert client.get("/api/models").json() == [
-            {"name": "four", "sources": list(FOUR), "licence": None, "real_time_factor": None}
-        ]
+        facts = {"licence": "not stated", "is_imported": False, "vocals_db": None, "real_time_factor": None}
+        assert client.get("/api/models").json() == [{"name": "four", "sources": list(FOUR), **facts}]
         assert "guitar" in client.submit(wav, "stems=guitar").json()["error"]
         queries = {"stems=all": set(FOUR), "without=drums": {"no_drums"}, "format=stem.mp4": set(FOUR)}
         jobs = {query: client.submit(wav, query).json() for query in queries}

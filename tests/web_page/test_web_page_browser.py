@@ -143,6 +143,28 @@ def test_stretching_keeps_pitch_and_changes_length(visit):
     assert measured["highest"] == pytest.approx(1, abs=0.02)
 
 
+def test_models_say_what_they_are_for_and_how_long_they_take(visit):
+    """By a stand-in for the server's list: to measure all models takes long."""
+    names = ("name", "sources", "vocals_db", "real_time_factor", "is_imported", "licence")
+    rows = [
+        ("four-stems", ["bass", "drums", "other", "vocals"], 4.28, 0.2, False, "private use"),
+        ("spleeter-2stems", ["vocals", "accompaniment"], 5.86, 0.5, True, "MIT"),
+        ("classic", ["vocals"], 2.49, 0.02, False, "private use"),
+        ("mine", ["vocals"], None, 0.1, False, "not stated"),
+    ]
+    page = visit()
+    page.route("**/api/models", lambda route: route.fulfill(json=[dict(zip(names, row, strict=True)) for row in rows]))
+    page.reload()
+    model = page.get_by_role("combobox", name="Model")
+    expect(model.locator("option")).to_have_text(
+        ["4 stems (four-stems), about 48 s", "Best vocals, imported (spleeter-2stems), about 2:00 min",
+         "Quick (classic), about 5 s", "Vocals (mine), about 24 s"]
+    )  # fmt: skip
+    model.select_option("spleeter-2stems")
+    expect(page.locator("#model-facts")).to_contain_text("Licence of the model: MIT.")
+    assert page.get_by_role("combobox", name="Stems").locator("option").count() == 3
+
+
 def test_two_sessions_at_once_do_not_mix(visit, songs, extracted):
     one, other = visit(), visit()
     for page, song in ((one, "song"), (other, "other")):

@@ -1,6 +1,7 @@
 """The JSON API, documented at ``/api`` as OpenAPI: jobs, events, files, models, reports, and the page."""
 
 import asyncio
+import contextlib
 import inspect
 import json
 import mimetypes
@@ -21,8 +22,10 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from vocal_extraction.checkpointing import licence_of
 from vocal_extraction.errors import VocalExtractionError
 from vocal_extraction.extraction import plan_of
+from vocal_extraction.model_library.known import VOCALS_DB
 from vocal_extraction.output_formats import FORMATS
 from vocal_extraction.reports.style import COLOURS
 from vocal_extraction.settings import ExtractionSettings
@@ -107,19 +110,19 @@ class Api:
 
     def models(self, request: Request) -> Response:
         """List the models, the default first: sources, licence, seconds for a second of a song (null: not known)."""
-        found = {name: self._queue.metadata(name) for name in self._queue.models}
-        factors = self._queue.real_time_factors
-        return JSONResponse(
-            [
-                {
-                    "name": name,
+        found = []
+        for name, path in self._queue.models.items():
+            with contextlib.suppress(VocalExtractionError):  # damaged: it is not offered
+                about = self._queue.metadata(name)
+                facts = {
                     "sources": about.sources,
-                    "licence": about.licence,
-                    "real_time_factor": factors.get(name),
+                    "licence": licence_of(path, about.licence),
+                    "is_imported": bool(about.imported),
+                    "vocals_db": VOCALS_DB.get(name),
+                    "real_time_factor": self._queue.real_time_factors.get(name),
                 }
-                for name, about in found.items()
-            ]
-        )
+                found.append({"name": name, **facts})
+        return JSONResponse(found)
 
     def list_jobs(self, request: Request) -> Response:
         """List the session's jobs, the oldest first."""

@@ -19,6 +19,7 @@ import uvicorn
 
 from vocal_extraction.checkpointing import load_checkpoint, named_checkpoints
 from vocal_extraction.errors import VocalExtractionError
+from vocal_extraction.model_library.known import VOCALS_DB
 from vocal_extraction.settings import DEMO_FOLDER, EVALUATION_FOLDER, TRAINED_MODEL
 from vocal_extraction.web_page.api import Api
 from vocal_extraction.web_page.jobs import JobQueue
@@ -30,6 +31,8 @@ USUAL_PORT = 7860
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _GOODBYE_S = 2
 """How long open connections are waited for at the end."""
+_FOR_LIVE = ("live", "low-latency")
+"""Models that others outdo where a song is a file."""
 _PREFIX, _LOCK = "vocal-extraction-page-", "in-use"
 
 
@@ -85,10 +88,11 @@ def _exit_on_sigterm() -> Iterator[None]:
 
 
 def _models(model: str | Path | None) -> dict[str, Path]:
-    """Return the checkpoints to choose from, the default first."""
-    named = named_checkpoints()
+    """Return the checkpoints to choose from: the default first, then by what their vocals scored."""
+    named = {name: path for name, path in named_checkpoints().items() if name not in _FOR_LIVE}
+    order = sorted(named, key=lambda name: (name == "four-stems", VOCALS_DB.get(name, 0.0)), reverse=True)
     models = {load_checkpoint(model).path.name: Path(model)} if model is not None else {}
-    models |= {name: named[name] for name in ("four-stems", "classic") if name in named} | named
+    models |= {name: named[name] for name in order}
     models |= {str(TRAINED_MODEL): TRAINED_MODEL} if TRAINED_MODEL.is_file() else {}
     if not models:
         raise ServingError("There is no model to work with. Train one, or name a checkpoint: serve --model PATH.")

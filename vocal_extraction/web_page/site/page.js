@@ -6,7 +6,6 @@ const engine = await loadEngine();
 const byId = (id) => document.getElementById(id);
 const form = byId("options");
 
-const PURPOSES = { "four-stems": "Best quality", studio: "Two networks", classic: "Quick", live: "Made for live", "low-latency": "Made for live" };
 const EXAMPLE_S = 240;
 
 const secondsOf = (text) => text.split(":").reduce((total, part) => 60 * total + Number(part), 0);
@@ -186,7 +185,7 @@ function connectTabs() {
 
 // What can be had of a model's sources: all stems, two, or the song without one of them.
 function offerStems(sources) {
-  const choices = sources.length > 1 ? [["stems=all", `All: ${sources.join(", ")}`]] : [];
+  const choices = sources.length > 2 || !sources.includes("vocals") ? [["stems=all", `All: ${sources.join(", ")}`]] : [];
   if (sources.includes("vocals")) choices.push(["", "Vocals and accompaniment"]);
   for (const source of sources) choices.push([String(new URLSearchParams({ without: source })), `Everything but ${source}`]);
   form.elements.stems.replaceChildren(...choices.map(([value, text]) => make("option", { value }, text)));
@@ -195,19 +194,32 @@ function offerStems(sources) {
   if (forDjs.disabled && forDjs.selected) form.elements.format.selectedIndex = 0;
 }
 
+// What a model is for: the best vocals that were measured, the least time, all of a band, other people's.
+function purposesOf({ sources, vocals_db: db, real_time_factor: factor, is_imported: isImported }, models) {
+  const isQuickest = models.every((one) => one.real_time_factor >= factor);
+  const purposes = [
+    db && models.every((one) => db >= (one.vocals_db ?? 0)) && "best vocals",
+    factor && isQuickest && "quick",
+    sources.length > 2 && `${sources.length} stems`,
+    isImported && "imported",
+  ].filter(Boolean).join(", ") || "vocals";
+  return purposes[0].toUpperCase() + purposes.slice(1);
+}
+
 // Models by what they are for, with the time that each takes; the server measures that after its start.
 async function offerModels() {
   const [select, models] = [form.elements.model, await engine.models()];
-  const label = ({ name, sources, licence, real_time_factor: factor }) => {
-    const purpose = PURPOSES[name] ?? (sources.length > 2 ? `${sources.length} stems` : licence ? "Imported" : "Your own");
-    return `${purpose} (${name}${licence ? `, ${licence}` : ""})${factor ? `, ${minutes(EXAMPLE_S * factor)} for a song of 4 min` : ""}`;
+  if (!select.options.length) select.replaceChildren(...models.map(({ name }) => make("option", { value: name })));
+  models.forEach((model, i) => {
+    const { name, real_time_factor: factor } = model;
+    select.options[i].textContent = `${purposesOf(model, models)} (${name})${factor ? `, about ${minutes(EXAMPLE_S * factor)}` : ""}`;
+  });
+  select.onchange = () => {
+    const { sources, licence } = models[select.selectedIndex];
+    byId("licence").textContent = licence;
+    offerStems(sources);
   };
-  if (select.options.length) models.forEach((model, i) => { select.options[i].textContent = label(model); });
-  else {
-    select.replaceChildren(...models.map((model) => make("option", { value: model.name }, label(model))));
-    select.onchange = () => offerStems(models[select.selectedIndex].sources);
-    select.onchange();
-  }
+  if (!form.elements.stems.options.length) select.onchange();
   if (models.some((model) => model.real_time_factor === null)) setTimeout(offerModels, 5_000);
 }
 

@@ -8,8 +8,6 @@ const AHEAD_S = 6; // a tab in the background is woken once a second at most
 const LEAD_S = 0.08;
 const SMOOTHING_S = 0.015; // of gains, so that they do not click
 
-const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
-
 export function clock(seconds) {
   const whole = Math.floor(seconds);
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
@@ -206,7 +204,7 @@ export class Player {
         sample += n;
       } else {
         if (sample >= end && due <= this.context.currentTime) break;
-        await pause(100);
+        await new Promise((resolve) => setTimeout(resolve, 100));
         if (run !== this.run) return;
       }
     }
@@ -243,8 +241,6 @@ export class Player {
     const percent = (level) => `${Math.round(100 * level)} %`;
     this.fader?.setAttribute("aria-valuetext", `vocals ${percent(voice)}, everything else ${percent(rest)}`);
   }
-
-  // ------------------------------------------------------------------------------------------- what is seen
 
   build() {
     const { song } = this;

@@ -24,8 +24,10 @@ function asSong(job) {
   return { ...job, track: track && new ServedTrack(job, track), isWhole: Boolean(job.track), downloads, archive: `${address}/all.zip`, mix };
 }
 
-async function ask(path, method = "GET") {
-  const response = await fetch(`api/${path}`, { method });
+async function ask(path, options) {
+  const response = await fetch(`api/${path}`, options).catch((error) => {
+    throw new Error(error.name === "AbortError" ? "The upload was cancelled." : "The server cannot be reached, or broke off.");
+  });
   const content = response.status === 204 ? null : await response.json();
   if (!response.ok) throw new Error(content.error);
   return content;
@@ -40,28 +42,17 @@ export default class ServerEngine {
 
   reports() { return ask("reports"); }
 
-  preview(song, startS) { return ask(`jobs/${song.id}/preview?from=${startS}`, "POST"); }
+  preview(song, startS) { return ask(`jobs/${song.id}/preview?from=${startS}`, { method: "POST" }); }
 
-  remove(song) { return ask(`jobs/${song.id}`, "DELETE"); }
+  remove(song) { return ask(`jobs/${song.id}`, { method: "DELETE" }); }
 
   async songs() { return (await ask("jobs")).map(asSong); }
 
   async separate(file, options, onprogress) {
-    const job = await new Promise((resolve, reject) => {
-      const request = new XMLHttpRequest();
-      const uploading = { name: file.name, state: "uploading", stage: "Uploading", total_s: 1, downloads: [], cancel: () => request.abort() };
-      request.upload.onprogress = (event) => onprogress({ ...uploading, done_s: event.loaded / event.total });
-      request.onload = () => {
-        const content = JSON.parse(request.responseText);
-        if (request.status === 201) resolve(content);
-        else reject(new Error(content.error));
-      };
-      request.onerror = () => reject(new Error("The server cannot be reached, or broke off the upload."));
-      request.onabort = () => reject(new Error("The upload was cancelled."));
-      request.open("POST", `api/jobs?${new URLSearchParams({ ...options, name: file.name })}`);
-      request.send(file);
-    });
-    this.follow(asSong(job), onprogress);
+    const upload = new AbortController();
+    onprogress({ name: file.name, state: "uploading", stage: "Uploading", downloads: [], cancel: () => upload.abort() });
+    const query = new URLSearchParams({ ...options, name: file.name });
+    this.follow(asSong(await ask(`jobs?${query}`, { method: "POST", body: file, signal: upload.signal })), onprogress);
   }
 
   follow(song, onprogress) {
