@@ -7,6 +7,7 @@ import onnx
 
 from vocal_extraction.atomic_files import write_bytes
 from vocal_extraction.checkpointing import load_checkpoint, shipped_checkpoints
+from vocal_extraction.checkpointing.shipped import member_paths
 from vocal_extraction.exporting import exported
 
 LEAST_BYTES = 64
@@ -15,7 +16,7 @@ LEAST_BYTES = 64
 
 def main() -> None:
     """Write all graphs."""
-    for path in shipped_checkpoints().values():
+    for path in {member for model in shipped_checkpoints().values() for member in member_paths(model)}:
         whole, _ = exported(load_checkpoint(path, runtime="torch"), fold=False)
         contents = path.read_bytes()
         for weight in whole.graph.initializer:

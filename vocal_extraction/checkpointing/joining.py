@@ -20,7 +20,8 @@ from vocal_extraction.checkpointing import (
     load_checkpoint,
     save_network,
 )
-from vocal_extraction.checkpointing.loading import LIST_ENDING, mean_of
+from vocal_extraction.checkpointing.loading import mean_of
+from vocal_extraction.checkpointing.shipped import LIST_ENDING
 from vocal_extraction.networks import NETWORKS, EnsembleMaskInference
 
 _PREFIX = "layers.model."

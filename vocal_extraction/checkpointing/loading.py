@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import os
 import re
-import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
@@ -17,7 +16,14 @@ from typing import TYPE_CHECKING, Any, Union
 from vocal_extraction.checkpointing.archive import CheckpointError, contents_of, reason_of
 from vocal_extraction.checkpointing.metadata import CheckpointMetadata
 from vocal_extraction.checkpointing.reading import parse_checkpoint
-from vocal_extraction.checkpointing.shipped import check_shipped, checkpoint_path, graph_beside, model_name
+from vocal_extraction.checkpointing.shipped import (
+    LIST_ENDING,
+    check_shipped,
+    checkpoint_path,
+    graph_beside,
+    member_paths,
+    model_name,
+)
 from vocal_extraction.device import known_device
 from vocal_extraction.errors import SettingsError
 from vocal_extraction.settings import SignalSettings
@@ -131,20 +137,7 @@ LOADERS = [
 """The loaders, asked from the last to the first: one that is appended is asked before those that are here."""
 
 
-LIST_ENDING = ".toml"
-"""Of a text that lists models, ``members = ["four-stems", "mine.pth"]``; the mean of their estimates is a model."""
 _MOST_MEMBERS = 16
-
-
-def _members_listed(contents: bytes, path: Path) -> list[Path | str]:
-    """Return the members of a list by their paths, which are relative to it, or by their names."""
-    try:
-        names = tomllib.loads(contents.decode())["members"]
-        if not all(isinstance(name, str) and not name.endswith(LIST_ENDING) for name in names):
-            raise ValueError("a member is no checkpoint")
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f'{path} lists no models ({error}). Expected: members = ["NAME", "PATH"].') from error
-    return [path.parent / name if (path.parent / name).exists() else name for name in names]
 
 
 def mean_of(members: Sequence[LoadedModel], path: Path) -> LoadedModel:
@@ -206,8 +199,8 @@ def load_checkpoint(path: str | os.PathLike[str], *, device: Any = "cpu", runtim
     sha256 = hashlib.sha256(contents).hexdigest()
     check_shipped(path, sha256)
     if path.suffix == LIST_ENDING:
-        names = _members_listed(contents, path)
-        return mean_of([load_checkpoint(each, device=device, runtime=runtime) for each in names], path)
+        members = [load_checkpoint(each, device=device, runtime=runtime) for each in member_paths(path)]
+        return mean_of(members, path)
     device, graph = known_device(device), graph_beside(path)
     found: Any
     if graph is not None and runtime != "torch" and str(device) == "cpu":

@@ -19,6 +19,7 @@ from typing import Any
 
 from vocal_extraction.checkpointing.archive import PICKLE, CheckpointError, contents_of, packed, reason_of, records_of
 from vocal_extraction.checkpointing.metadata import CheckpointMetadata, STFTParams
+from vocal_extraction.checkpointing.shipped import member_paths
 from vocal_extraction.checkpointing.survey import Made, RefusedError, survey
 from vocal_extraction.compatibility import NUMPY_FORMATS, NUMPY_SCALARS, STFT_PARAMS, TRANSFORMS, TRANSFORMS_MODULE
 
@@ -86,12 +87,13 @@ def parse_checkpoint(contents: bytes, *, name: str) -> dict[str, Any]:
 
 
 def read_metadata(path: str | Path) -> CheckpointMetadata:
-    """Read a checkpoint's metadata without torch, and without its weights, which are not looked for.
+    """Read a checkpoint's metadata without torch, and without its weights, which are not looked for; a list's first's.
 
     Names of the sources, and numbers of NumPy's, may be missing from what nussl wrote. Raises CheckpointError or
     SettingsError if the file is missing, damaged, hostile or of another kind, that of torch before 1.6 included.
     """
-    pickled = records_of(Path(path), name=str(path), only=PICKLE)[PICKLE]
+    path = member_paths(Path(path))[0]
+    pickled = records_of(path, name=str(path), only=PICKLE)[PICKLE]
     with _refused(str(path)):
         _, found = survey({}, pickle=pickled)
         found = _plain(found, Made)

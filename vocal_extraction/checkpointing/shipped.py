@@ -2,23 +2,29 @@
 
 import difflib
 import re
+import tomllib
 from pathlib import Path
 
-from vocal_extraction.checkpointing.archive import CheckpointError
+from vocal_extraction.checkpointing.archive import CheckpointError, contents_of
 from vocal_extraction.settings import PRETRAINED_FOLDER, models_folder
 
 _SHIPPED = {
     "classic": "best.model.pth",
-    "studio": "studio.model.pth",
+    "studio": "studio.toml",
     "four-stems": "four-stems.model.pth",
     "live": "live.model.pth",
     "low-latency": "low-latency.model.pth",
 }
 
+_MEMBERS = ("pair.model.pth",)
+"""What ships only as a member of a list."""
 _SHIPPED_LICENCE = "research and private use"
 """Of their weights, by the songs that they were trained on; pretrained_model/README.md has more."""
 ENDING = ".model.pth"
 """Of an imported model's file, behind its name."""
+
+LIST_ENDING = ".toml"
+"""Of a text that lists models, ``members = ["four-stems", "mine.pth"]``; the mean of their estimates is a model."""
 
 
 def shipped_checkpoints() -> dict[str, Path]:
@@ -63,6 +69,19 @@ def checkpoint_path(model: str | Path) -> Path:
     return path if path.exists() else named_checkpoints().get(str(model), path)
 
 
+def member_paths(path: Path) -> list[Path]:
+    """Return the files of a model: its own, or those that its list names, or gives by paths from its folder."""
+    if path.suffix != LIST_ENDING:
+        return [path]
+    try:
+        names = tomllib.loads(contents_of(path).decode())["members"]
+        if not all(isinstance(name, str) and not name.endswith(LIST_ENDING) for name in names):
+            raise ValueError("a member is no checkpoint")
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f'{path} lists no models ({error}). Expected: members = ["NAME", "PATH"].') from error
+    return [path.parent / name if (path.parent / name).exists() else checkpoint_path(name) for name in names]
+
+
 def model_name(path: Path) -> str:
     """Return what a model is called: a model that ships by its preset, others by their files.
 
@@ -75,8 +94,7 @@ def model_name(path: Path) -> str:
 
 def licence_of(path: Path, stated: str | None) -> str:
     """Return under which licence a model may be used, where its file may state that itself."""
-    is_shipped = path.resolve() in [each.resolve() for each in shipped_checkpoints().values()]
-    return stated or (_SHIPPED_LICENCE if is_shipped else "not stated")
+    return stated or (_SHIPPED_LICENCE if _ships(path) else "not stated")
 
 
 def default_checkpoint() -> Path:
@@ -87,14 +105,18 @@ def default_checkpoint() -> Path:
 def graph_beside(path: Path) -> Path | None:
     """Return the graph of a shipped model, whose weights are in its checkpoint; None of others."""
     graph = path.with_suffix(".onnx")
-    is_shipped = path.resolve().parent == PRETRAINED_FOLDER.resolve() and path.name in _SHIPPED.values()
-    return graph if is_shipped and graph.is_file() else None
+    return graph if _ships(path) and graph.is_file() else None
+
+
+def _ships(path: Path) -> bool:
+    path = path.resolve()
+    return path.parent == PRETRAINED_FOLDER.resolve() and path.name in (*_SHIPPED.values(), *_MEMBERS)
 
 
 def check_shipped(path: Path, sha256: str) -> None:
     """Raise CheckpointError if a shipped model's checksum is not the published one; other files may have any."""
     path = path.resolve()
-    if path.parent != PRETRAINED_FOLDER.resolve() or path.name not in _SHIPPED.values():
+    if not _ships(path):
         return
     try:
         lines = (PRETRAINED_FOLDER / "SHA256SUMS").read_text(encoding="utf-8").splitlines()

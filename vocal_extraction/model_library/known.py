@@ -37,7 +37,7 @@ KNOWN = {
 
 VOCALS_DB = {
     "classic": 2.49,
-    "studio": 4.24,
+    "studio": 4.66,
     "four-stems": 4.28,
     "live": 3.19,
     "low-latency": 3.20,

@@ -19,7 +19,7 @@ from vocal_extraction.checkpointing import (
     shipped_checkpoints,
 )
 from vocal_extraction.checkpointing.archive import reason_of
-from vocal_extraction.checkpointing.shipped import ENDING
+from vocal_extraction.checkpointing.shipped import ENDING, member_paths
 from vocal_extraction.errors import SettingsError
 from vocal_extraction.model_library.fetching import LibraryError, LicenceError, download, size_of
 from vocal_extraction.model_library.files import files_at, read
@@ -115,8 +115,9 @@ def models_table(*, measure: bool = False) -> list[dict[str, Any]]:
 
 
 def _row(name: str, path: Path, *, measure: bool) -> dict[str, Any]:
-    row = {"model": name, "vocals_db": VOCALS_DB.get(name), "mb": round(path.stat().st_size / 1e6, 1)}
+    row: dict[str, Any] = {"model": name, "vocals_db": VOCALS_DB.get(name)}
     try:
+        row["mb"] = round(sum(each.stat().st_size for each in member_paths(path)) / 1e6, 1)
         metadata = read_metadata(path)
         row |= {"times_real_time": round(1 / real_time_factor(load_checkpoint(path)), 1)} if measure else {}
     except (CheckpointError, SettingsError) as error:
