@@ -230,6 +230,17 @@ def test_cancelling_ends_the_work_and_leaving_does_not(visit, songs, folder, scr
     separate(page, songs["other"])
 
 
+def test_an_upload_is_cancelled(visit, songs):
+    page = visit()
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 20_000}
+    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
+    give(page, songs["song"])
+    page.locator("article[data-state=uploading]").wait_for()
+    page.get_by_role("button", name="Cancel song").click()
+    expect(page.get_by_role("article")).to_have_count(0)
+    assert page.request.get("/api/jobs").json() == []
+
+
 def test_a_folder_is_dropped_onto_the_page(visit, songs):
     """The browser's own files stand in for those of a drop, which no script can make."""
     page = visit()

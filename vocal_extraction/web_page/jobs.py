@@ -142,7 +142,7 @@ class JobQueue(contextlib.AbstractContextManager["JobQueue"]):
         self.root, self.limits, self.models = root.resolve(), limits, models
         self.real_time_factors: dict[str, float] = {}
         """Seconds that each model takes for a second of a song, on this machine, as last measured."""
-        self._device = device
+        self._load = functools.partial(load_checkpoint, device=device)
         self._jobs: dict[str, Job] = {}
         self._lock, self._loading, self._closed = threading.Lock(), threading.Lock(), threading.Event()
         self._loaded = functools.lru_cache(maxsize=8)(lambda path, changed_ns: self._load(path))
@@ -169,11 +169,6 @@ class JobQueue(contextlib.AbstractContextManager["JobQueue"]):
         waiting = [other for other in self.jobs() if not other.is_over]
         return job.as_json(n_ahead=waiting.index(job) if job in waiting else 0)
 
-    # Models
-
-    def _load(self, path: Path) -> LoadedModel:
-        return load_checkpoint(path, device=self._device)
-
     def model(self, name: str) -> LoadedModel:
         """Load a model, once until its file changes."""
         path = self.models[name]
@@ -195,8 +190,6 @@ class JobQueue(contextlib.AbstractContextManager["JobQueue"]):
             with contextlib.suppress(VocalExtractionError):  # reported when the model is chosen
                 factor = real_time_factor(self._load(path) if i else self.model(name), cancelled=self._closed.is_set)
                 self.real_time_factors.setdefault(name, round(factor, 3))
-
-    # Life of a job
 
     def new_song(self, session: str, name: str, n_bytes: int) -> Path:
         """Return where an upload called `name` is to be written, in a new job's folder.

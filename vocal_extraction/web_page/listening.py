@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from vocal_extraction.audio_files.ffmpeg import Ffmpeg, input_arguments
 from vocal_extraction.audio_files.native_stems import native_order
-from vocal_extraction.errors import ExtractionError
 from vocal_extraction.extraction import ALL_STEMS
 from vocal_extraction.reports.pictures import HIGHEST_HZ, LOWEST_HZ, peak_magnitude, spectrogram_png
 from vocal_extraction.web_page.uploads import Upload
@@ -56,7 +55,7 @@ def prepare_listening(folder: Path, stems: Streams, upload: Upload, *, start_s: 
     """Write samples and spectrograms of `stems` (in any format that ffmpeg reads) into `folder`.
 
     The spectrograms share one scale: what is louder is brighter. The sample rate is kept where browsers play it. Raises
-    ExtractionError if ffmpeg cannot read the stems, or there is nothing in them.
+    ExtractionError if ffmpeg cannot read the stems.
     """
     rate = min(max(upload.sample_rate, _LOWEST_RATE), _HIGHEST_RATE)
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,8 +65,6 @@ def prepare_listening(folder: Path, stems: Streams, upload: Upload, *, start_s: 
         with open(folder / f"{name}.pcm", "wb") as file:
             file.writelines(_decoded(*stream, ["-af", stereo, "-ar", str(rate)]))
     n_samples = min((folder / f"{name}.pcm").stat().st_size // 4 for name in stems)
-    if n_samples == 0:
-        raise ExtractionError("The result cannot be played: it is shorter than one sample of what browsers play.")
     samples = {name: np.memmap(folder / f"{name}.pcm", "<i2", "r").reshape(-1, 2).T for name in stems}
     full_scale = max(peak_magnitude(stem, rate) for stem in samples.values())
     for name, stem in samples.items():
