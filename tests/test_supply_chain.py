@@ -1,6 +1,8 @@
 """What is installed: exact versions, hashes that agree with them, a word on each, and an honest audit."""
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -100,3 +102,12 @@ def test_an_audit_without_its_tool_is_no_good_news(monkeypatch, tmp_path):
     answer = audit.ask(lock)
     assert isinstance(answer, str)
     assert audit.judge({"requirements.lock": answer})[1] == 2
+
+
+def test_onnx_runtime_tells_its_makers_nothing(tmp_path):
+    """It begins with a mark in the folder for temporary files."""
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"TMPDIR": str(tmp_path), "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-B", "-c", "import vocal_extraction, onnxruntime"]
+    subprocess.run(command, env=environment, check=True, timeout=60)
+    assert list(tmp_path.rglob("*")) == []

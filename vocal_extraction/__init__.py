@@ -40,6 +40,9 @@ def _register_networks() -> None:
 compatibility.AFTER["nussl"].append(_register_networks)
 compatibility.install()
 
+# ONNX Runtime 1.29 and later send to its makers what runs, unless this is set before it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 
 def __getattr__(name: str) -> Any:
     """Import one of the public functions from its module."""

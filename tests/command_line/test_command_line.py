@@ -132,6 +132,7 @@ def test_nonsense_is_a_usage_error(line, capsys):
 @pytest.mark.parametrize(
     "line, meant",
     [
+        ("--vesion", "--version"),
         ("extrct song.mp3", "extract"),
         ("extract song.mp3 --formt flac", "--format"),
         ("extract song.mp3 --format flak", "flac"),

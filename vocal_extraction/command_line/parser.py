@@ -306,11 +306,14 @@ def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
     >>> parse(["train", "--mixtures", "2000", "--resume"])
     ('train', {'maximum_number_of_mixtures': 2000, 'resume': True})
     """
-    namespace, unknown = build_parser().parse_known_args(arguments)
+    parser = build_parser()
+    namespace, unknown = parser.parse_known_args(arguments)
     options = vars(namespace)
-    command, error = options.pop("command"), options.pop("error")
+    command, error = options.pop("command", ""), options.pop("error", parser.error)
     if unknown:
         error(f"unrecognized arguments: {' '.join(unknown)}")
+    if not command:
+        error(f"no command was given; there are {', '.join(_COMMANDS)}")
     needless = [flag for name, flag in _ONLY_FOR_MODELS.items() if name in options and "estimates_folder" in options]
     if needless:
         flags = ", ".join(needless)
@@ -374,7 +377,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vocal-extraction {__version__}")
     parser.add_argument("--traceback", action="store_true", help="with any command: show where an internal error arose")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, (description, options) in _COMMANDS.items():
         command = commands.add_parser(name, help=description, description=description, **shared)
         command.set_defaults(error=command.error)
