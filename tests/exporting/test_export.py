@@ -14,6 +14,7 @@ from vocal_extraction.checkpointing import CheckpointError, load_checkpoint, sav
 from vocal_extraction.checkpointing.onnx_files import METADATA_KEY, graph_ends
 from vocal_extraction.errors import ExportError
 from vocal_extraction.exporting import checking, export_model, exported
+from vocal_extraction.model_library.known import VOCALS_DB
 from vocal_extraction.networks import create_model
 from vocal_extraction.presets import NetworkSettings, Preset
 from vocal_extraction.separation import separate
@@ -135,7 +136,7 @@ def test_metadata_says_how_to_feed_it_and_where_it_comes_from(tmp_path):
     assert SignalSettings(**metadata["signal"]) == model.signal
     assert metadata["sources"] == ["vocals"]
     assert metadata["layers"] == [{"directions": 2, "units": 50}] * 2
-    assert metadata["source"] == {"name": "classic", "sha256": model.sha256, "vocals_si_sdr_db": 2.49}
+    assert metadata["source"] == {"name": "classic", "sha256": model.sha256, "vocals_si_sdr_db": VOCALS_DB["classic"]}
     described = json.loads((export_model("classic", tmp_path / "classic", check=False) / "model.json").read_text())
     assert described.pop("graphs").keys() == graph_ends([2, 2]).keys()
     assert described == metadata

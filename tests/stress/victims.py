@@ -171,6 +171,21 @@ def _extract(inputs: Path, results: Path) -> None:
         raise SystemExit("\n".join(failures))
 
 
+def _make_foreign_model(folder: Path) -> None:
+    import foreign_models
+
+    weights = {source: foreign_models.open_unmix_weights(seed) for seed, source in enumerate(foreign_models.FOUR)}
+    foreign_models.write_open_unmix(folder / "theirs", weights)
+
+
+def _import(inputs: Path, results: Path) -> None:
+    from vocal_extraction.model_library import import_model
+
+    os.environ["VOCAL_EXTRACTION_MODELS"] = str(results)
+    if not (results / "theirs.model.pth").exists():
+        import_model(inputs / "theirs", name="theirs")
+
+
 JOBS = {
     job.name: job
     for job in (
@@ -183,6 +198,7 @@ JOBS = {
             ("*.json", "*.csv", "*.txt", "*.html", "estimates/**/*.wav"),
         ),
         Job("extract", _make_mixtures, _extract, ("**/*.wav",)),
+        Job("import", _make_foreign_model, _import, ("*.model.pth",)),
     )
 }
 """Jobs by name."""
