@@ -36,7 +36,7 @@ KNOWN = {
 """Models by the name that `models fetch` takes."""
 
 VOCALS_DB = {
-    "classic": 2.49,
+    "classic": 2.61,
     "studio": 4.66,
     "four-stems": 4.28,
     "live": 3.19,
