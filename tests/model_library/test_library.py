@@ -10,6 +10,7 @@ import sys
 import tarfile
 import zipfile
 
+import foreign_models
 import numpy as np
 import pytest
 import torch
@@ -286,6 +287,20 @@ def test_an_old_file_whose_storages_are_larger_than_it_is(tmp_path, weights, mod
     assert contents.count(number) > 0
     path.write_bytes(contents.replace(number, b"J\xff\xff\xff\x7f"))
     refused(path, "damaged|refused", models_dir)
+
+
+def test_an_archive_whose_names_are_no_text(spleeter, tmp_path, models_dir):
+    """UnicodeDecodeError."""
+    contents = zipped(spleeter, tmp_path / "odd.zip", prefix="\u00e4/").read_bytes()
+    (tmp_path / "odd.zip").write_bytes(contents.replace(b"\xc3\xa4", b"\xff\xff"))
+    refused(tmp_path / "odd.zip", "cannot be read", models_dir)
+
+
+def test_an_index_with_a_number_in_place_of_a_message(spleeter, models_dir):
+    """TypeError, behind checksums that fit."""
+    entry = foreign_models._number(1, 1) + foreign_models._field(2, foreign_models._number(2, 7))
+    (spleeter / "model.index").write_bytes(foreign_models._table([(b"", b"\x08\x01"), (b"conv2d/kernel", entry)]))
+    refused(spleeter, "its index is damaged", models_dir)
 
 
 def test_archives_that_are_hostile_or_broken(spleeter, tmp_path, models_dir):

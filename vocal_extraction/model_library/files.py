@@ -15,7 +15,10 @@ from vocal_extraction.checkpointing.archive import LARGEST_BYTES, reason_of
 Files = dict[str, Callable[[], Any]]
 """What opens each file for reading, by its name, whose parts are separated by slashes."""
 
-_DAMAGED = (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, RuntimeError)
+_DAMAGED = (
+    *(OSError, zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, RuntimeError),
+    *(ValueError, IndexError),  # for names of files that are no UTF-8, or empty
+)
 """What archives raise that are broken, encrypted, or compressed in some other way."""
 
 

@@ -35,7 +35,7 @@ def read_arrays(index: bytes, data: bytes) -> dict[str, NDArray[Any]]:
             entry for _, block in _entries(index, *handle) for entry in _entries(index, *_varints(block, 0, 2)[0])
         ]
         return {key.decode(): _array(dict(_fields(entry)), data) for key, entry in entries if key}
-    except (LookupError, ValueError, struct.error, DecodeError) as error:
+    except (LookupError, TypeError, ValueError, struct.error, DecodeError) as error:  # TypeError: fields of other kinds
         raise CheckpointError(f"its index is damaged ({error})") from error
 
 
