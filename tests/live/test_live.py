@@ -174,6 +174,7 @@ def test_raw_floats_are_read_however_they_arrive(n_bytes):
     [
         b"RIFF",
         b"RIFF\0\0\0\0WAVEfmt ",
+        b"RIFF\0\0\0\0WAVEfmt \4\0\0\0\1\0\2\0data\4\0\0\0\0\0\0\0",
         b"RIFF\0\0\0\0WAVEjunk\xff\xff\xff\x7f",
         wav(noise(10, 2), "<f8", 3),
         wav(noise(10, 1), "<u1"),

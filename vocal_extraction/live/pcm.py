@@ -11,7 +11,7 @@ from vocal_extraction.separation.disk_array import Rows
 
 _BLOCK_BYTES = 2**16
 _UNKNOWN_LENGTH = 2**32 - 1
-_FLOAT, _EXTENSIBLE = 3, 0xFFFE
+_FLOAT, _EXTENSIBLE, _FORMAT_BYTES = 3, 0xFFFE, 16
 
 
 class PcmInput:
@@ -35,7 +35,7 @@ class PcmInput:
         while kind != b"data":
             kind, n_bytes = struct.unpack("<4sI", self._exactly(8))
             if kind == b"fmt ":
-                content = self._exactly(n_bytes + n_bytes % 2)
+                content = self._exactly(n_bytes + n_bytes % 2, least=_FORMAT_BYTES)
                 code, self.n_channels, self.sample_rate, _, _, n_bits = struct.unpack_from("<HHIIHH", content)
                 if code == _EXTENSIBLE and len(content) >= 26:
                     (code,) = struct.unpack_from("<H", content, 24)
@@ -50,8 +50,8 @@ class PcmInput:
         if 0 < n_bytes < _UNKNOWN_LENGTH:
             self._n_left = n_bytes
 
-    def _exactly(self, n_bytes: int) -> bytes:
-        if n_bytes > 2**20 or len(found := self._stream.read(n_bytes)) < n_bytes:
+    def _exactly(self, n_bytes: int, *, least: int = 0) -> bytes:
+        if not least <= n_bytes <= 2**20 or len(found := self._stream.read(n_bytes)) < n_bytes:
             raise ExtractionError("The wav on standard input ends within its header, or that is damaged.")
         return found
 
