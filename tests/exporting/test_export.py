@@ -12,6 +12,7 @@ from extraction_models import loaded, music
 
 from vocal_extraction.checkpointing import CheckpointError, load_checkpoint, save_checkpoint, shipped_checkpoints
 from vocal_extraction.checkpointing.onnx_files import METADATA_KEY, graph_ends
+from vocal_extraction.checkpointing.shipped import member_paths
 from vocal_extraction.errors import ExportError
 from vocal_extraction.exporting import checking, export_model, exported
 from vocal_extraction.model_library.known import VOCALS_DB
@@ -152,7 +153,7 @@ def test_every_weight_of_a_shipped_graph_is_the_checkpoints():
     """They lie at offsets of the checkpoint's file; a graph of another checkpoint is refused."""
     from vocal_extraction.checkpointing import onnx_network
 
-    for path in shipped_checkpoints().values():
+    for path in {member for model in shipped_checkpoints().values() for member in member_paths(model)}:
         contents = path.read_bytes()
         model = onnx.load(path.with_suffix(".onnx"), load_external_data=False)
         assert [each.name for each in model.graph.initializer if len(each.raw_data) >= 64] == []

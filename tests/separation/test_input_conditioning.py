@@ -127,5 +127,5 @@ def test_a_voice_on_one_side_is_that_channel_alone():
     one, other = music(2.0, n_channels=1), music(2.0, n_channels=1, seed=1)
     both = vocals_of(np.concatenate([one, other]), model)
     # The level is that of the song; its two channels have nearly the same.
-    np.testing.assert_allclose(both[:1], vocals_of(one, model), atol=0.01)
+    assert error_db(both[:1], vocals_of(one, model)) < -20
     np.testing.assert_allclose(vocals_of(np.concatenate([one, 0 * one]), model)[:1], vocals_of(one, model), atol=1e-5)
