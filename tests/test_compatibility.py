@@ -147,7 +147,7 @@ def test_nussl_migrates_old_checkpoints(tmp_path):
     assert metadata["trainer.state.epoch_history"]["train/loss"] == [0.5, 0.25]
 
 
-@pytest.mark.parametrize("preset", ["classic", "studio"])
+@pytest.mark.parametrize("preset", ["classic", "four-stems"])
 def test_nussls_separator_loads_the_models_that_ship(preset):
     signal = nussl.AudioSignal(audio_data_array=np.random.default_rng(0).normal(0, 0.1, (1, 8_820)), sample_rate=RATE)
     separator = nussl.separation.deep.DeepMaskEstimation(signal, model_path=str(shipped_checkpoint(preset)))

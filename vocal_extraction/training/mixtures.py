@@ -125,8 +125,8 @@ def _worker_errors() -> Iterator[None]:
         *_, last_line = str(error).strip().splitlines()
         sentence = last_line.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")
         raise type(error)(sentence) from error
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError) as error:  # ConnectionError: as it was handing over a batch
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         # torch's handler of ended children raises the same again whenever one ends, whatever it was for. Without it,
         # loaders look after their workers every few seconds.
