@@ -10,7 +10,8 @@ from main import main
 from vocal_extraction.checkpointing import CheckpointError, CheckpointMetadata, load_checkpoint
 from vocal_extraction.checkpointing.joining import join_checkpoints
 from vocal_extraction.errors import ExtractionError, VocalExtractionError
-from vocal_extraction.evaluation import evaluate_model
+from vocal_extraction.evaluation import EvaluationError
+from vocal_extraction.evaluation.deep_mask_reference import separate_with_nussl
 from vocal_extraction.exporting import export_model
 from vocal_extraction.extraction import extract_songs, separate
 from vocal_extraction.extraction.workers import recipe_of
@@ -91,6 +92,9 @@ def test_it_has_a_checksum_of_its_members_and_names_each(listed):
     members = [load_checkpoint(listed / name) for name in ("coarse.pth", "fine.pth")]
     assert [each["sha256"] for each in model.metadata.members] == [member.sha256 for member in members]
     assert (model.name, model.sources, model.metadata.preset) == ("both", ("drums", "vocals"), "both")
+    assert model.metadata.licence == "not stated"
+    (listed / "ours.toml").write_text('members = ["classic", "fine.pth"]')
+    assert load_checkpoint(listed / "ours.toml").metadata.licence == "not stated; research and private use"
     (listed / "both.toml").write_text('members = ["fine.pth", "coarse.pth"]')
     assert load_checkpoint(listed / "both.toml").sha256 != model.sha256
 
@@ -111,7 +115,7 @@ def test_what_takes_one_network_refuses_a_list(listed):
         StreamingSeparator(load_checkpoint(path))
     with pytest.raises(VocalExtractionError, match="is the mean of 2 models"):
         export_model(str(path), output_path=listed / "x.onnx")
-    with pytest.raises(VocalExtractionError):
-        evaluate_model(path, separator="nussl", dataset_folder=listed)
+    with pytest.raises(EvaluationError, match="no network that gives masks"):
+        separate_with_nussl(noise(), 16_000, model=load_checkpoint(path))
     with pytest.raises(CheckpointError, match="cannot be a member"):
         join_checkpoints([path, path], listed / "x.pth")

@@ -21,6 +21,7 @@ from vocal_extraction.checkpointing.shipped import (
     check_shipped,
     checkpoint_path,
     graph_beside,
+    licence_of,
     member_paths,
     model_name,
 )
@@ -153,12 +154,12 @@ def mean_of(members: Sequence[LoadedModel], path: Path) -> LoadedModel:
         if not {*member.sources} & {*first.sources}:
             raise CheckpointError(f"{member.path} has {', '.join(member.sources)}, and none of {first.path}'s sources.")
     sums = [member.sha256 for member in members]
-    licences = {licence for member in members if (licence := member.metadata.licence)}
+    licences = {licence_of(member.path, member.metadata.licence) for member in members}
     metadata = dataclasses.replace(
         first.metadata,
         preset=model_name(path),
         settings=None,
-        licence="; ".join(sorted(licences)) or None,
+        licence="; ".join(sorted(licences)),
         members=tuple({"sha256": member.sha256, **member.metadata.origin} for member in members),
     )
     return dataclasses.replace(
