@@ -132,13 +132,15 @@ def test_no_song_leads_back_to_the_menu(answer, chosen, answers):
 
 
 @pytest.mark.parametrize(
-    "dropped", ["'{0}' '{1}'", "{0!s} {1!s}", '"{0}"  "{1}" ', "{2} {1}"], ids=["quoted", "bare", "double", "escaped"]
+    "dropped",
+    ["'{0}' '{1}'", "{0!s} {1!s}", '"{0}"  "{1}" ', "{2} {1}", "{3} {1}"],
+    ids=["quoted", "bare", "double", "escaped", "address"],
 )
 def test_several_files_dropped_at_once_are_all_extracted(answer, chosen, tmp_path, dropped):
     one, two = tmp_path / ("a.wav" if "!s" in dropped else "a b.wav"), tmp_path / "c.wav"
     one.touch()
     two.touch()
-    answer("e", dropped.format(one, two, str(one).replace(" ", "\\ ")))
+    answer("e", dropped.format(one, two, str(one).replace(" ", "\\ "), one.as_uri()))
     assert chosen == [("extract", {"songs": [one, two]})]
 
 
@@ -194,7 +196,9 @@ def test_training_from_a_terminal_asks_with_defaults(answer, chosen, capsys, ans
 
 
 @pytest.mark.usefixtures("at_a_terminal")
-@pytest.mark.parametrize("answers", [("",) * 4 + ("n",), ("",) * 4 + ("1",), ("", ""), ()])
+@pytest.mark.parametrize(
+    "answers", [("",) * 4 + ("n",), ("",) * 4 + ("1",), ("", ""), (), ("", EOFError(), *("",) * 4)]
+)
 def test_training_does_not_start_without_a_yes(answer, chosen, answers):
     answer("1", *answers)
     assert chosen == []

@@ -16,6 +16,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from vocal_extraction.atomic_files import sentence_of
 from vocal_extraction.command_line.commands import run_command
@@ -42,8 +44,11 @@ def run_menu() -> int:
     choices = {choice.key: choice for choice in _choices()}
     while True:
         print("\n".join(["", "Vocal extraction", *(f"  {each.key}. {each.label}" for each in choices.values())]))
-        answer = _ask("Your choice: ")
-        if answer is None or answer == "4":
+        try:
+            answer = _ask("Your choice: ")
+        except EOFError:
+            answer = "4"
+        if answer == "4":
             print("Goodbye.")
             return 0
         if answer.lower() in choices:
@@ -103,19 +108,21 @@ def _complete_line(line: str, state: int) -> str | None:
     return line[:start] + re.sub(r"([\s\"'\\])", r"\\\1", path) + "/" * is_folder
 
 
-def _ask(question: str) -> str | None:
-    """Return the answer without blanks around it, or None at the end of the input."""
+def _ask(question: str) -> str:
+    """Return the answer without blanks around it; an EOFError at the end of the input, with the line ended."""
     try:
         return input(question).strip()
     except EOFError:
         print()
-        return None
+        raise
 
 
 def _perform(choice: Choice) -> None:
-    """Do what was chosen; a failure or Ctrl-C ends the choice, not the menu."""
+    """Do what was chosen; a failure, Ctrl-C or Ctrl-D at a question ends the choice, not the menu."""
     try:
         choice.act()
+    except EOFError:
+        pass
     except VocalExtractionError as error:
         print(f"Error: {error}", file=sys.stderr)
     except OSError as error:
@@ -136,13 +143,10 @@ def _training_options() -> dict[str, Any] | None:
     options: dict[str, Any] = {}
     history = CHECKPOINT_FOLDER / "history.jsonl"
     n_done = len(history.read_bytes().splitlines()) if history.exists() else 0
-    if 0 < n_done < SPECIFIED.training.n_epochs:
-        goes_on = _agrees(f"A training of {n_done} epochs lies in {CHECKPOINT_FOLDER}. Go on with it?")
-        if goes_on is None:
-            return None
-        if goes_on:
-            options["resume"] = True
-            print("Answer the rest as when it began; only the number of epochs may be another.")
+    question = f"A training of {n_done} epochs lies in {CHECKPOINT_FOLDER}. Go on with it?"
+    if 0 < n_done < SPECIFIED.training.n_epochs and _agrees(question):
+        options["resume"] = True
+        print("Answer the rest as when it began; only the number of epochs may be another.")
     if not (DATASET_FOLDER / "train").is_dir():
         place = os.environ.get("MUSDB_PATH") or "download"
         print("MUSDB18: name its folder, or download the sample of 7 s a song: 140 MB, prepared 1.7 GB, 5 minutes.")
@@ -161,13 +165,13 @@ def _training_options() -> dict[str, Any] | None:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _agrees(question: str, default: str = "yes") -> bool | None:
-    """Ask until the answer is yes or no, of which Enter is the default; None at the end of the input."""
-    while (answer := _ask(f"{question} [{'Y/n' if default == 'yes' else 'y/N'}] ")) is not None:
-        if (answer := (answer or default).lower()) in ("y", "yes", "n", "no"):
+def _agrees(question: str, default: str = "yes") -> bool:
+    """Ask until the answer is yes or no, of which Enter is the default."""
+    while True:
+        answer = (_ask(f"{question} [{'Y/n' if default == 'yes' else 'y/N'}] ") or default).lower()
+        if answer in ("y", "yes", "n", "no"):
             return answer.startswith("y")
         print(f"{answer!r} is neither yes nor no.")
-    return None
 
 
 def _ask_until_read(question: str, default: str, read: Callable[[str], Any]) -> Any:
@@ -232,6 +236,11 @@ def _models() -> None:
             run_command("models", action="fetch", what=answer, accept_licence=True)
 
 
+def _path_of(name: str) -> str:
+    """Return the path that a name means, which some terminals write as the address of a file."""
+    return url2pathname(urlsplit(name).path) if name.startswith("file://") else name
+
+
 def _existing(answer: str) -> tuple[list[Path], list[str]]:
     """Return the paths that `answer` means, and what it names that does not exist.
 
@@ -242,7 +251,7 @@ def _existing(answer: str) -> tuple[list[Path], list[str]]:
         readings.append(shlex.split(answer))
     readings.append(answer.split())
     # Names may begin with the ~ of a user that nobody knows.
-    found = [{name: Path(os.path.expanduser(name)) for name in names} for names in readings if names]  # noqa: PTH111
+    found = [{name: Path(os.path.expanduser(_path_of(name))) for name in names} for names in readings if names]  # noqa: PTH111
     # Unlike Path's own, this takes a name that is too long for any file.
     missing = [[name for name, path in paths.items() if not os.path.exists(path)] for paths in found]  # noqa: PTH110
     best = min(range(len(found)), key=lambda i: len(missing[i]) / len(found[i]))
