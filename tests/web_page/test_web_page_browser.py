@@ -230,12 +230,13 @@ def test_cancelling_ends_the_work_and_leaving_does_not(visit, songs, folder, scr
     separate(page, songs["other"])
 
 
-def test_an_upload_is_cancelled(visit, songs):
+def test_an_upload_shows_its_share_and_is_cancelled(visit, songs):
     page = visit()
     slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 20_000}
     page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
     give(page, songs["song"])
-    page.locator("article[data-state=uploading]").wait_for()
+    page.locator("article[data-state=uploading] progress[value]").wait_for()
+    assert 0 < page.locator("progress").evaluate("(bar) => bar.value") < 1
     page.get_by_role("button", name="Cancel song").click()
     expect(page.get_by_role("article")).to_have_count(0)
     assert page.request.get("/api/jobs").json() == []

@@ -1,6 +1,8 @@
 // The server's API as an engine (engine.js).
 import { Track, isOver } from "./engine.js";
 
+const UNREACHABLE = "The server cannot be reached, or broke off.";
+
 class ServedTrack extends Track {
   constructor(job, track) {
     super(track);
@@ -25,9 +27,7 @@ function asSong(job) {
 }
 
 async function ask(path, options) {
-  const response = await fetch(`api/${path}`, options).catch((error) => {
-    throw new Error(error.name === "AbortError" ? "The upload was cancelled." : "The server cannot be reached, or broke off.");
-  });
+  const response = await fetch(`api/${path}`, options).catch(() => { throw new Error(UNREACHABLE); });
   const content = response.status === 204 ? null : await response.json();
   if (!response.ok) throw new Error(content.error);
   return content;
@@ -48,11 +48,22 @@ export default class ServerEngine {
 
   async songs() { return (await ask("jobs")).map(asSong); }
 
+  // By XMLHttpRequest, since fetch does not say how much has been sent.
   async separate(file, options, onprogress) {
-    const upload = new AbortController();
-    onprogress({ name: file.name, state: "uploading", stage: "Uploading", downloads: [], cancel: () => upload.abort() });
-    const query = new URLSearchParams({ ...options, name: file.name });
-    this.follow(asSong(await ask(`jobs?${query}`, { method: "POST", body: file, signal: upload.signal })), onprogress);
+    const upload = new XMLHttpRequest();
+    const state = { name: file.name, state: "uploading", stage: "Uploading", downloads: [], cancel: () => upload.abort() };
+    onprogress(state);
+    upload.upload.onprogress = ({ loaded, total }) => onprogress({ ...state, done_s: loaded, total_s: total });
+    upload.open("POST", `api/jobs?${new URLSearchParams({ ...options, name: file.name })}`);
+    upload.responseType = "json";
+    await new Promise((resolve, reject) => {
+      upload.onload = resolve;
+      upload.onabort = () => reject(new Error("The upload was cancelled."));
+      upload.onerror = () => reject(new Error(UNREACHABLE));
+      upload.send(file);
+    });
+    if (upload.status >= 400) throw new Error(upload.response?.error ?? UNREACHABLE);
+    this.follow(asSong(upload.response), onprogress);
   }
 
   follow(song, onprogress) {
