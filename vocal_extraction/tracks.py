@@ -25,8 +25,6 @@ from vocal_extraction.progress import counted
 from vocal_extraction.settings import ACCOMPANIMENT, DATASET_FOLDER
 from vocal_extraction.track_layouts import LAYOUTS, Song, TrackError, cache_of, layout_of, lone_files, visible
 
-__all__ = ["Track", "TrackError", "TrackFolder", "check_subset", "find_tracks", "prepare_if_needed", "stems_of"]
-
 _VALIDATION_SHARE = 8
 
 

@@ -24,31 +24,6 @@ if TYPE_CHECKING:
     from vocal_extraction.checkpointing.rebuilding import MaskNetwork, rebuild
     from vocal_extraction.checkpointing.saving import save_checkpoint, save_network
 
-__all__ = [
-    "LOADERS",
-    "CheckpointError",
-    "CheckpointMetadata",
-    "LoadedModel",
-    "Loader",
-    "MaskNetwork",
-    "STFTParams",
-    "default_checkpoint",
-    "licence_of",
-    "load_checkpoint",
-    "model_name",
-    "named_checkpoint",
-    "named_checkpoints",
-    "parse_checkpoint",
-    "read_checkpoint",
-    "read_metadata",
-    "rebuild",
-    "save_checkpoint",
-    "save_network",
-    "shipped_checkpoint",
-    "shipped_checkpoints",
-    "source_names",
-]
-
 _NEED_TORCH = {
     **dict.fromkeys(("MaskNetwork", "rebuild"), "rebuilding"),
     **dict.fromkeys(("save_checkpoint", "save_network"), "saving"),

@@ -9,9 +9,8 @@ import os
 import numpy as np
 
 from vocal_extraction.atomic_files import remove_leftovers
-from vocal_extraction.demo_songs.band import play_bass, play_chords, play_drums
+from vocal_extraction.demo_songs.players import play_bass, play_chords, play_drums, sing
 from vocal_extraction.demo_songs.sound import Signal, compose
-from vocal_extraction.demo_songs.voice import sing
 from vocal_extraction.errors import SettingsError
 from vocal_extraction.musdb_preparation import (
     SAMPLE_RATE,

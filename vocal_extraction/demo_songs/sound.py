@@ -13,9 +13,8 @@ from vocal_extraction.musdb_preparation import SAMPLE_RATE
 Signal = NDArray[np.float64]
 """One channel (n_samples) or two (n_channels=2, n_samples)."""
 
-_TABLE_LENGTH = 4_096
-
 BEATS_PER_BAR = 4
+_TABLE_LENGTH = 4_096
 _SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
 _PROGRESSIONS = {
     "major": ((0, 4, 5, 3), (5, 3, 0, 4), (0, 5, 3, 4), (3, 0, 4, 5), (0, 2, 3, 4)),
@@ -55,7 +54,7 @@ class Score:
         root = self.progression[bar % len(self.progression)]
         return root, root + 2, root + 4
 
-    def sample(self, bar: int, step: int = 0) -> int:
+    def sample(self, bar: int, step: float = 0) -> int:
         """The sample on which a sixteenth of a bar falls."""
         return round((bar * BEATS_PER_BAR + step / 4) * self.beat_s * SAMPLE_RATE)
 
@@ -88,22 +87,14 @@ def band(signal: Signal, low_hz: float, high_hz: float) -> Signal:
     return np.asarray(scipy.signal.sosfilt(filters, signal))
 
 
-def harmonics(highest_hz: float, top_hz: float, tilt: float) -> Signal:
-    """Amplitudes ``1 / k ** tilt`` of the harmonics below `top_hz` at the highest pitch of a part."""
-    n_harmonics = int(np.clip(top_hz / highest_hz, 1, _TABLE_LENGTH // 4))
-    return np.asarray(1.0 / np.arange(1, n_harmonics + 1) ** tilt)
-
-
-def wave(frequency_hz: Signal, amplitudes: Signal, first_cycle: float = 0.0) -> tuple[Signal, Signal]:
-    """Read a table of one period along a pitch contour; return the wave and its phase in cycles, (n_samples,) each."""
+def wave(frequency_hz: Signal, *, top_hz: float, tilt: float = 1.0) -> Signal:
+    """Follow a pitch contour (n_samples,) with harmonics below `top_hz`, the k-th of amplitude ``1 / k ** tilt``."""
+    n_harmonics = int(np.clip(top_hz / frequency_hz.max(), 1, _TABLE_LENGTH // 4))
     spectrum = np.zeros(_TABLE_LENGTH // 2 + 1, dtype=complex)
-    spectrum[1 : len(amplitudes) + 1] = -0.5j * _TABLE_LENGTH * amplitudes
-    table = scipy.fft.irfft(spectrum)
-    cycles = first_cycle + np.cumsum(frequency_hz) / SAMPLE_RATE
-    position = (cycles % 1.0) * _TABLE_LENGTH
-    index = position.astype(np.intp) % _TABLE_LENGTH
-    steps = np.roll(table, -1) - table
-    return table[index] + (position - index) * steps[index], cycles
+    spectrum[1 : n_harmonics + 1] = -0.5j * _TABLE_LENGTH / np.arange(1, n_harmonics + 1) ** tilt
+    table = scipy.fft.irfft(spectrum)  # one period
+    position = np.cumsum(frequency_hz) / SAMPLE_RATE % 1.0 * _TABLE_LENGTH
+    return np.interp(position, np.arange(_TABLE_LENGTH + 1), np.append(table, table[0]))
 
 
 def echo(signal: Signal, rng: np.random.Generator, *, decay_s: float, wet_db: float) -> Signal:

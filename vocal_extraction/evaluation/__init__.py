@@ -7,16 +7,3 @@ from vocal_extraction.evaluation.comparison import compare_models
 from vocal_extraction.evaluation.evaluate import Evaluation, EvaluationOptions, evaluate_estimates, evaluate_model
 from vocal_extraction.evaluation.metrics import METRICS, EvaluationError, Metric
 from vocal_extraction.evaluation.systems import SYSTEMS, System
-
-__all__ = [
-    "METRICS",
-    "SYSTEMS",
-    "Evaluation",
-    "EvaluationError",
-    "EvaluationOptions",
-    "Metric",
-    "System",
-    "compare_models",
-    "evaluate_estimates",
-    "evaluate_model",
-]

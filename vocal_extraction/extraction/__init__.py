@@ -13,17 +13,3 @@ from vocal_extraction.extraction.catalogue import extract_catalogue, merge_manif
 from vocal_extraction.extraction.naming import ALL_STEMS
 from vocal_extraction.extraction.outcome import Outcome
 from vocal_extraction.separation import separate
-
-__all__ = [
-    "ALL_STEMS",
-    "ExtractionCancelledError",
-    "ExtractionError",
-    "Outcome",
-    "SongTooLongError",
-    "extract_catalogue",
-    "extract_songs",
-    "extract_vocals",
-    "merge_manifests",
-    "plan_of",
-    "separate",
-]

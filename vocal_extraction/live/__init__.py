@@ -5,5 +5,3 @@ nothing but copying happens in the callback that the audio system waits for (`de
 """
 
 from vocal_extraction.live.run import run_live
-
-__all__ = ["run_live"]

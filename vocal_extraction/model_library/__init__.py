@@ -8,13 +8,3 @@ from vocal_extraction.model_library.library import (
     models_table,
     remove_model,
 )
-
-__all__ = [
-    "LibraryError",
-    "LicenceError",
-    "fetch_model",
-    "import_model",
-    "model_card",
-    "models_table",
-    "remove_model",
-]

@@ -35,21 +35,6 @@ from vocal_extraction.musdb_preparation.sources import (
 from vocal_extraction.progress import counted
 from vocal_extraction.settings import DATASET_FOLDER
 
-__all__ = [
-    "SAMPLE_RATE",
-    "STREAMS",
-    "SUBSETS",
-    "PreparationError",
-    "has_begun",
-    "make_folders",
-    "prepare_musdb",
-    "prepared_length",
-    "song_names",
-    "song_paths",
-    "validation_names",
-    "write_song",
-]
-
 _SAMPLE_FOLDER = "musdb18-7s"
 _RECORD = "sources.json"
 """Sizes of the songs' sources, which differ between excerpts and full songs of one name, and their folder."""

@@ -17,18 +17,6 @@ from vocal_extraction.networks.open_unmix import OpenUnmix
 from vocal_extraction.networks.spleeter import Spleeter
 from vocal_extraction.presets import SPECIFIED, Preset, find_preset
 
-__all__ = [
-    "NETWORKS",
-    "BandSplitMaskInference",
-    "EnsembleMaskInference",
-    "MaskInference",
-    "Network",
-    "OpenUnmix",
-    "SourceNetworks",
-    "Spleeter",
-    "create_model",
-]
-
 NETWORKS: dict[str, type[Network]] = {
     network.__name__: network
     for network in (

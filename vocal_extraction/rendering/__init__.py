@@ -8,5 +8,3 @@ The loops over samples are compiled by numba, which librosa brings; it keeps wha
 
 from vocal_extraction.rendering.events import mix_events
 from vocal_extraction.rendering.stems import Audio, RenderingError, duration_s_of, songs_of
-
-__all__ = ["Audio", "RenderingError", "duration_s_of", "mix_events", "songs_of"]

@@ -12,19 +12,3 @@ from vocal_extraction.separation.separator import (
 from vocal_extraction.separation.stems import Stem, StemPlan, stem_plan
 from vocal_extraction.separation.streaming import StreamingSeparator
 from vocal_extraction.separation.workers import worker_pool
-
-__all__ = [
-    "Array",
-    "Cancelled",
-    "DiskArray",
-    "Progress",
-    "Separator",
-    "Stem",
-    "StemPlan",
-    "StreamingSeparator",
-    "load_model",
-    "real_time_factor",
-    "separate",
-    "stem_plan",
-    "worker_pool",
-]
