@@ -336,7 +336,6 @@ def test_evaluation_goes_to_the_function_that_is_meant(monkeypatch, capsys, prep
     monkeypatch.setattr(evaluation, "evaluate_model", stand_in("model", Result))
     monkeypatch.setattr(evaluation, "evaluate_estimates", stand_in("estimates", Result))
     monkeypatch.setattr(evaluation, "compare_models", stand_in("compare", {"n_models": 2}))
-    monkeypatch.setattr(commands, "_look_at_what_is_scored", lambda models, estimates_folder: None)
     one, two = Path("a.pth"), Path("b.pth")
     for options in ({}, {"models": [one]}, {"models": [one, two]}, {"estimates_folder": Path("e")}):
         commands.evaluate(as_json=True, **options)

@@ -20,6 +20,7 @@ from vocal_extraction.checkpointing import load_checkpoint
 from vocal_extraction.errors import ExtractionError
 from vocal_extraction.model_library import import_model
 from vocal_extraction.separation import DiskArray, Separator
+from vocal_extraction.settings import ExtractionSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*serialization.*")
 
@@ -96,7 +97,9 @@ def test_spleeter_at_the_ends_of_songs_and_blocks(spleeter, arrays, song, n_samp
 
 def test_griffin_lim_takes_spleeters_masks_on_chunks(spleeter, song):
     song = song[: 3 * 44_100]
-    found = Separator(spleeter, phase="griffin-lim", chunk_s=1.0, context_s=0.2)(song, 44_100)["vocals"]
+    found = Separator(spleeter, ExtractionSettings(phase="griffin-lim", chunk_s=1.0, context_s=0.2))(song, 44_100)[
+        "vocals"
+    ]
     assert found.shape == song.shape
     assert np.isfinite(found).all()
     masked = Separator(spleeter)(song, 44_100)["vocals"]
@@ -111,7 +114,7 @@ def test_the_wiener_filter_is_norberts_on_stretches_of_300_frames(umx, weights, 
         norbert.wiener(magnitudes[s : s + 300], x[s : s + 300].copy(), 1, use_softmask=False, eps=1e-10)
         for s in range(0, len(x), 300)
     ]
-    found = Separator(umx, wiener=1)(song, 44_100)
+    found = Separator(umx, ExtractionSettings(wiener=1))(song, 44_100)
     for i, source in enumerate(FOUR):
         expected = inverse(torch.from_numpy(np.concatenate(filtered)[..., i]).permute(2, 1, 0), len(song))
         assert decibels(found[source], expected) < -90, source
@@ -121,4 +124,4 @@ def test_the_wiener_filter_is_norberts_on_stretches_of_300_frames(umx, weights, 
 def test_the_wiener_filter_takes_several_sources(tmp_path, weights, song):
     one = imported(write_open_unmix(tmp_path / "umx", {"vocals": weights["vocals"]}))
     with pytest.raises(ExtractionError, match="two sources or more"):
-        Separator(one, wiener=1)
+        Separator(one, ExtractionSettings(wiener=1))

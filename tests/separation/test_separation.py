@@ -32,7 +32,7 @@ from vocal_extraction.errors import ExtractionCancelledError, ExtractionError
 from vocal_extraction.networks import NETWORKS
 from vocal_extraction.separation import DiskArray, Separator, separate
 from vocal_extraction.separation.torch_runtime import layerwise_network
-from vocal_extraction.settings import PRETRAINED_FOLDER, STEMS, SignalSettings
+from vocal_extraction.settings import PRETRAINED_FOLDER, STEMS, ExtractionSettings, SignalSettings
 from vocal_extraction.spectrogram import griffin_lim, istft, n_frames_of, stft
 
 SINGLE = ["MaskInference", "BandSplitMaskInference", "OpenUnmix"]
@@ -50,7 +50,7 @@ def model():
 
 def estimate(mixture, model, *, sample_rate=44_100, source="vocals", **options):
     """Estimate a source with the given settings."""
-    return Separator(model, **options)(mixture.T, sample_rate)[source].T
+    return Separator(model, ExtractionSettings(**options))(mixture.T, sample_rate)[source].T
 
 
 def decibels(error, reference):
@@ -138,7 +138,7 @@ def test_features_of_a_layer_take_the_place_of_the_last_ones(kind, tmp_path, mon
 @pytest.mark.parametrize("phase", ["mixture", "griffin-lim"])
 def test_arrays_on_disk_give_what_arrays_in_memory_give(tmp_path, phase):
     model, mixture = remembering_model("BandSplitMaskInference", stereo="mid-side", n_channels=2), music(2.1)
-    separator = Separator(model, phase=phase, chunk_s=1.0, context_s=0.25, folder=tmp_path)
+    separator = Separator(model, ExtractionSettings(phase=phase, chunk_s=1.0, context_s=0.25), folder=tmp_path)
     with DiskArray((2,)) as song:
         song.append(mixture.T)
         with separator(song, 48_000)["vocals"] as on_disk:
@@ -167,7 +167,7 @@ def test_four_sources_add_up_with_the_residual():
     signal = SignalSettings(stereo="mid-side")
     model = loaded(Layered(network), n_channels=2, sources=STEMS, signal=signal)
     mixture = music(2.3)
-    estimates = Separator(model, chunk_s=1.0)(mixture.T, 44_100)
+    estimates = Separator(model, ExtractionSettings(chunk_s=1.0))(mixture.T, 44_100)
     assert set(estimates) == set(STEMS)
     for source, found in estimates.items():
         assert_same(found.T, whole_song(mixture, model, source))

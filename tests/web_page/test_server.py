@@ -20,7 +20,7 @@ from serving import PATIENCE_S, Client
 
 from vocal_extraction.errors import VocalExtractionError
 from vocal_extraction.web_page import server
-from vocal_extraction.web_page.reports import describe, reports_in
+from vocal_extraction.web_page.api import describe, reports_in
 from vocal_extraction.web_page.server import ServingError, jobs_folder, serve_page
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,17 +21,11 @@ from vocal_extraction.checkpointing.shipped import (
 )
 
 if TYPE_CHECKING:
-    from vocal_extraction.checkpointing.rebuilding import MaskNetwork, rebuild
-    from vocal_extraction.checkpointing.saving import save_checkpoint, save_network
-
-_NEED_TORCH = {
-    **dict.fromkeys(("MaskNetwork", "rebuild"), "rebuilding"),
-    **dict.fromkeys(("save_checkpoint", "save_network"), "saving"),
-}
+    from vocal_extraction.checkpointing.rebuilding import MaskNetwork, rebuild, save_checkpoint, save_network
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch from its module when it is asked for."""
-    if name not in _NEED_TORCH:
+    """Import what needs torch when it is asked for."""
+    if name not in ("MaskNetwork", "rebuild", "save_checkpoint", "save_network"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_NEED_TORCH[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.rebuilding"), name)

@@ -72,8 +72,7 @@ class OnnxNetwork:
     def run(self, name: str, *values: Rows) -> list[Rows]:
         """Run one graph."""
         feeds = dict(zip(self._inputs[name], map(np.ascontiguousarray, values), strict=True))
-        found: list[Rows] = self._sessions[name].run(None, feeds)
-        return found
+        return self._sessions[name].run(None, feeds)
 
     def samples(self, rows: Rows) -> Rows:
         return rows

@@ -49,8 +49,7 @@ class _NumpyType:
 
 def _number(kind: _NumpyType, data: bytes) -> float:
     """Return a NumPy scalar as the Python number that it stands for."""
-    value: float = struct.unpack(kind.order + kind.format, data)[0]
-    return value
+    return struct.unpack(kind.order + kind.format, data)[0]
 
 
 _STAND_INS: list[Any] = [

@@ -1,4 +1,4 @@
-"""From a checkpoint's config and weights to a network that was tried.
+"""From a network to a checkpoint's file, and from a checkpoint's config and weights to a network that was tried.
 
 The config is untrusted: names of classes are looked up in `NETWORKS` and two short lists, numbers are bounded,
 shapes are compared on torch's ``meta`` device, where tensors take no memory, and the finished network must turn a few
@@ -7,18 +7,23 @@ quiet frames into masks, or a short waveform into waveforms, of the right shape.
 
 import copy
 import functools
+import io
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vocal_extraction.atomic_files import write_bytes
 from vocal_extraction.checkpointing.archive import CheckpointError, reason_of
+from vocal_extraction.checkpointing.metadata import CheckpointMetadata
 from vocal_extraction.networks import NETWORKS
 from vocal_extraction.networks.base import MOST_LAYERS, MOST_SOURCES
+from vocal_extraction.presets import Preset
 from vocal_extraction.settings import SignalSettings
 
 _NUSSL_CLASSES = (
@@ -53,8 +58,7 @@ class MaskNetwork(nn.Module):
 
     def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
         """Take ``{'mix_magnitude'}``, give ``{'mask', 'estimates'}``."""
-        output: dict[str, Tensor] = self.layers["model"](data["mix_magnitude"])
-        return output
+        return self.layers["model"](data["mix_magnitude"])
 
     def save(self, file: Any, *, metadata: dict[str, Any]) -> None:
         """Save what `rebuild` takes, as nussl's SeparationModel does, but without nussl."""
@@ -67,6 +71,23 @@ class MaskNetwork(nn.Module):
         network: Any = self.layers["model"]
         one._modules = {"layers": nn.ModuleDict({"model": network.only(indices)})}
         return one
+
+
+def save_checkpoint(path: str | Path, network: nn.Module, *, preset: Preset, **facts: Any) -> Path:
+    """Save what `networks.create_model` returned, in nussl's format; a file that is there is replaced atomically.
+
+    `preset` and `facts` (seed, history and the like) are the arguments of `CheckpointMetadata.of_preset`.
+    """
+    return save_network(path, network, CheckpointMetadata.of_preset(preset, **facts))
+
+
+def save_network(path: str | Path, network: nn.Module, metadata: CheckpointMetadata) -> Path:
+    """Save a network, nussl's or a `MaskNetwork`, with metadata that is complete; otherwise as `save_checkpoint`."""
+    # Not to the path itself: torch would put that name into the file, and report a full disk as an error of its own.
+    buffer = io.BytesIO()
+    network.save(buffer, metadata=metadata.stored(for_nussl=not isinstance(network, MaskNetwork)))  # type: ignore[operator]
+    write_bytes(path, buffer.getbuffer())
+    return Path(path)
 
 
 def rebuild(content: dict[str, Any], *, signal: SignalSettings, n_channels: int) -> tuple[nn.Module, str, int]:

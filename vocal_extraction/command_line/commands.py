@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from vocal_extraction.errors import VocalExtractionError
-from vocal_extraction.settings import CHECKPOINT_FOLDER, EXTRACTION_FOLDER, IS_CHECKOUT, TRAINED_MODEL
+from vocal_extraction.settings import CHECKPOINT_FOLDER, EXTRACTION_FOLDER, IS_CHECKOUT
 
 
 class MissingPartError(VocalExtractionError):
-    """A command needs packages that are not installed, or a folder that is not there."""
+    """A command needs packages that are not installed."""
 
 
 _KEPT = {
@@ -111,7 +111,6 @@ def evaluate(
     from vocal_extraction.evaluation import compare_models, evaluate_estimates, evaluate_model
 
     models = [*map(named_checkpoint, preset_names), *models]
-    _look_at_what_is_scored(models or [TRAINED_MODEL], estimates_folder)
     options["show"] = not as_json
     if estimates_folder is not None:
         summary = evaluate_estimates(estimates_folder, **options).summary
@@ -257,18 +256,6 @@ def doctor(*, as_json: bool = False) -> int:
     from vocal_extraction.command_line.doctor import examine, print_findings
 
     return print_findings(examine(), as_json=as_json)
-
-
-def _look_at_what_is_scored(models: Sequence[Path], estimates_folder: Path | None) -> None:
-    """Say what is wrong with it now, and not after songs were downloaded and decoded."""
-    if estimates_folder is not None:
-        if not estimates_folder.is_dir():
-            raise MissingPartError(f"No folder {estimates_folder} with estimates. Name one that holds SONG/vocals.wav.")
-        return
-    from vocal_extraction.checkpointing import load_checkpoint
-
-    for path in models:
-        load_checkpoint(path)
 
 
 COMMANDS: dict[str, Callable[..., int]] = {

@@ -6,7 +6,6 @@ what to do.
 """
 
 import contextlib
-import dataclasses
 import functools
 import glob
 import os
@@ -29,21 +28,12 @@ PRETRAINED_MODEL = PRETRAINED_FOLDER / "best.model.pth"
 """What choice 3 evaluates."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """One line of the menu."""
-
-    key: str
-    label: str
-    act: Callable[[], object]
-
-
 def run_menu() -> int:
     """Show the menu until it is left; return the exit status, 0."""
     _edit_lines()
-    choices = {choice.key: choice for choice in _choices()}
+    choices = _choices()
     while True:
-        print("\n".join(["", "Vocal extraction", *(f"  {each.key}. {each.label}" for each in choices.values())]))
+        print("\n".join(["", "Vocal extraction", *(f"  {key}. {label}" for key, (label, _) in choices.items())]))
         try:
             answer = _ask("Your choice: ")
         except EOFError:
@@ -52,24 +42,25 @@ def run_menu() -> int:
             print("Goodbye.")
             return 0
         if answer.lower() in choices:
-            _perform(choices[answer.lower()])
+            _perform(choices[answer.lower()][1])
         else:
             print(f"{answer!r} is not a choice. Type one of {', '.join(choices)}.")
 
 
-def _choices() -> list[Choice]:
+def _choices() -> dict[str, tuple[str, Callable[[], object]]]:
+    """Return what each line says and does, by what is typed."""
     pretrained = functools.partial(run_command, "evaluate", models=[PRETRAINED_MODEL])
-    return [
-        Choice("1", "Train MaskInference model", _train),
-        Choice("2", "Evaluate model with test set", functools.partial(run_command, "evaluate")),
-        Choice("3", "Evaluate with pretrained model", pretrained),
-        Choice("4", "Exit", lambda: None),
-        Choice("e", "Extract the vocals of songs of yours", _extract),
-        Choice("l", "Live: play on without the vocals, while it sounds", functools.partial(run_command, "live")),
-        Choice("w", "Web page: the same, with the mouse", functools.partial(run_command, "serve")),
-        Choice("m", "Models: those that are here, and other people's to import", _models),
-        Choice("d", "Doctor: is everything here that is needed?", functools.partial(run_command, "doctor")),
-    ]
+    return {
+        "1": ("Train MaskInference model", _train),
+        "2": ("Evaluate model with test set", functools.partial(run_command, "evaluate")),
+        "3": ("Evaluate with pretrained model", pretrained),
+        "4": ("Exit", lambda: None),
+        "e": ("Extract the vocals of songs of yours", _extract),
+        "l": ("Live: play on without the vocals, while it sounds", functools.partial(run_command, "live")),
+        "w": ("Web page: the same, with the mouse", functools.partial(run_command, "serve")),
+        "m": ("Models: those that are here, and other people's to import", _models),
+        "d": ("Doctor: is everything here that is needed?", functools.partial(run_command, "doctor")),
+    }
 
 
 def _is_terminal() -> bool:
@@ -117,10 +108,10 @@ def _ask(question: str) -> str:
         raise
 
 
-def _perform(choice: Choice) -> None:
+def _perform(act: Callable[[], object]) -> None:
     """Do what was chosen; a failure, Ctrl-C or Ctrl-D at a question ends the choice, not the menu."""
     try:
-        choice.act()
+        act()
     except EOFError:
         pass
     except VocalExtractionError as error:

@@ -192,6 +192,8 @@ def evaluate_estimates(estimates_folder: PathLike, **options: Any) -> Evaluation
     """
     common, path = EvaluationOptions(**options), Path(estimates_folder)
     choose_metrics(common.metrics)
+    if not path.is_dir():
+        raise EvaluationError(f"No folder {path} with estimates. Name one that holds SONG/vocals.wav.")
     tracks, name = common.find(), path.resolve().name
     sources, found = find_estimates(path, tracks, subset=common.subset)
     systems = [System(name, "evaluated", one, {"sha256": one.sha256()}) for one in found]

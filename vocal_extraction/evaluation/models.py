@@ -11,6 +11,7 @@ import numpy as np
 from vocal_extraction.evaluation.metrics import Audio, EvaluationError
 from vocal_extraction.evaluation.sources import Sources
 from vocal_extraction.evaluation.systems import Excerpt
+from vocal_extraction.settings import ExtractionSettings
 from vocal_extraction.tracks import Track
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ class ModelSystem:
         from vocal_extraction.separation.separator import Separator
 
         if self.separator == "extraction" and self.normalization == "stored":
-            return Separator(self.model, mask=self.mask)(mixture, sample_rate, sources=sources.estimated)
+            return Separator(self.model, ExtractionSettings(mask=self.mask))(
+                mixture, sample_rate, sources=sources.estimated
+            )
         samples = np.ascontiguousarray(mixture[:].T)
         found = separate_with_nussl(samples, sample_rate, model=self.model, mask=self.mask)
         return {name: estimate.T for name, estimate in found.items()}

@@ -48,14 +48,11 @@ def is_address(place: Any) -> bool:
     return isinstance(place, str) and re.match(r"[a-z][a-z0-9+.-]+://", place) is not None
 
 
-class _Explained:
+class _Explained(contextlib.AbstractContextManager["_Explained"]):
     """Turns what fsspec's file systems raise, which has no common root, into a sentence."""
 
     def __init__(self, doing: str, address: str) -> None:
         self.doing, self.address = doing, address
-
-    def __enter__(self) -> None:
-        pass
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if not isinstance(error, Exception):
@@ -101,10 +98,7 @@ def _tried(doing: str, address: str, action: Callable[[Any, str], Result]) -> Re
 def fetch(address: str, folder: Path) -> Path:
     """Copy the file at an address into a folder; the copy has the song's name, as far as that may be one.
 
-    Raises
-    ------
-    AddressError
-        If it cannot be had, or not to its end.
+    An AddressError says that it cannot be had, or not to its end.
     """
     name = address.partition("?")[0] if address.startswith("http") else address
     name = name.rpartition("/")[2]
@@ -160,10 +154,7 @@ def files_below(address: str, pattern: str = "**") -> list[str]:
 def songs_at(address: str) -> Iterator[str]:
     """Yield an address that ends as a song does, or was given for http, else the songs below it.
 
-    Raises
-    ------
-    AddressError
-        If there are none, or it cannot be listed.
+    An AddressError says that there are none, or it cannot be listed.
     """
     if has_song_ending(address) or address.startswith("http"):
         yield address
@@ -177,12 +168,7 @@ def songs_at(address: str) -> Iterator[str]:
 def songs_listed(place: str | Path, folder: Path) -> Iterator[str]:
     """Yield the songs of a list: a text with one in each line, a table in Parquet, or '-' for lines of standard input.
 
-    A list at an address is copied to `folder` first.
-
-    Raises
-    ------
-    ExtractionError
-        If it cannot be read.
+    A list at an address is copied to `folder` first. An ExtractionError says that it cannot be read.
     """
     path = fetch(str(place), folder) if is_address(place) else Path(place)
     with contextlib.ExitStack() as stack:

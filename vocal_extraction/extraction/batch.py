@@ -202,10 +202,7 @@ def plan_of(
 ) -> StemPlan:
     """Return the `stem_plan` of what is written in a format to a folder or, as '-', to standard output.
 
-    Raises
-    ------
-    ExtractionError
-        If the model does not have these stems, or the format or standard output takes others.
+    An ExtractionError says that the model does not have these stems, or the format or standard output takes others.
     """
     if FORMATS[format_name].holds_all:
         plan = stem_plan(sources, stems or (None if without else ["all"]), without)

@@ -37,9 +37,8 @@ from vocal_extraction.extraction.workers import (
     Worker,
     do_all,
     recipe_of,
-    separator_of,
 )
-from vocal_extraction.separation import StemPlan, load_model, worker_pool
+from vocal_extraction.separation import Separator, StemPlan, load_model, worker_pool
 from vocal_extraction.settings import EXTRACTION_FOLDER, ExtractionSettings
 
 _UPLOAD_EVERY_S = 30.0
@@ -63,7 +62,7 @@ class CatalogueWork:
     def prepare(self, stopped: Stopped) -> Callable[[str], _Result | None]:
         """Load the model; return the function that takes a song, None where it was to stop."""
         model = self.recipe.load()
-        separator = separator_of(model, self.settings, pool=worker_pool(model, n_beside=self.n_workers), folder=None)
+        separator = Separator(model, self.settings, pool=worker_pool(model, n_beside=self.n_workers))
         options = options_of(self.settings, model.sha256, self.plan)
         name = model.name
 
@@ -108,16 +107,8 @@ class CatalogueWork:
 class ShardManifest(Manifest):
     """The manifest of a shard, of which songs it knows which are done; at an address, a local copy goes there often.
 
-    Parameters
-    ----------
-    output
-        The folder or its address.
-    name
-        Of the manifest in it.
-    options
-        As of `options_of`: only what was done with these is done.
-    scratch
-        A folder for the copy.
+    It is called `name` in `output`, a folder or its address, and its copy lies in the folder `scratch`. Only what was
+    done with these `options`, as of `options_of`, is done.
     """
 
     def __init__(self, output: str | Path, name: str, options: Mapping[str, Any], scratch: Path) -> None:
@@ -287,12 +278,8 @@ def _all_songs(
 def merge_manifests(output_folder: str | Path) -> Totals:
     """Join the manifests of all shards below a folder or an address to one, with a line for each song; add it up.
 
-    A shard whose manifest is missing counts as a failure.
-
-    Raises
-    ------
-    ExtractionError
-        If there are none, or they cannot be read or written.
+    A shard whose manifest is missing counts as a failure. An ExtractionError says that there are none, or they cannot
+    be read or written.
     """
     output, pattern = plain(output_folder), "manifest-*-of-*.jsonl"
     if isinstance(output, str) and is_address(output):

@@ -16,8 +16,8 @@ from vocal_extraction.extraction.manifest import Manifest, options_of
 from vocal_extraction.extraction.naming import identity
 from vocal_extraction.extraction.outcome import FAILED, SKIPPED, Outcome
 from vocal_extraction.extraction.song import extract_song
-from vocal_extraction.extraction.workers import Recipe, Stopped, separator_of
-from vocal_extraction.separation import StemPlan, worker_pool
+from vocal_extraction.extraction.workers import Recipe, Stopped
+from vocal_extraction.separation import Separator, StemPlan, worker_pool
 from vocal_extraction.settings import ExtractionSettings
 
 Task = tuple[str | Path, dict[str, Path] | VocalExtractionError | None]
@@ -39,7 +39,7 @@ class FolderJob:
     ) -> None:
         self._manifest, self._plan, self._settings = manifest, plan, settings
         self._folder = folder if manifest is not None else None
-        self._separator = separator_of(model, settings, pool=pool, folder=self._folder)
+        self._separator = Separator(model, settings, pool=pool, folder=self._folder)
         self._options = options_of(settings, model.sha256, plan)
 
     def extract(
@@ -85,10 +85,7 @@ class FolderJob:
     def _done_before(self, song: str | Path, paths: Mapping[str, Path], made: Mapping[str, Any]) -> Outcome | None:
         """Return the outcome of a song that is done already, None if it may be begun.
 
-        Raises
-        ------
-        ExtractionError
-            If files stand at its paths that may not be replaced.
+        An ExtractionError says that files stand at its paths that may not be replaced.
         """
         if self._manifest is None or self._settings.overwrite:
             return None

@@ -51,12 +51,7 @@ class Manifest:
     """The lines of earlier runs, to which this run adds its own.
 
     Where a method takes `made`, that is how stems are made: ``source`` (`naming.identity`), ``source_sha256`` (None
-    where the song has no file) and what `options_of` returns.
-
-    Raises
-    ------
-    ExtractionError
-        If it cannot be read.
+    where the song has no file) and what `options_of` returns. An ExtractionError says that it cannot be read.
     """
 
     def __init__(self, folder: Path, name: str = MANIFEST_NAME) -> None:
@@ -107,10 +102,7 @@ class Manifest:
     def add(self, outcome: Outcome, temporary: Mapping[str, Path], made: Mapping[str, Any]) -> None:
         """Append the line of a song that was tried; `temporary` are complete stems that wait for their names.
 
-        Raises
-        ------
-        ExtractionError
-            If it cannot be written.
+        An ExtractionError says that it cannot be written.
         """
         folder = self._path.parent
         record = outcome.as_record()

@@ -45,13 +45,7 @@ def _real(path: str | Path) -> str:
 
 
 def identity(song: str | Path) -> str:
-    """Return the identity of a song: its real path, or '-'.
-
-    Raises
-    ------
-    ExtractionError
-        If no file can have that name.
-    """
+    """Return the identity of a song: its real path, or '-'; an ExtractionError says that no file can have that name."""
     try:
         return STANDARD_INPUT if str(song) == STANDARD_INPUT else _real(song)
     except ValueError as error:  # a zero byte, or half a surrogate pair
@@ -68,12 +62,8 @@ def find_songs(
 
     Folders are searched to the bottom, linked ones too, in alphabetical order. Hidden files are left out, and so that a
     second run does not take stems for songs, the output folder and what is `owned` (by `path_key`) by earlier runs.
-    A file that is named is a song, whatever it is; what is missing fails later, by name.
-
-    Raises
-    ------
-    ExtractionError
-        If a folder holds no song, or cannot be read.
+    A file that is named is a song, whatever it is; what is missing fails later, by name. An ExtractionError says that
+    a folder holds no song, or cannot be read.
     """
     found: dict[str, tuple[str | Path, Path]] = {}
     for given in [inputs] if isinstance(inputs, str | Path) else inputs:
@@ -153,19 +143,9 @@ def choose_paths(
 ) -> dict[str, Path]:
     """Choose where each stem of a song goes: the first paths by its name that are no other song's.
 
-    Parameters
-    ----------
-    song, stems, output_folder, settings, model_name
-        What the template is filled with.
-    owners
-        Identity of the song that owns a path, by `path_key`.
-    inputs
-        All songs of the batch, by `path_key`; none of them may be replaced.
-
-    Raises
-    ------
-    ExtractionError
-        If a stem would replace a song of the batch or another stem.
+    By `path_key`, `owners` has the identity of the song that owns a path, and `inputs` all songs of the batch, none of
+    which may be replaced; with the others the template is filled. An ExtractionError says that a stem would replace a
+    song of the batch or another stem.
     """
     own, name, number = identity(song), song_name(song), 1
     fields = {"folder": str(output_folder), "ext": FORMATS[settings.format].extension, "song": name}

@@ -12,10 +12,7 @@ from vocal_extraction.extraction.workers import Work, WorkerDiedError
 def join_cluster(address: str | None) -> None:
     """Connect to a Ray cluster, 'auto' for the one that this machine is of; None starts one on this machine.
 
-    Raises
-    ------
-    ExtractionError
-        If it is not there.
+    An ExtractionError says that it is not there.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     here: dict[str, Any] = {} if address else {"include_dashboard": False}
@@ -47,12 +44,7 @@ class _Actor:
 class RayWorker:
     """An actor with one core, and a share of a GPU; where there is no room for it, it waits until there is.
 
-    Raises
-    ------
-    WorkerDiedError
-        If it dies on the way.
-    ExtractionError
-        If the work cannot be prepared.
+    Raises WorkerDiedError if it dies on the way, and ExtractionError if the work cannot be prepared.
     """
 
     def __init__(self, work: Work, *, gpu_share: float = 0.0) -> None:

@@ -23,11 +23,7 @@ class Shard:
         """Read 'I/N' with I from 0 to N - 1, or 'auto/N' or 'auto', where the scheduler's variables say the rest.
 
         'auto' alone takes the size from SLURM, which must then have all tasks of the array from the first to the last.
-
-        Raises
-        ------
-        SettingsError
-            If it is neither, or there is no such variable.
+        A SettingsError says that it is neither, or there is no such variable.
 
         >>> Shard.parse("3/100")
         Shard(index=3, n_shards=100)
@@ -41,7 +37,8 @@ class Shard:
             if not index:
                 raise SettingsError(f"--shard {text} needs one of {', '.join(_INDEX_VARIABLES)}. Name it: --shard I/N.")
             if not n_shards:
-                first, last, count = (int(os.environ.get(f"SLURM_ARRAY_TASK_{name}") or -1) for name in _OF_SLURM)
+                names = ("MIN", "MAX", "COUNT")
+                first, last, count = (int(os.environ.get(f"SLURM_ARRAY_TASK_{name}") or -1) for name in names)
                 if min(first, last) < 0 or last - first + 1 != count:
                     raise SettingsError("The size of the array is not known. Name it: --shard auto/N, from task 0 on.")
                 index, n_shards = str(int(index) - first), count
@@ -53,6 +50,3 @@ class Shard:
         """Return whether a song is one of this part."""
         digest = hashlib.sha256(address.encode(errors="surrogateescape")).digest()
         return int.from_bytes(digest[:8], "big") % self.n_shards == self.index
-
-
-_OF_SLURM = ("MIN", "MAX", "COUNT")

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,18 @@ from vocal_extraction.audio_files.integrity import fill_gaps
 from vocal_extraction.audio_files.native_stems import write_native_stems
 from vocal_extraction.audio_files.probing import SongFacts, examine
 from vocal_extraction.audio_files.tags import gather
-from vocal_extraction.errors import ExtractionCancelledError, SongTooLongError
+from vocal_extraction.errors import ExtractionCancelledError, ExtractionError, SongTooLongError
 from vocal_extraction.extraction.naming import STANDARD_INPUT
 from vocal_extraction.extraction.outcome import DONE, Outcome
-from vocal_extraction.extraction.region import separate_region
-from vocal_extraction.separation import Cancelled, DiskArray, Progress, Separator, StemPlan
+from vocal_extraction.separation import Array, Cancelled, DiskArray, Progress, Separator, StemPlan
 from vocal_extraction.settings import ExtractionSettings
 
 Record = Callable[[Outcome, Mapping[str, Path]], None]
 """Called with the outcome and the temporary files of the complete stems, before they get their names."""
 
 _BLOCK_SAMPLES = 2**16
+_FADE_S = 0.01
+"""At the ends of a region within the song, so that the stems do not click."""
 _DECODING = 0.1
 """Share of the time that decoding takes; for the progress."""
 _QUIET = 10 ** (-50 / 20)
@@ -100,19 +101,9 @@ def extract_song(
 ) -> Outcome:
     """Separate one song and write its stems; see `batch.extract_vocals`.
 
-    Parameters
-    ----------
-    paths
-        Where each stem goes; None writes the plan's only stem to standard output, as floats.
-    folder
-        Where the arrays lie, None for the system's temporary folder.
-    record
-        Writes down that the song is done.
-
-    Raises
-    ------
-    VocalExtractionError
-        If anything about the song, the disk or ffmpeg is wrong. No half-written file remains.
+    `paths` says where each stem goes; None writes the plan's only stem to standard output, as floats. The arrays lie in
+    `folder`, None is the system's temporary one; `record` writes down that the song is done. A VocalExtractionError
+    says what about the song, the disk or ffmpeg is wrong; then no half-written file remains.
     """
     started = time.monotonic()
     facts = None if str(song) == STANDARD_INPUT else examine(Path(song), track=settings.track)
@@ -137,12 +128,8 @@ def extract_song(
             mixture = stack.enter_context(DiskArray((reader.n_channels,), folder))
             peak = _decode(reader, mixture, longest_s, lambda done_s: watch(_DECODING * done_s, duration_s))
             duration_s = len(mixture) / reader.sample_rate
-            estimate = (
-                separator
-                if settings.region is None
-                else partial(separate_region, separator, settings=settings, folder=folder)
-            )
-            estimates = estimate(
+            estimate = partial(_separate_region, separator, settings=settings, folder=folder)
+            estimates = (separator if settings.region is None else estimate)(
                 mixture,
                 reader.sample_rate,
                 sources=plan.sources,
@@ -193,6 +180,55 @@ def _decode(reader: SongReader, mixture: DiskArray, longest_s: float | None, wat
         raise SongTooLongError(most_samples / reader.sample_rate)
     fill_gaps(mixture, reader.gaps)
     return peak
+
+
+def _separate_region(
+    separator: Separator,
+    mixture: DiskArray,
+    sample_rate: int,
+    *,
+    settings: ExtractionSettings,
+    sources: Sequence[str],
+    folder: Path | None,
+    progress: Progress,
+    cancelled: Cancelled | None,
+) -> dict[str, Array]:
+    """Estimate sources between ``settings.from_s`` and ``settings.to_s``; return arrays of the song's length.
+
+    Outside of the region every source is silent, so residuals are the song itself. The network also gets
+    ``settings.context_s`` of the song on either side. An ExtractionError says that the song ends before the region.
+    """
+    n_samples, n_channels = mixture.shape
+    end_s = n_samples / sample_rate if settings.to_s is None else settings.to_s
+    start, stop = round(settings.from_s * sample_rate), min(round(end_s * sample_rate), n_samples)
+    if start >= stop:
+        raise ExtractionError(
+            f"The region begins at {settings.from_s:g} s, and the song ends at {n_samples / sample_rate:g} s. "
+            "Choose an earlier --from."
+        )
+    context = round(settings.context_s * sample_rate)
+    first, last = max(0, start - context), min(n_samples, stop + context)
+    with contextlib.ExitStack() as stack:
+        part = stack.enter_context(DiskArray((n_channels,), folder))
+        for begin in range(first, last, _BLOCK_SAMPLES):
+            part.append(mixture[begin : min(begin + _BLOCK_SAMPLES, last)])
+
+        def scaled_progress(done_s: float, total_s: float | None) -> None:
+            progress(done_s * n_samples / len(part), total_s)
+
+        estimates = separator(part, sample_rate, sources=sources, progress=scaled_progress, cancelled=cancelled)
+        placed: dict[str, Array] = {}
+        for name, estimate in estimates.items():
+            placed[name] = DiskArray((n_channels,), folder, n_rows=n_samples)
+            for begin in range(start, stop, _BLOCK_SAMPLES):
+                at = np.arange(begin, min(begin + _BLOCK_SAMPLES, stop))
+                rising = (at - start + 0.5) / (_FADE_S * sample_rate) if start > 0 else np.ones(len(at))
+                falling = (stop - at - 0.5) / (_FADE_S * sample_rate) if stop < n_samples else np.ones(len(at))
+                gain = np.clip(np.minimum(rising, falling), 0.0, 1.0)[:, None]
+                placed[name][begin:stop] = gain * estimate[begin - first : at[-1] + 1 - first]
+            if isinstance(estimate, DiskArray):
+                estimate.close()
+    return placed
 
 
 def _encode(

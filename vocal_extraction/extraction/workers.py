@@ -21,8 +21,7 @@ from typing import Any, Protocol, TypeVar
 from vocal_extraction.atomic_files import write_text
 from vocal_extraction.checkpointing import LoadedModel
 from vocal_extraction.errors import ExtractionError, VocalExtractionError
-from vocal_extraction.separation import Separator, load_model
-from vocal_extraction.settings import ExtractionSettings
+from vocal_extraction.separation import load_model
 
 MOST_TRIES = 3
 
@@ -41,13 +40,7 @@ class Recipe:
     runtime: str
 
     def load(self) -> LoadedModel:
-        """Load it.
-
-        Raises
-        ------
-        VocalExtractionError
-            If it is not there, or another.
-        """
+        """Load it; a VocalExtractionError says that it is not there, or another."""
         model = load_model(self.model, device=self.device, runtime=self.runtime)
         if model.sha256 != self.sha256:
             raise ExtractionError(f"{model.path} is another model here: its SHA-256 is {model.sha256}.")
@@ -58,14 +51,6 @@ def recipe_of(loaded: LoadedModel, given: Any, device: str, runtime: str) -> Rec
     """Return the recipe of a model that was loaded, or given as it is; ONNX Runtime's cannot be sent to processes."""
     is_sent = given is loaded and not loaded.is_onnx
     return Recipe(loaded if is_sent else loaded.path, loaded.sha256, device, runtime)
-
-
-def separator_of(
-    model: LoadedModel, settings: ExtractionSettings, *, pool: ThreadPoolExecutor | None, folder: Path | None
-) -> Separator:
-    """Return the model at work as the settings say; see `Separator`."""
-    names = ("mask", "phase", "chunk_s", "wiener")
-    return Separator(model, pool=pool, folder=folder, **{name: getattr(settings, name) for name in names})
 
 
 class WorkerDiedError(ExtractionError):
@@ -95,12 +80,7 @@ class Work(Protocol):
 class ProcessWorker:
     """A process of this machine. It ends with the one that started it, however that ends.
 
-    Raises
-    ------
-    WorkerDiedError
-        If it dies on the way.
-    ExtractionError
-        If the work cannot be prepared.
+    Raises WorkerDiedError if it dies on the way, and ExtractionError if the work cannot be prepared.
     """
 
     def __init__(self, work: Work) -> None:
@@ -164,12 +144,8 @@ def _end_with_parent() -> None:
 class Tries:
     """The songs in hand, each with how often it was begun; kept where a killed run finds it again.
 
-    Parameters
-    ----------
-    read, write
-        Return the text that was kept, "" if there is none, and keep one.
-    afresh
-        Forget what was kept, so that songs that were given up are tried again.
+    `read` and `write` return the text that was kept, "" if there is none, and keep one; `afresh` forgets what was, so
+    that songs that were given up are tried again.
     """
 
     def __init__(self, read: Callable[[], str], write: Callable[[str], None], *, afresh: bool = False) -> None:
@@ -203,13 +179,7 @@ class Tries:
         return cls(lambda: path.read_text(encoding="utf-8") if path.exists() else "", write, afresh=afresh)
 
     def begin(self, song: str) -> None:
-        """Count a try.
-
-        Raises
-        ------
-        ExtractionError
-            If there were as many as there may be.
-        """
+        """Count a try; an ExtractionError says that there were as many as there may be."""
         with self._lock:
             if self._begun.get(song, 0) >= MOST_TRIES:
                 why = self._why.get(song, "with the whole program")
@@ -250,22 +220,10 @@ def do_all(
 ) -> None:
     """Have every task done by one of some workers, each of which takes the next when it is free.
 
-    Parameters
-    ----------
-    tasks
-        May come one by one from a list without end: no more are taken than there are workers.
-    hire
-        Returns a worker; called again after one has died.
-    name
-        Of a task, as `tries` counts it.
-    done
-        Called with a task and its result, or the `ExtractionError` by which it was given up; not if that is None.
-
-    Raises
-    ------
-    ExtractionError
-        If no worker can be had; after Ctrl-C, KeyboardInterrupt. In both cases the tasks in hand end, and no others
-        are begun.
+    `tasks` may come one by one from a list without end: no more are taken than there are workers. `hire` returns a
+    worker, again after one has died; `name` is that of a task, as `tries` counts it. `done` is called with a task and
+    its result, or the `ExtractionError` by which it was given up; not if that is None. Raises ExtractionError if no
+    worker can be had, and after Ctrl-C KeyboardInterrupt; then the tasks in hand end, and no others are begun.
     """
     waiting, lock, stopped = tries.suspects_last(tasks, name), threading.Lock(), threading.Event()
     hired: list[Worker] = []

@@ -114,8 +114,7 @@ class BandSplitMaskInference(Network):
     def _over_bands(self, over_bands: Any, features: Tensor) -> Tensor:
         """Run an LSTM over the bands of each frame; the shape stays (n_bands * n_batch, n_frames, hidden_size)."""
         by_frame = features.reshape(len(self.bands), -1, features.shape[-1]).transpose(0, 1)
-        joined: Tensor = over_bands(by_frame).transpose(0, 1).reshape(features.shape)
-        return joined
+        return over_bands(by_frame).transpose(0, 1).reshape(features.shape)
 
     def decode(self, features: Tensor) -> Tensor:
         """Infer the masks of each frame from the last round's output."""

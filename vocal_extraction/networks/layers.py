@@ -74,8 +74,7 @@ class RecurrentStack(nn.Module):
 
     def forward(self, data: Tensor) -> Tensor:
         """Map (n_batch, n_frames, ...) to (n_batch, n_frames, n_directions * hidden_size)."""
-        features: Tensor = self.rnn(data.flatten(2))[0]
-        return features
+        return self.rnn(data.flatten(2))[0]
 
 
 class Embedding(nn.Module):
@@ -201,8 +200,7 @@ class BandAttention(nn.Module):
         heads = self.queries_keys_values(self.norm(data)).unflatten(-1, (3, N_ATTENTION_HEADS, -1))
         attended = nn.functional.scaled_dot_product_attention(*heads.permute(2, 0, 3, 1, 4))  # (n, n_heads, n_steps, .)
         data = data + self.projection(attended.transpose(1, 2).flatten(2))
-        result: Tensor = data + self.feed_forward(self.feed_norm(data))
-        return result
+        return data + self.feed_forward(self.feed_norm(data))
 
 
 class OverTime(NamedTuple):

@@ -68,8 +68,7 @@ class MaskInference(Network):
 
     def encode(self, data: Tensor) -> Tensor:
         """Return the features of each frame before the first recurrent layer: (n_sequences, n_frames, n_features)."""
-        features: Tensor = self.input_normalization(self.amplitude_to_db(data)).flatten(2)
-        return features
+        return self.input_normalization(self.amplitude_to_db(data)).flatten(2)
 
     def layers_over_time(self) -> list[OverTime]:
         """Return the recurrent layers in order; between `encode` and `decode` they do what `forward` does."""
@@ -78,5 +77,4 @@ class MaskInference(Network):
 
     def decode(self, features: Tensor) -> Tensor:
         """Infer the masks of each frame from the last layer's output."""
-        mask: Tensor = self.embedding(features)
-        return mask
+        return self.embedding(features)

@@ -97,8 +97,7 @@ def fade(audio: Audio, *, n_in: int, n_out: int) -> None:
 
 @functools.lru_cache(maxsize=8)
 def _rise(n_samples: int) -> Audio:
-    rise: Audio = np.sin(np.linspace(0, np.pi / 2, n_samples, dtype=np.float32))
-    return rise
+    return np.sin(np.linspace(0, np.pi / 2, n_samples, dtype=np.float32))
 
 
 def _gains(
@@ -113,5 +112,4 @@ def _gains(
             event["snr"] = float(result_db)
     else:
         gain_db = drawer.ref_db + snr_db - np.maximum(lufs, _QUIETEST_LUFS)
-    factors: NDArray[np.float32] = (10 ** (gain_db / 20)).astype(np.float32)
-    return factors
+    return (10 ** (gain_db / 20)).astype(np.float32)

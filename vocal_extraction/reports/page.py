@@ -18,7 +18,7 @@ from vocal_extraction.reports import tables
 from vocal_extraction.reports.charts import Bar, Chart, bar_chart, box_chart, decibels, dot_chart
 from vocal_extraction.reports.pictures import HIGHEST_HZ, LOWEST_HZ, data_uri, peak_magnitude, spectrogram_png
 from vocal_extraction.reports.players import clips
-from vocal_extraction.reports.style import DARK, FONT, LIGHT, css_variables
+from vocal_extraction.reports.style import COLOURS, FONT
 from vocal_extraction.reports.tables import Summary, facts_of, in_order, main_metric, rank, value_of
 
 ROLES = {"evaluated": "model", "baseline": "baseline", "oracle": "oracle"}
@@ -97,10 +97,7 @@ def _template(name: str) -> Any:
     found.filters["decibels"] = decibels
     for function in ("columns_of", "facts_of", "in_order", "notes", "rankings", "reported", "value_of"):
         found.globals[function] = getattr(tables, function)
-    found.globals["colours"] = (
-        f":root {{ {css_variables(LIGHT)} }} "
-        f"@media (prefers-color-scheme: dark) {{ :root {{ {css_variables(DARK)} }} }} body {{ font-family: {FONT}; }}"
-    )
+    found.globals["colours"] = f"{COLOURS}body {{ font-family: {FONT}; }}"
     return found.get_template(name)
 
 

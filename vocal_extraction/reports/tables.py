@@ -64,8 +64,7 @@ def main_metric(summary: Summary) -> str:
 def value_of(summary: Summary, row: Mapping[str, Any], metric: str) -> float | None:
     """Return what is reported of a metric for the main source."""
     statistics = row["scores"][metric][summary["sources"][0]]
-    value: float | None = statistics[summary["definitions"][metric]["statistic"]]
-    return value
+    return statistics[summary["definitions"][metric]["statistic"]]
 
 
 def number(value: float | None, unit: str = "dB", *, signed: bool = False) -> str:

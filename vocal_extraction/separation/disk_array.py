@@ -20,20 +20,10 @@ Rows = NDArray[np.float32]
 class DiskArray:
     """Float32 rows in a nameless temporary file, which vanishes when it is closed or the process ends.
 
-    ``array[start:stop]`` reads rows, ``array[start:stop] = rows`` writes them. Several threads may use it at a time, as
-    long as none reads rows that another is writing.
+    ``array[start:stop]`` reads rows, ``array[start:stop] = rows`` writes them; past the end that adds more. Several
+    threads may use it at a time, as long as none reads rows that another is writing. It begins with `n_rows` of zeros,
+    in `folder`, None is the system's folder for temporary files.
 
-    Parameters
-    ----------
-    row_shape
-        Shape of a row, such as (n_channels,).
-    folder
-        Where the file lies; None is the system's folder for temporary files.
-    n_rows
-        Rows that it begins with, all zeros; writing past the end adds more.
-
-    Examples
-    --------
     >>> with DiskArray((2,)) as array:
     ...     array.append(np.ones((3, 2)))
     ...     array[1:2] = np.zeros((1, 2))

@@ -69,8 +69,7 @@ class Runtime(Protocol):
 def runtime_of(model: LoadedModel) -> Runtime:
     """Return what runs a model's network."""
     if model.is_onnx:
-        runtime: Runtime = model.network
-        return runtime
+        return model.network
     from vocal_extraction.separation.torch_runtime import TorchRuntime
 
     return TorchRuntime(model.network)

@@ -46,56 +46,29 @@ _LOWEST_RATE = 1_000
 
 
 class Separator:
-    """A loaded model at work on songs.
+    """A loaded model at work on songs, with the mask, phase, chunk, context and Wiener filter of the settings.
 
-    Parameters
-    ----------
-    model
-        What `checkpointing.load_checkpoint` returned.
-    mask
-        'soft' or 'binary', see `masking.source_mask`.
-    phase
-        'mixture' or 'griffin-lim'.
-    chunk_s
-        Length of a chunk in seconds, without context; networks of layers take at most 2 on a CPU.
-    context_s
-        Context on either side, for Griffin-Lim and for networks that know chunks only.
-    wiener
-        Rounds of a Wiener filter behind the masks, see `masking.wiener_filtered`; 0 is none.
-    pool
-        Threads from `workers.worker_pool`, which several songs may share; None makes some for each song.
-    folder
-        Where arrays lie if the song is a `DiskArray`; None is the folder for temporary files.
-
-    Raises
-    ------
-    ExtractionError
-        If the filter is asked for and there are not soft masks of several sources.
+    `pool` are threads from `workers.worker_pool`, which several songs may share; None makes some for each song. Arrays
+    lie in `folder` if the song is a `DiskArray`; None is the folder for temporary files. Raises ExtractionError if the
+    filter is asked for and there are not soft masks of several sources.
     """
 
     def __init__(
         self,
         model: LoadedModel,
+        settings: ExtractionSettings = ExtractionSettings(),
         *,
-        mask: str = ExtractionSettings.mask,
-        phase: str = ExtractionSettings.phase,
-        chunk_s: float = ExtractionSettings.chunk_s,
-        context_s: float = ExtractionSettings.context_s,
-        wiener: int = ExtractionSettings.wiener,
         pool: ThreadPoolExecutor | None = None,
         folder: Path | None = None,
     ) -> None:
-        self.model, self._pool, self._folder = model, pool, folder
-        self._settings = ExtractionSettings(mask=mask, phase=phase, chunk_s=chunk_s, context_s=context_s, wiener=wiener)
+        self.model, self._settings, self._pool, self._folder = model, settings, pool, folder
         self._members: list[Separator] = []
         if model.output == "mean":
-            names = ("mask", "phase", "chunk_s", "context_s", "wiener")
-            options: dict[str, Any] = {name: getattr(self._settings, name) for name in names}
-            self._members = [Separator(each, **options, pool=pool, folder=folder) for each in model.members]
+            self._members = [Separator(each, settings, pool=pool, folder=folder) for each in model.members]
             self.runtime: str = " and ".join(sorted({member.runtime for member in self._members}))
             return
-        takes_filter = (model.output, mask, phase) == ("mask", "soft", "mixture") and len(model.sources) > 1
-        if wiener and not takes_filter:
+        masks = (model.output, settings.mask, settings.phase) == ("mask", "soft", "mixture")
+        if settings.wiener and not (masks and len(model.sources) > 1):
             raise ExtractionError(
                 f"The Wiener filter takes soft masks of two sources or more, and the mixture's phase; {model.path} has "
                 f"{', '.join(model.sources)}."
@@ -119,32 +92,12 @@ class Separator:
         progress: Progress | None = None,
         cancelled: Cancelled | None = None,
     ) -> dict[str, Array]:
-        """Estimate sources of a song.
+        """Estimate sources of a song, (n_samples, n_channels), full scale 1, at any sample rate; None is all sources.
 
-        Parameters
-        ----------
-        mixture
-            Full scale is 1. Shape: (n_samples, n_channels).
-        sample_rate
-            Samples per second, any.
-        sources
-            Which of the model's; None is all.
-        progress
-            Called as ``progress(done_s, total_s)`` from this thread.
-        cancelled
-            Called without arguments; returns True to stop.
-
-        Returns
-        -------
-        dict of arrays
-            By source, of the mixture's shape: in memory if the mixture is, else `DiskArray`, which the caller closes.
-
-        Raises
-        ------
-        ExtractionError
-            If a sample is NaN, infinite or absurdly large.
-        ExtractionCancelledError
-            If `cancelled` said so.
+        `progress` is called as ``progress(done_s, total_s)`` from this thread, `cancelled` without arguments; it says
+        True to stop. Returns arrays of the mixture's shape by source: in memory if the mixture is, else `DiskArray`,
+        which the caller closes. Raises ExtractionError if a sample is NaN, infinite or absurdly large, and
+        ExtractionCancelledError if `cancelled` said so.
         """
         duration_s = len(mixture) / sample_rate
 
@@ -235,7 +188,7 @@ def separate(
         )
     loaded = load_model(model)
     plan = stem_plan(loaded.sources, stems)
-    estimates = Separator(loaded, mask=mask, phase=phase)(
+    estimates = Separator(loaded, ExtractionSettings(mask=mask, phase=phase))(
         samples.T, int(sample_rate), sources=plan.sources, progress=progress, cancelled=cancelled
     )
     return plan.stems_of(samples, {name: estimate[:].T for name, estimate in estimates.items()})

@@ -48,18 +48,15 @@ class TorchRuntime:
         return torch.from_numpy(rows).to(self._device)
 
     def rows(self, samples: Tensor) -> Rows:
-        rows: Rows = samples.detach().cpu().numpy()
-        return rows
+        return samples.detach().cpu().numpy()
 
     @torch.inference_mode()
     def masks(self, magnitudes: Tensor) -> Tensor:
-        masks: Tensor = self._network({"mix_magnitude": magnitudes})["mask"]
-        return masks
+        return self._network({"mix_magnitude": magnitudes})["mask"]
 
     @torch.inference_mode()
     def audio(self, samples: Tensor) -> Tensor:
-        audio: Tensor = self._network({"mix_audio": samples})["audio"]
-        return audio
+        return self._network({"mix_audio": samples})["audio"]
 
     @torch.inference_mode()
     def encode(self, magnitudes: Rows) -> Rows:
@@ -67,8 +64,7 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def decode(self, features: Rows) -> Rows:
-        masks: Rows = self._network.decode(_from_rows(features, self._device)).cpu().numpy()
-        return masks
+        return self._network.decode(_from_rows(features, self._device)).cpu().numpy()
 
 
 def _from_rows(rows: Rows, device: torch.device) -> Tensor:
@@ -78,8 +74,7 @@ def _from_rows(rows: Rows, device: torch.device) -> Tensor:
 
 def _as_rows(features: Tensor) -> Rows:
     """Put the frames first, as arrays have them."""
-    rows: Rows = features.transpose(0, 1).cpu().numpy()
-    return rows
+    return features.transpose(0, 1).cpu().numpy()
 
 
 def one_direction(over_time: OverTime, direction: int) -> nn.LSTM:

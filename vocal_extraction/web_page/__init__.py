@@ -2,6 +2,6 @@
 
 All but `static_site`, which writes the page for hosts of files, needs ``requirements-web.txt``. `server` puts
 `sessions` (middleware) and `api` (endpoints) on one port; `jobs` is the queue, `uploads` validates what comes in,
-`listening` makes stems playable, `reports` lists evaluations. In the folder ``site``, ``page.js`` is the page's
+`listening` makes stems playable. In the folder ``site``, ``page.js`` is the page's
 behaviour, ``player.js`` a song's player, ``engine.js`` the way to what separates songs.
 """

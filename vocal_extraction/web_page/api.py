@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 import zipfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,6 @@ from vocal_extraction.reports.style import COLOURS
 from vocal_extraction.settings import ExtractionSettings
 from vocal_extraction.web_page.jobs import DONE, Job, JobQueue, Options
 from vocal_extraction.web_page.listening import mix
-from vocal_extraction.web_page.reports import describe, reports_in
 from vocal_extraction.web_page.uploads import RefusedError
 
 _SITE = Path(__file__).with_name("site")
@@ -41,6 +40,8 @@ _REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data:; media-src data:; font-src data:; frame-ancestors 'self'"
 )
+_DATA = {"report.html": "summary.json", "comparison.html": "comparison.json"}
+"""A report, and the file of its numbers beside it."""
 _SETTINGS: dict[str, dict[str, Any]] = {
     "format": {"type": "string", "enum": [*FORMATS]},
     "bitrate_kbps": {"type": "integer", "description": "Of mp3, ogg and m4a."},
@@ -274,3 +275,27 @@ def _as_json(request: Request, error: Exception) -> Response:
 
 def _missing() -> HTTPException:
     return HTTPException(404, "There is nothing here, or its time is over.")
+
+
+def reports_in(folders: Iterable[Path]) -> dict[str, Path]:
+    """Return the reports below `folders` by their paths, the newest first; links that lead out are left out."""
+    found = [
+        (folder / path.relative_to(folder))
+        for folder in folders
+        for name in _DATA
+        for path in folder.rglob(name)
+        if path.is_file() and path.resolve().is_relative_to(folder.resolve())
+    ]
+    return {path.as_posix().lstrip("/"): path for path in sorted(found, key=lambda path: -path.stat().st_mtime)}
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Return the models of a report, by preset where they have one, with date, machine and commit, as far as known."""
+    try:
+        content = json.loads((path.parent / _DATA[path.name]).read_text(encoding="utf-8"))
+        models: Mapping[str, Any] = content.get("models") or {path.parent.name: content}
+        made = [(label, model["made"]) for label, model in models.items()]
+        names = [fact.get("preset") or label for label, fact in made]
+        return {"models": names} | {key: made[0][1].get(key) for key in ("date", "machine", "commit")}
+    except (OSError, ValueError, KeyError, AttributeError, IndexError):
+        return {"models": [path.parent.name], "date": None, "machine": None, "commit": None}
