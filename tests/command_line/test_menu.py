@@ -151,17 +151,6 @@ def test_nothing_is_extracted_if_one_of_several_files_is_not_there(answer, chose
     assert f"There is no '{tmp_path}/b c.wav'. Type" in capsys.readouterr().out
 
 
-def test_paths_are_completed(tmp_path):
-    (tmp_path / "two words.wav").touch()
-    (tmp_path / "two [folders]").mkdir()
-    for before in ("", f"{tmp_path}/two\\ words.wav ", f"'{tmp_path}/two words.wav'  "):
-        found = [menu._complete_line(f"{before}{tmp_path}/two ", state) for state in range(3)]
-        assert found == [f"{before}{tmp_path}/two\\ [folders]/", f"{before}{tmp_path}/two\\ words.wav", None]
-        assert menu._complete_line(f"{before}{tmp_path}/two\\ [f", 0) == found[0]
-        assert menu._complete_line(f"{before}'{tmp_path}/two w", 0) == f"{before}'{tmp_path}/two words.wav'"
-        assert menu._complete_line(f"{before}nothing", 0) is None
-
-
 CLASSIC = PRESETS["classic"]
 
 

@@ -87,7 +87,7 @@ def test_spectra_are_those_of_the_instruments(songs):
 
 @pytest.mark.parametrize("seed, duration_s", [(-1, 7.0), (0, 0.5), (0, float("nan"))])
 def test_impossible_song_is_refused(seed, duration_s):
-    with pytest.raises(SettingsError, match="A demo song needs"):
+    with pytest.raises(SettingsError, match="Demo songs need"):
         synthesize_song(seed, duration_s)
 
 

@@ -7,9 +7,7 @@ what to do.
 
 import contextlib
 import functools
-import glob
 import os
-import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -74,29 +72,8 @@ def _edit_lines() -> None:
     with contextlib.suppress(ImportError):
         import readline
 
-        readline.set_completer_delims("")
-        readline.set_completer(_complete_line)
+        readline.set_completer_delims("")  # the line is one path, which may have blanks
         readline.parse_and_bind("bind ^I rl_complete" if "libedit" in (readline.__doc__ or "") else "tab: complete")
-
-
-def _complete_line(line: str, state: int) -> str | None:
-    """Return the line with its last path completed to number `state` of those that begin so, or None.
-
-    Blanks and quotes get backslashes, unless the path was begun with a quote; folders end with a slash.
-    """
-    for start in [0, *(blank.end() for blank in re.finditer(r"\s+", line))]:
-        quote = line[start : start + 1] if line[start : start + 1] in ("'", '"') else ""
-        text = line[start + 1 :] if quote else re.sub(r"\\(.)", r"\1", line[start:])
-        text = os.path.expanduser(text)  # noqa: PTH111 - which does not mind a user that nobody knows
-        found = sorted(glob.glob(glob.escape(text) + "*"))  # noqa: PTH207 - pathlib drops what was typed as ./
-        if found:
-            break
-    if state >= len(found):
-        return None
-    path, is_folder = found[state], Path(found[state]).is_dir()
-    if quote:
-        return line[:start] + quote + path + ("/" if is_folder else quote)
-    return line[:start] + re.sub(r"([\s\"'\\])", r"\\\1", path) + "/" * is_folder
 
 
 def _ask(question: str) -> str:

@@ -43,14 +43,19 @@ def synthesize_song(seed: int, duration_s: float = 7.0) -> dict[str, Signal]:
     >>> sorted(stems), stems["vocals"].shape
     (['bass', 'drums', 'other', 'vocals'], (2, 88200))
     """
-    if seed < 0 or not duration_s >= _SHORTEST_S:
-        raise SettingsError(
-            f"A demo song needs a seed of 0 or more and {_SHORTEST_S:g} s or more; got {seed} and {duration_s} s."
-        )
+    _check(seed, duration_s)
     score = compose(_generator(seed, "score"), round(duration_s * SAMPLE_RATE))
     players = {"bass": play_bass, "drums": play_drums, "other": play_chords, "vocals": sing}
     stems = {stem: play(score, _generator(seed, stem)) for stem, play in players.items()}
     return _balance(stems, _generator(seed, "levels"))
+
+
+def _check(seed: int, duration_s: float, *counts: int) -> None:
+    if seed < 0 or not duration_s >= _SHORTEST_S or not all(0 <= count <= _SEEDS_PER_SUBSET for count in counts):
+        raise SettingsError(
+            f"Demo songs need a seed of 0 or more, {_SHORTEST_S:g} s or more, and 0 to {_SEEDS_PER_SUBSET} songs a "
+            f"subset. Got seed {seed}, {duration_s} s and {counts}."
+        )
 
 
 def _generator(seed: int, part: str) -> np.random.Generator:
@@ -83,12 +88,7 @@ def write_demo_songs(
     range, and StorageError if the disk is full or the folder cannot be written.
     """
     counts = dict(zip(SUBSETS, (n_train, n_valid, n_test), strict=True))
-    in_range = all(0 <= count <= _SEEDS_PER_SUBSET for count in counts.values())
-    if seed < 0 or not duration_s >= _SHORTEST_S or not in_range:
-        raise SettingsError(
-            f"Demo songs need a seed of 0 or more, {_SHORTEST_S:g} s or more, and 0 to {_SEEDS_PER_SUBSET} songs a "
-            f"subset. Got seed {seed}, {duration_s} s and {counts}."
-        )
+    _check(seed, duration_s, *counts.values())
     make_folders(dataset_folder)
     remove_leftovers(dataset_folder)
     songs = [(subset, number) for subset, count in counts.items() for number in range(count)]

@@ -166,33 +166,13 @@ def extract_catalogue(
 ) -> Totals:
     """Extract the stems of a catalogue, or of a shard of it.
 
-    Parameters
-    ----------
-    songs
-        Files, folders and addresses of both.
-    output_folder
-        A folder or its address; stems of a song lie below the SHA-256 of its contents and the options.
-    list_path
-        More songs: see `addresses.songs_listed`.
-    shard
-        Which part of them, see `shards.Shard.parse`; None is all.
-    engine
-        'processes' of this machine, or 'ray'.
-    cluster
-        Address of a Ray cluster, 'auto' for the one that this machine is of; None starts one here.
-    gpu_share
-        Of a GPU for each of Ray's workers.
-    price_per_core_hour
-        Of the cores of this machine, or of Ray's workers; gives the cost.
-    stems, without, settings, model, preset_name, device, runtime, show, results
-        See `batch.extract_songs`.
-    n_jobs
-        Workers, each with the model loaded and one song in hand.
-
-    Raises
-    ------
-    VocalExtractionError
-        If nothing can be begun, or nothing be recorded any more.
+    `songs` are files, folders and addresses of both, `list_path` names more (`addresses.songs_listed`). The stems of a
+    song lie in `output_folder`, which may be an address, below the SHA-256 of its contents and the options. `shard`
+    says which part of the songs, see `shards.Shard.parse`; None is all. The `engine` is 'processes' of this machine or
+    'ray': `cluster` is the address of a Ray cluster, 'auto' for the one that this machine is of, None starts one here;
+    `gpu_share` is that of each of its workers. There are `n_jobs` workers, each with the model loaded and one song in
+    hand; `price_per_core_hour`, of this machine's cores or of Ray's workers, gives the cost. The others are those of
+    `batch.extract_songs`. A VocalExtractionError says why nothing can be begun, or nothing be recorded any more.
     """
     output: str | Path = plain(output_folder)
     output = output.rstrip("/") if isinstance(output, str) and is_address(output) else Path(output)

@@ -1,9 +1,9 @@
 """Stems written as they come, so that what is there is whole whenever recording ends."""
 
+import contextlib
 import wave
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from vocal_extraction.separation.disk_array import Rows
 _LARGEST = 2**23 - 1
 
 
-class Recorder:
+class Recorder(contextlib.AbstractContextManager["Recorder"]):
     """Writes ``<folder>/<stem>.wav``, 24 bits, in time with what went in: the first `delay` samples are dropped.
 
     After every block the files' headers say how long they are. A wav holds 4 GB; beyond, in about four hours of
@@ -52,9 +52,6 @@ class Recorder:
         file.setsampwidth(3)
         file.setframerate(self._rate)
         return file
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *exception: object) -> None:
         for file in self._files.values():

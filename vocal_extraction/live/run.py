@@ -15,7 +15,7 @@ from vocal_extraction.errors import SettingsError
 from vocal_extraction.live.mixing import Mixer, parse_gains
 from vocal_extraction.live.pcm import PcmInput, wav_header
 from vocal_extraction.live.recording import Recorder
-from vocal_extraction.live.worker import Task, compute_on_one_thread
+from vocal_extraction.live.worker import Task
 
 _MOST_LATE = 1e-3
 _STATUS_EVERY_S = 0.5
@@ -132,6 +132,7 @@ def _filter(
 ) -> int:
     """Separate all that a stream has, block by block as it arrives."""
     from vocal_extraction.separation import StreamingSeparator, load_model
+    from vocal_extraction.separation.workers import compute_on_one_thread
 
     rate, n_channels, separating_s, n_samples = found.sample_rate, found.n_channels, 0.0, 0
     separator = StreamingSeparator(load_model(model), sample_rate=rate, n_channels=n_channels, stems=stems)

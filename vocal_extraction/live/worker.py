@@ -10,7 +10,6 @@ import multiprocessing
 import multiprocessing.shared_memory
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -66,16 +65,11 @@ class Ring:
         self.memory.unlink()
 
 
-def compute_on_one_thread() -> None:
-    """Keep torch, where a model runs on it, from dividing blocks, which are too short for that."""
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
-
-
 def work(task: Task, pipe: Any, arrived: Any) -> None:
     """Load the model, say what it gives, and separate blocks until asked to stop or until nobody is there any more."""
     from vocal_extraction.errors import VocalExtractionError
     from vocal_extraction.separation import StreamingSeparator, load_model
+    from vocal_extraction.separation.workers import compute_on_one_thread
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the other process, which then ends this one
     try:
@@ -85,7 +79,7 @@ def work(task: Task, pipe: Any, arrived: Any) -> None:
     except VocalExtractionError as error:
         pipe.send(error)
         return
-    compute_on_one_thread()
+    compute_on_one_thread()  # blocks are too short to be divided
     hop = separator.hop_length
     for _ in range(20):  # the first blocks take longer
         separator.process(np.zeros((hop, task.n_channels), np.float32))

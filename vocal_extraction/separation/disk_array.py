@@ -4,6 +4,7 @@ A song goes through its network in several passes, some of them backwards, and m
 Plain reads and writes are used rather than a memory map, whose pages would count as this process's memory.
 """
 
+import contextlib
 import math
 import os
 import tempfile
@@ -17,7 +18,7 @@ Rows = NDArray[np.float32]
 """Shape: (n_rows, *row_shape)."""
 
 
-class DiskArray:
+class DiskArray(contextlib.AbstractContextManager["DiskArray"]):
     """Float32 rows in a nameless temporary file, which vanishes when it is closed or the process ends.
 
     ``array[start:stop]`` reads rows, ``array[start:stop] = rows`` writes them; past the end that adds more. Several
@@ -36,9 +37,6 @@ class DiskArray:
         self._row_bytes = 4 * math.prod(self.row_shape)
         self._file: Any = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - `close` closes it
         self._file.truncate(n_rows * self._row_bytes)
-
-    def __enter__(self) -> "DiskArray":
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -87,15 +85,12 @@ Array = Rows | DiskArray
 """Rows at random access, in memory or on disk."""
 
 
-class Scratch:
+class Scratch(contextlib.AbstractContextManager["Scratch"]):
     """Makes the arrays of one separation, all in memory or all on disk; closes at its end those that it still has."""
 
     def __init__(self, *, on_disk: bool, folder: Path | None = None) -> None:
         self._on_disk, self._folder = on_disk, folder
         self._arrays: dict[int, Array] = {}
-
-    def __enter__(self) -> "Scratch":
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close(*self._arrays.values())

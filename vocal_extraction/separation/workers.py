@@ -40,7 +40,7 @@ def worker_pool(model: LoadedModel, *, n_beside: int = 1) -> ThreadPoolExecutor:
     if model.is_on_cpu and any(getattr(each.network, "block_frames", None) for each in model.members):
         _give_memory_back()
     n_workers = max(1, min(_n_cores() // n_beside, _WORKERS_OF_A_SONG)) if model.is_on_cpu else 1
-    return ThreadPoolExecutor(n_workers, "separation", initializer=_compute_alone)
+    return ThreadPoolExecutor(n_workers, "separation", initializer=compute_on_one_thread)
 
 
 @functools.cache
@@ -53,8 +53,8 @@ def _give_memory_back() -> None:
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _GIVEN_BACK_BYTES)
 
 
-def _compute_alone() -> None:
-    """Let torch compute on this thread only, as ONNX Runtime does; that of the caller stays as it is."""
+def compute_on_one_thread() -> None:
+    """Let torch compute on this thread only, as ONNX Runtime does; other threads stay as they are."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 
