@@ -34,9 +34,9 @@ from benchmarks import Row
 from vocal_extraction.checkpointing import (
     LoadedModel,
     load_checkpoint,
+    named_checkpoint,
     named_checkpoints,
     save_checkpoint,
-    shipped_checkpoint,
     shipped_checkpoints,
 )
 from vocal_extraction.demo_songs import write_demo_songs
@@ -104,7 +104,7 @@ def rows() -> list[Row]:
 
 def _checkpoint(folder: Path) -> Path:
     if "classic" in shipped_checkpoints():
-        return shipped_checkpoint("classic")
+        return named_checkpoint("classic")
     return save_checkpoint(folder / "model.pth", create_model(SPECIFIED), preset=SPECIFIED)
 
 
@@ -178,7 +178,7 @@ def _runtimes(song: np.ndarray, folder: Path) -> list[Row]:
         for _ in range(N_ALTERNATIONS):
             for each, model in models.items():
                 best[each] = min(best[each], _seconds(functools.partial(separate, song, SAMPLE_RATE, model=model)))
-        sizes = [path.stat().st_size / 1e6 for path in (small, shipped_checkpoint(name))]
+        sizes = [path.stat().st_size / 1e6 for path in (small, named_checkpoint(name))]
         notes = ("{:.1f} MB in 8 bits, {:.1f} MB in 32".format(*sizes),)
         what = f"the same with {name} on ONNX Runtime"
         found.append(Row(f"{what}, against torch", best["onnxruntime"], best["torch"]))

@@ -15,7 +15,7 @@ import scipy.signal
 import torch
 
 from vocal_extraction import compatibility
-from vocal_extraction.checkpointing import shipped_checkpoint
+from vocal_extraction.checkpointing import named_checkpoint
 from vocal_extraction.compatibility import nussl, scaper
 from vocal_extraction.networks import MaskInference
 
@@ -150,7 +150,7 @@ def test_nussl_migrates_old_checkpoints(tmp_path):
 @pytest.mark.parametrize("preset", ["classic", "four-stems"])
 def test_nussls_separator_loads_the_models_that_ship(preset):
     signal = nussl.AudioSignal(audio_data_array=np.random.default_rng(0).normal(0, 0.1, (1, 8_820)), sample_rate=RATE)
-    separator = nussl.separation.deep.DeepMaskEstimation(signal, model_path=str(shipped_checkpoint(preset)))
+    separator = nussl.separation.deep.DeepMaskEstimation(signal, model_path=str(named_checkpoint(preset)))
     assert separator()[0].audio_data.shape == (1, 8_820)
 
 

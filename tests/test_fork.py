@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np, torch
 from evaluation_songs import QUIET, RATE, save_model, write_songs
 from vocal_extraction import evaluate_model, load_checkpoint, separate
-from vocal_extraction.checkpointing import shipped_checkpoint
+from vocal_extraction.checkpointing import named_checkpoint
 
 folder = Path(sys.argv[1])
 songs, model = write_songs(folder / "songs"), save_model(folder / "a.pth")
@@ -21,7 +21,7 @@ torch.set_num_threads(2)
 noise = np.random.default_rng(0).normal(0, 0.1, (2, 3 * RATE)).astype(np.float32)
 
 def work(name):
-    large = load_checkpoint(shipped_checkpoint("classic"))
+    large = load_checkpoint(named_checkpoint("classic"))
     options = {**QUIET, "n_jobs": 2, "oracles": True, "dataset_folder": songs}
     found = evaluate_model(model, output_folder=folder / name, **options)
     vocals = separate(noise, RATE, model=large)["vocals"]

@@ -45,29 +45,29 @@ def test_training_prepares_what_is_missing(where, tmp_path):
 
 
 def test_evaluation_prepares_what_is_missing(where, tmp_path):
-    from vocal_extraction.checkpointing import shipped_checkpoint
+    from vocal_extraction.checkpointing import named_checkpoint
 
     options = {"metrics": "scale", "n_jobs": 1, "show": False}
-    evaluation = main.evaluate_model(shipped_checkpoint("classic"), **options, **OPTIONS, **where)
+    evaluation = main.evaluate_model(named_checkpoint("classic"), **options, **OPTIONS, **where)
     assert [song["song"] for song in evaluation.songs] == ["B - Song"]
     assert (tmp_path / "dataset/test/mixture/B - Song.wav").is_file()
 
 
 def test_a_limited_evaluation_prepares_no_more_than_it_scores(musdb, tmp_path, monkeypatch):
-    from vocal_extraction.checkpointing import shipped_checkpoint
+    from vocal_extraction.checkpointing import named_checkpoint
 
     monkeypatch.chdir(tmp_path)
     musdb = shutil.copytree(musdb, tmp_path / "musdb")
     for song in ("A first song", "C - Song"):
         shutil.copytree(musdb / "test/B - Song", musdb / "test" / song)
     options = {"metrics": "scale", "n_jobs": 1, "show": False, "limit": 2, "musdb_path": musdb}
-    evaluation = main.evaluate_model(shipped_checkpoint("classic"), **options, **OPTIONS)
+    evaluation = main.evaluate_model(named_checkpoint("classic"), **options, **OPTIONS)
     names = ["A first song", "B - Song"]
     assert [song["song"] for song in evaluation.songs] == names
     assert sorted(path.stem for path in (tmp_path / "dataset").glob("*/mixture/*.wav")) == names
     options = {"metrics": "scale", "n_jobs": 1, "show": False, "overwrite": True}
     monkeypatch.setenv("MUSDB_PATH", str(musdb))
-    assert len(main.evaluate_model(shipped_checkpoint("classic"), **options, **OPTIONS).songs) == 3, "the rest follows"
+    assert len(main.evaluate_model(named_checkpoint("classic"), **options, **OPTIONS).songs) == 3, "the rest follows"
 
 
 def test_songs_of_ones_own_are_trained_on(tmp_path, monkeypatch):

@@ -23,10 +23,10 @@ from vocal_extraction.checkpointing import (
     STFTParams,
     default_checkpoint,
     load_checkpoint,
+    named_checkpoint,
     read_checkpoint,
     read_metadata,
     save_checkpoint,
-    shipped_checkpoint,
     shipped_checkpoints,
 )
 from vocal_extraction.networks import create_model
@@ -178,16 +178,16 @@ def shipped(tmp_path, monkeypatch, saved):
 
 def test_shipped_models_are_found_by_preset(shipped):
     assert shipped_checkpoints() == {"classic": shipped / "best.model.pth"}
-    assert shipped_checkpoint("classic") == default_checkpoint() == shipped / "best.model.pth"
+    assert named_checkpoint("classic") == default_checkpoint() == shipped / "best.model.pth"
     (shipped / "four-stems.model.pth").write_bytes(b"")
     assert default_checkpoint() == shipped / "four-stems.model.pth"
 
 
-def test_a_preset_that_does_not_ship_is_refused_with_those_that_do(shipped):
-    with pytest.raises(CheckpointError, match=r"'studio'. Those that ship: classic\."):
-        shipped_checkpoint("studio")
+def test_a_name_of_no_model_is_refused_with_those_that_are_there(shipped):
+    with pytest.raises(CheckpointError, match=r"'studio'. There are classic\."):
+        named_checkpoint("studio")
     (shipped / "best.model.pth").unlink()
-    with pytest.raises(CheckpointError, match=r"'classic'. Those that ship: none\."):
+    with pytest.raises(CheckpointError, match=r"'classic'. There are none\."):
         default_checkpoint()
 
 

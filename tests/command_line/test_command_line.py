@@ -12,7 +12,7 @@ import pytest
 
 import main
 from vocal_extraction import tracks
-from vocal_extraction.checkpointing import shipped_checkpoint
+from vocal_extraction.checkpointing import named_checkpoint
 from vocal_extraction.command_line import commands
 from vocal_extraction.command_line.parser import build_parser, parse
 from vocal_extraction.errors import VocalExtractionError
@@ -221,7 +221,7 @@ def prepared(monkeypatch):
     [
         ({}, "No checkpoint at checkpoints.best.model.pth"),
         ({"models": [Path("typo.pth")]}, "No checkpoint at typo.pth"),
-        ({"models": [shipped_checkpoint("classic"), Path("typo.pth")]}, "No checkpoint at typo.pth"),
+        ({"models": [named_checkpoint("classic"), Path("typo.pth")]}, "No checkpoint at typo.pth"),
         ({"estimates_folder": Path("typo")}, "No folder typo with estimates"),
     ],
 )

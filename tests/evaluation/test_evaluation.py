@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from evaluation_songs import QUIET, save_model, songs_in, write_songs
 
-from vocal_extraction.checkpointing import CheckpointError, shipped_checkpoint
+from vocal_extraction.checkpointing import CheckpointError, named_checkpoint
 from vocal_extraction.errors import VocalExtractionError
 from vocal_extraction.evaluation import (
     Evaluation,
@@ -419,7 +419,7 @@ def test_workers_find_the_same(evaluated, checkpoint, short_songs, tmp_path):
 def test_the_default_folders_do_not_collide(short_songs, checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = {**QUIET, "dataset_folder": short_songs, "limit": 1}
-    for model, folder in ((checkpoint, "."), (shipped_checkpoint("classic"), "pretrained-classic")):
+    for model, folder in ((checkpoint, "."), (named_checkpoint("classic"), "pretrained-classic")):
         found = evaluate_model(model, **options)
         assert found.output_folder.as_posix() == str(Path("evaluation_results", folder))
 

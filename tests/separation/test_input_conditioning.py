@@ -5,7 +5,7 @@ import pytest
 import torch
 from extraction_models import loaded, music
 
-from vocal_extraction.checkpointing import load_checkpoint, shipped_checkpoint, shipped_checkpoints
+from vocal_extraction.checkpointing import load_checkpoint, named_checkpoint, shipped_checkpoints
 from vocal_extraction.separation import separate
 from vocal_extraction.separation.input_conditioning import (
     channel_groups,
@@ -43,7 +43,7 @@ def error_db(found, expected):
 @pytest.mark.parametrize("gain_db", [-60, -20, 40])
 def test_estimates_scale_with_the_song(preset, gain_db):
     """An error of -60 dB moves no SI-SDR below 30 dB by more than 0.01 dB."""
-    model, mixture, gain = load_checkpoint(shipped_checkpoint(preset)), music(3.0), 10 ** (gain_db / 20)
+    model, mixture, gain = load_checkpoint(named_checkpoint(preset)), music(3.0), 10 ** (gain_db / 20)
     assert error_db(vocals_of(np.float32(gain) * mixture, model) / gain, vocals_of(mixture, model)) < -60
 
 
@@ -88,7 +88,7 @@ def test_pauses_and_channels_without_sound_are_no_part_of_the_level():
 
 @pytest.mark.parametrize("preset", sorted(shipped_checkpoints()))
 def test_an_offset_stays_out_of_the_vocals(preset):
-    model, mixture = load_checkpoint(shipped_checkpoint(preset)), music(3.0)
+    model, mixture = load_checkpoint(named_checkpoint(preset)), music(3.0)
     difference = vocals_of(mixture + np.float32(0.03), model) - vocals_of(mixture, model)
     assert np.abs(difference).max() < 3e-6  # 80 dB below the offset
 
@@ -123,7 +123,7 @@ def test_channels_with_little_in_common_are_items_of_their_own(n_together):
 
 
 def test_a_voice_on_one_side_is_that_channel_alone():
-    model = load_checkpoint(shipped_checkpoint("classic"))
+    model = load_checkpoint(named_checkpoint("classic"))
     one, other = music(2.0, n_channels=1), music(2.0, n_channels=1, seed=1)
     both = vocals_of(np.concatenate([one, other]), model)
     # The level is that of the song; its two channels have nearly the same.

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.__main__ import machine
-from vocal_extraction.checkpointing import shipped_checkpoint
+from vocal_extraction.checkpointing import named_checkpoint
 from vocal_extraction.reports.tables import text_table
 from vocal_extraction.settings import PROJECT_FOLDER
 
@@ -90,7 +90,7 @@ def main() -> int:
         folder = Path(name)
         _make_songs(folder)
         songs = ["--dataset", "songs"]
-        member = str(shipped_checkpoint("classic"))
+        member = str(named_checkpoint("classic"))
         commands: list[tuple[str, list[str], str, float]] = [
             ("the menu, left at once", [], "4\n", 600),
             ("doctor", ["doctor"], "", 600),

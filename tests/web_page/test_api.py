@@ -19,7 +19,7 @@ pytest.importorskip("starlette", reason="the page's packages are not installed: 
 
 from serving import PATIENCE_S, Client, served
 
-from vocal_extraction.checkpointing import save_checkpoint, shipped_checkpoint
+from vocal_extraction.checkpointing import named_checkpoint, save_checkpoint
 from vocal_extraction.extraction import extract_vocals
 from vocal_extraction.networks import create_model
 from vocal_extraction.presets import SPECIFIED
@@ -32,7 +32,7 @@ TOKEN = "k" * 22
 
 @pytest.fixture(scope="module")
 def model():
-    return shipped_checkpoint("classic")
+    return named_checkpoint("classic")
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from playwright.sync_api import expect
 from visiting import PATIENCE_S, RATE, card, downloaded, give, move, separate, until
 
 from vocal_extraction.atomic_files import StorageError
-from vocal_extraction.checkpointing import save_checkpoint, shipped_checkpoint
+from vocal_extraction.checkpointing import named_checkpoint, save_checkpoint
 from vocal_extraction.demo_songs import synthesize_song
 from vocal_extraction.exporting import ExportError
 from vocal_extraction.extraction import extract_vocals
@@ -157,7 +157,7 @@ def test_weights_of_8_bits(tmp_path, monkeypatch):
 
 
 def compare(page, song, folder, *, model=None):
-    extract_vocals(song, folder / "alone", model=model or shipped_checkpoint("classic"), device="cpu")
+    extract_vocals(song, folder / "alone", model=model or named_checkpoint("classic"), device="cpu")
     separate(page, song)
     for stem in ("vocals", "accompaniment"):
         expected = folder / "alone" / song.stem / f"{stem}.wav"
@@ -166,7 +166,7 @@ def compare(page, song, folder, *, model=None):
 
 def test_four_stems_add_up_play_and_outlive_the_page(page, tmp_path, screenshot):
     song = synthesised(tmp_path / "song.wav", "stereo")
-    extract_vocals(song, tmp_path / "alone", stems=["all"], model=shipped_checkpoint("four-stems"), device="cpu")
+    extract_vocals(song, tmp_path / "alone", stems=["all"], model=named_checkpoint("four-stems"), device="cpu")
     page.get_by_label("Model").select_option("four-stems")
     separate(page, song)
     stems = {stem: save(page, stem, tmp_path) for stem in ("vocals", "drums", "bass", "other")}

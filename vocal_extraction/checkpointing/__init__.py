@@ -16,7 +16,6 @@ from vocal_extraction.checkpointing.shipped import (
     model_name,
     named_checkpoint,
     named_checkpoints,
-    shipped_checkpoint,
     shipped_checkpoints,
 )
 

@@ -33,15 +33,6 @@ def shipped_checkpoints() -> dict[str, Path]:
     return {preset: path for preset, path in paths.items() if path.is_file()}
 
 
-def shipped_checkpoint(preset_name: str) -> Path:
-    """Return the shipped model of a preset, or raise CheckpointError."""
-    shipped = shipped_checkpoints()
-    if preset_name not in shipped:
-        names = ", ".join(sorted(shipped)) or "none"
-        raise CheckpointError(f"No shipped model is called {preset_name!r}. Those that ship: {names}.")
-    return shipped[preset_name]
-
-
 def imported_checkpoints() -> dict[str, Path]:
     """Return the models that were imported, by name."""
     found = sorted(path for path in models_folder().glob(f"*{ENDING}") if not path.name.startswith("."))
@@ -99,7 +90,7 @@ def licence_of(path: Path, stated: str | None) -> str:
 
 def default_checkpoint() -> Path:
     """Return the best model that ships: 'four-stems', else 'classic'."""
-    return shipped_checkpoint("four-stems" if "four-stems" in shipped_checkpoints() else "classic")
+    return named_checkpoint("four-stems" if "four-stems" in shipped_checkpoints() else "classic")
 
 
 def graph_beside(path: Path) -> Path | None:
