@@ -15,13 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vocal_extraction.audio_files.ffmpeg import Ffmpeg, ProgramError, input_arguments, last_line, message_lines
-from vocal_extraction.audio_files.integrity import (
-    SELF_FRAMED,
-    FlacChecksum,
-    Gap,
-    Survey,
-    survey_frames,
-)
+from vocal_extraction.audio_files.integrity import SELF_FRAMED, FlacChecksum, Gap, Survey, survey_frames
 from vocal_extraction.audio_files.probing import SongFacts
 from vocal_extraction.errors import DamagedSongError, ExtractionError
 

@@ -20,14 +20,7 @@ from vocal_extraction.extraction.naming import STANDARD_INPUT, choose_paths, fin
 from vocal_extraction.extraction.outcome import Outcome, ProgressBars
 from vocal_extraction.extraction.workers import ProcessWorker, Tries, do_all, recipe_of
 from vocal_extraction.output_formats import FORMATS
-from vocal_extraction.separation import (
-    Cancelled,
-    Progress,
-    StemPlan,
-    load_model,
-    stem_plan,
-    worker_pool,
-)
+from vocal_extraction.separation import Cancelled, Progress, StemPlan, load_model, stem_plan, worker_pool
 from vocal_extraction.settings import EXTRACTION_FOLDER, ExtractionSettings
 
 STANDARD_OUTPUT = "-"

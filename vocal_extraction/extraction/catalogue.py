@@ -29,15 +29,7 @@ from vocal_extraction.extraction.naming import STANDARD_INPUT, choose_paths, fin
 from vocal_extraction.extraction.outcome import DONE, FAILED, Outcome, ProgressBars, Totals
 from vocal_extraction.extraction.shards import Shard
 from vocal_extraction.extraction.song import extract_song
-from vocal_extraction.extraction.workers import (
-    ProcessWorker,
-    Recipe,
-    Stopped,
-    Tries,
-    Worker,
-    do_all,
-    recipe_of,
-)
+from vocal_extraction.extraction.workers import ProcessWorker, Recipe, Stopped, Tries, Worker, do_all, recipe_of
 from vocal_extraction.separation import Separator, StemPlan, load_model, worker_pool
 from vocal_extraction.settings import EXTRACTION_FOLDER, ExtractionSettings
 
