@@ -14,7 +14,7 @@ from vocal_extraction.evaluation import EvaluationError
 from vocal_extraction.evaluation.deep_mask_reference import separate_with_nussl
 from vocal_extraction.exporting import export_model
 from vocal_extraction.extraction import extract_songs, separate
-from vocal_extraction.extraction.workers import recipe_of
+from vocal_extraction.extraction.workers import Work
 from vocal_extraction.networks import create_model
 from vocal_extraction.presets import Preset
 from vocal_extraction.separation import DiskArray, Separator, StreamingSeparator
@@ -75,7 +75,9 @@ def test_the_command_writes_a_list_that_is_used_like_any_model(listed, make_song
     (outcome,) = extract_songs(make_song("a.wav"), listed / "out", model="sub.toml", show=False)
     assert outcome.outcome == "done"
     model = load_checkpoint("sub.toml")
-    assert recipe_of(model, model, "cpu", "auto").load().sha256 == model.sha256, "what other processes load"
+    assert Work.of(model, model, "cpu", "auto", None, None, None, 1).load().sha256 == model.sha256, (
+        "what other processes load"
+    )
     with pytest.raises(CheckpointError, match=r"drums|none of"):
         join_checkpoints([listed / "fine.pth", drums_only(listed)], listed / "none.toml")
     assert not (listed / "none.toml").exists()

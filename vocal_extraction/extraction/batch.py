@@ -18,7 +18,7 @@ from vocal_extraction.extraction.folder_job import FolderJob, FolderWork, Task
 from vocal_extraction.extraction.manifest import Manifest
 from vocal_extraction.extraction.naming import STANDARD_INPUT, choose_paths, find_songs, identity, path_key
 from vocal_extraction.extraction.outcome import Outcome, ProgressBars
-from vocal_extraction.extraction.workers import ProcessWorker, Tries, do_all, recipe_of
+from vocal_extraction.extraction.workers import ProcessWorker, Tries, do_all
 from vocal_extraction.output_formats import FORMATS
 from vocal_extraction.separation import Cancelled, Progress, StemPlan, load_model, stem_plan, worker_pool
 from vocal_extraction.settings import EXTRACTION_FOLDER, ExtractionSettings
@@ -152,7 +152,7 @@ def extract_songs(
             contextlib.closing(ProgressBars(len(found), show=show, results=results)) as bars,
             contextlib.closing(_tries(folder if len(found) > 1 else None, settings)) as tries,
         ):
-            work = FolderWork(recipe_of(loaded, model, device, runtime), plan, settings, folder, n_workers)
+            work = FolderWork.of(loaded, model, device, runtime, plan, settings, folder, n_workers)
             job = FolderJob(folder, manifest, loaded, plan, settings, pool=pool)
             outcomes: dict[str, Outcome] = {}
 

@@ -29,8 +29,8 @@ from vocal_extraction.extraction.naming import STANDARD_INPUT, choose_paths, fin
 from vocal_extraction.extraction.outcome import DONE, FAILED, Outcome, ProgressBars, Totals
 from vocal_extraction.extraction.shards import Shard
 from vocal_extraction.extraction.song import extract_song
-from vocal_extraction.extraction.workers import ProcessWorker, Recipe, Stopped, Tries, Worker, do_all, recipe_of
-from vocal_extraction.separation import Separator, StemPlan, load_model, worker_pool
+from vocal_extraction.extraction.workers import ProcessWorker, Stopped, Tries, Work, Worker, do_all
+from vocal_extraction.separation import Separator, load_model, worker_pool
 from vocal_extraction.settings import EXTRACTION_FOLDER, ExtractionSettings
 
 _UPLOAD_EVERY_S = 30.0
@@ -41,19 +41,12 @@ _Result = tuple[Outcome, str | None]
 """Of a song, with its SHA-256."""
 
 
-@dataclasses.dataclass(frozen=True)
-class CatalogueWork:
+class CatalogueWork(Work):
     """What a worker does of a catalogue."""
-
-    recipe: Recipe
-    plan: StemPlan
-    settings: ExtractionSettings
-    output: str | Path
-    n_workers: int
 
     def prepare(self, stopped: Stopped) -> Callable[[str], _Result | None]:
         """Load the model; return the function that takes a song, None where it was to stop."""
-        model = self.recipe.load()
+        model = self.load()
         separator = Separator(model, self.settings, pool=worker_pool(model, n_beside=self.n_workers))
         options = options_of(self.settings, model.sha256, self.plan)
         name = model.name
@@ -173,7 +166,7 @@ def extract_catalogue(
     plan = plan_of(loaded.sources, stems, without, settings.format)
     options = options_of(settings, loaded.sha256, plan)
     name = MANIFEST_NAME if part is None else f"manifest-{part.index:05}-of-{part.n_shards:05}.jsonl"
-    work = CatalogueWork(recipe_of(loaded, model, device, runtime), plan, settings, output, n_jobs)
+    work = CatalogueWork.of(loaded, model, device, runtime, plan, settings, output, n_jobs)
     hire, n_cores = _engine(engine, work, cluster=cluster, gpu_share=gpu_share, n_jobs=n_jobs)
     turn, totals = threading.Lock(), Totals(price_per_core_hour, n_cores)
     with contextlib.ExitStack() as stack:

@@ -16,7 +16,7 @@ from vocal_extraction.extraction.manifest import Manifest, options_of
 from vocal_extraction.extraction.naming import identity
 from vocal_extraction.extraction.outcome import FAILED, SKIPPED, Outcome
 from vocal_extraction.extraction.song import extract_song
-from vocal_extraction.extraction.workers import Recipe, Stopped
+from vocal_extraction.extraction.workers import Stopped, Work
 from vocal_extraction.separation import Separator, StemPlan, worker_pool
 from vocal_extraction.settings import ExtractionSettings
 
@@ -114,21 +114,14 @@ class FolderJob:
         return outcome
 
 
-@dataclasses.dataclass(frozen=True)
-class FolderWork:
+class FolderWork(Work):
     """What a process does of a batch in a folder."""
-
-    recipe: Recipe
-    plan: StemPlan
-    settings: ExtractionSettings
-    folder: Path
-    n_workers: int
 
     def prepare(self, stopped: Stopped) -> Callable[[Task], Outcome | None]:
         """Load the model; return the function that takes a song with its paths."""
-        model = self.recipe.load()
+        model = self.load()
         pool = worker_pool(model, n_beside=self.n_workers)
-        job = FolderJob(self.folder, Manifest(self.folder), model, self.plan, self.settings, pool=pool)
+        job = FolderJob(self.output, Manifest(self.output), model, self.plan, self.settings, pool=pool)
         return lambda task: job.extract(*task, in_batch=True, cancelled=stopped)
 
 

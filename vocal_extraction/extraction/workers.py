@@ -16,12 +16,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from vocal_extraction.atomic_files import write_text
 from vocal_extraction.checkpointing import LoadedModel
 from vocal_extraction.errors import ExtractionError, VocalExtractionError
-from vocal_extraction.separation import load_model
+from vocal_extraction.separation import StemPlan, load_model
+from vocal_extraction.settings import ExtractionSettings
 
 MOST_TRIES = 3
 
@@ -30,27 +31,36 @@ Stopped = Callable[[], bool]
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How a worker comes by the model that this process has loaded."""
+class Work:
+    """What every worker does, in a form that can be sent to it; a subclass has `prepare`."""
 
     model: Any
     """The model itself, or the path of its checkpoint."""
     sha256: str
     device: str
     runtime: str
+    plan: StemPlan
+    settings: ExtractionSettings
+    output: Any
+    """The folder of the stems, or its address."""
+    n_workers: int
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, given: Any, device: str, runtime: str, *others: Any) -> Self:
+        """Return the work with a model that was loaded, or `given` as it is; ONNX Runtime's cannot be sent."""
+        is_sent = given is loaded and not loaded.is_onnx
+        return cls(loaded if is_sent else loaded.path, loaded.sha256, device, runtime, *others)
 
     def load(self) -> LoadedModel:
-        """Load it; a VocalExtractionError says that it is not there, or another."""
+        """Load the model; a VocalExtractionError says that it is not there, or another."""
         model = load_model(self.model, device=self.device, runtime=self.runtime)
         if model.sha256 != self.sha256:
             raise ExtractionError(f"{model.path} is another model here: its SHA-256 is {model.sha256}.")
         return model
 
-
-def recipe_of(loaded: LoadedModel, given: Any, device: str, runtime: str) -> Recipe:
-    """Return the recipe of a model that was loaded, or given as it is; ONNX Runtime's cannot be sent to processes."""
-    is_sent = given is loaded and not loaded.is_onnx
-    return Recipe(loaded if is_sent else loaded.path, loaded.sha256, device, runtime)
+    def prepare(self, stopped: Stopped) -> Callable[[Any], Any]:
+        """Load the model, and return the function that does a task."""
+        raise NotImplementedError
 
 
 class WorkerDiedError(ExtractionError):
@@ -68,13 +78,6 @@ class Worker(Protocol):
 
     def close(self) -> None:
         """End."""
-
-
-class Work(Protocol):
-    """What every worker does, in a form that can be sent to it."""
-
-    def prepare(self, stopped: Stopped) -> Callable[[Any], Any]:
-        """Load the model, and return the function that does a task."""
 
 
 class ProcessWorker:

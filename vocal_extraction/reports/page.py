@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vocal_extraction.reports import tables
 from vocal_extraction.reports.charts import Bar, Chart, bar_chart, box_chart, decibels, dot_chart
 from vocal_extraction.reports.pictures import HIGHEST_HZ, LOWEST_HZ, data_uri, peak_magnitude, spectrogram_png
-from vocal_extraction.reports.players import clips
+from vocal_extraction.reports.players import coded
 from vocal_extraction.reports.style import COLOURS, FONT
 from vocal_extraction.reports.tables import Summary, facts_of, in_order, main_metric, rank, value_of
 
@@ -179,9 +179,8 @@ def _drawn(examples: Sequence[Example]) -> list[tuple[Example, list[dict[str, st
     sounds = [(samples, example.sample_rate) for example in examples for samples in example.clips.values()]
     # Coding sound and drawing spectrograms leave Python to the other threads.
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        coded = pool.submit(clips, sounds)
+        players = pool.map(lambda sound: coded(*sound), sounds)
         pictures = list(pool.map(_pictures, examples))
-        players = iter(coded.result())
     return [
         (one, [_figure(one, title, picture, *next(players)) for title, picture in drawn.items()])
         for one, drawn in zip(examples, pictures, strict=True)
