@@ -6,7 +6,7 @@ from typing import Any
 import ray
 
 from vocal_extraction.errors import ExtractionError, VocalExtractionError
-from vocal_extraction.extraction.workers import Work, WorkerDiedError
+from vocal_extraction.extraction.workers import Work, Worker, WorkerDiedError
 
 
 def join_cluster(address: str | None) -> None:
@@ -41,7 +41,7 @@ class _Actor:
         return self._do(task)
 
 
-class RayWorker:
+class RayWorker(Worker):
     """An actor with one core, and a share of a GPU; where there is no room for it, it waits until there is.
 
     Raises WorkerDiedError if it dies on the way, and ExtractionError if the work cannot be prepared.
@@ -58,7 +58,6 @@ class RayWorker:
             raise ExtractionError(complaint)
 
     def __call__(self, task: Any) -> Any:
-        """Do a task."""
         try:
             return ray.get(self._actor.do.remote(task))
         except ray.exceptions.RayError as error:

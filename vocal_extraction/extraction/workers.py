@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from vocal_extraction.atomic_files import write_text
 from vocal_extraction.checkpointing import LoadedModel
@@ -67,20 +67,24 @@ class WorkerDiedError(ExtractionError):
     """A worker ended in the middle of a song, without an answer."""
 
 
-class Worker(Protocol):
-    """What does one task at a time and returns its result, or raises `WorkerDiedError`."""
+class Worker:
+    """Does one task at a time and returns its result, or raises `WorkerDiedError`; this one on the thread that asks."""
+
+    def __init__(self, do: Callable[[Any], Any]) -> None:
+        self._do = do
 
     def __call__(self, task: Any) -> Any:
         """Do a task."""
+        return self._do(task)
 
     def stop(self) -> None:
         """Let the task in hand end soon, from another thread."""
 
     def close(self) -> None:
-        """End."""
+        """End, after the task in hand."""
 
 
-class ProcessWorker:
+class ProcessWorker(Worker):
     """A process of this machine. It ends with the one that started it, however that ends.
 
     Raises WorkerDiedError if it dies on the way, and ExtractionError if the work cannot be prepared.
@@ -98,7 +102,6 @@ class ProcessWorker:
             raise ExtractionError(complaint)
 
     def __call__(self, task: Any) -> Any:
-        """Do a task."""
         with contextlib.suppress(OSError):  # that it has died meanwhile; there will be no answer
             self._pipe.send(task)
         return self._answer()
@@ -113,11 +116,9 @@ class ProcessWorker:
             raise WorkerDiedError(how) from error
 
     def stop(self) -> None:
-        """Let the task in hand end soon."""
         self._stopped.set()
 
     def close(self) -> None:
-        """End the process, after the task in hand."""
         self._pipe.close()
         self._process.join()
 
