@@ -285,7 +285,7 @@ def do_all(
                 return worker
         return worker
 
-    if n_workers == 1:
+    if n_workers < 2:
         return attend()
     with ThreadPoolExecutor(n_workers, "worker") as threads:
         try:
