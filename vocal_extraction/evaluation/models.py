@@ -4,19 +4,17 @@ import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from vocal_extraction.checkpointing import LoadedModel
 from vocal_extraction.evaluation.metrics import Audio, EvaluationError
 from vocal_extraction.evaluation.sources import Sources
 from vocal_extraction.evaluation.systems import Excerpt
+from vocal_extraction.separation import Array, DiskArray, Separator
 from vocal_extraction.settings import ExtractionSettings
 from vocal_extraction.tracks import Track
-
-if TYPE_CHECKING:
-    from vocal_extraction.checkpointing import LoadedModel
-    from vocal_extraction.separation.disk_array import Array
 
 IN_MEMORY_SAMPLES = 80 * 16_384
 """Longer songs are on disk while they are estimated."""
@@ -26,7 +24,7 @@ IN_MEMORY_SAMPLES = 80 * 16_384
 class ModelSystem:
     """A model and how it estimates, see `evaluate_model`; called with an excerpt, it separates that by itself."""
 
-    model: "LoadedModel"
+    model: LoadedModel
     mask: str = "soft"
     separator: str = "extraction"
     normalization: str = "stored"
@@ -54,10 +52,9 @@ class ModelSystem:
                     stack.callback(array.close)
             yield lambda excerpt: _stacked(estimates, slice(excerpt.start, excerpt.stop), excerpt)
 
-    def _separate(self, mixture: "Array", sample_rate: int, sources: Sources) -> "Mapping[str, Array]":
+    def _separate(self, mixture: Array, sample_rate: int, sources: Sources) -> Mapping[str, Array]:
         """Return estimates by source; all arrays have the shape (n_samples, n_channels)."""
         from vocal_extraction.evaluation.deep_mask_reference import separate_with_nussl
-        from vocal_extraction.separation.separator import Separator
 
         if self.separator == "extraction" and self.normalization == "stored":
             return Separator(self.model, ExtractionSettings(mask=self.mask))(
@@ -82,10 +79,8 @@ def normalize_by_song(network: Any) -> None:
         each.train()
 
 
-def _mixture_of(track: Track, stack: contextlib.ExitStack) -> "Array":
+def _mixture_of(track: Track, stack: contextlib.ExitStack) -> Array:
     """Return the mixture (n_samples, n_channels), of a long song on disk."""
-    from vocal_extraction.separation.disk_array import DiskArray
-
     if track.n_samples <= IN_MEMORY_SAMPLES:
         return np.ascontiguousarray(track.read(0, track.n_samples).sum(axis=0).T)
     mixture = stack.enter_context(DiskArray((track.n_channels,)))
@@ -94,5 +89,5 @@ def _mixture_of(track: Track, stack: contextlib.ExitStack) -> "Array":
     return mixture
 
 
-def _stacked(estimates: "Mapping[str, Array]", samples: slice, excerpt: Excerpt) -> Audio:
+def _stacked(estimates: Mapping[str, Array], samples: slice, excerpt: Excerpt) -> Audio:
     return excerpt.with_residual(np.stack([estimates[name][samples].T for name in excerpt.sources.estimated]))
