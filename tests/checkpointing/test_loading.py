@@ -170,6 +170,7 @@ def shipped(tmp_path, monkeypatch, saved):
     folder = tmp_path / "pretrained_model"
     folder.mkdir()
     monkeypatch.setattr("vocal_extraction.checkpointing.shipped.PRETRAINED_FOLDER", folder)
+    monkeypatch.setenv("VOCAL_EXTRACTION_MODELS", str(tmp_path / "none"))
     best = folder / "best.model.pth"
     best.write_bytes(saved[1].read_bytes())
     (folder / "SHA256SUMS").write_text(f"{hashlib.sha256(best.read_bytes()).hexdigest()}  best.model.pth\n")
