@@ -26,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         try:
             if not (typed := [each for each in arguments if each != "--traceback"]):
-                return _open_menu()
+                from vocal_extraction.command_line.menu import run_menu
+
+                return run_menu()
             from vocal_extraction.command_line.commands import COMMANDS, explained
             from vocal_extraction.command_line.parser import parse
 
@@ -51,12 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     finally:
         discard_stdout_if_broken()
-
-
-def _open_menu() -> int:
-    from vocal_extraction.command_line.menu import run_menu
-
-    return run_menu()
 
 
 def _internal_error(error: Exception, arguments: Sequence[str]) -> str:

@@ -71,7 +71,7 @@ def test_tensors_are_taken(mixture, model, dtype):
     [
         *(
             (np.zeros(9), r"mixture\[None\]"),
-            (np.zeros((1, 2, 9)), "one song at a time"),
+            (np.zeros((1, 2, 9)), "of one song"),
             ([[1.0], [1.0, 2.0]], "no array"),
         ),
         *(

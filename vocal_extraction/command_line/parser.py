@@ -41,8 +41,6 @@ _ONLY_FOR_MODELS = {
 }
 """Options of `evaluate` that mean nothing beside ``--estimates``."""
 
-# ------------------------------------------------------------------------------------------ values
-
 
 def _number(kind: Callable[[str], float], minimum: float, maximum: float = float("inf")) -> Callable[[str], float]:
     def read(text: str) -> float:
@@ -87,9 +85,6 @@ def _preset(name: str) -> Preset:
         return find_preset(name)
     except SettingsError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-# ----------------------------------------------------------------------------------------- options
 
 
 def _n(minimum: int, maximum: float = float("inf")) -> dict[str, Any]:
@@ -295,14 +290,10 @@ Without a command the menu opens. Exit status: 0 done, 1 something failed, 2 usa
 Results go to stdout, progress and messages to stderr. MUSDB_PATH names a local folder with MUSDB18; SOX_PATH and
 FFMPEG_PATH name those programs' folders when they are not on the PATH."""
 
-# ------------------------------------------------------------------------------------------ parser
-
 
 def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """Return the command's name and the options that were given; print usage and exit with 2 if they make no sense.
 
-    Examples
-    --------
     >>> parse(["train", "--mixtures", "2000", "--resume"])
     ('train', {'maximum_number_of_mixtures': 2000, 'resume': True})
     """

@@ -15,8 +15,6 @@ PROGRAM_VARIABLES = {"sox": "SOX_PATH", "ffmpeg": "FFMPEG_PATH"}
 def put_programs_on_path(environment: MutableMapping[str, str] = os.environ) -> None:
     """Put the folders that SOX_PATH and FFMPEG_PATH name in front of the PATH; doing it twice changes nothing.
 
-    Examples
-    --------
     >>> environment = {"PATH": "/usr/bin", "FFMPEG_PATH": "/opt/ffmpeg/bin/ffmpeg"}
     >>> put_programs_on_path(environment)
     >>> environment["PATH"]

@@ -236,18 +236,15 @@ def _samples_of(mixture: Any) -> NDArray[np.float32]:
         samples = np.asarray(mixture)
     except ValueError as error:
         raise ExtractionError(f"The mixture is no array of samples ({error}).") from error
-    expected = "expected (n_channels, n_samples)"
     if np.ma.is_masked(mixture):
         raise ExtractionError("The mixture has samples that are masked. Give silence for them: mixture.filled(0).")
     if samples.ndim == 0:
-        kind = type(mixture).__name__
-        raise ExtractionError(f"The mixture is a {kind}, {expected}. A song's file is for extract_vocals.")
-    if samples.ndim == 1:
-        raise ExtractionError(f"The mixture has shape {samples.shape}, {expected}. One channel is mixture[None].")
-    if samples.ndim != 2 or samples.shape[0] == 0:
-        raise ExtractionError(f"The mixture has shape {samples.shape}, {expected}. Give one song at a time.")
-    if samples.shape[0] > max(_MOST_CHANNELS, samples.shape[1]):
-        raise ExtractionError(f"The mixture has shape {samples.shape}, {expected}. Transpose it: mixture.T.")
+        raise ExtractionError(f"The mixture is a {type(mixture).__name__}. A song's file is for extract_vocals.")
+    if samples.ndim != 2 or not 0 < samples.shape[0] <= max(_MOST_CHANNELS, samples.shape[1]):
+        raise ExtractionError(
+            f"The mixture has shape {samples.shape}, expected (n_channels, n_samples) of one song. A channel alone is "
+            "mixture[None], and what has the samples first mixture.T."
+        )
     if samples.dtype.kind in "iu" and samples.dtype.itemsize < (8 if samples.dtype.kind == "i" else 2):
         full_scale = 2.0 ** (8 * samples.dtype.itemsize - 1)
         zero = full_scale if samples.dtype.kind == "u" else 0.0  # as in wav files of 8 bits
