@@ -239,7 +239,8 @@ def _samples_of(mixture: Any) -> NDArray[np.float32]:
     if np.ma.is_masked(mixture):
         raise ExtractionError("The mixture has samples that are masked. Give silence for them: mixture.filled(0).")
     if samples.ndim == 0:
-        raise ExtractionError(f"The mixture is a {type(mixture).__name__}. A song's file is for extract_vocals.")
+        kind = type(mixture).__name__
+        raise ExtractionError(f"The mixture is a {kind}, expected an array. A song's file is for extract_vocals.")
     if samples.ndim != 2 or not 0 < samples.shape[0] <= max(_MOST_CHANNELS, samples.shape[1]):
         raise ExtractionError(
             f"The mixture has shape {samples.shape}, expected (n_channels, n_samples) of one song. A channel alone is "
