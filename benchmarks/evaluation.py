@@ -25,8 +25,7 @@ from vocal_extraction.evaluation.metrics import choose_metrics
 from vocal_extraction.evaluation.models import ModelSystem
 from vocal_extraction.evaluation.scale_metrics import ScaleMetrics
 from vocal_extraction.evaluation.scoring import Job, run_jobs
-from vocal_extraction.evaluation.sources import Sources
-from vocal_extraction.evaluation.systems import System
+from vocal_extraction.evaluation.systems import Sources, System
 from vocal_extraction.networks import create_model
 from vocal_extraction.presets import SPECIFIED
 from vocal_extraction.settings import DATASET_FOLDER, PRETRAINED_FOLDER

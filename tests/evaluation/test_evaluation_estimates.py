@@ -7,8 +7,7 @@ from evaluation_songs import QUIET, RATE, songs_in, write
 from vocal_extraction.errors import SettingsError
 from vocal_extraction.evaluation import EvaluationError, evaluate_estimates, scoring
 from vocal_extraction.evaluation.estimates import find_estimates
-from vocal_extraction.evaluation.sources import Sources
-from vocal_extraction.evaluation.systems import Excerpt
+from vocal_extraction.evaluation.systems import Excerpt, Sources
 
 pytestmark = pytest.mark.usefixtures("quick_evaluation")
 

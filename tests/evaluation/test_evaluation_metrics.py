@@ -255,7 +255,7 @@ def all_taps(monkeypatch):
 
 def test_bsseval_agrees_with_museval_on_music(demo_dataset, all_taps):
     """Songs are harder than noise: their spectra are steep, so the fits are ill-conditioned."""
-    from vocal_extraction.evaluation.sources import Sources
+    from vocal_extraction.evaluation.systems import Sources
     from vocal_extraction.tracks import find_tracks
 
     song = Sources(("vocals",), "bass+drums+other").of(find_tracks(demo_dataset, subset="test", limit=1)[0])

@@ -12,8 +12,7 @@ from evaluation_songs import QUIET, RATE, SIGNAL, TINY, save_model, songs_in, wr
 from vocal_extraction.checkpointing import load_checkpoint, save_checkpoint
 from vocal_extraction.evaluation import EvaluationError, evaluate_model, models, scoring
 from vocal_extraction.evaluation.models import ModelSystem
-from vocal_extraction.evaluation.sources import Sources
-from vocal_extraction.evaluation.systems import Excerpt
+from vocal_extraction.evaluation.systems import Excerpt, Sources
 from vocal_extraction.networks import create_model
 from vocal_extraction.presets import Preset
 from vocal_extraction.separation import separate

@@ -7,8 +7,7 @@ import pytest
 from vocal_extraction.evaluation.metrics import choose_metrics
 from vocal_extraction.evaluation.results import columns
 from vocal_extraction.evaluation.scoring import score_song
-from vocal_extraction.evaluation.sources import Sources
-from vocal_extraction.evaluation.systems import systems_beside
+from vocal_extraction.evaluation.systems import Sources, systems_beside
 from vocal_extraction.musdb_preparation import prepare_musdb
 from vocal_extraction.presets import SPECIFIED
 from vocal_extraction.tracks import find_tracks

@@ -7,7 +7,7 @@ import pytest
 from evaluation_songs import QUIET, SIGNAL, TINY, save_model, write, write_songs
 
 from vocal_extraction.evaluation import METRICS, EvaluationError, Metric, evaluate_model
-from vocal_extraction.evaluation.sources import Sources
+from vocal_extraction.evaluation.systems import Sources
 from vocal_extraction.presets import Preset
 from vocal_extraction.settings import NetworkSettings
 from vocal_extraction.tracks import Track

@@ -8,8 +8,7 @@ from evaluation_songs import SIGNAL, songs_in, write_songs
 from vocal_extraction.evaluation import scoring
 from vocal_extraction.evaluation.metrics import choose_metrics
 from vocal_extraction.evaluation.scoring import score_song
-from vocal_extraction.evaluation.sources import Sources
-from vocal_extraction.evaluation.systems import SYSTEMS, Excerpt, systems_beside
+from vocal_extraction.evaluation.systems import SYSTEMS, Excerpt, Sources, systems_beside
 from vocal_extraction.spectrogram import istft, stft
 
 pytestmark = pytest.mark.usefixtures("quick_evaluation")

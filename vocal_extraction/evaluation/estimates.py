@@ -10,8 +10,7 @@ import soundfile
 
 from vocal_extraction.atomic_files import sha256_of
 from vocal_extraction.evaluation.metrics import Audio, EvaluationError
-from vocal_extraction.evaluation.sources import VOCALS, Sources
-from vocal_extraction.evaluation.systems import Excerpt
+from vocal_extraction.evaluation.systems import VOCALS, Excerpt, Sources
 from vocal_extraction.tracks import Track
 
 TOLERANCE_S = 0.05

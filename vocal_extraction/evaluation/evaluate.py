@@ -16,8 +16,7 @@ from vocal_extraction.evaluation.metrics import EvaluationError, choose_metrics
 from vocal_extraction.evaluation.models import ModelSystem, normalize_by_song
 from vocal_extraction.evaluation.results import shown_path
 from vocal_extraction.evaluation.scoring import Job, excerpt_of, run_jobs
-from vocal_extraction.evaluation.sources import Sources
-from vocal_extraction.evaluation.systems import System, systems_beside
+from vocal_extraction.evaluation.systems import Sources, System, systems_beside
 from vocal_extraction.extraction.shards import Shard
 from vocal_extraction.presets import SPECIFIED
 from vocal_extraction.progress import counted

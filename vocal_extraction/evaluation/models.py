@@ -10,8 +10,7 @@ import numpy as np
 
 from vocal_extraction.checkpointing import LoadedModel
 from vocal_extraction.evaluation.metrics import Audio, EvaluationError
-from vocal_extraction.evaluation.sources import Sources
-from vocal_extraction.evaluation.systems import Excerpt
+from vocal_extraction.evaluation.systems import Excerpt, Sources
 from vocal_extraction.separation import Array, DiskArray, Separator
 from vocal_extraction.settings import ExtractionSettings
 from vocal_extraction.tracks import Track

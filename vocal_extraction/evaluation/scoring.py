@@ -19,8 +19,7 @@ from vocal_extraction.atomic_files import whole_file
 from vocal_extraction.evaluation import results
 from vocal_extraction.evaluation.metrics import Audio, EvaluationError, Metric, accumulators, entry
 from vocal_extraction.evaluation.models import ModelSystem
-from vocal_extraction.evaluation.sources import Sources
-from vocal_extraction.evaluation.systems import Excerpt, System
+from vocal_extraction.evaluation.systems import Excerpt, Sources, System
 from vocal_extraction.settings import ACCOMPANIMENT
 from vocal_extraction.tracks import Track
 
