@@ -42,7 +42,6 @@ class Track:
 
     @property
     def duration_s(self) -> float:
-        """Length in seconds."""
         return self.n_samples / self.sample_rate
 
     def read(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:

@@ -56,7 +56,6 @@ def message_lines(messages: str) -> list[str]:
 
 
 def last_line(messages: str) -> str:
-    """Return what ffmpeg said last."""
     return (message_lines(messages) or ["no reason given"])[-1]
 
 

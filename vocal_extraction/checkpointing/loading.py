@@ -85,7 +85,6 @@ class LoadedModel:
 
     @property
     def is_on_cpu(self) -> bool:
-        """Whether the CPU computes."""
         return self.is_onnx or self.device.type == "cpu"
 
     def only(self, sources: Sequence[str]) -> "LoadedModel":

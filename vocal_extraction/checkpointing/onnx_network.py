@@ -70,7 +70,6 @@ class OnnxNetwork:
         return OnnxNetwork, self._made_of
 
     def run(self, name: str, *values: Rows) -> list[Rows]:
-        """Run one graph."""
         feeds = dict(zip(self._inputs[name], map(np.ascontiguousarray, values), strict=True))
         return self._sessions[name].run(None, feeds)
 

@@ -10,13 +10,11 @@ class _MessageStream(io.TextIOWrapper):
     """A text stream for progress and messages: what cannot be written is dropped, so that the work goes on."""
 
     def write(self, text: str) -> int:
-        """Write `text` if that is possible."""
         with contextlib.suppress(OSError):
             super().write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush if that is possible."""
         with contextlib.suppress(OSError):
             super().flush()
 

@@ -42,7 +42,6 @@ class SongEstimates:
         return np.pad(samples.T, ((0, 0), (0, n_samples - len(samples))))
 
     def sha256(self) -> str:
-        """Return one hash of all files."""
         text = "".join("\0".join([name, sha256_of(path)]) + "\n" for name, (path, _) in self.files.items())
         return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 

@@ -86,7 +86,6 @@ class Excerpt:
 
     @property
     def stop(self) -> int:
-        """The sample after the last."""
         return self.start + self.references.shape[-1]
 
     @property

@@ -31,7 +31,6 @@ class _Part(nn.Module):
         self.function, self.owners = function, nn.ModuleList(owners)
 
     def forward(self, *values: Tensor) -> Any:
-        """Call the function."""
         return self.function(*values)
 
 

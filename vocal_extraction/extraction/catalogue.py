@@ -105,7 +105,6 @@ class ShardManifest(Manifest):
         self._path.touch()  # of a shard without songs, too
 
     def __contains__(self, song: str) -> bool:
-        """Whether a song is done."""
         return song in self._done
 
     def _learn(self, text: str) -> None:

@@ -33,11 +33,9 @@ class Outcome:
     outcome: str
     """'done', 'skipped' (done before) or 'failed'."""
     seconds: float = 0.0
-    """How long it took."""
     reason: str | None = None
     """Why it failed or was skipped."""
     duration_s: float | None = None
-    """Length of the song."""
     stems: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Path of each stem, or of a catalogue its address; empty if it failed, or if the stem went to standard output."""
     scale: float = 1.0
@@ -45,11 +43,9 @@ class Outcome:
     runtime: str | None = None
     """What ran the network."""
     notes: tuple[str, ...] = ()
-    """What else there is to say."""
 
     @property
     def failed(self) -> bool:
-        """Whether there is something to put right."""
         return self.outcome == FAILED
 
     def as_record(self) -> dict[str, Any]:
@@ -96,7 +92,6 @@ class Totals:
     worked_s: float = 0.0
 
     def add(self, outcome: Outcome) -> None:
-        """Count a song."""
         self.worked_s += outcome.seconds
         if outcome.failed:
             # Names, numbers and what libraries say in brackets would make a reason of every song.

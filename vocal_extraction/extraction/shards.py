@@ -47,6 +47,5 @@ class Shard:
         return cls(int(index), n_shards)
 
     def has(self, address: str) -> bool:
-        """Return whether a song is one of this part."""
         digest = hashlib.sha256(address.encode(errors="surrogateescape")).digest()
         return int.from_bytes(digest[:8], "big") % self.n_shards == self.index

@@ -74,7 +74,6 @@ class Worker:
         self._do = do
 
     def __call__(self, task: Any) -> Any:
-        """Do a task."""
         return self._do(task)
 
     def stop(self) -> None:

@@ -23,7 +23,6 @@ _ENDED = "The process that separates ended by itself; is there enough memory?"
 
 
 def list_devices() -> str:
-    """Return a table of the audio devices."""
     return str(_sounddevice().query_devices()) or "There are no audio devices."
 
 

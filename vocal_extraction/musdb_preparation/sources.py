@@ -40,7 +40,6 @@ class Song:
 
     @property
     def is_coded(self) -> bool:
-        """Whether the song is one stem file."""
         return len(self.files) == 1
 
     @property
@@ -55,7 +54,6 @@ class Song:
 
     @property
     def n_bytes(self) -> int:
-        """Size of the files together."""
         try:
             return sum(file.stat().st_size for file in self.files)
         except OSError as error:

@@ -50,7 +50,6 @@ class DiskArray(contextlib.AbstractContextManager["DiskArray"]):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(n_rows, *row_shape), as of an array."""
         return (self.n_rows, *self.row_shape)
 
     def __setitem__(self, rows: slice, values: NDArray[Any]) -> None:
@@ -77,7 +76,6 @@ class DiskArray(contextlib.AbstractContextManager["DiskArray"]):
         return values
 
     def append(self, values: NDArray[Any]) -> None:
-        """Write rows behind the last."""
         self[self.n_rows :] = values
 
 
@@ -96,7 +94,6 @@ class Scratch(contextlib.AbstractContextManager["Scratch"]):
         self.close(*self._arrays.values())
 
     def new(self, *shape: int) -> Array:
-        """Return an array of zeros."""
         array: Array = np.zeros(0 if self._on_disk else shape, np.float32)
         if self._on_disk:
             array = DiskArray(shape[1:], self._folder, n_rows=shape[0])

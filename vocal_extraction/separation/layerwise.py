@@ -67,7 +67,6 @@ class Runtime(Protocol):
 
 
 def runtime_of(model: LoadedModel) -> Runtime:
-    """Return what runs a model's network."""
     if model.is_onnx:
         return model.network
     from vocal_extraction.separation.torch_runtime import TorchRuntime

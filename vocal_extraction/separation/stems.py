@@ -33,12 +33,10 @@ class StemPlan:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the stems."""
         return tuple(stem.name for stem in self.stems)
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The sources that have to be estimated."""
         return tuple(dict.fromkeys(source for stem in self.stems for source in stem.sources))
 
     def stems_of(

@@ -92,7 +92,6 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Where all files of the job are."""
         return self.song.parent
 
     @property
@@ -102,11 +101,9 @@ class Job:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will happen."""
         return self.state in (DONE, FAILED, CANCELLED)
 
     def finish(self, state: str, error: str | None = None) -> None:
-        """Enter the last state."""
         self.error, self.finished_s = error, time.monotonic()
         self.state = state
 
@@ -117,7 +114,6 @@ class Job:
             self.stage = "Writing the files"
 
     def as_json(self, *, n_ahead: int = 0) -> dict[str, Any]:
-        """Return the state for clients."""
         elapsed_s, left_s = time.monotonic() - self.began_s, None
         if self.stage == "Separating" and self.done_s > 0 and self.total_s:
             left_s = round(elapsed_s * max(0.0, self.total_s / self.done_s - 1), 1)
@@ -165,7 +161,6 @@ class JobQueue(contextlib.AbstractContextManager["JobQueue"]):
         return next((job for job in self.jobs(session) if job.id == job_id), None)
 
     def state(self, job: Job) -> dict[str, Any]:
-        """Return a job's state for clients."""
         waiting = [other for other in self.jobs() if not other.is_over]
         return job.as_json(n_ahead=waiting.index(job) if job in waiting else 0)
 
@@ -213,7 +208,6 @@ class JobQueue(contextlib.AbstractContextManager["JobQueue"]):
             raise RefusedError("The server's disk is full. Please try again in an hour.")
 
     def submit(self, session: str, song: Path, options: Options) -> Job:
-        """Put a song at the end of the queue."""
         job = Job(session, song, options)
         with self._lock:
             self._jobs[job.id] = job

@@ -80,7 +80,6 @@ class Overview:
 
     @property
     def duration_s(self) -> float:
-        """Length of the song."""
         return len(self.samples) / _OVERVIEW_RATE
 
     @property
