@@ -1,6 +1,5 @@
 """Arrays in, arrays out: the estimate in chunks is that of the whole song, and the stems add up."""
 
-import gc
 import itertools
 import math
 import subprocess
@@ -36,7 +35,8 @@ from vocal_extraction.settings import PRETRAINED_FOLDER, STEMS, ExtractionSettin
 from vocal_extraction.spectrogram import griffin_lim, istft, n_frames_of, stft
 
 SINGLE = ["MaskInference", "BandSplitMaskInference", "OpenUnmix"]
-KINDS = [*SINGLE, *(f"Ensemble of {kind}" for kind in SINGLE)]
+ENSEMBLES = [f"Ensemble of {kind}" for kind in SINGLE]
+STEREO = [("each", 1), ("each", 2), ("mid-side", 1), ("mid-side", 2)]
 RATES = (8_000, 11_025, 16_000, 22_050, 32_000, 37_800, 44_100, 48_000, 96_000)
 
 
@@ -68,14 +68,17 @@ def assert_same(found, whole):
         assert decibels((found - whole)[:, span], whole[:, span]) < -60, f"frame {number}"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("stereo, n_together", [("each", 1), ("each", 2), ("mid-side", 1), ("mid-side", 2)])
-@pytest.mark.parametrize("duration_s, n_channels", [(0.01, 2), (3.3, 3)])
-def test_a_network_that_remembers_all_gives_what_it_gives_on_the_whole_song(
-    kind, stereo, n_together, duration_s, n_channels
-):
+@pytest.mark.parametrize(
+    "kind, stereo, n_together, duration_s",
+    [
+        *((kind, *stereo, 2.3) for kind in SINGLE for stereo in STEREO),
+        *((kind, "mid-side", 2, 2.3) for kind in ENSEMBLES),
+        *((kind, "mid-side", 1, 0.01) for kind in (*SINGLE, *ENSEMBLES)),
+    ],
+)
+def test_a_network_that_remembers_all_gives_what_it_gives_on_the_whole_song(kind, stereo, n_together, duration_s):
     model = remembering_model(kind, stereo=stereo, n_channels=n_together)
-    mixture = music(duration_s, n_channels=n_channels)
+    mixture = music(duration_s, n_channels=3)
     assert_same(estimate(mixture, model, chunk_s=1.0, context_s=0.0), whole_song(mixture, model))
 
 
@@ -91,7 +94,7 @@ def test_a_network_that_remembers_all_is_not_the_same_in_chunks():
     [("MaskInference", {}), ("BandSplitMaskInference", {"lookahead": 3}), ("Ensemble of BandSplitMaskInference", {})],
 )
 def test_a_network_of_one_direction_gives_what_it_gives_on_the_whole_song(kind, options):
-    model, mixture = remembering_model(kind, bidirectional=False, **options), music(4.1)
+    model, mixture = remembering_model(kind, bidirectional=False, **options), music(2.3)
     assert_same(estimate(mixture, model, chunk_s=1.0), whole_song(mixture, model))
 
 
@@ -105,21 +108,32 @@ def test_a_network_of_one_direction_gives_what_it_gives_on_the_whole_song(kind, 
 def test_models_that_ship_give_what_they_give_on_the_whole_song(preset_name, runtime, demo_dataset):
     """They forget within half a minute: their context would have to be longer than most chunks."""
     model, reference = (load_checkpoint(preset_name, runtime=each) for each in (runtime, "torch"))
-    songs = [
-        soundfile.read(path, dtype="float32")[0].T for path in sorted((demo_dataset / "test/mixture").glob("*.wav"))
-    ]
-    mixture = np.concatenate(songs, axis=1)
-    assert_same(estimate(mixture, model, chunk_s=2.0), whole_song(mixture, reference))
+    song, *_ = sorted((demo_dataset / "test/mixture").glob("*.wav"))
+    mixture = soundfile.read(song, dtype="float32")[0].T[:, : 4 * 44_100]
+    assert_same(estimate(mixture, model, chunk_s=1.0), whole_song(mixture, reference))
+
+
+@pytest.fixture
+def disk_arrays(monkeypatch):
+    """All arrays on disk that are made from here on."""
+    made, init = [], DiskArray.__init__
+
+    def noted(array, *arguments, **options):
+        init(array, *arguments, **options)
+        made.append(array)
+
+    monkeypatch.setattr(DiskArray, "__init__", noted)
+    return made
 
 
 @pytest.mark.parametrize("kind", ["BandSplitMaskInference", "Ensemble of BandSplitMaskInference"])
-def test_features_of_a_layer_take_the_place_of_the_last_ones(kind, tmp_path, monkeypatch):
+def test_features_of_a_layer_take_the_place_of_the_last_ones(kind, tmp_path, monkeypatch, disk_arrays):
     """Of a long song they fill gigabytes: no second array is made, and no output outlives its layer."""
     most, write = [0], DiskArray.__setitem__
 
     def measured(array, *rows):
         write(array, *rows)
-        open_arrays = [each for each in gc.get_objects() if type(each) is DiskArray and not each._file.closed]
+        open_arrays = [each for each in disk_arrays if not each._file.closed]
         most[0] = max(most[0], sum(math.prod(each.shape) for each in open_arrays))
 
     model = remembering_model(kind, stereo="mid-side")
@@ -137,7 +151,7 @@ def test_features_of_a_layer_take_the_place_of_the_last_ones(kind, tmp_path, mon
 
 @pytest.mark.parametrize("phase", ["mixture", "griffin-lim"])
 def test_arrays_on_disk_give_what_arrays_in_memory_give(tmp_path, phase):
-    model, mixture = remembering_model("BandSplitMaskInference", stereo="mid-side", n_channels=2), music(2.1)
+    model, mixture = remembering_model("MaskInference", stereo="mid-side", n_channels=2), music(2.1)
     separator = Separator(model, ExtractionSettings(phase=phase, chunk_s=1.0, context_s=0.25), folder=tmp_path)
     with DiskArray((2,)) as song:
         song.append(mixture.T)
@@ -147,18 +161,11 @@ def test_arrays_on_disk_give_what_arrays_in_memory_give(tmp_path, phase):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_arrays_are_closed_where_the_separation_ends_early(monkeypatch):
-    created, init = [], DiskArray.__init__
-
-    def noted(array, *arguments, **options):
-        init(array, *arguments, **options)
-        created.append(array)
-
-    monkeypatch.setattr(DiskArray, "__init__", noted)
+def test_arrays_are_closed_where_the_separation_ends_early(disk_arrays):
     with DiskArray((1,), n_rows=100_000) as song, pytest.raises(ExtractionCancelledError):
         Separator(remembering_model("MaskInference"))(song, 48_000, cancelled=lambda: True)
-    assert len(created) > 2
-    assert all(array._file.closed for array in created)
+    assert len(disk_arrays) > 2
+    assert all(array._file.closed for array in disk_arrays)
 
 
 def test_four_sources_add_up_with_the_residual():
@@ -192,7 +199,7 @@ class Convolution(torch.nn.Module):
         return {"mask": (30 * self.layer(magnitudes)).sigmoid().transpose(1, 2)[..., None, None]}
 
 
-@pytest.mark.parametrize("duration_s, n_channels", [(0.3, 1), (7.7, 2)])
+@pytest.mark.parametrize("duration_s, n_channels", [(0.3, 1), (3.7, 2)])
 def test_a_convolution_in_chunks_gives_what_it_gives_on_the_whole(duration_s, n_channels):
     model, mixture = loaded(Convolution()), music(duration_s, n_channels=n_channels)
     # Two frames that the mask depends on, and two beside the kept ones that reach into their samples.
@@ -219,7 +226,7 @@ def test_chunks_go_through_the_network_together_where_they_are_small():
     assert sorted(n_together) == [2, 18], "of 10 chunks of two channels, 18 items have 600 bins"
 
 
-@pytest.mark.parametrize("duration_s, n_channels", [(0.01, 1), (4.9, 1), (4.9, 3), (9.3, 2)])
+@pytest.mark.parametrize("duration_s, n_channels", [(0.01, 1), (2.9, 3), (6.7, 2)])
 def test_chunks_with_context_give_what_the_whole_song_gives(model, duration_s, n_channels):
     mixture = music(duration_s, n_channels=n_channels)
     whole = whole_song(mixture, model)
@@ -234,7 +241,7 @@ def test_without_context_the_joints_show(model):
 
 
 def test_griffin_lim_in_chunks_gives_what_it_gives_on_the_whole(model):
-    mixture = music(4.2, n_channels=1)
+    mixture = music(2.6, n_channels=1)
     samples = torch.from_numpy(mixture)
     with torch.inference_mode():
         spectrum = stft(samples, signal=SIGNAL)
@@ -245,7 +252,7 @@ def test_griffin_lim_in_chunks_gives_what_it_gives_on_the_whole(model):
     assert decibels(found - whole_song(mixture, model), whole) > -20, "the phase is the mixture's"
 
 
-@pytest.mark.parametrize("duration_s", [0.3, 2.0, 7.7])
+@pytest.mark.parametrize("duration_s", [0.3, 2.0, 3.7])
 def test_a_constant_mask_scales_the_song_without_joints(duration_s):
     mixture = music(duration_s)
     vocals = estimate(mixture, loaded(ConstantMask(0.25)), chunk_s=1.0, context_s=0.1)
@@ -253,8 +260,10 @@ def test_a_constant_mask_scales_the_song_without_joints(duration_s):
     np.testing.assert_allclose(vocals, 0.25 * mixture, atol=5e-7)
 
 
-@pytest.mark.parametrize("window_length, hop_length", [(512, 256), (512, 128), (512, 64), (16_384, 1_024)])
-@pytest.mark.parametrize("context_s", [0.0, 0.016])
+@pytest.mark.parametrize(
+    "window_length, hop_length, context_s",
+    [*((512, hop, context_s) for hop in (256, 128, 64) for context_s in (0.0, 0.016)), (16_384, 1_024, 0.016)],
+)
 def test_no_joint_shows_wherever_the_song_ends(window_length, hop_length, context_s):
     """The last chunk may have fewer frames than share samples with the one before; the longest windows outlast both."""
     signal = SignalSettings(sample_rate=8_000, window_length=window_length, hop_length=hop_length)
@@ -275,9 +284,9 @@ def test_another_sample_rate_keeps_time_and_level(sample_rate):
     assert decibels((vocals - 0.5 * mixture)[:, inner], mixture[:, inner]) < -90
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    n_samples=st.integers(0, 12_000),
+    n_samples=st.integers(0, 5_000),
     sample_rate=st.sampled_from(RATES),
     n_channels=st.integers(1, 9),
     level=st.sampled_from([0.0, 1e-30, 1e-4, 1.0, 30.0, 1e9]),
@@ -373,14 +382,12 @@ def test_progress_rises_to_the_end(model, network, sample_rate):
     if network == "by layers":
         model = remembering_model("MaskInference")
     calls = []
-    separate(
-        music(9.0, sample_rate=sample_rate),
-        sample_rate,
-        model=model,
-        progress=lambda done_s, total_s: calls.append((done_s, total_s)),
-    )
+    separator = Separator(model, chunk_s=1.0)
+    progress = lambda done_s, total_s: calls.append((done_s, total_s))  # noqa: E731
+    separator(music(5.0, sample_rate=sample_rate).T, sample_rate, progress=progress)
+    assert len(calls) > 4
     assert [done for done, _ in calls] == sorted(done for done, _ in calls)
-    assert calls[-1] == (9.0, 9.0)
+    assert calls[-1] == (5.0, 5.0)
 
 
 @pytest.mark.parametrize("after", [0, 14, 28])
