@@ -108,6 +108,17 @@ def make_song(tmp_path):
 
 
 @pytest.fixture(scope="module")
+def quick_training(one_thread):
+    """Training that draws no losses and keeps nothing for TensorBoard, which takes longer than small epochs do."""
+    from vocal_extraction.training import run_folder
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_folder, "write_loss_plot", lambda *_: None)
+        patch.setattr(run_folder, "_write_tensorboard", lambda *_: None)
+        yield
+
+
+@pytest.fixture(scope="module")
 def quick_evaluation(one_thread):
     """BSSEval with short filters, pages without pictures and sound: what takes time and is tested by itself."""
     from vocal_extraction.evaluation import bsseval_v4

@@ -21,6 +21,8 @@ from vocal_extraction.track_layouts import LAYOUTS
 from vocal_extraction.tracks import find_tracks
 from vocal_extraction.training import train_model
 
+pytestmark = pytest.mark.usefixtures("quick_evaluation", "quick_training")
+
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
 MOST_LINES = 20
 

@@ -14,7 +14,9 @@ import numpy as np, torch
 from evaluation_songs import QUIET, RATE, save_model, write_songs
 from vocal_extraction import evaluate_model, load_checkpoint, separate
 from vocal_extraction.checkpointing import named_checkpoint
+from vocal_extraction.reports import page
 
+page.coded, page.spectrogram_png = lambda samples, rate: (b"", "audio/mpeg"), lambda *_, **__: b""
 folder = Path(sys.argv[1])
 songs, model = write_songs(folder / "songs"), save_model(folder / "a.pth")
 torch.set_num_threads(2)

@@ -10,6 +10,8 @@ from training_presets import tiny_preset
 import main
 from vocal_extraction.settings import STEMS
 
+pytestmark = pytest.mark.usefixtures("quick_evaluation", "quick_training")
+
 RATE = 44_100
 OPTIONS = {"device": "cpu", "progress": False}
 

@@ -19,7 +19,7 @@ from vocal_extraction.settings import ExtractionSettings
 from vocal_extraction.training import train_model
 from vocal_extraction.training.state import STATE_NAME, ResumeError, TrainingState
 
-SHORT_RUN = 1 / 250
+SHORT_RUN = 1 / 500
 
 
 @pytest.mark.parametrize("name", TARGETS)

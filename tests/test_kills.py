@@ -1,12 +1,15 @@
 """The short version of ``make stress``, and whether it would notice a loss."""
 
+import dataclasses
+import functools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from job_inputs import inputs_of
-from stress import kills
+from stress import kills, victims
 from stress.victims import JOBS, Job
 
 
@@ -15,10 +18,13 @@ def _server():
     kills.prepare_server()
 
 
-@pytest.mark.parametrize("name", ["prepare", "train", "extract"])  # `make stress` kills evaluate, too
+@pytest.mark.parametrize("name", ["prepare", "train", "extract"])
 def test_a_job_that_is_killed_loses_nothing(name, tmp_path, tmp_path_factory):
-    inputs = inputs_of(name, tmp_path_factory)
-    tally = kills.kill_job(JOBS[name], n_kills=1, seed=1, folder=tmp_path, inputs=inputs)
+    """`make stress` kills evaluate, too, and extract in two processes, each of which takes long to begin."""
+    inputs, job = inputs_of(name, tmp_path_factory), JOBS[name]
+    if name == "extract":
+        job = dataclasses.replace(job, run=functools.partial(victims.extract, n_jobs=1))
+    tally = kills.kill_job(job, n_kills=1, seed=1, folder=tmp_path, inputs=inputs)
     assert tally.n_kills == 1
     assert tally.n_ends >= 1
     assert tally.losses == []
@@ -35,26 +41,11 @@ def _careless(inputs, results):
         file.write("]")
 
 
-def test_half_a_file_is_noticed(tmp_path, monkeypatch):
-    careless = Job("careless", lambda folder: folder.mkdir(), _careless, ("*.json",))
-    monkeypatch.setitem(JOBS, "careless", careless)
-    monkeypatch.setattr(kills, "_start", _forked)
+def test_half_a_file_is_noticed(tmp_path):
+    careless = Job("careless", Path.mkdir, _careless, ("*.json",))
     tally = kills.kill_job(careless, n_kills=2, seed=0, folder=tmp_path)
     assert "half written: result.json" in tally.losses
     assert "differs: result.json" in tally.losses
-
-
-def _forked(job, inputs, results):
-    """Start a job that only this test knows."""
-    import multiprocessing
-
-    results.mkdir(parents=True, exist_ok=True)
-    fork = multiprocessing.get_context("fork")
-    ready, told = fork.Pipe(duplex=False)
-    process = fork.Process(target=kills._live, args=(job.name, inputs, results, told))
-    process.start()
-    ready.poll(30)
-    return process
 
 
 def test_what_is_whole_is_told_from_what_is_not(tmp_path):

@@ -25,7 +25,7 @@ from vocal_extraction.networks import MaskInference, create_model
 from vocal_extraction.presets import Preset
 from vocal_extraction.settings import NetworkSettings, SignalSettings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("quick_evaluation")
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Preset(

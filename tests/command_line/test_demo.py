@@ -23,7 +23,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("small", "quick_evaluation", "quick_training")
 def test_demo_makes_all_that_it_names_and_can_be_repeated(capsys):
     earlier = Path("demo_output/checkpoints/best.model.pth")
     earlier.parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Workers of a Ray cluster on this machine: what dies is done again, or given up, as with processes."""
+"""Workers of a Ray cluster on this machine: an actor that dies is replaced; test_workers has what is done of it."""
 
 import json
 import os
@@ -25,20 +25,18 @@ join_cluster(None)
 results = {}
 hire = functools.partial(RayWorker, Shout(Path(sys.argv[1])))
 tries = Tries(lambda: "", lambda text: None)
-do_all(["poison", "a", "unlucky", "b"], hire, n_workers=2, tries=tries, name=str, done=results.__setitem__)
+do_all(["unlucky", "a"], hire, n_workers=1, tries=tries, name=str, done=results.__setitem__)
 print(json.dumps({word: str(result) for word, result in results.items()}))
 """
 
 
-def test_a_song_that_kills_its_actor_is_given_up_and_the_rest_is_done(tmp_path):
+def test_a_song_whose_actor_dies_is_done_by_another_and_so_is_the_rest(tmp_path):
     search = os.pathsep.join(map(str, (ROOT, ROOT / "tests", Path(__file__).parent)))
     environment = os.environ | {"PYTHONPATH": search, "HOME": str(tmp_path), "RAY_DEDUP_LOGS": "0"}
     command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-2_000:]
-    results = json.loads(done.stdout.splitlines()[-1])
-    assert "died 3 times" in results.pop("poison")
-    assert results == {"a": "A", "unlucky": "UNLUCKY", "b": "B"}
+    assert json.loads(done.stdout.splitlines()[-1]) == {"a": "A", "unlucky": "UNLUCKY"}
 
 
 def test_a_cluster_that_is_not_there(monkeypatch, tmp_path):

@@ -336,10 +336,17 @@ def test_a_device_gets_the_song_behind_by_the_stated_delay_and_late_blocks_are_c
     np.testing.assert_allclose(vocals[:20_000] + rest[:20_000], song[:20_000], atol=2**-21)
 
 
-def test_what_is_gone_is_named(checkpoint, device, monkeypatch):
+def test_a_worker_that_is_far_behind_goes_on_with_the_newest_blocks_and_what_is_gone_is_named(
+    checkpoint, device, monkeypatch
+):
     task = Task(str(checkpoint), None, 2, None, None)
-    with devices.LiveSession(task, (None, None), n_ahead=1, gains_db={}) as session:
+    with devices.LiveSession(task, (None, None), n_ahead=2, gains_db={}) as session:
         session.check()
+        block = noise(512, 2)
+        for _ in range(RING):
+            device.play(block)
+        wait_for(session, RING)
+        assert session.n_late > 0
         with monkeypatch.context() as changed:
             changed.setattr(devices, "_STANDSTILL_S", -1.0)
             with pytest.raises(ExtractionError, match="unplugged"):
@@ -360,14 +367,3 @@ def test_what_cannot_begin_is_a_sentence(checkpoint, device, capsys, options, se
     device.broken = True
     assert main(["live", *(options or ["--model", str(checkpoint)])]) == 1
     assert sentence in capsys.readouterr().err
-
-
-def test_a_worker_that_is_far_behind_goes_on_with_the_newest_blocks(checkpoint, device):
-    with devices.LiveSession(
-        Task(str(checkpoint), None, 2, None, None), (None, None), n_ahead=2, gains_db={}
-    ) as session:
-        block = noise(512, 2)
-        for _ in range(RING):
-            device.play(block)
-        wait_for(session, RING)
-        assert session.n_late > 0

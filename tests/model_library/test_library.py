@@ -2,6 +2,7 @@
 
 import io
 import json
+import multiprocessing
 import os
 import pickle
 import signal
@@ -17,6 +18,7 @@ import torch
 from foreign_models import write_open_unmix, write_tensorflow_checkpoint
 from small_disks import small_disk  # noqa: F401 - a fixture
 
+from vocal_extraction import atomic_files
 from vocal_extraction.__main__ import main
 from vocal_extraction.atomic_files import StorageError
 from vocal_extraction.checkpointing import load_checkpoint, named_checkpoint
@@ -90,6 +92,7 @@ def test_weights_that_their_makers_publish_are_known_by_their_sums(umx, monkeypa
     assert (model.metadata.preset, model.sources) == ("mine", ("bass", "drums", "other", "vocals"))
 
 
+@pytest.mark.usefixtures("quick_evaluation")
 def test_an_imported_model_is_used_by_its_name(spleeter, demo_dataset, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["models", "import", str(spleeter), "--name", "theirs"]) == 0
@@ -330,18 +333,13 @@ def test_a_full_disk_leaves_nothing(umx, small_disk, monkeypatch):  # noqa: F811
     assert [*disk.path.iterdir()] == []
 
 
-_KILLED = """
-import os, signal, sys
-from vocal_extraction import atomic_files
-from vocal_extraction.model_library import import_model
-atomic_files.os.fsync = lambda number: os.kill(os.getpid(), signal.SIGKILL)
-import_model(sys.argv[1], name="theirs")
-"""
-
-
-def test_an_import_that_is_killed_leaves_nothing_that_counts(umx, models_dir):
-    done = subprocess.run([sys.executable, "-c", _KILLED, str(umx)], cwd=PROJECT_FOLDER, timeout=120, check=False)
-    assert done.returncode == -signal.SIGKILL
+def test_an_import_that_is_killed_leaves_nothing_that_counts(umx, models_dir, monkeypatch):
+    process = multiprocessing.get_context("fork").Process(target=import_model, args=(umx,), kwargs={"name": "theirs"})
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic_files.os, "fsync", lambda number: os.kill(os.getpid(), signal.SIGKILL))
+        process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
     assert [row["model"] for row in models_table() if row["model"] == "theirs"] == []
     import_model(umx, name="other")
     assert [path.name for path in models_dir.iterdir()] == ["other.model.pth"], "what was left is gone"

@@ -58,6 +58,7 @@ def test_open_unmix_as_its_makers_compute_it(umx, weights, song, n_samples):
 
 def test_one_target_of_open_unmix_alone_is_estimated_without_the_others(umx, tmp_path, weights, song):
     used = []
+    song = song[: 3 * 44_100]
     for source, member in zip(FOUR, umx.network.layers["model"].members, strict=True):
         member.fc3.register_forward_hook(lambda *_, source=source: used.append(source))
     found = Separator(umx)(song, 44_100, sources=["vocals"])
@@ -70,16 +71,15 @@ def test_one_target_of_open_unmix_alone_is_estimated_without_the_others(umx, tmp
 def test_a_song_on_disk_gives_what_one_in_memory_gives(umx, spleeter, song):
     with DiskArray((2,)) as on_disk:
         on_disk.append(song)
-        for model in (umx, spleeter):
-            in_memory = Separator(model)(song, 48_000)
-            for name, estimate in Separator(model)(on_disk, 48_000).items():
-                np.testing.assert_array_equal(estimate[:], in_memory[name])
-                estimate.close()
+        for model, source in ((umx, "drums"), (spleeter, "vocals")):
+            in_memory = Separator(model)(song, 48_000, sources=[source])[source]
+            with Separator(model)(on_disk, 48_000, sources=[source])[source] as estimate:
+                np.testing.assert_array_equal(estimate[:], in_memory)
 
 
 @pytest.mark.parametrize("n_sources, high", [(2, "average"), (4, "zeros")])
 def test_spleeter_as_its_makers_compute_it(tmp_path, song, n_sources, high):
-    arrays = spleeter_arrays(n_sources, n_sources)
+    arrays, song = spleeter_arrays(n_sources, n_sources), song[: 3 * 44_100]
     model = imported(write_tensorflow_checkpoint(tmp_path / "s", arrays), high=high)
     assert model.sources == {2: ("vocals", "accompaniment"), 4: ("vocals", "drums", "bass", "other")}[n_sources]
     found = Separator(model)(song, 44_100)
@@ -96,7 +96,7 @@ def test_spleeter_at_the_ends_of_songs_and_blocks(spleeter, arrays, song, n_samp
 
 
 def test_griffin_lim_takes_spleeters_masks_on_chunks(spleeter, song):
-    song = song[: 3 * 44_100]
+    song = song[: 2 * 44_100]
     found = Separator(spleeter, ExtractionSettings(phase="griffin-lim", chunk_s=1.0, context_s=0.2))(song, 44_100)[
         "vocals"
     ]
@@ -107,6 +107,7 @@ def test_griffin_lim_takes_spleeters_masks_on_chunks(spleeter, song):
 
 
 def test_the_wiener_filter_is_norberts_on_stretches_of_300_frames(umx, weights, song):
+    song = song[: 8 * 44_100]
     mixture, estimates = open_unmix_spectra(song, weights)
     x = mixture.permute(2, 1, 0).numpy().astype(complex)
     magnitudes = np.stack([estimates[source].abs().permute(2, 1, 0).numpy() for source in FOUR], axis=-1)

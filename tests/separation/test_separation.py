@@ -382,7 +382,7 @@ def test_progress_rises_to_the_end(model, network, sample_rate):
     if network == "by layers":
         model = remembering_model("MaskInference")
     calls = []
-    separator = Separator(model, chunk_s=1.0)
+    separator = Separator(model, ExtractionSettings(chunk_s=1.0))
     progress = lambda done_s, total_s: calls.append((done_s, total_s))  # noqa: E731
     separator(music(5.0, sample_rate=sample_rate).T, sample_rate, progress=progress)
     assert len(calls) > 4

@@ -56,17 +56,17 @@ class Tally:
         return f"{self.n_kills:3} kills, {self.n_ends:3} ends compared, {len(self.losses)} losses"
 
 
-def _live(name: str, inputs: Path, results: Path, ready: Connection) -> None:
+def _live(job: Job, inputs: Path, results: Path, ready: Connection) -> None:
     """Do a job in a process group of its own."""
     os.setsid()
     ready.send(True)
-    JOBS[name].run(inputs, results)
+    job.run(inputs, results)
 
 
 def _start(job: Job, inputs: Path, results: Path) -> Any:
     results.mkdir(parents=True, exist_ok=True)
     ready, child_end = _server.Pipe(duplex=False)
-    process = _server.Process(target=_live, args=(job.name, inputs, results, child_end))
+    process = _server.Process(target=_live, args=(job, inputs, results, child_end))
     process.start()
     child_end.close()
     ready.poll(_PATIENCE_S)

@@ -8,6 +8,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from vocal_extraction.presets import Preset
 from vocal_extraction.settings import MixingSettings, NetworkSettings, SignalSettings, TrainingSettings
@@ -35,7 +36,7 @@ PRESET = Preset(
     mixing=MixingSettings(duration_s=0.5),
     network=NetworkSettings(hidden_size=4, num_layers=1),
     training=TrainingSettings(
-        n_epochs=5,
+        n_epochs=3,
         batches_per_epoch=3,
         batch_size=2,
         n_mixtures=8,
@@ -161,11 +162,13 @@ def _make_mixtures(folder: Path) -> None:
         )
 
 
-def _extract(inputs: Path, results: Path) -> None:
+def extract(inputs: Path, results: Path, *, n_jobs: int = 2) -> None:
+    """Extract them, by default in two processes."""
     from vocal_extraction.extraction import extract_songs
 
     _on_one_core()
-    outcomes = extract_songs([inputs / "songs"], results, model=inputs / "tiny.pth", device="cpu", n_jobs=2, show=False)
+    options: dict[str, Any] = {"model": inputs / "tiny.pth", "device": "cpu", "n_jobs": n_jobs, "show": False}
+    outcomes = extract_songs([inputs / "songs"], results, **options)
     failures = [str(outcome) for outcome in outcomes if outcome.failed]
     if failures:
         raise SystemExit("\n".join(failures))
@@ -197,7 +200,7 @@ JOBS = {
             _evaluate,
             ("*.json", "*.csv", "*.txt", "*.html", "estimates/**/*.wav"),
         ),
-        Job("extract", _make_mixtures, _extract, ("**/*.wav",)),
+        Job("extract", _make_mixtures, extract, ("**/*.wav",)),
         Job("import", _make_foreign_model, _import, ("*.model.pth",)),
     )
 }

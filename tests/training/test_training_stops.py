@@ -18,6 +18,8 @@ from vocal_extraction.training import TrainingError, train_model
 from vocal_extraction.training.processes import Processes, device_of_rank, joined_processes
 from vocal_extraction.training.state import STATE_NAME, TrainingState
 
+pytestmark = pytest.mark.usefixtures("quick_training")
+
 TESTS = Path(__file__).resolve().parents[1]
 
 RUN = """
@@ -26,7 +28,8 @@ if hasattr(os, "sched_setaffinity"):  # threads that share a recurrent step craw
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 from pathlib import Path
 from training_presets import tiny_preset
-from vocal_extraction.training import train_model
+from vocal_extraction.training import run_folder, train_model
+run_folder.write_loss_plot = run_folder._write_tensorboard = lambda *_: None  # what is resumed from is not there
 try:
     train_model(8, preset=tiny_preset(), dataset_folder=Path(sys.argv[1]), checkpoint_folder=Path(sys.argv[2]),
                 n_epochs=10_000, n_workers=1, device="cpu", progress=False)
@@ -42,7 +45,9 @@ from training_presets import tiny_preset
 from vocal_extraction.training import train_model
 from vocal_extraction.training.processes import joined_processes
 import test_training_stops
+from vocal_extraction.training import run_folder
 
+run_folder.write_loss_plot = run_folder._write_tensorboard = lambda *_: None
 dataset, folder = Path(sys.argv[1]), Path(sys.argv[2])
 with joined_processes(torch.device("cpu"), 10) as processes:
     assert processes.sums(processes.rank, 0.25) == (1.0, 0.5)
