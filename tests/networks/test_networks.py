@@ -2,7 +2,6 @@
 
 import dataclasses
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +23,6 @@ from vocal_extraction.settings import NetworkSettings, SignalSettings
 
 CLASSIC, STUDIO = PRESETS["classic"], PRESETS["studio"]
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"num_features": 33, "num_audio_channels": 1, "hidden_size": 6, "num_layers": 2, "bidirectional": True}
 KINDS = [MaskInference, BandSplitMaskInference]
 

@@ -24,12 +24,13 @@ CPU = torch.device("cpu")
 RATE = 44_100
 
 
+pytestmark = pytest.mark.usefixtures("own_folder", "one_core")
+
+
 @pytest.fixture(autouse=True)
-def _surroundings(tmp_path, monkeypatch):
-    """A fresh working directory, nothing prepared from elsewhere, and one core."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MUSDB_PATH", raising=False)
-    monkeypatch.setattr("vocal_extraction.training.resources._n_cores", lambda: 1)
+def _no_plots(monkeypatch):
+    """They take most of the time of so small an epoch."""
+    monkeypatch.setattr("vocal_extraction.training.run_folder.write_loss_plot", lambda *_: None)
 
 
 def write_songs(folder, names, stems=("accompaniment", "vocals"), duration_s=1.0):

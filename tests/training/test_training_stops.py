@@ -18,7 +18,7 @@ from vocal_extraction.training import TrainingError, train_model
 from vocal_extraction.training.processes import Processes, device_of_rank, joined_processes
 from vocal_extraction.training.state import STATE_NAME, TrainingState
 
-pytestmark = pytest.mark.usefixtures("quick_training")
+pytestmark = pytest.mark.usefixtures("one_core", "quick_training")
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -57,22 +57,6 @@ os.environ["MASTER_PORT"] = sys.argv[3]  # the first meeting place may not be go
 train_model(8, preset=tiny_preset(batch_size=4, dropout=0.3), dataset_folder=dataset,
             checkpoint_folder=folder / f"run-{processes.rank}", n_workers=0, device="cpu", progress=False)
 """
-
-
-@pytest.fixture(autouse=True)
-def _one_core(monkeypatch):
-    """Threads that share a recurrent step crawl where another process holds a core; tests run beside others."""
-    monkeypatch.setattr("vocal_extraction.training.resources._n_cores", lambda: 1)
-
-
-@pytest.fixture
-def dataset(tmp_path, demo_dataset):
-    """The demo songs in a folder of one's own: training keeps rendered mixtures beside them."""
-    for subset in ("train", "valid"):
-        (tmp_path / "dataset" / subset).mkdir(parents=True)
-        for part in ("foreground", "background", "mixture"):
-            (tmp_path / "dataset" / subset / part).symlink_to(demo_dataset / subset / part)
-    return tmp_path / "dataset"
 
 
 def start(script, *arguments, **environment):
