@@ -47,7 +47,7 @@ class Storage:
             start_response("503 Slow Down", [("Content-Type", "application/xml")])
             return [SLOW_DOWN]
         if failure[1] == "late":
-            self.late.wait(4)
+            self.late.wait(8)
             return self._app(environ, start_response)
         body = b"".join(self._app(environ, start_response))  # with the length of all of it
         return [body[: len(body) // 2]]
@@ -70,7 +70,7 @@ def storage(server, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    quick = {"read_timeout": 2, "retries": {"max_attempts": 1}}
+    quick = {"read_timeout": 4, "retries": {"max_attempts": 1}}
     monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": server.url, "config_kwargs": quick})
     server.failures = []
     system = fsspec.filesystem("s3", skip_instance_cache=True)
