@@ -19,7 +19,7 @@ SIGNAL = SignalSettings()
 
 
 class Masking(nn.Module):
-    """One of this project's networks, in a shell that hides what it is, so that it hears pieces with context."""
+    """One of this project's networks, in a shell that hides what it is, so that it is run on chunks with context."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -110,8 +110,8 @@ def test_an_output_format(run_block, song, tmp_path):
     outcome = extract_vocals(song, tmp_path, settings=ExtractionSettings(format="opus"), preset_name="classic")
     assert outcome.stems["vocals"].suffix == ".opus"
     probe = ["ffprobe", "-v", "error", "-show_entries", "stream=codec_name", "-of", "csv=p=0"]
-    told = subprocess.run([*probe, str(outcome.stems["vocals"])], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "opus"
+    answer = subprocess.run([*probe, str(outcome.stems["vocals"])], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "opus"
 
 
 def test_a_layout_of_tracks(run_block, tmp_path):

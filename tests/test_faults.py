@@ -96,13 +96,13 @@ def assert_fails(arguments, capsys, *sentences):
     """A command ends with status 1 and says why, in one line for each thing that failed."""
     capsys.readouterr()
     assert main.main(arguments) == 1
-    told = capsys.readouterr().err
-    assert "Traceback" not in told
-    lines = [line for line in told.splitlines() if line.startswith("Error: ") or ": failed. " in line]
-    assert lines, told
-    assert any(sentence in line for line in lines for sentence in sentences), told
+    printed = capsys.readouterr().err
+    assert "Traceback" not in printed
+    lines = [line for line in printed.splitlines() if line.startswith("Error: ") or ": failed. " in line]
+    assert lines, printed
+    assert any(sentence in line for line in lines for sentence in sentences), printed
     if arguments[0] != "extract":
-        assert len(lines) == 1, told
+        assert len(lines) == 1, printed
 
 
 def assert_as_if_undisturbed(world, results, capsys, inputs=None):

@@ -288,9 +288,9 @@ def test_version(tmp_path):
     assert done.stdout.decode() == f"vocal-extraction {vocal_extraction.__version__}\n"
 
 
-@pytest.mark.parametrize("told", [None, "/told"])
+@pytest.mark.parametrize("named", [None, "/songs"])
 @pytest.mark.parametrize("beside", [[], ["a song folder"], ["a", "b"]])
-def test_what_every_change_must_pass_finds_real_songs_beside_the_project(tmp_path, told, beside):
+def test_what_every_change_must_pass_finds_real_songs_beside_the_project(tmp_path, named, beside):
     """Whatever the folder is called that holds them; where MUSDB_PATH is set, it stays."""
     run = tmp_path / "project" / ".ci" / "run"
     run.parent.mkdir(parents=True)
@@ -300,7 +300,7 @@ def test_what_every_change_must_pass_finds_real_songs_beside_the_project(tmp_pat
         (tmp_path / name).chmod(0o755)
     for name in beside:
         (tmp_path / name / "musdb18-7s").mkdir(parents=True)
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"} | ({"MUSDB_PATH": told} if told else {})
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"} | ({"MUSDB_PATH": named} if named else {})
     done = subprocess.run(["bash", str(run)], env=environment, capture_output=True, text=True, timeout=60, check=True)
-    expected = told or (str(tmp_path / beside[0] / "musdb18-7s") if beside else "none")
+    expected = named or (str(tmp_path / beside[0] / "musdb18-7s") if beside else "none")
     assert done.stdout == f"lint {expected} \ntest {expected} \ntest {expected} AVX2\n"

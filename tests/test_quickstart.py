@@ -34,6 +34,6 @@ def test_the_quickstart_runs_from_another_folder(tmp_path):
     cells = json.loads(notebook.read_text())["cells"]
     outputs = [output for cell in cells for output in cell.get("outputs", ())]
     assert [output for output in outputs if output["output_type"] == "error"] == []
-    heard = [output for output in outputs if "<audio" in "".join(output.get("data", {}).get("text/html", ""))]
-    assert len(heard) == 2
+    playable = [output for output in outputs if "<audio" in "".join(output.get("data", {}).get("text/html", ""))]
+    assert len(playable) == 2
     assert (notebook.parent / "quickstart" / "extracted").is_dir()

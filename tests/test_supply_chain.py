@@ -42,8 +42,8 @@ def test_what_is_locked_is_pinned_but_for_other_systems():
 
 def test_the_documents_say_what_every_package_is_for():
     text = plain((ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8"))
-    told = set(re.findall(r"[a-z0-9]+(?:-[a-z0-9]+)*", text))
-    missing = {name for path in REQUIREMENTS for name in pinned(path)} - told
+    listed = set(re.findall(r"[a-z0-9]+(?:-[a-z0-9]+)*", text))
+    missing = {name for path in REQUIREMENTS for name in pinned(path)} - listed
     assert missing == set()
 
 

@@ -52,8 +52,8 @@ def ffmpeg(*arguments):
 
 def decoded(path) -> np.ndarray:
     """Decode with ffmpeg: (n_channels, n_samples)."""
-    told = json.loads(probed(path, "stream=channels"))["streams"]
-    n_channels = next(stream["channels"] for stream in told if "channels" in stream)
+    facts = json.loads(probed(path, "stream=channels"))["streams"]
+    n_channels = next(stream["channels"] for stream in facts if "channels" in stream)
     command = ["ffmpeg", "-nostdin", "-v", "error", "-i", f"file:{path}", "-map", "0:a:0", "-f", "f32le", "pipe:1"]
     data = subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
     return np.frombuffer(data, np.float32).reshape(-1, n_channels).T
@@ -246,17 +246,17 @@ def song_with_cover(song, tmp_path_factory) -> Path:
 def test_tags_and_cover_go_along(song_with_cover, extract, name):
     outcome = extract(song_with_cover, settings={"format": name})
     for path in outcome.stems.values():
-        told = json.loads(
+        facts = json.loads(
             probed(path, "stream=codec_type,width,height:stream_tags:stream_disposition=attached_pic:format_tags")
         )
-        tags = dict(told["format"].get("tags", {}))
-        for stream in told["streams"]:
+        tags = dict(facts["format"].get("tags", {}))
+        for stream in facts["streams"]:
             tags |= stream.get("tags", {}) if stream["codec_type"] == "audio" else {}
         tags = {key.lower(): value for key, value in tags.items()}
         assert tags["title"] == "Ein=Tïtel; #1\\2"
         assert tags["artist"] == "Someone"
         assert not any("replaygain" in key for key in tags)
-        covers = [(stream["width"], stream["height"]) for stream in told["streams"] if stream["codec_type"] == "video"]
+        covers = [(stream["width"], stream["height"]) for stream in facts["streams"] if stream["codec_type"] == "video"]
         assert covers == ([] if name == "wav16" else [(48, 32)])
 
 
@@ -386,19 +386,19 @@ def test_a_folder_that_cannot_be_written(tmp_path, song, model):
 
 
 def test_cancelling_leaves_nothing(tmp_path, song, model):
-    told = []
+    reported = []
     with pytest.raises(ExtractionCancelledError):
         extract_vocals(
-            song, tmp_path / "out", model=model, progress=lambda *state: told.append(state), cancelled=lambda: True
+            song, tmp_path / "out", model=model, progress=lambda *state: reported.append(state), cancelled=lambda: True
         )
-    assert told == []
+    assert reported == []
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
 def test_progress_tells_how_far_it_is(song, extract):
-    told = []
-    extract(song, progress=lambda done_s, total_s: told.append((done_s, total_s)))
-    assert told[-1] == (pytest.approx(1.013, abs=1e-3), pytest.approx(1.013, abs=1e-3))
+    reported = []
+    extract(song, progress=lambda done_s, total_s: reported.append((done_s, total_s)))
+    assert reported[-1] == (pytest.approx(1.013, abs=1e-3), pytest.approx(1.013, abs=1e-3))
 
 
 def test_ffmpeg_that_stands_still_is_ended(monkeypatch):

@@ -58,15 +58,17 @@ def test_an_estimate_is_the_mean_of_those_of_the_members_that_have_the_source(li
 
 
 def test_songs_on_disk_give_the_same_and_progress_comes_to_the_end(listed):
-    model, heard = load_checkpoint(listed / "both.toml"), []
+    model, reported = load_checkpoint(listed / "both.toml"), []
     with DiskArray((2,)) as song:
         song.append(noise().T)
-        estimates = Separator(model)(song, 16_000, sources=["vocals"], progress=lambda done, total: heard.append(done))
+        estimates = Separator(model)(
+            song, 16_000, sources=["vocals"], progress=lambda done, total: reported.append(done)
+        )
         found = estimates["vocals"][:].T
         estimates["vocals"].close()
     np.testing.assert_allclose(found, separate(noise(), 16_000, model=model)["vocals"], atol=1e-6)
-    assert heard == sorted(heard)
-    assert heard[-1] == pytest.approx(150_000 / 16_000)
+    assert reported == sorted(reported)
+    assert reported[-1] == pytest.approx(150_000 / 16_000)
 
 
 def test_the_command_writes_a_list_that_is_used_like_any_model(listed, make_song, monkeypatch):

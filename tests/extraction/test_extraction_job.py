@@ -122,11 +122,11 @@ def test_one_bad_song_does_not_stop_the_rest(tmp_path, make_song, model, n_jobs,
         ("missing.wav", "failed"),
     ]
     assert files_in(out) == stems_of("a", "deep/er/c")
-    told = {Path(record["file"]).name: record for record in records(out)}
-    assert told["a.wav"]["outcome"] == "done"
-    assert told["a.wav"]["seconds"] > 0
-    assert "no audio" in told["b.mp3"]["reason"]
-    assert "no file" in told["missing.wav"]["reason"]
+    by_name = {Path(record["file"]).name: record for record in records(out)}
+    assert by_name["a.wav"]["outcome"] == "done"
+    assert by_name["a.wav"]["seconds"] > 0
+    assert "no audio" in by_name["b.mp3"]["reason"]
+    assert "no file" in by_name["missing.wav"]["reason"]
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "b.mp3: failed" in printed.err

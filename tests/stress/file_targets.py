@@ -78,9 +78,9 @@ def _take_metadata(metadata: Any, folder: Path) -> None:
 
     if not isinstance(metadata, dict):
         return
-    told = metadata.get("stft_params")
-    if isinstance(told, dict) and told.keys() <= set(STFTParams._fields):
-        metadata = {**metadata, "stft_params": STFTParams(**told)}
+    parameters = metadata.get("stft_params")
+    if isinstance(parameters, dict) and parameters.keys() <= set(STFTParams._fields):
+        metadata = {**metadata, "stft_params": STFTParams(**parameters)}
     with contextlib.suppress(CheckpointError, SettingsError), torch.random.fork_rng(devices=[]):
         parsed = CheckpointMetadata.parse(metadata).with_sources(1)
         assert len(parsed.sources) == 1

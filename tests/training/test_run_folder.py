@@ -92,11 +92,11 @@ def test_a_number_of_processes_that_is_none_is_refused(songs):
 def test_epoch_line_has_digits_that_move_and_si_sdr_and_a_pipe_gets_no_bar(songs, capsys):
     train(songs, progress=True)
     (row,) = history_of("run")
-    told = capsys.readouterr().err
-    assert f"training loss {row['train_loss']:.5g}, validation loss {row['validation_loss']:.5g} (best)" in told
-    assert f"SI-SDR {row['validation_si_sdr_db']:.2f} dB" in told
-    assert "\r" not in told
-    assert len(told.splitlines()) == 1
+    printed = capsys.readouterr().err
+    assert f"training loss {row['train_loss']:.5g}, validation loss {row['validation_loss']:.5g} (best)" in printed
+    assert f"SI-SDR {row['validation_si_sdr_db']:.2f} dB" in printed
+    assert "\r" not in printed
+    assert len(printed.splitlines()) == 1
 
 
 @pytest.mark.parametrize("change", ["added", "removed", "another length", "other sound"])

@@ -329,9 +329,9 @@ def test_fixed_set_has_the_size_asked_for(dataset, tmp_path):
 
 def test_progress_tells_losses_speed_waiting_and_the_time_left(dataset, tmp_path, capsys):
     train(dataset, tmp_path / "run", progress=True)
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     for part in ("epoch 1 of 2", "validation loss", "mixtures/s", "% of the time waiting for data", "min left"):
-        assert part in told
+        assert part in printed
 
 
 def test_nothing_is_said_without_progress(dataset, tmp_path, capsys):

@@ -128,9 +128,9 @@ def test_ctrl_c_leaves_the_last_epoch_and_no_process(dataset, tmp_path):
     process = start(RUN, dataset, folder)
     wait_for_epochs(process, folder, 1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 130, told
-    assert "Traceback" not in told
+    _, printed = process.communicate(timeout=120)
+    assert process.returncode == 130, printed
+    assert "Traceback" not in printed
     assert weights_of(folder)
     deadline = time.monotonic() + 30
     while is_running(process.pid) and time.monotonic() < deadline:
@@ -181,11 +181,11 @@ def test_two_processes_have_the_gradients_of_one_and_train_together(dataset, tmp
         for rank in range(2)
     ]
     try:
-        told = [process.communicate(timeout=300)[1] for process in ranks]
+        printed = [process.communicate(timeout=300)[1] for process in ranks]
     finally:
         for process in ranks:
             process.kill()
-    assert [process.returncode for process in ranks] == [0, 0], told
+    assert [process.returncode for process in ranks] == [0, 0], printed
     expected = gradients_of_a_step(dataset, tmp_path, Processes())
     for rank in range(2):
         gradients = torch.load(tmp_path / f"gradients-{rank}.pt", weights_only=True)

@@ -31,7 +31,7 @@ class Response:
 
 
 class Client:
-    """A client with a session of its own, by cookie, unless it is told to have none."""
+    """A client with a session of its own, by cookie, unless it shall have none."""
 
     def __init__(self, port, *, cookie=None, with_session=True):
         self.port, self.cookie = port, cookie

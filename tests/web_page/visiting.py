@@ -17,7 +17,7 @@ RATE = 44_100
 SONG_S, OTHER_SONG_S = 20.0, 2.0
 """The first plays on while the test looks at it."""
 LONG_SONG_S, LONG_SONG_RATE = 120.0, 8_000
-"""Long in the network, which hears every song at its own rate, and short on the way to the server."""
+"""Long in the network, which takes every song at its own rate, and short on the way to the server."""
 LARGEST_MB, LONGEST_MIN = 4, 5
 
 NOTE_STARTS = """

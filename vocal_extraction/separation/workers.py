@@ -22,7 +22,7 @@ _GIVEN_BACK_BYTES, _M_MMAP_THRESHOLD = 4_000_000, -3
 
 @functools.cache
 def _n_cores() -> int:
-    """Return how many threads torch would use; asked once, since our own threads lower what later ones are told."""
+    """Return how many threads torch would use; asked once, since our own threads lower what later calls return."""
     if "torch" in sys.modules:
         return int(sys.modules["torch"].get_num_threads())
     given, count = os.environ.get("OMP_NUM_THREADS", ""), os.cpu_count() or 1
