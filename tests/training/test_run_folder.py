@@ -87,6 +87,8 @@ def test_tensorboard_names_the_checkpoint_that_a_run_started_from(songs):
 def test_a_number_of_processes_that_is_none_is_refused(songs):
     with pytest.raises(SettingsError, match=r"n_workers is 1\.5; expected int"):
         train(songs, n_workers=1.5)
+    with pytest.raises(SettingsError, match="number of workers is -2; expected 0 or more"):
+        train(songs, n_workers=-2)
 
 
 def test_epoch_line_has_digits_that_move_and_si_sdr_and_a_pipe_gets_no_bar(songs, capsys):

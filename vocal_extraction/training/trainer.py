@@ -109,7 +109,8 @@ def train_model(
     """
     if not 0 <= converted(seed, int, "seed") <= LARGEST_SEED:
         raise SettingsError(f"The seed is {seed!r}; expected a whole number from 0 to {LARGEST_SEED}.")
-    converted(n_workers, int | None, "n_workers")
+    if (converted(n_workers, int | None, "n_workers") or 0) < 0:
+        raise SettingsError(f"The number of workers is {n_workers}; expected 0 or more.")
     preset = _with_length(
         find_preset(preset),
         maximum_number_of_mixtures,
@@ -280,8 +281,7 @@ class Trainer:
 
     def validate(self, network: nn.Module) -> Scores:
         """Return the mean loss of the fixed mixtures (without any: minus SI-SDR), and the mean SI-SDR of the songs."""
-        network.eval()
-        data = self.data
+        data, network = self.data, network.eval()
         loss = self._mean(self._mixture_loss, data.validation_batches(), network, len(data.validation_addresses))
         si_sdr_db = self._mean(self._song_si_sdr, data.validation_songs, network, len(data.validation_songs))
         if loss is not None:
