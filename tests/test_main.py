@@ -14,7 +14,6 @@ import pytest
 
 import main
 import vocal_extraction
-from vocal_extraction import __main__ as entrance
 from vocal_extraction.command_line import commands
 from vocal_extraction.errors import VocalExtractionError
 
@@ -246,7 +245,7 @@ def test_errors_become_status_1(monkeypatch, capsys):
     def fail():
         raise VocalExtractionError("It is not there. Bring it.")
 
-    monkeypatch.setattr(entrance, "_open_menu", fail)
+    monkeypatch.setattr("vocal_extraction.command_line.menu.run_menu", fail)
     assert main.main([]) == 1
     assert capsys.readouterr().err == "Error: It is not there. Bring it.\n"
 

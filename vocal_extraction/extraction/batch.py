@@ -6,6 +6,7 @@ ends the songs that are under way and leaves no half-written file. Two batches i
 """
 
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from vocal_extraction.extraction.folder_job import FolderJob, FolderWork, Task
 from vocal_extraction.extraction.manifest import Manifest
 from vocal_extraction.extraction.naming import STANDARD_INPUT, choose_paths, find_songs, identity, path_key
 from vocal_extraction.extraction.outcome import Outcome, ProgressBars
-from vocal_extraction.extraction.workers import ProcessWorker, Tries, Worker, do_all
+from vocal_extraction.extraction.workers import ProcessWorker, Tries, do_all
 from vocal_extraction.output_formats import FORMATS
 from vocal_extraction.separation import Cancelled, Progress, StemPlan, load_model, stem_plan, worker_pool
 from vocal_extraction.settings import EXTRACTION_FOLDER, ExtractionSettings
@@ -156,18 +157,27 @@ def extract_songs(
             job = FolderJob(folder, manifest, loaded, plan, settings, pool=pool)
             outcomes: dict[str, Outcome] = {}
 
-            def extract_here(task: Task) -> Outcome | None:
-                with bars.song(task[0]) as progress:
-                    return job.extract(*task, in_batch=True, progress=progress)
-
             def report(task: Task, result: Outcome | ExtractionError) -> None:
                 song = identity(task[0])
                 outcomes[song] = result if isinstance(result, Outcome) else job.failed(task[0], 0.0, result)
                 bars.report(outcomes[song])
 
             tasks = ((song, places.get(identity(song))) for song in found)
-            hire = (lambda: ProcessWorker(work)) if n_workers > 1 else (lambda: Worker(extract_here))
-            do_all(tasks, hire, n_workers=n_workers, tries=tries, name=lambda task: identity(task[0]), done=report)
+            if n_workers > 1:
+                hire = functools.partial(ProcessWorker, work)
+                do_all(tasks, hire, n_workers=n_workers, tries=tries, name=lambda task: identity(task[0]), done=report)
+            else:
+                for task in tries.suspects_last(tasks, lambda task: identity(task[0])):
+                    try:
+                        tries.begin(identity(task[0]))
+                    except ExtractionError as error:
+                        report(task, error)
+                        continue
+                    with bars.song(task[0]) as progress:
+                        outcome = job.extract(*task, in_batch=True, progress=progress)
+                    tries.end(identity(task[0]))
+                    if outcome is not None:
+                        report(task, outcome)
             return [outcomes[identity(song)] for song in found]
 
 
