@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,11 @@ import pytest
 # Tests change their working directory; a relative MUSDB_PATH would then point nowhere.
 if os.environ.get("MUSDB_PATH"):
     os.environ["MUSDB_PATH"] = str(Path(os.environ["MUSDB_PATH"]).resolve())
+
+# Two processes that compile at once have spoilt numba's cache for both, which then fail by a signal.
+if os.environ.get("PYTEST_XDIST_WORKER"):
+    run = f"{os.environ['PYTEST_XDIST_TESTRUNUID']}-{os.environ['PYTEST_XDIST_WORKER']}"
+    os.environ["NUMBA_CACHE_DIR"] = str(Path(tempfile.gettempdir(), f"numba-{run}"))
 
 # A shell that starts pytest in the background makes it ignore Ctrl-C, and every program it starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

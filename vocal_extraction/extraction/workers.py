@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from vocal_extraction.atomic_files import write_text
 from vocal_extraction.checkpointing import LoadedModel
@@ -67,11 +67,14 @@ class WorkerDiedError(ExtractionError):
     """A worker ended in the middle of a song, without an answer."""
 
 
-class Worker(Protocol):
-    """What does one task at a time and returns its result, or raises `WorkerDiedError`."""
+class Worker:
+    """Does one task at a time and returns its result, or raises `WorkerDiedError`; this one on the thread that asks."""
+
+    def __init__(self, do: Callable[[Any], Any]) -> None:
+        self._do = do
 
     def __call__(self, task: Any) -> Any:
-        """Do a task."""
+        return self._do(task)
 
     def stop(self) -> None:
         """Let the task in hand end soon, from another thread."""
