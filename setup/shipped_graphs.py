@@ -3,6 +3,7 @@
 To be run after a checkpoint was replaced. The weights stay in the checkpoints: docs/edge.md.
 """
 
+import numpy as np
 import onnx
 
 from vocal_extraction.atomic_files import write_bytes
@@ -20,11 +21,14 @@ def main() -> None:
         whole, _ = exported(load_checkpoint(path, runtime="torch"), fold=False)
         contents = path.read_bytes()
         for weight in whole.graph.initializer:
-            start = contents.find(weight.raw_data)
-            if start >= 0 and len(weight.raw_data) >= LEAST_BYTES:
-                length = len(weight.raw_data)
-                onnx.external_data_helper.set_external_data(weight, path.name, start, length)
-                weight.ClearField("raw_data")
+            if weight.data_type != onnx.TensorProto.FLOAT or len(weight.raw_data) < LEAST_BYTES:
+                continue
+            values = np.frombuffer(weight.raw_data, "<f4")
+            for stored in (values.tobytes(), values.astype("<f2").tobytes()):  # as checkpoints may have them
+                if (start := contents.find(stored)) >= 0:
+                    onnx.external_data_helper.set_external_data(weight, path.name, start, len(stored))
+                    weight.ClearField("raw_data")
+                    break
         write_bytes(path.with_suffix(".onnx"), whole.SerializeToString())
 
 

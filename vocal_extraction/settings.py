@@ -99,7 +99,7 @@ def converted(value: Any, hint: Any, name: str) -> Any:
     raise SettingsError(f"{name} is {value!r:.80}; expected {getattr(kind, '__name__', kind)}.")
 
 
-_LOSSES = ("magnitude_l1", "waveform", "waveform_batch")
+_LOSSES = ("magnitude_l1", "waveform", "waveform_batch", "spectrum_batch")
 
 
 def _is_positive(value: float) -> bool:
@@ -222,6 +222,8 @@ class NetworkSettings(Checked):
     """Bands of a band-split network, see `layers.band_edges`: 'coarse' or 'fine'."""
     over_bands: str = "lstm"
     """What runs over the bands of a frame: 'lstm' or 'attention'."""
+    num_input_features: int = 1_024
+    """Lowest bins that a U-Net looks at; those above have the mean mask of the highest of these."""
     lookahead: int = 0
     """Frames of the future that a network without `bidirectional` waits for before it infers a mask."""
 
@@ -253,7 +255,7 @@ class TrainingSettings(Checked):
     """Fixed validation mixtures; None validates on the whole validation songs, unchanged, by their SI-SDR."""
     loss: str = "magnitude_l1"
     """'magnitude_l1' (the specification's), 'waveform' (decibels of error energy over mixture energy), or
-    'waveform_batch' (decibels of the mean of that ratio over a batch)."""
+    'waveform_batch' (decibels of the mean of that ratio over a batch), or 'spectrum_batch' (that of spectra)."""
     source_weights: tuple[float, ...] = ()
     """Weight of each source in the loss, in the order of the sources; none: all alike."""
     learning_rate: float = 1e-3
@@ -285,7 +287,7 @@ class TrainingSettings(Checked):
             an_epoch_must_have_at_most_a_million_mixtures=self.batches_per_epoch * self.batch_size <= MOST_MIXTURES,
             n_mixtures_must_be_none_or_1_to_a_million=is_count(self.n_mixtures),
             n_validation_mixtures_must_be_none_or_1_to_a_million=is_count(self.n_validation_mixtures),
-            loss_must_be_magnitude_l1_waveform_or_waveform_batch=self.loss in _LOSSES,
+            loss_must_be_magnitude_l1_waveform_waveform_batch_or_spectrum_batch=self.loss in _LOSSES,
             source_weights_must_be_positive=all(map(_is_positive, self.source_weights)),
             learning_rate_must_be_positive=_is_positive(self.learning_rate),
             learning_rate_schedule_must_be_constant_or_cosine=self.learning_rate_schedule in ("constant", "cosine"),

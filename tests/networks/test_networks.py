@@ -1,6 +1,7 @@
 """The networks: the specified sizes and shapes, learning, batch independence; and the choice of a device."""
 
 import dataclasses
+import inspect
 from itertools import pairwise
 
 import numpy as np
@@ -15,6 +16,7 @@ from vocal_extraction.networks import (
     EnsembleMaskInference,
     MaskInference,
     Network,
+    UNetMaskInference,
     create_model,
 )
 from vocal_extraction.networks.layers import band_edges
@@ -25,11 +27,16 @@ CLASSIC, STUDIO = PRESETS["classic"], PRESETS["studio"]
 
 SMALL = {"num_features": 33, "num_audio_channels": 1, "hidden_size": 6, "num_layers": 2, "bidirectional": True}
 KINDS = [MaskInference, BandSplitMaskInference]
+ALL_KINDS = [*KINDS, UNetMaskInference]
 
 
 def small(kind=MaskInference, **changes):
     torch.manual_seed(0)
-    return kind(**{**SMALL, "dropout": 0.0, "num_sources": 1, "activation": "sigmoid", **changes})
+    arguments = {**SMALL, "dropout": 0.0, "num_sources": 1, "activation": "sigmoid"}
+    if kind is UNetMaskInference:
+        taken = inspect.signature(kind).parameters
+        arguments = {name: value for name, value in arguments.items() if name in taken} | {"num_input_features": 32}
+    return kind(**{**arguments, **changes})
 
 
 def magnitudes(*shape, seed=0):
@@ -91,7 +98,24 @@ def test_masks_have_the_promised_shape_and_range(kind, n_channels, n_sources, ac
     assert torch.equal(output["estimates"], data.unsqueeze(-1) * mask)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n_channels, n_sources, n_frames", [(1, 1, 1), (2, 4, 7), (2, 2, 8)])
+def test_a_u_net_has_masks_for_all_bins_of_any_number_of_frames(n_channels, n_sources, n_frames):
+    network = small(UNetMaskInference, num_audio_channels=n_channels, num_sources=n_sources)
+    mask = network(magnitudes(3, n_frames, 33, n_channels))["mask"]
+    assert mask.shape == (3, n_frames, 33, n_channels, n_sources)
+    assert mask.min() >= 0
+    assert mask.max() <= 1
+    # Above the 32 bins that it looks at there is the mean of the last 4 of them.
+    assert torch.allclose(mask[:, :, 32], mask[:, :, 28:32].mean(dim=2), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{"num_input_features": 64}, {"num_input_features": 24}, {"num_layers": 4}])
+def test_bins_that_a_u_net_cannot_halve_are_refused(changes):
+    with pytest.raises(SettingsError, match=r"looks at a multiple of \d+ bins, and at no more than there are; got \d+"):
+        small(UNetMaskInference, **changes)
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
 @pytest.mark.parametrize("n_channels", [1, 2])
 def test_batch_is_one_by_one_and_twice_is_the_same(kind, n_channels):
     network = small(kind, num_audio_channels=n_channels).eval()
@@ -102,7 +126,7 @@ def test_batch_is_one_by_one_and_twice_is_the_same(kind, n_channels):
         assert torch.allclose(network(data[i : i + 1])["mask"][0], together[i], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_silence_and_full_scale_give_numbers(kind):
     network = small(kind).eval()
     for level in (0.0, 1e-12, 1.0, 1e6):
@@ -124,7 +148,7 @@ def test_one_direction_knows_the_past_and_the_frames_of_its_lookahead(kind, look
     assert not torch.allclose(mask[:, last], other[:, last], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_masks_of_channels_that_go_together_depend_on_each_other(kind):
     network = small(kind, num_audio_channels=2).eval()
     data = magnitudes(1, 6, 33, 2)
@@ -209,7 +233,7 @@ def test_attention_runs_over_the_bands_of_each_frame_alone():
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_a_network_learns_a_mask(kind):
     """Twenty steps of Adam towards: keep the upper bins."""
     network = small(kind)
@@ -263,7 +287,7 @@ def test_unknown_activations_are_refused(kind):
 
 
 def test_every_network_is_known_by_its_name():
-    trained = {"MaskInference", "BandSplitMaskInference", "EnsembleMaskInference"}
+    trained = {"MaskInference", "BandSplitMaskInference", "EnsembleMaskInference", "UNetMaskInference"}
     assert set(NETWORKS) == trained | {"SourceNetworks", "OpenUnmix", "Spleeter"}
     for kind, network in NETWORKS.items():
         assert network.__name__ == NetworkSettings(kind=kind).kind == kind

@@ -75,6 +75,21 @@ def test_loss_of_a_batch_is_the_logarithm_of_its_mean():
     assert losses.tolist() == pytest.approx([10 * np.log10(0.251)] * 4, abs=1e-3)
 
 
+@pytest.mark.parametrize("stereo", ["each", "mid-side"])
+def test_loss_of_spectra_is_that_of_waveforms_where_masked_frames_agree(stereo):
+    """A mask that is the same everywhere contradicts nothing; only windows that overhang the ends count more."""
+    sources = torch.randn(2, 2, 2, 44_100, generator=torch.Generator().manual_seed(0))
+    by_loss = {
+        loss: item_losses(
+            _HalfMask(),
+            sources * torch.tensor([1.0, 0.5]).reshape(2, 1, 1),
+            preset=tiny_preset(loss=loss, stereo=stereo),
+        )
+        for loss in ("spectrum_batch", "waveform_batch")
+    }
+    assert by_loss["spectrum_batch"].tolist() == pytest.approx(by_loss["waveform_batch"].tolist(), abs=0.02)
+
+
 def test_sources_are_weighted_in_the_loss():
     preset = dataclasses.replace(tiny_preset(loss="waveform"), sources=("bass", "vocals"))
     weighted = dataclasses.replace(preset, training=dataclasses.replace(preset.training, source_weights=(1.0, 3.0)))

@@ -5,9 +5,11 @@ docs/edge.md describes names and shapes of both, and the metadata. Nothing here 
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
@@ -128,8 +130,11 @@ def parse(contents: bytes, *, weights: bytes | None = None) -> tuple[onnx.ModelP
             raise CheckpointError("it takes values from other files; only models in one file are accepted")
         place = {entry.key: entry.value for entry in tensor.external_data}
         start, length = int(place["offset"]), int(place["length"])
+        values = weights[start : start + length]
+        if tensor.data_type == onnx.TensorProto.FLOAT and length == 2 * math.prod(tensor.dims):
+            values = np.frombuffer(values, "<f2").astype("<f4").tobytes()  # a checkpoint of half its size
         tensor.ClearField("external_data")
-        tensor.data_location, tensor.raw_data = onnx.TensorProto.DEFAULT, weights[start : start + length]
+        tensor.data_location, tensor.raw_data = onnx.TensorProto.DEFAULT, values
     if model.functions or any(
         each.HasField("g") or each.graphs for node in model.graph.node for each in node.attribute
     ):

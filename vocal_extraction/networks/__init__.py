@@ -15,6 +15,7 @@ from vocal_extraction.networks.ensemble import EnsembleMaskInference, SourceNetw
 from vocal_extraction.networks.mask_inference import MaskInference
 from vocal_extraction.networks.open_unmix import OpenUnmix
 from vocal_extraction.networks.spleeter import Spleeter
+from vocal_extraction.networks.unet import UNetMaskInference
 from vocal_extraction.presets import SPECIFIED, Preset, find_preset
 
 NETWORKS: dict[str, type[Network]] = {
@@ -26,6 +27,7 @@ NETWORKS: dict[str, type[Network]] = {
         SourceNetworks,
         OpenUnmix,
         Spleeter,
+        UNetMaskInference,
     )
 }
 """The networks by the name that presets and checkpoints use. A row that is added is trained, loaded and run like those

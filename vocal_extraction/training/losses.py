@@ -45,6 +45,9 @@ def item_losses(network: nn.Module, sources: Tensor, *, preset: Preset, known: T
     if preset.training.loss == "magnitude_l1":
         wanted = magnitude(views_of(stft(targets, signal=signal), stereo))
         losses = (mask * magnitudes.unsqueeze(1) - wanted).abs().mean(dim=(2, 3, 4))  # (n_batch, n_sources)
+    elif preset.training.loss == "spectrum_batch":
+        views = views_of(targets.unsqueeze(-2), stereo).squeeze(-2)  # of samples, a quarter of their spectra's size
+        losses = _spectral_errors(views_of(spectrum, stereo), stft(views, signal=signal), mask)
     else:
         spectra = masked(spectrum.unsqueeze(1), mask, stereo)
         error = istft(spectra, n_samples=mixture.shape[-1], signal=signal) - targets
@@ -54,11 +57,26 @@ def item_losses(network: nn.Module, sources: Tensor, *, preset: Preset, known: T
             losses = 10 * (losses + _FLOOR).log10()
     known = torch.ones_like(losses, dtype=torch.bool) if known is None else known
     weights = losses.new_tensor(preset.training.source_weights or (1.0,) * losses.shape[1]) * known
-    if preset.training.loss == "waveform_batch":
+    if preset.training.loss in ("waveform_batch", "spectrum_batch"):
         of_sources = 10 * ((losses * known).sum(dim=0) / known.sum(dim=0).clamp_min(1) + _FLOOR).log10()
         losses = of_sources.expand_as(losses)
         weights = weights.sum(dim=0).expand_as(losses) / len(losses)
     return (losses * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1e-8)
+
+
+def _spectral_errors(mixture: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """Compute the energy of the masked mixture's error as a share of the mixture's energy: (n_batch, n_sources).
+
+    Shape: (n_batch, n_channels, n_frames, n_bins), (n_batch, n_sources, n_channels, n_frames, n_bins) twice. It is that
+    of waveforms but for what masked frames contradict each other in, and takes a third of the time.
+    """
+    power = mixture.real.square() + mixture.imag.square()
+    mixture = mixture.unsqueeze(1)
+    # |m X - T|^2 is quadratic in m, and only m has a gradient.
+    linear = 2 * (mixture.real * targets.real + mixture.imag * targets.imag)
+    constant = targets.real.square().sum(dim=(2, 3, 4)) + targets.imag.square().sum(dim=(2, 3, 4))
+    error = ((mask * power.unsqueeze(1) - linear) * mask).sum(dim=(2, 3, 4)) + constant
+    return error.clamp_min(0) / power.sum(dim=(1, 2, 3)).clamp_min(1e-8).unsqueeze(-1)
 
 
 def si_sdr_db(estimates: Tensor, targets: Tensor) -> Tensor:
