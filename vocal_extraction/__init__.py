@@ -66,8 +66,7 @@ def _compute_on_one_thread() -> None:
         LACKS_THREADS = True
 
 
-LACKS_THREADS = False
-"""Whether this process was forked by one that had torch's threads, and has none of them."""
+LACKS_THREADS = False  # whether this process was forked by one that had torch's threads, and has none of them
 
 
 os.register_at_fork(after_in_child=_compute_on_one_thread)

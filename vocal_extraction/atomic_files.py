@@ -29,8 +29,7 @@ _LONGEST_SHOWN = 200
 
 _counter = itertools.count()
 _folder_locks: dict[str, threading.Lock] = {}
-_being_written: set[str] = set()
-"""Names of the temporary files of this process."""
+_being_written: set[str] = set()  # names of the temporary files of this process
 
 _REMEDIES = {
     errno.ENOSPC: "The disk is full. Free some space and run the same command again",

@@ -237,8 +237,7 @@ def _render(drawer: Any, mixing: MixingSettings, stems_by_file: Mapping[str, str
 class MixClosure:
     """Makes one mixture an index: the closure that ``nussl.datasets.OnTheFly`` asks for. It can be pickled."""
 
-    tracks: tuple[Track, ...]
-    """What is mixed; the stems of a track need not be those of another."""
+    tracks: tuple[Track, ...]  # what is mixed; the stems of a track need not be those of another
     mixing: MixingSettings = MixingSettings()
     sample_rate: int = SignalSettings.sample_rate
     seed: int = 0

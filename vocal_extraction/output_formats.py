@@ -30,30 +30,22 @@ def _vorbis_quality(kbps: int, sample_rate: int, n_channels: int) -> tuple[str, 
 class Format:
     """A kind of file."""
 
-    extension: str
-    """Of the file's name, without the dot."""
-    codec: tuple[str, ...]
-    """ffmpeg's encoder, and options that it always gets."""
-    container: str = ""
-    """ffmpeg's name of the container; empty where it is the extension."""
+    extension: str  # of the file's name, without the dot
+    codec: tuple[str, ...]  # ffmpeg's encoder, and options that it always gets
+    container: str = ""  # ffmpeg's name of the container; empty where it is the extension
     bits: int | None = None
     """Bits of a sample where the format holds integers, 16 or 24; None for floats and lossy formats."""
     is_lossless: bool = False
-    rates: Sequence[int] | None = None
-    """Sample rates that it has, ascending; None for all."""
-    max_channels: int | None = None
-    """None for as many as there may be."""
-    mixes_down: bool = False
-    """Whether a song of more channels (up to 8) is mixed down rather than refused."""
+    rates: Sequence[int] | None = None  # sample rates that it has, ascending; None for all
+    max_channels: int | None = None  # None for as many as there may be
+    mixes_down: bool = False  # whether a song of more channels (up to 8) is mixed down rather than refused
     max_kbps: int = 512
     quality: Callable[[int, int, int], tuple[str, ...]] = _bitrate
     """ffmpeg's options for (kbit/s, sample rate, channels) where it is lossy."""
     cover: str = ""
     """How it holds a cover: 'stream' as ffmpeg's attached picture, 'tag' as FLAC's picture block, else not at all."""
-    holds_all: bool = False
-    """Whether one file holds the mixture and four stems (`audio_files.native_stems`)."""
-    note: str = ""
-    """What there is to say of every file."""
+    holds_all: bool = False  # whether one file holds the mixture and four stems (`audio_files.native_stems`)
+    note: str = ""  # what there is to say of every file
 
     def nearest_rate(self, sample_rate: int) -> int:
         """Return the lowest rate of the format that loses nothing, or its highest.

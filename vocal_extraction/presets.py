@@ -59,9 +59,7 @@ class Preset(Checked):
 
 
 SPECIFIED = Preset("specified")
-
-PRESETS = {SPECIFIED.name: SPECIFIED}
-"""Presets by name; those in `shipped_presets` follow below."""
+PRESETS = {SPECIFIED.name: SPECIFIED}  # presets by name; those in `shipped_presets` follow below
 
 
 def find_preset(preset: str | Path | Preset) -> Preset:

@@ -16,8 +16,7 @@ import numpy as np
 
 from vocal_extraction.settings import SignalSettings
 
-Samples = Any
-"""An array of NumPy or a tensor of torch; functions return what they are given, on its device."""
+Samples = Any  # an array of NumPy or a tensor of torch; functions return what they are given, on its device
 
 
 def namespace(array: Samples) -> Any:

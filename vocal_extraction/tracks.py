@@ -37,8 +37,7 @@ class Track:
     sample_rate: int
     n_channels: int
     n_samples: int
-    weight: float = 1.0
-    """How often the song is drawn for training, in relation to the others."""
+    weight: float = 1.0  # how often the song is drawn for training, in relation to the others
 
     @property
     def duration_s(self) -> float:

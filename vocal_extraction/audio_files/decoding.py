@@ -19,12 +19,9 @@ from vocal_extraction.audio_files.integrity import SELF_FRAMED, FlacChecksum, Ga
 from vocal_extraction.audio_files.probing import SongFacts
 from vocal_extraction.errors import DamagedSongError, ExtractionError
 
-Samples = NDArray[np.float32]
-"""Shape: (n_channels, n_samples)."""
-
+Samples = NDArray[np.float32]  # shape: (n_channels, n_samples)
 _BLOCK_SAMPLES = 2**16
-_LOSSY_FRAMES = 4_608
-"""Samples of a few coded frames: what encoders add before and after a song."""
+_LOSSY_FRAMES = 4_608  # samples of a few coded frames: what encoders add before and after a song
 _OPEN_ENDED = (*SELF_FRAMED, "ogg", "asf")
 """Files whose end is known without a declared duration: by a last frame or page that is whole, or by their size."""
 _NAMED_GAPS = 5

@@ -26,13 +26,10 @@ whenever the few packets of its default are used up: ten times as long as the en
 class Coding:
     """How the stems of one song are written."""
 
-    name: str
-    """Of the format."""
+    name: str  # of the format
     format: Format
-    sample_rate: int
-    """Of what is fed."""
-    n_channels: int
-    """Of what is fed."""
+    sample_rate: int  # of what is fed
+    n_channels: int  # of what is fed
     channel_layout: str | None
     coded_rate: int
     coded_channels: int

@@ -20,8 +20,7 @@ from typing import IO, Any, Self
 
 from vocal_extraction.errors import ExtractionError
 
-STANDSTILL_S = 60.0
-"""How long a child may stand still before it is ended."""
+STANDSTILL_S = 60.0  # how long a child may stand still before it is ended
 _PIPE_BYTES = 2**20
 _MESSAGE_BYTES = 4_000
 _WRITE_FAILURE = re.compile(

@@ -37,8 +37,7 @@ _READ_BYTES = 2**20
 class Gap:
     """Sound that is missing between two frames that decode."""
 
-    start: int
-    """Sample behind the last that decodes, counted without the gaps before."""
+    start: int  # sample behind the last that decodes, counted without the gaps before
     n_samples: int
 
 
@@ -47,10 +46,8 @@ class Survey:
     """What is known from the frames of a damaged song."""
 
     gaps: tuple[Gap, ...]
-    n_trailing_bytes: int
-    """Bytes behind the last frame that decodes, where frames follow each other."""
-    is_cut_off: bool
-    """Whether the last frame is not whole."""
+    n_trailing_bytes: int  # bytes behind the last frame that decodes, where frames follow each other
+    is_cut_off: bool  # whether the last frame is not whole
 
 
 def find_header_damage(path: Path, container: str) -> str | None:

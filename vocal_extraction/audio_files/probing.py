@@ -31,8 +31,7 @@ geo kat ka, ger deu de, gle ga, glg gl, gre ell el, heb he, hrv scr hr, ice isl 
 lit lt, mac mkd mk, mao mri mi, may msa ms, per fas fa, pol pl, por pt, rum ron mo ro, slo slk sk, slv sl, spa es,
 srp scc sr, swe sv, tib bod bo, tur tr, wel cym cy"""
 """Codes of ISO 639 that mean the same, where one does not begin as another does."""
-_OFFSETS_S = (0.005, 600.0)
-"""Shortest and longest time by which audio that begins after the picture is put off."""
+_OFFSETS_S = (0.005, 600.0)  # shortest and longest time by which audio that begins after the picture is put off
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,31 +49,21 @@ class SongFacts:
     """What a file says of the audio track that is taken."""
 
     path: Path
-    duration_s: float | None
-    """Declared duration, None where it is a guess."""
-    is_exact: bool
-    """Whether the declaration counts samples."""
-    sample_rate: int
-    """Declared, 0 where it is not."""
-    n_channels: int
-    """Declared, 0 where they are not."""
+    duration_s: float | None  # declared duration, None where it is a guess
+    is_exact: bool  # whether the declaration counts samples
+    sample_rate: int  # declared, 0 where it is not
+    n_channels: int  # declared, 0 where they are not
     tags: dict[str, str]
     channel_layout: str | None
     cover: Cover | None
-    complaint: str | None
-    """What the header alone shows to be wrong."""
-    container: str = ""
-    """ffmpeg's name of the file's format."""
-    track: int = 1
-    """Number of the track among the file's audio tracks, from 1."""
-    offset_s: float = 0.0
-    """By how much it begins after the picture of a video."""
+    complaint: str | None  # what the header alone shows to be wrong
+    container: str = ""  # ffmpeg's name of the file's format
+    track: int = 1  # number of the track among the file's audio tracks, from 1
+    offset_s: float = 0.0  # by how much it begins after the picture of a video
     bext: dict[str, str] = dataclasses.field(default_factory=dict)
     """Fields of a broadcast wav, by the names under which ffmpeg writes them."""
-    unreadable_cover: str = ""
-    """Kind of a cover that ffmpeg does not know."""
-    notes: tuple[str, ...] = ()
-    """What there is to say of the choice of the track."""
+    unreadable_cover: str = ""  # kind of a cover that ffmpeg does not know
+    notes: tuple[str, ...] = ()  # what there is to say of the choice of the track
 
 
 def examine(path: Path, *, containers: str | None = None, track: str | None = None) -> SongFacts:

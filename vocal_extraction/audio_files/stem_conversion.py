@@ -15,8 +15,7 @@ from vocal_extraction.audio_files.decoding import SongReader
 from vocal_extraction.audio_files.probing import examine
 from vocal_extraction.errors import DamagedSongError
 
-_SAME_TIME_NS = 2 * 10**9
-"""File systems keep times to 2 s or better."""
+_SAME_TIME_NS = 2 * 10**9  # file systems keep times to 2 s or better
 
 
 def convert_stems(stems: Sequence[Path], wavs: Sequence[Path], *, sample_rate: int | None = None) -> None:

@@ -22,12 +22,9 @@ _FRONT_COVER = 3
 class Attachments:
     """Files that ffmpeg reads beside the samples."""
 
-    inputs: tuple[str, ...]
-    """Arguments that make them ffmpeg's inputs 1 and 2."""
-    outputs: tuple[str, ...]
-    """Arguments that put them into what ffmpeg writes."""
-    notes: tuple[str, ...] = ()
-    """What could not be taken along."""
+    inputs: tuple[str, ...]  # arguments that make them ffmpeg's inputs 1 and 2
+    outputs: tuple[str, ...]  # arguments that put them into what ffmpeg writes
+    notes: tuple[str, ...] = ()  # what could not be taken along
 
 
 def gather(facts: SongFacts | None, kind: Format, *, folder: Path) -> Attachments:

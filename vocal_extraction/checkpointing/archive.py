@@ -10,12 +10,8 @@ from pathlib import Path
 
 from vocal_extraction.errors import VocalExtractionError
 
-LARGEST_BYTES = 2**30
-"""Most bytes that a checkpoint may have, and the tensors in it."""
-
-PICKLE = "data.pkl"
-"""The record that says what the others are."""
-
+LARGEST_BYTES = 2**30  # most bytes that a checkpoint may have, and the tensors in it
+PICKLE = "data.pkl"  # the record that says what the others are
 _LARGEST_PICKLE_BYTES = 2**21
 _ADVICE = "Train or download it again."
 

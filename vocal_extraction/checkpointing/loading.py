@@ -100,8 +100,7 @@ class LoadedModel:
 class Loader:
     """What loads one kind of file."""
 
-    recognizes: Callable[[bytes], bool]
-    """Whether a file's contents are of this kind."""
+    recognizes: Callable[[bytes], bool]  # whether a file's contents are of this kind
     load: Callable[[bytes, str], Loaded]
     """From a file's contents, and its path for messages; raises `CheckpointError` on a file that cannot be loaded."""
 

@@ -12,9 +12,7 @@ from vocal_extraction.checkpointing.archive import CheckpointError
 from vocal_extraction.presets import Preset
 from vocal_extraction.settings import ACCOMPANIMENT, STEMS, SignalSettings, TrainingSettings
 
-FORMAT_VERSION = 1
-"""Version of what this project adds to nussl's metadata."""
-
+FORMAT_VERSION = 1  # version of what this project adds to nussl's metadata
 _MOST_CHANNELS = 8
 _LONGEST_NAME = 64
 _FACTS: dict[str, type | tuple[type, ...]] = {
@@ -24,8 +22,7 @@ _FACTS: dict[str, type | tuple[type, ...]] = {
 }
 """Keys that are fields of the same name, and the type that they must have to be one."""
 _TRAINER = ("optimizer", "loss_dictionary", "trainer.state_dict", "trainer.state.epoch_history")
-_VIEW = ("stereo", "input_level_db", "padding")
-"""Fields of `SignalSettings` that nussl does not have."""
+_VIEW = ("stereo", "input_level_db", "padding")  # fields of `SignalSettings` that nussl does not have
 _ORIGIN = ("seed", "git_commit", "training_s", "n_steps", "machine")
 
 
@@ -41,21 +38,14 @@ class STFTParams(NamedTuple):
 class CheckpointMetadata:
     """All that a checkpoint says besides its weights and its network's architecture."""
 
-    signal: SignalSettings
-    """Sample rate and STFT of the network's input, and which views of a stereo song it takes."""
-    n_channels: int = 1
-    """Channels that go in together; 1 means that each channel is an item of the batch."""
-    sources: tuple[str, ...] = ()
-    """Names along the last axis of the output; empty where a file of nussl's does not say."""
-    preset: str | None = None
-    """Name of the settings it was trained with."""
-    settings: str | None = None
-    """All of them, as JSON."""
-    licence: str | None = None
-    """Under which the weights may be used, as an SPDX name."""
+    signal: SignalSettings  # sample rate and STFT of the network's input, and which views of a stereo song it takes
+    n_channels: int = 1  # channels that go in together; 1 means that each channel is an item of the batch
+    sources: tuple[str, ...] = ()  # names along the last axis of the output; empty where a file of nussl's does not say
+    preset: str | None = None  # name of the settings it was trained with
+    settings: str | None = None  # all of them, as JSON
+    licence: str | None = None  # under which the weights may be used, as an SPDX name
     seed: int | None = None
-    n_steps: int | None = None
-    """Optimizer steps."""
+    n_steps: int | None = None  # optimizer steps
     training_s: float | None = None
     git_commit: str | None = None
     machine: str | None = None

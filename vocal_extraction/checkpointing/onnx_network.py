@@ -14,9 +14,7 @@ from vocal_extraction.checkpointing.onnx_files import NETWORK, WAYS, cut, layers
 from vocal_extraction.errors import SettingsError
 
 Rows = NDArray[np.float32]
-
-_N_ITEMS, _N_FRAMES = 2, 5
-"""Of what a network is tried on."""
+_N_ITEMS, _N_FRAMES = 2, 5  # of what a network is tried on
 _state = onnxruntime.capi.onnxruntime_pybind11_state
 _REFUSALS = tuple(
     getattr(_state, name)

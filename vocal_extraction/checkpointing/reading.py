@@ -26,15 +26,12 @@ from vocal_extraction.compatibility import NUMPY_FORMATS, NUMPY_SCALARS, STFT_PA
 OLD_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 """How torch's format of before version 1.6 begins: a number, pickled."""
 _OLD_PICKLES = 5
-_MOST_VALUES = 2**20
-"""Values and characters that a checkpoint may hold beside its weights."""
-_DEEPEST = 32
-"""How deep its dictionaries and lists may be nested."""
+_MOST_VALUES = 2**20  # values and characters that a checkpoint may hold beside its weights
+_DEEPEST = 32  # how deep its dictionaries and lists may be nested
 _DAMAGED = (*(ValueError, LookupError, RuntimeError, TypeError, AttributeError, EOFError, AssertionError), struct.error)
 """What the survey and torch raise of a pickle whose values do not fit together."""
 
-_loading = threading.Lock()
-"""torch keeps one list of allowed classes for all threads."""
+_loading = threading.Lock()  # torch keeps one list of allowed classes for all threads
 
 
 class _NumpyType:

@@ -37,8 +37,7 @@ _TORCH_CLASSES = ("Linear", "PReLU", "ReLU", "Sigmoid", "Tanh")
 _LARGEST_NUMBER = 2**20
 _DEEPEST = 16
 _BOUNDS = {"num_layers": MOST_LAYERS, "num_sources": MOST_SOURCES}
-_LARGEST_RESULT = 2**26
-"""Most elements that the layers of a network may make of the few frames of a trial."""
+_LARGEST_RESULT = 2**26  # most elements that the layers of a network may make of the few frames of a trial
 _N_FRAMES = 5
 _N_ITEMS = 2
 

@@ -25,16 +25,12 @@ _ELEMENT_BYTES = {
 }
 _FUNCTIONS = ("collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "_codecs.encode", "numpy.dtype")
 _CLASSES = (STFT_PARAMS, *(f"{TRANSFORMS_MODULE}.{name}" for name in TRANSFORMS))
-_NAMES = {*_FUNCTIONS, *NUMPY_SCALARS, *_CLASSES, *_ELEMENT_BYTES}
-"""All that a pickle may refer to."""
-
+_NAMES = {*_FUNCTIONS, *NUMPY_SCALARS, *_CLASSES, *_ELEMENT_BYTES}  # all that a pickle may refer to
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _TUPLE_LENGTHS = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _MOST_AXES = 8
-_MOST_ATTRIBUTES = 16
-"""Of a transform, or of an OrderedDict of weights; each object gets a copy of its own."""
-_DEEPEST = 64
-"""How many dictionaries, lists and tuples may be open at once."""
+_MOST_ATTRIBUTES = 16  # of a transform, or of an OrderedDict of weights; each object gets a copy of its own
+_DEEPEST = 64  # how many dictionaries, lists and tuples may be open at once
 
 
 class RefusedError(Exception):

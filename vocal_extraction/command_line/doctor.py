@@ -37,11 +37,9 @@ class Finding:
     """What one examination found."""
 
     name: str
-    state: str
-    """'ok', 'warning' (works, but look at it) or 'failed' (something needed is missing or wrong)."""
+    state: str  # 'ok', 'warning' (works, but look at it) or 'failed' (something needed is missing or wrong)
     found: str
-    remedy: str = ""
-    """What to do about it; empty when nothing is to be done."""
+    remedy: str = ""  # what to do about it; empty when nothing is to be done
 
 
 def examine() -> list[Finding]:

@@ -22,8 +22,7 @@ from vocal_extraction.errors import VocalExtractionError
 from vocal_extraction.presets import PRESETS, SPECIFIED, find_preset
 from vocal_extraction.settings import CHECKPOINT_FOLDER, DATASET_FOLDER, PRETRAINED_FOLDER
 
-PRETRAINED_MODEL = PRETRAINED_FOLDER / "best.model.pth"
-"""What choice 3 evaluates."""
+PRETRAINED_MODEL = PRETRAINED_FOLDER / "best.model.pth"  # what choice 3 evaluates
 
 
 def run_menu() -> int:

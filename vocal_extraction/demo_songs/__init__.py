@@ -26,9 +26,7 @@ from vocal_extraction.progress import counted
 STEM_LEVELS_DB = {"bass": -7.2, "drums": -7.1, "other": -6.2, "vocals": -5.3}
 """Power of a stem relative to the mixture's: medians over the 80 training songs of the MUSDB18 sample."""
 
-MIXTURE_PEAK = 0.85
-"""Highest sample of a mixture: the median over the same songs."""
-
+MIXTURE_PEAK = 0.85  # highest sample of a mixture: the median over the same songs
 _SHORTEST_S = 1.0
 _SEEDS_PER_SUBSET = 10_000
 

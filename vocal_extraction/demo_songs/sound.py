@@ -10,9 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vocal_extraction.musdb_preparation import SAMPLE_RATE
 
-Signal = NDArray[np.float64]
-"""One channel (n_samples) or two (n_channels=2, n_samples)."""
-
+Signal = NDArray[np.float64]  # one channel (n_samples) or two (n_channels=2, n_samples)
 BEATS_PER_BAR = 4
 _TABLE_LENGTH = 4_096
 _SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
@@ -29,12 +27,9 @@ class Score:
 
     n_samples: int
     beat_s: float
-    tonic: int
-    """MIDI note of a low tonic, 36 to 47."""
-    scale: tuple[int, ...]
-    """Semitones above the tonic of the seven degrees."""
-    progression: tuple[int, ...]
-    """Root of each bar's chord as a scale degree, repeated as long as the song lasts."""
+    tonic: int  # MIDI note of a low tonic, 36 to 47
+    scale: tuple[int, ...]  # semitones above the tonic of the seven degrees
+    progression: tuple[int, ...]  # root of each bar's chord as a scale degree, repeated as long as the song lasts
 
     @property
     def n_bars(self) -> int:

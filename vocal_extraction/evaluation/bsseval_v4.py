@@ -19,12 +19,8 @@ from vocal_extraction.evaluation.scale_metrics import LIMIT_DB, SILENCE_DB
 Array = NDArray[np.float64]
 
 BSSEVAL_METRICS = ("SDR", "ISR", "SIR", "SAR")
-
-FRAME_S = 1.0
-"""Length of a frame, and the distance between two: SiSEC's."""
-
-N_TAPS = 512
-"""Taps of a distortion filter, BSSEval's number; references are delayed by 0 to 511 samples."""
+FRAME_S = 1.0  # length of a frame, and the distance between two: SiSEC's
+N_TAPS = 512  # taps of a distortion filter, BSSEval's number; references are delayed by 0 to 511 samples
 
 
 class BssEvalV4:

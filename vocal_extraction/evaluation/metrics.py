@@ -86,8 +86,7 @@ class Leakage:
     """The energy of estimates while their references are silent, relative to the mixture's in the same frames."""
 
     FRAME_S = 0.1
-    SILENT_FRAME_DB = -40.0
-    """Relative to the mixture's mean power over the song."""
+    SILENT_FRAME_DB = -40.0  # relative to the mixture's mean power over the song
 
     def __init__(self, sample_rate: int) -> None:
         self._length = round(self.FRAME_S * sample_rate)

@@ -15,8 +15,7 @@ from vocal_extraction.separation import Array, DiskArray, Separator
 from vocal_extraction.settings import ExtractionSettings
 from vocal_extraction.tracks import Track
 
-IN_MEMORY_SAMPLES = 80 * 16_384
-"""Longer songs are on disk while they are estimated."""
+IN_MEMORY_SAMPLES = 80 * 16_384  # longer songs are on disk while they are estimated
 
 
 @dataclasses.dataclass(frozen=True)

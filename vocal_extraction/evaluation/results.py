@@ -36,9 +36,7 @@ MUSEVAL_FOLDER = "museval"
 _DEFINITION = ("definition", "unit", "more_is_better", "statistic", "ranks")
 _SOFTWARE = ("numpy", "scipy", "torch", "nussl", "museval")
 _SCHEMAS = Path(__file__).parent / "schemas"
-
-Content = Mapping[str, Any]
-"""Of a song's file."""
+Content = Mapping[str, Any]  # of a song's file
 
 
 def shown_path(path: str | os.PathLike[str]) -> str:

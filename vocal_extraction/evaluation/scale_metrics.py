@@ -22,8 +22,7 @@ SILENCE_DB = -90.0
 _ROUNDING = 1e-15
 """Energies below this share of the signal as given are rounding errors. The share of 32-bit samples' own rounding."""
 
-_CHUNK_SAMPLES = 1 << 15
-"""Samples that are converted to double precision at a time."""
+_CHUNK_SAMPLES = 1 << 15  # samples that are converted to double precision at a time
 
 
 class ScaleMetrics:

@@ -27,12 +27,8 @@ GRID_SAMPLES = 16_384
 """Excerpts begin at a multiple of this, the longest window: so the frames of all blocks lie on one grid, and an ideal
 mask is the same as that of the whole song."""
 
-CONTEXT_SAMPLES = 16 * GRID_SAMPLES
-"""Samples on either side of a block that are estimated and dropped: about 6 s."""
-
-BLOCK_SAMPLES = 80 * GRID_SAMPLES
-"""Samples of a block: about 30 s."""
-
+CONTEXT_SAMPLES = 16 * GRID_SAMPLES  # samples on either side of a block that are estimated and dropped: about 6 s
+BLOCK_SAMPLES = 80 * GRID_SAMPLES  # samples of a block: about 30 s
 Scores = dict[str, dict[str, dict[str, Any]]]
 
 

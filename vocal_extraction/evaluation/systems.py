@@ -26,10 +26,8 @@ _LONE = ("accompaniment", ACCOMPANIMENT, VOCALS)
 class Sources:
     """The sources that are scored, in the order of arrays and files."""
 
-    estimated: tuple[str, ...]
-    """What systems estimate, the vocals first."""
-    residual: str | None = None
-    """What the estimates leave of the mixture; None where they add up to it."""
+    estimated: tuple[str, ...]  # what systems estimate, the vocals first
+    residual: str | None = None  # what the estimates leave of the mixture; None where they add up to it
 
     @property
     def names(self) -> tuple[str, ...]:

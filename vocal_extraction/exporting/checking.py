@@ -19,14 +19,10 @@ from vocal_extraction.settings import DATASET_FOLDER
 from vocal_extraction.track_layouts import layout_of
 from vocal_extraction.tracks import find_tracks, stems_of
 
-LARGEST_ERROR_DB = -100.0
-"""Of a song's estimates in 32-bit floats, against torch's."""
-LARGEST_LOSS_DB = 0.05
-"""Of SI-SDR by 8-bit weights, the mean over songs and sources."""
+LARGEST_ERROR_DB = -100.0  # of a song's estimates in 32-bit floats, against torch's
+LARGEST_LOSS_DB = 0.05  # of SI-SDR by 8-bit weights, the mean over songs and sources
 _N_DEMO_SONGS, _DEMO_S = 4, 7.0
-
-Song = tuple[dict[str, NDArray[Any]], int]
-"""Stems by name, (n_channels, n_samples), and their rate."""
+Song = tuple[dict[str, NDArray[Any]], int]  # stems by name, (n_channels, n_samples), and their rate
 
 
 def checked(model: LoadedModel, contents: bytes, *, int8: bool, tracks: str | Path | None = None) -> str:

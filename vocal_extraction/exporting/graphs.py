@@ -15,12 +15,10 @@ from vocal_extraction.errors import ExportError
 from vocal_extraction.networks.layers import OverTime
 from vocal_extraction.separation.torch_runtime import layerwise_network, one_direction
 
-_OPSET = 17
-"""The first that has layer normalization; ONNX Runtime knows it since 2022."""
+_OPSET = 17  # the first that has layer normalization; ONNX Runtime knows it since 2022
 _FRAMES_BEHIND = {0: "n_batch", 1: "n_frames"}
 _FRAMES_FIRST = {0: "n_frames", 1: "n_sequences"}
-_N_ITEMS, _N_FRAMES = 2, 5
-"""Of the example that the network is followed on; the graphs take any."""
+_N_ITEMS, _N_FRAMES = 2, 5  # of the example that the network is followed on; the graphs take any
 
 
 class _Part(nn.Module):

@@ -19,8 +19,7 @@ from typing import Any, TypeVar
 from vocal_extraction.errors import ExtractionError
 from vocal_extraction.extraction.naming import has_song_ending, safe_name, song_name
 
-_PAUSES_S = (1.0, 4.0, None)
-"""After each try; None is the end."""
+_PAUSES_S = (1.0, 4.0, None)  # after each try; None is the end
 _COLUMNS = ("address", "path", "url", "song", "file")
 """Of a table, which may have the songs, in order of preference; a table of one column may call it anything."""
 
@@ -30,8 +29,7 @@ Result = TypeVar("Result")
 class AddressError(ExtractionError):
     """What is at an address could not be read or written."""
 
-    may_pass = False
-    """Whether the same may do well a little later."""
+    may_pass = False  # whether the same may do well a little later
 
 
 def plain(place: str | Path) -> str | Path:

@@ -25,8 +25,7 @@ from vocal_extraction.separation import Cancelled, Progress, StemPlan, load_mode
 from vocal_extraction.settings import EXTRACTION_FOLDER, ExtractionSettings
 
 STANDARD_OUTPUT = "-"
-IN_HAND_NAME = ".in-hand.json"
-"""Where a batch keeps its `Tries`, beside the manifest."""
+IN_HAND_NAME = ".in-hand.json"  # where a batch keeps its `Tries`, beside the manifest
 
 
 def extract_vocals(

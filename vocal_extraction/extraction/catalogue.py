@@ -34,11 +34,8 @@ from vocal_extraction.separation import Separator, load_model, worker_pool
 from vocal_extraction.settings import EXTRACTION_FOLDER, ExtractionSettings
 
 _UPLOAD_EVERY_S = 30.0
-_UPLOAD_SHARE = 20
-"""A manifest is uploaded again after so many times what that took; it grows."""
-
-_Result = tuple[Outcome, str | None]
-"""Of a song, with its SHA-256."""
+_UPLOAD_SHARE = 20  # a manifest is uploaded again after so many times what that took; it grows
+_Result = tuple[Outcome, str | None]  # of a song, with its SHA-256
 
 
 class CatalogueWork(Work):

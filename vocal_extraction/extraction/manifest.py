@@ -23,8 +23,7 @@ from vocal_extraction.separation import StemPlan
 from vocal_extraction.settings import ExtractionSettings
 
 MANIFEST_NAME = "manifest.jsonl"
-_COARSEST_CLOCK_NS = 2 * 10**9
-"""Archives and some file systems keep the time of a file to two seconds."""
+_COARSEST_CLOCK_NS = 2 * 10**9  # archives and some file systems keep the time of a file to two seconds
 _FIRST_STEMS = {"vocals": "vocals", "accompaniment": "mixture - vocals"}
 """What a line names that was written before a song could have other stems, and of what they were made."""
 

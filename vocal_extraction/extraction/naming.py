@@ -18,8 +18,7 @@ from vocal_extraction.output_formats import FORMATS
 from vocal_extraction.settings import ExtractionSettings
 
 STANDARD_INPUT = "-"
-ALL_STEMS = "stems"
-"""What a file is listed as that holds all stems; it has its song's name."""
+ALL_STEMS = "stems"  # what a file is listed as that holds all stems; it has its song's name
 
 _SONG_ENDINGS = {
     "wav", "wave", "w64", "rf64", "aif", "aiff", "aifc", "au", "snd", "caf", "flac", "ape", "wv", "tta", "dsf", "dff",

@@ -19,8 +19,7 @@ from vocal_extraction.separation import Progress
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}{postfix}]"
 _BAR_WITHOUT_END = "{desc} {n:.0f} s [{elapsed}{postfix}]{bar:0}"
-_LONGEST_NAME = 24
-"""In columns of a terminal."""
+_LONGEST_NAME = 24  # in columns of a terminal
 _MOST_REASONS = 5
 
 
@@ -79,12 +78,10 @@ class Totals:
     """What has come of many songs so far; ``str`` gives the line to print."""
 
     price_per_core_hour: float | None = None
-    n_cores: int = 1
-    """That are paid for."""
+    n_cores: int = 1  # that are paid for
     done: int = 0
     skipped: int = 0
-    audio_s: float = 0.0
-    """Length of the songs that were done."""
+    audio_s: float = 0.0  # length of the songs that were done
     failures: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     """How many songs failed for each reason."""
     started_s: float | None = dataclasses.field(default_factory=time.monotonic)

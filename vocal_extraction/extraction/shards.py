@@ -14,8 +14,7 @@ _INDEX_VARIABLES = ("SLURM_ARRAY_TASK_ID", "AWS_BATCH_JOB_ARRAY_INDEX", "JOB_COM
 class Shard:
     """One of `n_shards` parts of any list of songs."""
 
-    index: int
-    """From 0."""
+    index: int  # from 0
     n_shards: int
 
     @classmethod

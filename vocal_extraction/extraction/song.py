@@ -34,12 +34,9 @@ Record = Callable[[Outcome, Mapping[str, Path]], None]
 """Called with the outcome and the temporary files of the complete stems, before they get their names."""
 
 _BLOCK_SAMPLES = 2**16
-_FADE_S = 0.01
-"""At the ends of a region within the song, so that the stems do not click."""
-_DECODING = 0.1
-"""Share of the time that decoding takes; for the progress."""
-_QUIET = 10 ** (-50 / 20)
-"""Below this peak, rounding to 16 bits costs more than 0.05 dB of SI-SDR."""
+_FADE_S = 0.01  # at the ends of a region within the song, so that the stems do not click
+_DECODING = 0.1  # share of the time that decoding takes; for the progress
+_QUIET = 10 ** (-50 / 20)  # below this peak, rounding to 16 bits costs more than 0.05 dB of SI-SDR
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +50,7 @@ class StemBlocks:
     mixture: DiskArray
     estimates: Mapping[str, Any]
     plan: StemPlan
-    bits: int | None
-    """Of the format's samples, None for floats."""
+    bits: int | None  # of the format's samples, None for floats
 
     @property
     def unit(self) -> float:

@@ -34,15 +34,13 @@ Stopped = Callable[[], bool]
 class Work:
     """What every worker does, in a form that can be sent to it; a subclass has `prepare`."""
 
-    model: Any
-    """The model itself, or the path of its checkpoint."""
+    model: Any  # the model itself, or the path of its checkpoint
     sha256: str
     device: str
     runtime: str
     plan: StemPlan
     settings: ExtractionSettings
-    output: Any
-    """The folder of the stems, or its address."""
+    output: Any  # the folder of the stems, or its address
     n_workers: int
 
     @classmethod

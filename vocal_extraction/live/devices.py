@@ -16,8 +16,7 @@ from vocal_extraction.errors import ExtractionError
 from vocal_extraction.live.mixing import Mixer, level_db
 from vocal_extraction.live.worker import RING, Ring, Task, work
 
-_STANDSTILL_S = 3.0
-"""Without a callback for so long, the device is gone."""
+_STANDSTILL_S = 3.0  # without a callback for so long, the device is gone
 _ENDING_S = 10.0
 _ENDED = "The process that separates ended by itself; is there enough memory?"
 

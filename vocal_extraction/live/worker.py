@@ -19,10 +19,8 @@ import numpy as np
 from vocal_extraction.live.recording import Recorder
 from vocal_extraction.separation.disk_array import Rows
 
-RING = 512
-"""Blocks that are kept: some ten seconds."""
-_SLACK = 8
-"""Blocks that are left to the callback when a worker that is far behind goes on with the newest one."""
+RING = 512  # blocks that are kept: some ten seconds
+_SLACK = 8  # blocks that are left to the callback when a worker that is far behind goes on with the newest one
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,10 +23,8 @@ class Imported(NamedTuple):
     """A network, and what is known of it from its files."""
 
     network: torch.nn.Module
-    metadata: CheckpointMetadata
-    """Its preset is what the model is called where nobody says."""
-    files: list[str]
-    """Those that the weights are from."""
+    metadata: CheckpointMetadata  # its preset is what the model is called where nobody says
+    files: list[str]  # those that the weights are from
 
 
 _SPLEETER = {2: (("vocals", "accompaniment"), "leaky"), 4: (("vocals", "drums", "bass", "other"), "elu")}

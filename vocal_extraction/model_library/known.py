@@ -11,17 +11,12 @@ class KnownModel:
     """One model."""
 
     by: str
-    licence: str
-    """As an SPDX name."""
-    terms: str
-    """Where it stands."""
-    url: str
-    """What comes before the names of the files."""
-    files: dict[str, str]
-    """SHA-256 of each file, or as much of it as its makers publish."""
+    licence: str  # as an SPDX name
+    terms: str  # where it stands
+    url: str  # what comes before the names of the files
+    files: dict[str, str]  # SHA-256 of each file, or as much of it as its makers publish
     stems: tuple[str, ...]
-    contents: tuple[str, ...] = ()
-    """SHA-256 of the files in an archive, by which it is known however they were packed."""
+    contents: tuple[str, ...] = ()  # SHA-256 of the files in an archive, by which it is known however they were packed
 
     def is_of(self, sums: Iterable[str]) -> bool:
         """Whether all files with these SHA-256 are of this model."""

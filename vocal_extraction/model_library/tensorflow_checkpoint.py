@@ -19,9 +19,7 @@ from numpy.typing import NDArray
 
 from vocal_extraction.checkpointing import CheckpointError
 
-TABLE_MAGIC = bytes.fromhex("57fb808b247547db")
-"""The last bytes of an index."""
-
+TABLE_MAGIC = bytes.fromhex("57fb808b247547db")  # the last bytes of an index
 _FOOTER_BYTES = 48
 _TYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 3: np.dtype("<i4"), 9: np.dtype("<i8")}
 """By their number in TensorFlow's types.proto."""

@@ -39,8 +39,7 @@ _SAMPLE_FOLDER = "musdb18-7s"
 _RECORD = "sources.json"
 """Sizes of the songs' sources, which differ between excerpts and full songs of one name, and their folder."""
 _SOURCE = "musdb_path"
-_UNDER_WAY = 0
-"""Recorded size of a song that is being decoded: after a crash it is decoded again."""
+_UNDER_WAY = 0  # recorded size of a song that is being decoded: after a crash it is decoded again
 _log = logging.getLogger(__name__)
 
 _Record = dict[str, int | str]

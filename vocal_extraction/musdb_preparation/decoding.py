@@ -19,9 +19,7 @@ from vocal_extraction.musdb_preparation.sources import Song
 
 _FRAME_BYTES = len(STREAMS) * N_CHANNELS * 4
 _REMEDY = "Copy it again from where it came from or take it away, and run the same command again."
-
-Block = NDArray[np.float32]
-"""Samples of all five signals: (n_samples, n_streams=5, n_channels=2)."""
+Block = NDArray[np.float32]  # samples of all five signals: (n_samples, n_streams=5, n_channels=2)
 
 
 def song_blocks(song: Song, stop: threading.Event) -> Iterator[Block]:

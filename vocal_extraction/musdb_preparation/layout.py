@@ -25,9 +25,7 @@ SUBSETS = ("train", "valid", "test")
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")
 """A song's five signals, in the order of a stem file's audio streams."""
 
-SAMPLE_RATE = 44_100
-"""Samples per second of MUSDB18, and of every song that is written here."""
-
+SAMPLE_RATE = 44_100  # samples per second of MUSDB18, and of every song that is written here
 N_CHANNELS = 2
 _BYTES_PER_SAMPLE = 4 * N_CHANNELS
 

@@ -23,9 +23,7 @@ LOCAL_FOLDER_ADVICE = (
     "Set the environment variable MUSDB_PATH to the folder that holds MUSDB18's train and test folders, with songs as "
     "<song>.stem.mp4 or, as in MUSDB18-HQ, <song>/vocals.wav and so on (https://sigsep.github.io/datasets/musdb.html)."
 )
-SILENCE_LIMIT_S = 60.0
-"""A download ends when the server sends nothing for so long."""
-
+SILENCE_LIMIT_S = 60.0  # a download ends when the server sends nothing for so long
 _STEM_SUFFIX = ".stem.mp4"
 
 
@@ -35,8 +33,7 @@ class Song:
 
     name: str
     subset: str
-    files: tuple[Path, ...]
-    """One stem file, or five wavs in the order of `STREAMS`."""
+    files: tuple[Path, ...]  # one stem file, or five wavs in the order of `STREAMS`
 
     @property
     def is_coded(self) -> bool:

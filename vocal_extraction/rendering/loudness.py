@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 
 from vocal_extraction.rendering.stems import Audio
 
-LOWEST_LUFS = -70.0
-"""What scaper calls silence; the absolute gate lies there as well."""
-
+LOWEST_LUFS = -70.0  # what scaper calls silence; the absolute gate lies there as well
 _BLOCK_S = 0.4
 _HOP_SHARE = 0.25
 _LEAST_S = 0.5

@@ -19,9 +19,7 @@ from vocal_extraction.rendering.stems import Audio
 _SEGMENT_S = 0.082
 _SEARCH_S = 0.01468
 _OVERLAP_S = 0.012
-
-_STRIDE = 2
-"""The search looks at every second place first, then around the best of them."""
+_STRIDE = 2  # the search looks at every second place first, then around the best of them
 
 
 def change_pitch_and_tempo(audio: Audio, *, semitones: float, n_wanted: int, sample_rate: int) -> Audio:

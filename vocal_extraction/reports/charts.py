@@ -113,8 +113,7 @@ def box_chart(boxes: Sequence[tuple[str, str, Sequence[float]]], *, unit: str) -
     return Chart(axis, rows, unit)
 
 
-Bar = tuple[str, str, float | None, Mapping[str, float]]
-"""Name, role, value, and values of further marks by role."""
+Bar = tuple[str, str, float | None, Mapping[str, float]]  # name, role, value, and values of further marks by role
 
 
 def bar_chart(bars: Sequence[Bar], *, unit: str, signed: bool = False) -> Chart:

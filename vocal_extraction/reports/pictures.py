@@ -11,13 +11,9 @@ from numpy.typing import NDArray
 LOWEST_HZ, HIGHEST_HZ = 80.0, 16_000.0
 """Of the picture's logarithmic frequency axis: from the lowest voice to where coded audio ends."""
 
-RANGE_DB = 75.0
-"""From the brightest to the darkest."""
-
+RANGE_DB = 75.0  # from the brightest to the darkest
 _WINDOW_S = 0.093
-_OVERSAMPLING = 2
-"""Of the transform, so that the narrow rows at the bottom of the picture are not steps."""
-
+_OVERSAMPLING = 2  # of the transform, so that the narrow rows at the bottom of the picture are not steps
 _WIDTH, _HEIGHT = 480, 200
 _N_SHADES = 64
 

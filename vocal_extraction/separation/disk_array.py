@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Rows = NDArray[np.float32]
-"""Shape: (n_rows, *row_shape)."""
+Rows = NDArray[np.float32]  # shape: (n_rows, *row_shape)
 
 
 class DiskArray(contextlib.AbstractContextManager["DiskArray"]):
@@ -79,8 +78,7 @@ class DiskArray(contextlib.AbstractContextManager["DiskArray"]):
         self[self.n_rows :] = values
 
 
-Array = Rows | DiskArray
-"""Rows at random access, in memory or on disk."""
+Array = Rows | DiskArray  # rows at random access, in memory or on disk
 
 
 class Scratch(contextlib.AbstractContextManager["Scratch"]):

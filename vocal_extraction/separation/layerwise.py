@@ -40,12 +40,10 @@ class Layer(Protocol):
 class Runtime(Protocol):
     """Runs a network: `TorchRuntime`, or `checkpointing.onnx_network.OnnxNetwork`."""
 
-    name: str
-    """Library, version and device, in words."""
+    name: str  # library, version and device, in words
     layers: list[Any]
     """Layers over time, each a `Layer`; none: the network is run on chunks, through `masks` or `audio`."""
-    lookahead: int
-    """By how many frames masks follow behind their frames."""
+    lookahead: int  # by how many frames masks follow behind their frames
 
     def samples(self, rows: Rows) -> Samples:
         """Return an array as what the network takes, on its device."""

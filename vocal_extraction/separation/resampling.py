@@ -9,8 +9,7 @@ from vocal_extraction.errors import ExtractionError
 from vocal_extraction.separation.disk_array import Array, Rows, Scratch
 
 _BLOCK_ROWS = 2**16
-_LARGEST_SAMPLE = 1e15
-"""Squares of larger samples leave the range of 32-bit floats."""
+_LARGEST_SAMPLE = 1e15  # squares of larger samples leave the range of 32-bit floats
 
 
 class Resampler:

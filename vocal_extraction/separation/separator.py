@@ -33,16 +33,11 @@ from vocal_extraction.settings import ExtractionSettings
 
 Progress = Callable[[float, float | None], None]
 """Called with the seconds of audio that are done, and the seconds in all, None where nobody knows."""
-Cancelled = Callable[[], bool]
-"""Asked from time to time whether to stop."""
-_MEASURED_S = (1.0, 10.0)
-"""What is separated to measure the speed; the first is for what is done only once."""
-_MOST_CHANNELS = 16
-"""An array with more channels than this, and than samples, has its axes the other way round."""
-
+Cancelled = Callable[[], bool]  # asked from time to time whether to stop
+_MEASURED_S = (1.0, 10.0)  # what is separated to measure the speed; the first is for what is done only once
+_MOST_CHANNELS = 16  # an array with more channels than this, and than samples, has its axes the other way round
 _BLOCK_SAMPLES = 2**16
-_LOWEST_RATE = 1_000
-"""A lower one is in kHz, or no rate at all; it would make a song of a minute one of days."""
+_LOWEST_RATE = 1_000  # a lower one is in kHz, or no rate at all; it would make a song of a minute one of days
 
 
 class Separator:

@@ -40,15 +40,10 @@ from vocal_extraction.separation.workers import Item, for_each
 from vocal_extraction.settings import ExtractionSettings
 from vocal_extraction.spectrogram import Samples, analyze, griffin_lim, magnitude, n_frames_of, namespace
 
-Tick = Callable[[float], None]
-"""Called with the share of the work that is done; may raise to stop it."""
-
-_BINS_TOGETHER = 600
-"""Bins of all items that go through a network at once: two items of 257, one of 1025."""
-_ON_AN_ACCELERATOR = 16
-"""How many times as much an accelerator takes at once."""
-_LAYERWISE_CHUNK_S = 2.0
-"""Longest chunk on a CPU where no context makes short ones costly; memory grows with it."""
+Tick = Callable[[float], None]  # called with the share of the work that is done; may raise to stop it
+_BINS_TOGETHER = 600  # bins of all items that go through a network at once: two items of 257, one of 1025
+_ON_AN_ACCELERATOR = 16  # how many times as much an accelerator takes at once
+_LAYERWISE_CHUNK_S = 2.0  # longest chunk on a CPU where no context makes short ones costly; memory grows with it
 WIENER_FRAMES = 300
 """Frames that a Wiener filter takes for a stretch in which sources stay where they are, as in open-unmix."""
 _ENCODING, _LAYERS = 0.2, 0.4

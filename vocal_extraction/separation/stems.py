@@ -20,8 +20,7 @@ class Stem:
     """One stem."""
 
     name: str
-    sources: tuple[str, ...]
-    """The estimate that it is; for a residual, those that are taken from the mixture."""
+    sources: tuple[str, ...]  # the estimate that it is; for a residual, those that are taken from the mixture
     is_residual: bool = False
 
 

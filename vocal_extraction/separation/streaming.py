@@ -32,12 +32,9 @@ from vocal_extraction.spectrogram import (
 
 _LOWEST_HZ = 25.0
 """Bins below this belong to no source: a live signal cannot wait for the high-pass that files go through."""
-_LEVEL_S = 10.0
-"""Time constant of the level by which a live signal is normalized."""
-_SILENCE = 1e-3
-"""Frames with less than this share of the mean power hardly change the level."""
-_FRAMES_TOGETHER = 64
-"""Of a long block; memory grows with it."""
+_LEVEL_S = 10.0  # time constant of the level by which a live signal is normalized
+_SILENCE = 1e-3  # frames with less than this share of the mean power hardly change the level
+_FRAMES_TOGETHER = 64  # of a long block; memory grows with it
 
 
 class StreamingSeparator:

@@ -17,11 +17,8 @@ from vocal_extraction.training.mixture_cache import MixtureCache
 from vocal_extraction.training.mixtures import Batch, MixtureDataset, MixtureSampler, make_loader
 from vocal_extraction.training.processes import Processes
 
-Tracks = Mapping[str, Sequence[Track]]
-"""Tracks by subset: 'train' and 'valid'."""
-
-_EXCERPT_S = 30.0
-"""Of each song, the middle: enough to follow the SI-SDR of a run that is validated on mixtures."""
+Tracks = Mapping[str, Sequence[Track]]  # tracks by subset: 'train' and 'valid'
+_EXCERPT_S = 30.0  # of each song, the middle: enough to follow the SI-SDR of a run that is validated on mixtures
 
 
 def find_training_tracks(

@@ -20,17 +20,10 @@ from vocal_extraction.atomic_files import StorageError, remove_leftovers, whole_
 from vocal_extraction.data_augmentation import MixClosure
 from vocal_extraction.tracks import stems_of
 
-Address = tuple[int, int]
-"""(epoch, index)."""
-
-UNKNOWN = float("inf")
-"""Fills a target that the songs of a mixture do not have."""
-
-_RENDERING = 4
-"""To be raised with every change that gives the same settings other samples."""
-
-_HEADER_BYTES = 128
-"""What NumPy's format puts before the samples."""
+Address = tuple[int, int]  # (epoch, index)
+UNKNOWN = float("inf")  # fills a target that the songs of a mixture do not have
+_RENDERING = 4  # to be raised with every change that gives the same settings other samples
+_HEADER_BYTES = 128  # what NumPy's format puts before the samples
 
 
 def render_mixture(closure: MixClosure, address: Address, sources: tuple[str, ...]) -> NDArray[np.float32]:

@@ -15,9 +15,7 @@ import torch
 import vocal_extraction
 from vocal_extraction.settings import PROJECT_FOLDER
 
-_MOST_THREADS = 8
-"""Each holds the spectrograms of a batch: a few hundred megabytes."""
-
+_MOST_THREADS = 8  # each holds the spectrograms of a batch: a few hundred megabytes
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 

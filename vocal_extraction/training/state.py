@@ -28,8 +28,7 @@ from vocal_extraction.tracks import Track
 from vocal_extraction.training.errors import ResumeError, TrainingError
 
 STATE_NAME = "training_state.pth"
-WARM_UP_SHARE = 0.02
-"""Share of a cosine schedule's steps in which the learning rate rises."""
+WARM_UP_SHARE = 0.02  # share of a cosine schedule's steps in which the learning rate rises
 
 
 class TrainingState:

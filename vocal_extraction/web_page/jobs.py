@@ -35,9 +35,7 @@ from vocal_extraction.web_page.listening import Streams, Track, overview, prepar
 from vocal_extraction.web_page.uploads import Limits, RefusedError, Upload, validate_upload
 
 QUEUED, WORKING, DONE, FAILED, CANCELLED = "queued", "working", "done", "failed", "cancelled"
-
-PREVIEWS_S = (6.0, 30.0)
-"""A preview is made twice: a few seconds that play at once, and what follows them."""
+PREVIEWS_S = (6.0, 30.0)  # a preview is made twice: a few seconds that play at once, and what follows them
 _SHORTEST_PREVIEWED_S = 60.0
 _CLEAN_EVERY_S = 30.0
 _OPTION_NAMES = {
@@ -56,8 +54,7 @@ class Options:
     settings: ExtractionSettings
     stems: tuple[str, ...] | None = None
     without: tuple[str, ...] | None = None
-    names: tuple[str, ...] = ("vocals", "accompaniment")
-    """Of the stems that come of it."""
+    names: tuple[str, ...] = ("vocals", "accompaniment")  # of the stems that come of it
 
 
 @dataclasses.dataclass(eq=False)
@@ -81,11 +78,9 @@ class Job:
     peaks: list[int] = dataclasses.field(default_factory=list)
     tempo_bpm: float | None = None
     key: str | None = None
-    preview_from_s: float | None = None
-    """Where the preview that was asked for last begins."""
+    preview_from_s: float | None = None  # where the preview that was asked for last begins
     preview_error: str | None = None
-    previews: tuple[Track, ...] = ()
-    """The last one, and the one before, which may still be playing."""
+    previews: tuple[Track, ...] = ()  # the last one, and the one before, which may still be playing
     track: Track | None = None
     finished_s: float | None = None
     stop: threading.Event = dataclasses.field(default_factory=threading.Event)

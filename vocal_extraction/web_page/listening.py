@@ -15,9 +15,7 @@ from vocal_extraction.extraction import ALL_STEMS
 from vocal_extraction.reports.pictures import HIGHEST_HZ, LOWEST_HZ, peak_magnitude, spectrogram_png
 from vocal_extraction.web_page.uploads import Upload
 
-Streams = Mapping[str, tuple[Path, int]]
-"""By stem: a file, and which of its audio streams it is."""
-
+Streams = Mapping[str, tuple[Path, int]]  # by stem: a file, and which of its audio streams it is
 _HIGHEST_RATE, _LOWEST_RATE = 48_000, 8_000
 _OVERVIEW_RATE, _OVERVIEW_POINTS = 11_025, 800
 _SHORTEST_WITH_TEMPO_S = 10.0
@@ -35,8 +33,7 @@ class Track:
     stems: tuple[str, ...]
     sample_rate: int
     n_samples: int
-    start_s: float = 0.0
-    """Where in the song it begins."""
+    start_s: float = 0.0  # where in the song it begins
 
     def as_json(self) -> dict[str, Any]:
         """Return what the page needs, with the name of the folder below the job's address."""

@@ -29,10 +29,8 @@ from vocal_extraction.web_page.uploads import Limits
 USUAL_PORT = 7860
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_GOODBYE_S = 2
-"""How long open connections are waited for at the end."""
-_FOR_LIVE = ("live", "low-latency")
-"""Models that others outdo where a song is a file."""
+_GOODBYE_S = 2  # how long open connections are waited for at the end
+_FOR_LIVE = ("live", "low-latency")  # models that others outdo where a song is a file
 _PREFIX, _LOCK = "vocal-extraction-page-", "in-use"
 
 

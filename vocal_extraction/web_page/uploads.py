@@ -30,20 +30,14 @@ class RefusedError(VocalExtractionError):
 class Limits:
     """Bounds that keep one session from filling the disk or the day."""
 
-    upload_bytes: int = 300 * 2**20
-    """Largest song file."""
-    longest_s: float = 20 * 60.0
-    """Longest song, decoded."""
+    upload_bytes: int = 300 * 2**20  # largest song file
+    longest_s: float = 20 * 60.0  # longest song, decoded
     decoded_bytes: int = 10**9
     """Most that one song may decode to, as 32-bit floats: many channels at a high rate count as length."""
-    lifetime_s: float = 3_600.0
-    """How long the files of a finished job are kept."""
-    queue_length: int = 32
-    """Jobs that may wait while one is worked on."""
-    jobs_per_session: int = 16
-    """Of them and the one that is worked on, how many may be one session's."""
-    storage_bytes: int = 20 * 10**9
-    """What all jobs' files together may take."""
+    lifetime_s: float = 3_600.0  # how long the files of a finished job are kept
+    queue_length: int = 32  # jobs that may wait while one is worked on
+    jobs_per_session: int = 16  # of them and the one that is worked on, how many may be one session's
+    storage_bytes: int = 20 * 10**9  # what all jobs' files together may take
 
     def __post_init__(self) -> None:
         values = dataclasses.asdict(self)
@@ -58,12 +52,9 @@ class Upload:
 
     sample_rate: int
     n_channels: int
-    longest_s: float
-    """How much of it may be decoded, in seconds."""
-    why: str
-    """What to say if it is longer."""
-    expected_s: float
-    """How long it says it is; where it does not say, the longest that it may be."""
+    longest_s: float  # how much of it may be decoded, in seconds
+    why: str  # what to say if it is longer
+    expected_s: float  # how long it says it is; where it does not say, the longest that it may be
 
     def stored_bytes(self, n_stems: int) -> float:
         """Return about what its job takes of the disk, at most."""
