@@ -69,8 +69,7 @@ def sentence_of(error: OSError) -> str:
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on leaving without an error, sync it and rename it to `path`.
 
-    Missing parent folders are made. The temporary path has the same suffix. If that fails, a `StorageError` says why,
-    and nothing stands under `path` that did not stand there before.
+    Missing parent folders are made. The temporary path has the same suffix. A `StorageError` says why it failed.
     """
     final = Path(path)
     aside = _name_aside(final)
@@ -126,9 +125,8 @@ def sole_writer(
 ) -> Iterator[None]:
     """Hold the lock of a folder, so that nobody else does the same there; it ends with this process, however that ends.
 
-    `doing` is for the messages. If somebody else is at it, `wait` is called with a sentence before waiting for the end
-    of that; without it a `StorageError` is raised. `name` is that of the lock, where different things may be done in
-    one folder. A folder that was made for it and stayed empty is removed.
+    If somebody else is at it, `wait` is called with a sentence before waiting for the end of that; without it a
+    `StorageError` is raised. A folder that was made for it and stayed empty is removed.
     """
     path, was_there = folder / name, folder.exists()
     with contextlib.ExitStack() as stack:

@@ -60,10 +60,10 @@ def _bridge_scipy() -> None:
 
 
 def _bridge_numba() -> None:
-    """numba numbers all that a process compiles, and caches a `guvectorize` (librosa's) in two files, which that joins.
+    """numba caches a `guvectorize` (librosa's) in two files, joined by numbers that depend on what else it compiled.
 
-    Files of two processes that compiled at once, in other orders, then end the next by a signal. Counted by name, as in
-    numba's pull request 10545, the numbers do not depend on the order.
+    Files of two processes that compiled in other orders then end the next by a signal. Counted by name, as in numba's
+    pull request 10545, the numbers do not depend on the order.
     """
     identity = sys.modules["numba.core.bytecode"].FunctionIdentity
     from_function, counts = identity.from_function, collections.Counter[str]()

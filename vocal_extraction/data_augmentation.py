@@ -245,8 +245,7 @@ class MixClosure:
     def mixture(self, index: int, epoch: int = 0) -> Mixture:
         """Make mixture `index` of `epoch`; the same numbers always give the same mixture.
 
-        A coherent one has all stems of a song. An incoherent one has vocals, and the other stems that some song has,
-        each of any song that has it.
+        A coherent one has all stems of a song, an incoherent one vocals and the other stems of some song, each of any.
         """
         words = np.random.SeedSequence((self.seed, epoch, index)).generate_state(2)
         songs = self._songs

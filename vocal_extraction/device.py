@@ -16,10 +16,7 @@ class DeviceError(VocalExtractionError):
 
 
 def choose_device(name: str = "auto") -> Any:
-    """Return the `torch.device` to compute on; raise DeviceError if it is not there.
-
-    `name` is 'auto' (CUDA when there is one, then Apple's MPS, else the CPU) or a name that torch knows, as 'cuda:1'.
-    """
+    """Return the `torch.device` of a name, 'auto' for CUDA, MPS or the CPU; raise DeviceError if it is not there."""
     import torch
 
     if name == "auto":

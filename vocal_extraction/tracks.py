@@ -149,8 +149,7 @@ def find_tracks(
     """Find the tracks of a subset ('train', 'valid' or 'test') in one or more folders, in any of the `LAYOUTS`.
 
     They come folder by folder, sorted by their names, of each the first `limit`. All shall have `sample_rate`; None
-    leaves each song at its own. A TrackError says that a folder has no known layout, or holds no songs of the subset,
-    or that a stem cannot be read.
+    leaves each song at its own. A TrackError says that there are none, or a stem cannot be read.
     """
     check_subset(subset)
     if limit is not None and limit < 1:
@@ -184,10 +183,9 @@ def prepare_if_needed(
     limit: int | None = None,
     progress: bool = False,
 ) -> None:
-    """Prepare MUSDB18 in a data set folder with these arguments of `prepare_musdb`.
+    """Prepare MUSDB18 in a data set folder with these arguments of `prepare_musdb`, but not among other things.
 
-    Songs of somebody's own in it are joined by MUSDB18's only where `musdb_path` is given. Raises TrackError if the
-    folder holds other things than songs: MUSDB18 must not be put among them.
+    Songs of somebody's own in it are joined by MUSDB18's only where `musdb_path` is given.
     """
     folder = Path(folder)
     layout = layout_of(folder) if folder.is_dir() else None
@@ -215,10 +213,7 @@ def _songs_in(folder: TrackFolder) -> list[Song]:
 
 
 def _of_subset(songs: list[Song], subset: str) -> list[Song]:
-    """Return the songs of a subset; those without one are split by a hash of their group, see `_groups`.
-
-    For testing they are all taken, unless others are for testing.
-    """
+    """Return the songs of a subset; those without one are split by a hash of their group, but are all for testing."""
     groups = _groups([name for own, name, _ in songs if own is None])
     hashed = sorted(
         (hashlib.sha256(group.encode(errors="surrogateescape")).digest()[0], group) for group in set(groups.values())

@@ -28,11 +28,7 @@ _NAMED_GAPS = 5
 
 
 class SongReader(Ffmpeg):
-    """The samples of a song as a stream; use it in a ``with`` statement.
-
-    `facts` are what `examine` returned, None for standard input; with `keep_partial`, a truncated song ends where it
-    breaks, rather than in an error.
-    """
+    """The samples of a song as a stream, in a ``with`` statement; `keep_partial` takes a truncated one to its break."""
 
     n_channels: int
     sample_rate: int
@@ -69,8 +65,7 @@ class SongReader(Ffmpeg):
     def blocks(self) -> Iterator[Samples]:
         """Yield the song in turn, after silence until the picture's beginning. Shape: (n_channels, n_samples).
 
-        At the end a `DamagedSongError` says that less came than the file declares, unless `keep_partial`; an
-        `ExtractionError`, that there was not one sample.
+        At the end a `DamagedSongError` says that less came than the file declares, unless `keep_partial`.
         """
         yield from self._offset()
         n_samples = 0
@@ -125,10 +120,7 @@ class SongReader(Ffmpeg):
         return taken
 
     def _judge(self, n_decoded: int) -> None:
-        """Compare what came with what was declared; where that or ffmpeg gives a reason, look at the frames.
-
-        So of files of frames alone that declare nothing: ffmpeg passes over what is no frame without a word.
-        """
+        """Compare what came with what was declared; where that or ffmpeg gives a reason, look at the frames."""
         facts = self._facts
         try:
             messages = self.close()

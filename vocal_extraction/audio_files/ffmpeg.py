@@ -61,8 +61,7 @@ def last_line(messages: str) -> str:
 class Program:
     """A running program; use it in a ``with`` statement.
 
-    This process `reads` its standard output or `writes` its standard input, through one pipe at most; what is neither
-    read nor written is this process's own. Raises a `ProgramError` if it is not found or cannot be started.
+    This process `reads` its standard output or `writes` its standard input; the others are this process's own.
     """
 
     def __init__(self, name: str, arguments: Sequence[str], *, reads: bool = False, writes: bool = False) -> None:
@@ -120,8 +119,7 @@ class Program:
     def close(self) -> str:
         """Wait for the program to end by itself and return its messages.
 
-        Raises OSError if the disk is full, BrokenPipeError if nobody reads its standard output any more, and
-        ProgramError if it failed for another reason.
+        Raises OSError on a full disk, BrokenPipeError if nobody reads its standard output any more, else ProgramError.
         """
         if self._child.stdin is not None:
             self._child.stdin.close()

@@ -28,10 +28,7 @@ def native_order(names: Iterable[str]) -> list[str]:
 
 
 def write_native_stems(mixture: Path, stems: Mapping[str, Path], target: Path) -> None:
-    """Join the coded files (m4a) of a mixture, with its tags and cover, and of its stems to a stem file.
-
-    Errors are those of `Program.close`.
-    """
+    """Join the coded files (m4a) of a mixture, with its tags and cover, and of its stems to a stem file."""
     stems = {name: stems[name] for name in native_order(stems)}
     inputs = [argument for path in (mixture, *stems.values()) for argument in input_arguments(path)]
     streams = [argument for i in range(1 + len(stems)) for argument in ("-map", f"{i}:a:0")]

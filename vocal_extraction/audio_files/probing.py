@@ -69,8 +69,8 @@ class SongFacts:
 def examine(path: Path, *, containers: str | None = None, track: str | None = None) -> SongFacts:
     """Ask what a song's file holds; raise ExtractionError if that is no audio, or not this track.
 
-    `containers` are ffmpeg's names of the formats that it may have, with commas between; None is any. `track` is the
-    number of an audio track, from 1, or its language, such as 'en' or 'ger'; None is the one that players take.
+    `containers` are ffmpeg's names of the formats that it may have. `track` is the number of an audio track, from 1, or
+    its language, such as 'en' or 'ger'; None is the one that players take.
     """
     _check_file(path)
     content, messages = _ask_ffprobe(path, containers)
@@ -204,10 +204,7 @@ def _declared_duration_s(
 
 
 def _avi_start_s(path: Path, audio: dict[str, Any]) -> float:
-    """Return when an AVI's audio begins, of which ffmpeg's ``start_time`` says nothing.
-
-    Its header says so (``dwStart``), or all of its chunks but the first are empty until then.
-    """
+    """Return when an AVI's audio begins: its header says so (``dwStart``), or chunks are empty until then."""
     name, n_empty, n_full = b"%02dwb" % audio["index"], 0, 0
     with open(path, "rb") as file:
         at = (head := file.read(2**16)).find(b"movi") + 4

@@ -22,7 +22,7 @@ def convert_stems(stems: Sequence[Path], wavs: Sequence[Path], *, sample_rate: i
     """Decode the stems of one song to 32-bit float wavs, all or none, unless that was done before.
 
     Shorter stems end in silence. A wav has its stem's time of change, by which it is known to be up to date. Without a
-    `sample_rate`, the highest of the stems is taken. An ExtractionError says that a stem is damaged or does not decode.
+    `sample_rate`, the highest of the stems is taken.
     """
     if are_converted(stems, wavs):
         return

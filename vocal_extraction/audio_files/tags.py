@@ -28,10 +28,7 @@ class Attachments:
 
 
 def gather(facts: SongFacts | None, kind: Format, *, folder: Path) -> Attachments:
-    """Write the tags of a song, and its cover where the format can hold one, to a temporary `folder`.
-
-    `facts` are what the song's file says, None for standard input; `kind` is the format of the stems.
-    """
+    """Write the tags of a song, and its cover where the format of the stems can hold one, to a temporary `folder`."""
     listed = folder / "tags.txt"
     inputs, outputs = ["-f", "ffmetadata", *input_arguments(listed)], ["-map_metadata", "1"]
     tags, notes = ({} if facts is None else dict(facts.tags)), []

@@ -41,10 +41,7 @@ def contents_of(path: str | Path) -> bytes:
 
 
 def records_of(contents: bytes | Path, *, name: str, only: str | None = None) -> dict[str, bytes]:
-    """Unpack the records that `torch.load` needs, or `only` one, of a file's contents; messages call it `name`.
-
-    A CheckpointError says that it is no archive of torch's, or one made to be read in two ways.
-    """
+    """Unpack the records that `torch.load` needs, or `only` one; a CheckpointError refuses any other archive."""
     try:
         n_bytes = contents.stat().st_size if isinstance(contents, Path) else len(contents)
         with zipfile.ZipFile(contents if isinstance(contents, Path) else io.BytesIO(contents)) as archive:

@@ -32,8 +32,6 @@ def join_checkpoints(paths: Sequence[str | Path], output_path: str | Path, *, ov
 
     With the ending .toml, the output lists them, of whatever kinds, and the mean of their estimates is the model. Else
     the new file's metadata has, under ``members``, the SHA-256 of each member's file and what is known of its training.
-    Raises CheckpointError if a file cannot be read, there is only one, or they are not of one kind, SettingsError if
-    there are too many, and StorageError if the file cannot be written, or is there already and `overwrite` is not said.
     """
     output_path = Path(output_path)
     if len(paths) < 2:

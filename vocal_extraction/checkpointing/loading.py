@@ -140,11 +140,7 @@ _MOST_MEMBERS = 16
 
 
 def mean_of(members: Sequence[LoadedModel], path: Path) -> LoadedModel:
-    """Return the mean of several models' estimates as a model, which is called by `path`.
-
-    It has the sources of the first; the others join in where they have them, too. Raises CheckpointError if one has
-    none of them, or there are not 2 to 16.
-    """
+    """Return the mean of several models' estimates as a model called by `path`, with the sources of the first."""
     if not 2 <= len(members) <= _MOST_MEMBERS:
         raise CheckpointError(f"The mean of {len(members)} models was asked for, expected 2 to {_MOST_MEMBERS}.")
     first = members[0]

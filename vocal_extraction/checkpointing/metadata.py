@@ -91,8 +91,7 @@ class CheckpointMetadata:
     ) -> "CheckpointMetadata":
         """Return the metadata of a network that was trained with a preset.
 
-        `history` has (training loss, validation loss) of each epoch; `dataset_folder` is stored as a name only; `facts`
-        are further fields, such as seed, n_steps and git_commit.
+        `history` has (training loss, validation loss) of each epoch; `facts` are further fields, as seed and n_steps.
         """
         return cls(
             signal=preset.signal,
@@ -138,10 +137,7 @@ class CheckpointMetadata:
 
     @classmethod
     def parse(cls, stored: dict[str, Any]) -> "CheckpointMetadata":
-        """Check what `read_checkpoint` found.
-
-        A CheckpointError or SettingsError says what is missing, or how this project cannot feed the network.
-        """
+        """Check what `read_checkpoint` found; an error says what is missing, or why this project cannot feed it."""
         dataset = stored.get("train_dataset")
         dataset = dataset if isinstance(dataset, dict) else {}
         given = {key: value for part in (dataset, stored) for key, value in part.items() if value is not None}

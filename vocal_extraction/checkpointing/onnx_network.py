@@ -43,8 +43,7 @@ class OnnxLayer:
 class OnnxNetwork:
     """A network as the graphs that it is cut into, each on the thread that calls it; see `layerwise.Runtime`.
 
-    `graphs` are serialized, by the names that `onnx_files.graph_ends` gives them; `layers` has 'directions' and 'units'
-    of each recurrent layer, none where the network is one graph.
+    `graphs` are serialized, by the names of `onnx_files.graph_ends`; `layers` has 'directions' and 'units' of each.
     """
 
     def __init__(
@@ -92,10 +91,7 @@ class OnnxNetwork:
 def load_onnx(
     contents: bytes, name: str, *, weights: bytes | None = None
 ) -> tuple[OnnxNetwork, CheckpointMetadata, str]:
-    """Load what `exporting.export_model` wrote; messages call the file `name`, and `weights` are as for `parse`.
-
-    Raises CheckpointError if it is damaged, of another kind, refers to other files, or is not what its metadata says.
-    """
+    """Load what `exporting.export_model` wrote; messages call the file `name`, and `weights` are as for `parse`."""
     try:
         model, stored = parse(contents, weights=weights)
         if weights is not None and stored.get("source", {}).get("sha256") != hashlib.sha256(weights).hexdigest():

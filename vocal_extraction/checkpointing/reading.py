@@ -62,8 +62,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint's dictionary without running any code that it may hold, and without nussl.
 
     It has ``state_dict``, ``metadata`` and, in all but the oldest files, ``config``; NumPy's numbers are Python's.
-    Raises CheckpointError if the file is missing, damaged, of another format, or holds anything but weights and plain
-    values.
+    Raises CheckpointError if the file is missing, damaged, or holds anything but weights and plain values.
     """
     return parse_checkpoint(contents_of(path), name=str(path))
 
@@ -85,8 +84,7 @@ def parse_checkpoint(contents: bytes, *, name: str) -> dict[str, Any]:
 def read_metadata(path: str | Path) -> CheckpointMetadata:
     """Read a checkpoint's metadata without torch, and without its weights, which are not looked for; a list's first's.
 
-    Names of the sources, and numbers of NumPy's, may be missing from what nussl wrote. Raises CheckpointError or
-    SettingsError if the file is missing, damaged, hostile or of another kind, that of torch before 1.6 included.
+    Names of the sources, and numbers of NumPy's, may be missing from what nussl wrote.
     """
     path = member_paths(Path(path))[0]
     pickled = records_of(path, name=str(path), only=PICKLE)[PICKLE]
@@ -158,10 +156,7 @@ def _allowed_classes() -> Iterator[None]:
 
 
 def _plain(content: Any, weights: type) -> Any:
-    """Copy what was loaded, within bounds: no cycles, no endless repetition, no text that cannot be written.
-
-    Beside plain values it may hold objects of the class `weights`.
-    """
+    """Copy what was loaded, within bounds: plain values and `weights`, no cycles, no text that cannot be written."""
     n_left = _MOST_VALUES
 
     def copied(value: Any, depth: int) -> Any:

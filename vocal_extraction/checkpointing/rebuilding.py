@@ -73,10 +73,7 @@ class MaskNetwork(nn.Module):
 
 
 def save_checkpoint(path: str | Path, network: nn.Module, *, preset: Preset, **facts: Any) -> Path:
-    """Save what `networks.create_model` returned, in nussl's format; a file that is there is replaced atomically.
-
-    `preset` and `facts` (seed, history and the like) are the arguments of `CheckpointMetadata.of_preset`.
-    """
+    """Save what `networks.create_model` returned, in nussl's format; `facts` are fields of `CheckpointMetadata`."""
     return save_network(path, network, CheckpointMetadata.of_preset(preset, **facts))
 
 
@@ -92,8 +89,7 @@ def save_network(path: str | Path, network: nn.Module, metadata: CheckpointMetad
 def rebuild(content: dict[str, Any], *, signal: SignalSettings, n_channels: int) -> tuple[nn.Module, str, int]:
     """Build the network of what `read_checkpoint` returned, without memory that its weights do not need.
 
-    Returns the network, in ``eval()`` on the CPU, what it gives, 'mask' or 'audio', and for how many sources. A
-    CheckpointError or SettingsError says that config and weights are no network for separation, or not of each other.
+    Returns the network, in ``eval()`` on the CPU, what it gives, 'mask' or 'audio', and for how many sources.
     """
     config, state = _config_of(content), content["state_dict"]
     modules = {key: module for key, module in config["modules"].items() if module}

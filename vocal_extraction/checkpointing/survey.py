@@ -63,9 +63,8 @@ class Made:
 def survey(records: dict[str, bytes], *, pickle: bytes | None = None) -> tuple[int, Any]:
     """Check the pickle of an archive's records; or another, whose elements lie elsewhere.
 
-    Returns the bytes of all elements that it refers to, which are in the records, or to be looked for by who has them;
-    and its contents, with a `Made` for each tensor and each other object that is no plain value. Raises RefusedError if
-    it would make anything but weights and plain values, ValueError or LookupError if it is damaged.
+    Returns the bytes of all elements that it refers to, and its contents, with a `Made` for each tensor and each other
+    object that is no plain value. Raises RefusedError if it would make anything else, ValueError if it is damaged.
     """
     machine = _Machine(None if pickle else records)
     for opcode, argument, _ in pickletools.genops(pickle or records[PICKLE]):

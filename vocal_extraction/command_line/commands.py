@@ -33,10 +33,7 @@ _KEPT = {
 
 @contextlib.contextmanager
 def explained(name: str, options: dict[str, Any]) -> Iterator[None]:
-    """Take the folder of imported models from a command's options, and explain what ends it.
-
-    A library that is not installed becomes an error; Ctrl-C says what stays.
-    """
+    """Take the folder of imported models from a command's options; explain missing libraries and what Ctrl-C leaves."""
     if (folder := options.pop("models_folder", None)) is not None:
         os.environ["VOCAL_EXTRACTION_MODELS"] = str(folder.absolute())  # for processes that are started, too
     try:

@@ -78,10 +78,7 @@ def _examine_python() -> Finding:
 
 
 def _requirements() -> Iterator[tuple[str, str, str]]:
-    """Yield name, exact version (or empty) and extra (or empty) of every direct requirement.
-
-    A checkout's stand in requirements.txt, before what they bring along; an installed wheel's in its metadata.
-    """
+    """Yield name, exact version (or empty) and extra (or empty) of every direct requirement."""
     if IS_CHECKOUT:
         text = (PROJECT_FOLDER / "requirements.txt").read_text(encoding="utf-8")
         pins = re.findall(r"^([\w.-]+)==(\S+)", text.partition("# What those bring along")[0], flags=re.MULTILINE)

@@ -209,10 +209,7 @@ def _path_of(name: str) -> str:
 
 
 def _existing(answer: str) -> tuple[list[Path], list[str]]:
-    """Return the paths that `answer` means, and what it names that does not exist.
-
-    Terminals quote or escape the names of files that are dropped onto them, and put blanks between several.
-    """
+    """Return the paths that `answer` means, quoted or escaped as by terminals, and names of what does not exist."""
     readings = [[answer]]
     with contextlib.suppress(ValueError):  # an apostrophe in a name is no quotation
         readings.append(shlex.split(answer))

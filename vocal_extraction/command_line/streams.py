@@ -23,7 +23,6 @@ def prepare_streams() -> None:
     """Let stdin, stdout and stderr take whatever comes; doing it twice changes nothing.
 
     A closed stream becomes the null device, which also keeps the next file that is opened from getting its number.
-    Characters that an encoding lacks are written as escapes. stderr ignores errors: no message is worth the work.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:

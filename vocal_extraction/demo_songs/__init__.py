@@ -81,9 +81,8 @@ def write_demo_songs(
 ) -> dict[str, int]:
     """Write synthesised songs into the layout of `musdb_preparation`, except those that are there already.
 
-    Each takes `duration_s` seconds, 1 or more. No two songs are the same; another `seed`, 0 or more, makes other songs
-    under other names. Returns how many complete songs each subset has. Raises SettingsError if a number is out of its
-    range, and StorageError if the disk is full or the folder cannot be written.
+    No two songs are the same; another `seed`, 0 or more, makes other songs under other names. Returns how many complete
+    songs each subset has. Raises SettingsError if a number is out of its range.
     """
     counts = dict(zip(SUBSETS, (n_train, n_valid, n_test), strict=True))
     _check(seed, duration_s, *counts.values())

@@ -104,10 +104,7 @@ def _voicing(score: Score, bar: int) -> list[int]:
 
 
 def pluck(midi: int, rng: np.random.Generator, *, brightness_hz: float) -> Signal:
-    """Return 0.7 s of a plucked string (n_samples,), after Karplus and Strong 1983.
-
-    Solves ``y[t] = x[t] + g (y[t - d] + y[t - d - 1]) / 2`` for a burst x, in the spectrum, since d is no integer.
-    """
+    """Return 0.7 s of a plucked string (Karplus and Strong 1983): ``y[t] = x[t] + g (y[t - d] + y[t - d - 1]) / 2``."""
     frequency_hz, n_samples = float(hertz(midi)), int(0.7 * SAMPLE_RATE)
     period = SAMPLE_RATE / frequency_hz
     burst = np.zeros(n_samples)

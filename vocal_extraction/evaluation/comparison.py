@@ -78,8 +78,7 @@ def compare(
     """Pair two models' scores, given as the contents of the songs' JSON files of each.
 
     Returns ``{source: {metric: {"songs": {name: [first, second, second - first]}, "mean_first", "mean_second",
-    "difference", "interval", "wins", "losses", "ties", "n"}}}``; the wins are the second's. The interval is None for
-    fewer than two songs.
+    "difference", "interval", "wins", "losses", "ties", "n"}}}``; the wins are the second's.
     """
     others = {song["song"]: song for song in second}
     pairs = [(song, others[song["song"]]) for song in first if song["song"] in others]

@@ -27,10 +27,9 @@ from vocal_extraction.separation.masking import channels_of, views_of
 def separate_with_nussl(
     mixture: NDArray[np.float32], sample_rate: int, *, model: LoadedModel, mask: str = "soft"
 ) -> dict[str, NDArray[np.float32]]:
-    """Estimate all sources of a mixture, the whole of it at once, through nussl's separator.
+    """Estimate all sources of a mixture, (n_channels, n_samples), at once, through nussl's separator.
 
-    The mixture and each estimate have the shape (n_channels, n_samples). A 'binary' mask takes the largest of several
-    sources; one alone must exceed a half.
+    A 'binary' mask takes the largest of several sources; one alone must exceed a half.
     """
     from vocal_extraction.compatibility import nussl
 

@@ -159,10 +159,7 @@ FAMILIES: dict[str, Callable[[int], Any]] = {
 
 
 def choose_metrics(names: str | Sequence[str] | None) -> dict[str, Metric]:
-    """Return the metrics of some families, or of all for None, in the order of `METRICS`.
-
-    An EvaluationError names what is neither a family nor a metric with a function of its own.
-    """
+    """Return the metrics of some families or names, or of all for None, in the order of `METRICS`."""
     known = list(dict.fromkeys(metric.family or name for name, metric in METRICS.items()))
     wanted = known if names is None else [names] if isinstance(names, str) else list(names)
     for name in wanted:
@@ -184,10 +181,7 @@ def accumulators(metrics: Mapping[str, Metric], sample_rate: int) -> list[Any]:
 def entry(
     name: str, metrics: Mapping[str, Metric], values: Values, at: tuple[int, int], silent: NDArray[np.bool_]
 ) -> dict[str, Any]:
-    """Return what a song's file holds of one metric, for the system and source `at`: ``{"value", "channels", ...}``.
-
-    ``value`` is the median over the parts; None with a reason under ``left_out`` where the metric has no meaning.
-    """
+    """Return what a song's file holds of one metric, for the system and source `at`: a value, or why there is none."""
     metric, parts = metrics[name], values[name][at]
     finite = parts[np.isfinite(parts)]
     found: dict[str, Any] = {

@@ -64,10 +64,7 @@ class ModelSystem:
 
 
 def normalize_by_song(network: Any) -> None:
-    """Let a network's batch normalization take mean and variance from its input; dropout stays off.
-
-    See "The published figures" in docs/evaluation.md.
-    """
+    """Let batch normalization take mean and variance from its input: "The published figures" in docs/evaluation.md."""
     import torch
 
     found = [each for each in network.modules() if isinstance(each, torch.nn.modules.batchnorm._BatchNorm)]

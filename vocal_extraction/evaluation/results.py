@@ -98,8 +98,7 @@ def claim_folder(
 ) -> Path | None:
     """Make sure that `folder` may hold the results of `evaluated`; return where earlier ones were moved, if any were.
 
-    `evaluated` and `data` are as in the songs' JSON. An `EvaluationError` refuses a folder with another model's, or
-    another dataset's, results, unless they are to be overwritten.
+    An `EvaluationError` refuses another model's, or another dataset's, results, unless they are to be overwritten.
     """
     songs = [found for path in sorted(folder.glob("*.json")) if (found := read_song(path)) is not None]
     others = [found for found in songs if not _is_of(found, evaluated, data)]

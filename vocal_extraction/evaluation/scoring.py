@@ -126,10 +126,7 @@ def score_song(
     metrics: Mapping[str, Metric],
     save_first_to: Path | None = None,
 ) -> dict[str, Scores]:
-    """Score every system on one song, with its sources as of `Sources.of`.
-
-    The first system's estimates go to the folder `save_first_to`, if there is one, as float wavs below the song's name.
-    """
+    """Score every system on one song; the first's estimates go to the folder `save_first_to`, if there is one."""
     families, failures = accumulators(metrics, track.sample_rate), dict[str, str]()
     with contextlib.ExitStack() as stack:
         estimators = {name: system.estimate for name, system in systems.items()}

@@ -35,10 +35,7 @@ class _Part(nn.Module):
 def export_graphs(
     network: nn.Module, *, n_bins: int, n_channels: int, fold: bool
 ) -> tuple[dict[str, onnx.ModelProto], list[dict[str, int]]]:
-    """Return a network's graphs, and the directions and units of each layer; it takes ``{'mix_magnitude'}``.
-
-    `fold` computes constants beforehand; without it, all weights are as torch has them.
-    """
+    """Return a network's graphs, and the directions and units of each layer; `fold` computes constants beforehand."""
     values = {"magnitudes": torch.full((_N_ITEMS, _N_FRAMES, n_bins, n_channels), 0.01)}
     inner: Any = layerwise_network(network)
     layers: list[OverTime] = [] if inner is None else inner.layers_over_time()

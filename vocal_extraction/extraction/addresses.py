@@ -94,10 +94,7 @@ def _tried(doing: str, address: str, action: Callable[[Any, str], Result]) -> Re
 
 
 def fetch(address: str, folder: Path) -> Path:
-    """Copy the file at an address into a folder; the copy has the song's name, as far as that may be one.
-
-    An AddressError says that it cannot be had, or not to its end.
-    """
+    """Copy the file at an address into a folder, under the song's name as far as that may be one; or AddressError."""
     name = address.partition("?")[0] if address.startswith("http") else address
     name = name.rpartition("/")[2]
     target = folder / ((safe_name(song_name(name)) or "song") + Path(name).suffix[:10])
@@ -150,10 +147,7 @@ def files_below(address: str, pattern: str = "**") -> list[str]:
 
 
 def songs_at(address: str) -> Iterator[str]:
-    """Yield an address that ends as a song does, or was given for http, else the songs below it.
-
-    An AddressError says that there are none, or it cannot be listed.
-    """
+    """Yield an address that ends as a song does, or was given for http, else the songs below it, or AddressError."""
     if has_song_ending(address) or address.startswith("http"):
         yield address
         return
@@ -164,10 +158,7 @@ def songs_at(address: str) -> Iterator[str]:
 
 
 def songs_listed(place: str | Path, folder: Path) -> Iterator[str]:
-    """Yield the songs of a list: a text with one in each line, a table in Parquet, or '-' for lines of standard input.
-
-    A list at an address is copied to `folder` first. An ExtractionError says that it cannot be read.
-    """
+    """Yield the songs of a list: a text with one a line, a table in Parquet, or '-' for lines of standard input."""
     path = fetch(str(place), folder) if is_address(place) else Path(place)
     with contextlib.ExitStack() as stack:
         try:

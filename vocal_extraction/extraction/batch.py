@@ -187,10 +187,7 @@ def plan_of(
     format_name: str,
     folder: Path = EXTRACTION_FOLDER,
 ) -> StemPlan:
-    """Return the `stem_plan` of what is written in a format to a folder or, as '-', to standard output.
-
-    An ExtractionError says that the model does not have these stems, or the format or standard output takes others.
-    """
+    """Return the `stem_plan` of what is written in a format to a folder or, as '-', to standard output."""
     if FORMATS[format_name].holds_all:
         plan = stem_plan(sources, stems or (None if without else ["all"]), without)
         if len(plan.names) != 4 or str(folder) == STANDARD_OUTPUT:

@@ -89,8 +89,7 @@ class CatalogueWork(Work):
 class ShardManifest(Manifest):
     """The manifest of a shard, of which songs it knows which are done; at an address, a local copy goes there often.
 
-    It is called `name` in `output`, a folder or its address, and its copy lies in the folder `scratch`. Only what was
-    done with these `options`, as of `options_of`, is done.
+    Its copy lies in the folder `scratch`. Only what was done with these `options`, as of `options_of`, is done.
     """
 
     def __init__(self, output: str | Path, name: str, options: Mapping[str, Any], scratch: Path) -> None:
@@ -239,8 +238,7 @@ def _all_songs(
 def merge_manifests(output_folder: str | Path) -> Totals:
     """Join the manifests of all shards below a folder or an address to one, with a line for each song; add it up.
 
-    A shard whose manifest is missing counts as a failure. An ExtractionError says that there are none, or they cannot
-    be read or written.
+    A shard whose manifest is missing counts as a failure.
     """
     output, pattern = plain(output_folder), "manifest-*-of-*.jsonl"
     if isinstance(output, str) and is_address(output):

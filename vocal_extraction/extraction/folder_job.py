@@ -50,7 +50,7 @@ class FolderJob:
         in_batch: bool = False,
         **watched: Any,
     ) -> Outcome | None:
-        """Extract a song, unless that is done already, and record it; options as of `extract_song`.
+        """Extract a song, unless that is done already, and record it.
 
         In a batch a failure is an outcome, too, and None says that it was to stop.
         """
@@ -83,10 +83,7 @@ class FolderJob:
         return {"source": identity(song), "source_sha256": sha256, **self._options}
 
     def _done_before(self, song: str | Path, paths: Mapping[str, Path], made: Mapping[str, Any]) -> Outcome | None:
-        """Return the outcome of a song that is done already, None if it may be begun.
-
-        An ExtractionError says that files stand at its paths that may not be replaced.
-        """
+        """Return the outcome of a song that is done already, None if it may be begun; refuse to replace other files."""
         if self._manifest is None or self._settings.overwrite:
             return None
         if self._manifest.is_done(paths, made):

@@ -75,10 +75,7 @@ class Manifest:
         return {key: line["source"] for key, line in self._lines.items()}
 
     def is_done(self, paths: Mapping[str, Path], made: Mapping[str, Any]) -> bool:
-        """Return whether these files were made just so.
-
-        A file older than its line says is one that a killed run was about to replace.
-        """
+        """Return whether these files were made just so, and are not older than their lines: about to be replaced."""
         lines = [self._line_of(stem, path, made) for stem, path in paths.items()]
         return all(map(_stands, paths.values(), lines)) and len({line.get("scale") for line in lines if line}) == 1
 
@@ -99,10 +96,7 @@ class Manifest:
         return line if all(line.get(name) == value for name, value in wanted.items()) else None
 
     def add(self, outcome: Outcome, temporary: Mapping[str, Path], made: Mapping[str, Any]) -> None:
-        """Append the line of a song that was tried; `temporary` are complete stems that wait for their names.
-
-        An ExtractionError says that it cannot be written.
-        """
+        """Append the line of a song that was tried; `temporary` are complete stems that wait for their names."""
         folder = self._path.parent
         record = outcome.as_record()
         places = {name: str(path) for name, path in outcome.stems.items()}

@@ -61,8 +61,7 @@ def find_songs(
 
     Folders are searched to the bottom, linked ones too, in alphabetical order. Hidden files are left out, and so that a
     second run does not take stems for songs, the output folder and what is `owned` (by `path_key`) by earlier runs.
-    A file that is named is a song, whatever it is; what is missing fails later, by name. An ExtractionError says that
-    a folder holds no song, or cannot be read.
+    A file that is named is a song, whatever it is; what is missing fails later, by name.
     """
     found: dict[str, tuple[str | Path, Path]] = {}
     for given in [inputs] if isinstance(inputs, str | Path) else inputs:
@@ -143,8 +142,7 @@ def choose_paths(
     """Choose where each stem of a song goes: the first paths by its name that are no other song's.
 
     By `path_key`, `owners` has the identity of the song that owns a path, and `inputs` all songs of the batch, none of
-    which may be replaced; with the others the template is filled. An ExtractionError says that a stem would replace a
-    song of the batch or another stem.
+    which may be replaced; with the others the template is filled.
     """
     own, name, number = identity(song), song_name(song), 1
     fields = {"folder": str(output_folder), "ext": FORMATS[settings.format].extension, "song": name}

@@ -10,10 +10,7 @@ from vocal_extraction.extraction.workers import Work, Worker, WorkerDiedError
 
 
 def join_cluster(address: str | None) -> None:
-    """Connect to a Ray cluster, 'auto' for the one that this machine is of; None starts one on this machine.
-
-    An ExtractionError says that it is not there.
-    """
+    """Connect to a Ray cluster, 'auto' for the one that this machine is of; None starts one on this machine."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     here: dict[str, Any] = {} if address else {"include_dashboard": False}
     try:
@@ -42,10 +39,7 @@ class _Actor:
 
 
 class RayWorker(Worker):
-    """An actor with one core, and a share of a GPU; where there is no room for it, it waits until there is.
-
-    Raises WorkerDiedError if it dies on the way, and ExtractionError if the work cannot be prepared.
-    """
+    """An actor with one core, and a share of a GPU; where there is no room for it, it waits until there is."""
 
     def __init__(self, work: Work, *, gpu_share: float = 0.0) -> None:
         kind: Any = ray.remote(num_cpus=1, num_gpus=gpu_share, max_restarts=0)(_Actor)

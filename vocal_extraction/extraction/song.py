@@ -98,8 +98,7 @@ def extract_song(
     """Separate one song and write its stems; see `batch.extract_vocals`.
 
     `paths` says where each stem goes; None writes the plan's only stem to standard output, as floats. The arrays lie in
-    `folder`, None is the system's temporary one; `record` writes down that the song is done. A VocalExtractionError
-    says what about the song, the disk or ffmpeg is wrong; then no half-written file remains.
+    `folder`; `record` writes down that the song is done. On any error no half-written file remains.
     """
     started = time.monotonic()
     facts = None if str(song) == STANDARD_INPUT else examine(Path(song), track=settings.track)
@@ -189,10 +188,9 @@ def _separate_region(
     progress: Progress,
     cancelled: Cancelled | None,
 ) -> dict[str, Array]:
-    """Estimate sources between ``settings.from_s`` and ``settings.to_s``; return arrays of the song's length.
+    """Estimate sources between ``settings.from_s`` and ``settings.to_s``, in arrays of the song's length.
 
-    Outside of the region every source is silent, so residuals are the song itself. The network also gets
-    ``settings.context_s`` of the song on either side. An ExtractionError says that the song ends before the region.
+    Outside of the region they are silent. The network gets ``settings.context_s`` of the song on either side.
     """
     n_samples, n_channels = mixture.shape
     end_s = n_samples / sample_rate if settings.to_s is None else settings.to_s

@@ -82,10 +82,7 @@ class Worker:
 
 
 class ProcessWorker(Worker):
-    """A process of this machine. It ends with the one that started it, however that ends.
-
-    Raises WorkerDiedError if it dies on the way, and ExtractionError if the work cannot be prepared.
-    """
+    """A process of this machine. It ends with the one that started it, however that ends."""
 
     def __init__(self, work: Work) -> None:
         # Not forked: what computes has threads of its own.
@@ -145,8 +142,7 @@ def _end_with_parent() -> None:
 class Tries:
     """The songs in hand, each with how often it was begun; kept where a killed run finds it again.
 
-    `read` and `write` return the text that was kept, "" if there is none, and keep one; `afresh` forgets what was, so
-    that songs that were given up are tried again.
+    `read` and `write` return and keep a text; `afresh` forgets what was, so that what was given up is tried again.
     """
 
     def __init__(self, read: Callable[[], str], write: Callable[[str], None], *, afresh: bool = False) -> None:
@@ -221,10 +217,9 @@ def do_all(
 ) -> None:
     """Have every task done by one of some workers, each of which takes the next when it is free.
 
-    `tasks` may come one by one from a list without end: no more are taken than there are workers. `hire` returns a
-    worker, again after one has died; `name` is that of a task, as `tries` counts it. `done` is called with a task and
-    its result, or the `ExtractionError` by which it was given up; not if that is None. Raises ExtractionError if no
-    worker can be had, and after Ctrl-C KeyboardInterrupt; then the tasks in hand end, and no others are begun.
+    No more tasks are taken than there are workers. `hire` returns a worker, again after one has died; `name` is that of
+    a task, as `tries` counts it. `done` is called with a task and its result, or the `ExtractionError` by which it was
+    given up. Ctrl-C lets the tasks in hand end, and no others begin.
     """
     waiting, lock, stopped = tries.suspects_last(tasks, name), threading.Lock(), threading.Event()
     hired: list[Worker] = []

@@ -38,9 +38,8 @@ def _sounddevice() -> Any:
 class LiveSession:
     """A worker and an audio stream; use it in a ``with`` statement.
 
-    `task` is the worker's; `devices` are input and output, by name or number as sounddevice has them, or None for the
-    system's; the worker has time for `n_ahead` blocks; `mix` says what is played, see `mixing.Mixer`. Raises
-    VocalExtractionError if the model cannot run live, or a device cannot be opened.
+    `devices` are input and output, by name or number as sounddevice has them, or None for the system's; the worker has
+    time for `n_ahead` blocks; `mix` says what is played, see `mixing.Mixer`.
     """
 
     def __init__(self, task: Task, devices: tuple[Any, Any], *, n_ahead: int, **mix: Any) -> None:

@@ -33,8 +33,7 @@ def parse_gains(text: str) -> dict[str, float]:
 class Mixer:
     """Sums stems with gains that move to what they shall be within a block, and counts what is late.
 
-    `stems` are names, in the order of the blocks' first axis. What is not named in `gains_db` is played as it is;
-    'other' also names the accompaniment. `solo` plays that stem alone. A SettingsError says that there is no such stem.
+    What is not named in `gains_db` is played as it is; 'other' also names the accompaniment. `solo` plays that alone.
     """
 
     def __init__(
@@ -69,10 +68,7 @@ class Mixer:
             self.target = np.array(mixes[key], np.float32)
 
     def mix(self, stems: Rows | None, mixture: Rows) -> Rows:
-        """Return what is played: the stems (n_stems, n_samples, n_channels) with their gains; if late, the mixture.
-
-        The mixture (n_samples, n_channels) is as far behind as the stems are.
-        """
+        """Return what is played: the stems (n_stems, n_samples, n_channels) with their gains; if late, the mixture."""
         n = len(mixture)
         if stems is None:
             played = mixture if self._was_late else mixture * self._ramp(n)

@@ -38,10 +38,9 @@ def run_live(
 ) -> int:
     """Separate what is playing and play the wanted mix; return 1 if more than a thousandth of the blocks were late.
 
-    `audio` is ['-'] for PCM from stdin to stdout, with `sample_rate` and `n_channels` (a wav says its own), `raw` or as
-    a wav; nothing uses audio devices, of which None is the system's, with `n_ahead` blocks for separation to take. The
-    network of `model` runs forwards only. `stem` is played alone, or each with a gain, as ``vocals=-inf,other=0``.
-    `record` is a folder for the stems.
+    `audio` is ['-'] for PCM from stdin to stdout, with `sample_rate` and `n_channels` (a wav says its own), `raw` or
+    as a wav; nothing uses audio devices, with `n_ahead` blocks for separation to take. `stem` is played alone, or each
+    with a gain, as ``vocals=-inf,other=0``. `record` is a folder for the stems.
     """
     mix: dict[str, Any] = {"gains_db": parse_gains(gains) if gains else {}, "solo": stem}
     named = {*mix["gains_db"], *([stem] if stem else [])}

@@ -36,10 +36,7 @@ def size_of(url: str) -> int:
 
 
 def download(url: str, path: Path, sha256: str) -> None:
-    """Download to `path`, from where an earlier attempt ended, and check the SHA-256 or what is known of it.
-
-    A LibraryError says that the server cannot be reached or sends something else; what broke off stays.
-    """
+    """Download to `path`, from where an earlier attempt ended, and check the SHA-256 or what is known of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     n_here = path.stat().st_size if path.exists() else 0
     with _answer(url, headers={"Range": f"bytes={n_here}-"} if n_here else {}) as answer:

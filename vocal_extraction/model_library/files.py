@@ -36,10 +36,7 @@ def read(files: Files, name: str, n_bytes: int = LARGEST_BYTES + 1) -> bytes:
 
 @contextlib.contextmanager
 def files_at(path: Path) -> Iterator[Files]:
-    """Yield the files of a folder, a zip (as wheels are), a tar, or the file itself.
-
-    A CheckpointError says that there is nothing, or a damaged archive, or one that names files outside of it.
-    """
+    """Yield the files of a folder, a zip (as wheels are), a tar, or the file itself, none of which lies outside."""
     with contextlib.ExitStack() as stack:
         try:
             files = _files_of(path, stack)

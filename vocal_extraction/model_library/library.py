@@ -35,8 +35,7 @@ def import_model(path: str | Path, *, name: str | None = None, high: str = "zero
     """Import open-unmix's or Spleeter's weights from a file, a folder or an archive; return the checkpoint's path.
 
     `name` is what the model is called from now on; None is the name that it is published under. `high` is what
-    Spleeter's mask is above 11 kHz: 'zeros', or 'average', the mean of the frame's others. A LibraryError says that
-    there is no such model in it, it is damaged or hostile, or the name is taken or cannot be one. On any error nothing
+    Spleeter's mask is above 11 kHz: 'zeros', or 'average', the mean of the frame's others. After a LibraryError nothing
     is installed.
     """
     from vocal_extraction.checkpointing import save_network
@@ -70,11 +69,7 @@ def _free_name(name: str) -> str:
 
 
 def fetch_model(name: str, *, accept_licence: bool = False, **options: Any) -> Path:
-    """Download a model from its makers' address and import it; `options` are those of `import_model`.
-
-    A LibraryError says that it is not known, its licence was not accepted, or a download failed, which goes on next
-    time.
-    """
+    """Download a model from its makers' address and import it; `options` are those of `import_model`, errors too."""
     if name not in KNOWN:
         raise LibraryError(f"No model {name!r} can be fetched; there are {', '.join(KNOWN)}.")
     known, options = KNOWN[name], {"name": name, **options}

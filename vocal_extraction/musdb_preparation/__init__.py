@@ -109,8 +109,7 @@ def _choose_source(
 def _decode_songs(songs: list[Song], dataset_folder: Path, record: _Record, *, n_workers: int, progress: bool) -> None:
     """Decode those of `songs` that are not prepared, several at a time; go on to the next when one cannot be.
 
-    A song whose files are all there is prepared, unless the record says that they came from a source of another size
-    (the 7 s sample and the full songs have the same names), or were being written when everything ended.
+    A song is prepared whose files are all there, unless they came from a source of another size, or were not finished.
     """
     make_folders(dataset_folder)
     pending = [

@@ -23,10 +23,7 @@ Block = NDArray[np.float32]  # samples of all five signals: (n_samples, n_stream
 
 
 def song_blocks(song: Song, stop: threading.Event) -> Iterator[Block]:
-    """Yield the song's samples, in the order of `STREAMS`.
-
-    Raises PreparationError if it cannot be decoded to the end, is empty or not finite, or when `stop` is set.
-    """
+    """Yield the song's samples, in the order of `STREAMS`; raise PreparationError on damage, or when `stop` is set."""
     if not song.is_coded:
         for path in song.files:
             _check_wav(path)

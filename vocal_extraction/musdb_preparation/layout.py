@@ -78,8 +78,7 @@ def write_song(
 ) -> None:
     """Write a song's five wavs; they appear when all of them are complete, or not at all.
 
-    The blocks, (n_samples, n_streams=5, n_channels=2), follow each other in time, with streams as in `STREAMS`. Raises
-    StorageError if the disk is full or cannot be written.
+    The blocks, (n_samples, n_streams=5, n_channels=2), follow each other in time, with streams as in `STREAMS`.
     """
     with contextlib.ExitStack() as stack:
         paths = song_paths(dataset_folder, subset, song).values()

@@ -30,14 +30,12 @@ def mix_events(
 ) -> tuple[Audio, Audio, float]:
     """Mix the events of an annotation, values of scaper's observations.
 
-    Of each event's file, `channels` says what to read, and `polarities` its sign. The Scaper gives sample rate,
-    duration, number of channels, reference loudness and fades. Events that are `together` share duration, pitch and
-    stretch; they go through one transform and stay aligned. Where `keeps_balance`, 'snr' is a gain on an event's own
-    level, and is replaced by the loudness that results, relative to the reference. Above `band_limit_hz` nothing is
-    left of the mixture, as behind a codec.
+    Of each event's file, `channels` says what to read, and `polarities` its sign. Events that are `together` share
+    duration, pitch and stretch; they go through one transform and stay aligned. Where `keeps_balance`, 'snr' is a gain
+    on an event's own level, and is replaced by the loudness that results. Above `band_limit_hz` nothing is left.
 
     Returns the mixture (n_channels, n_samples), its stems (n_events, n_channels, n_samples), and the factor on all of
-    it: down to full scale where it would clip, times the level. Raises RenderingError if a stem cannot be read.
+    it: down to full scale where it would clip, times the level.
     """
     rendered = render_events(events, channels, sample_rate=drawer.sr, together=together)
     for audio in rendered:

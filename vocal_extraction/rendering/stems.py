@@ -45,8 +45,7 @@ def read_excerpt(
 
     The channel is 'left', 'right', 'mid' (the mean of all channels), 'side' (half the difference of the first two),
     'stereo' (the first two), 'swapped' (these two the other way round) or 'doubled' (mid in both). A mono file has only
-    'mid', which is doubled where two are asked for. Raises RenderingError if the file is missing, is no audio or has
-    another sample rate.
+    'mid', which is doubled where two are asked for.
     """
     # As scaper counts, so that both take the same samples.
     start_sample = int(start_s * sample_rate)

@@ -23,10 +23,7 @@ _STRIDE = 2  # the search looks at every second place first, then around the bes
 
 
 def change_pitch_and_tempo(audio: Audio, *, semitones: float, n_wanted: int, sample_rate: int) -> Audio:
-    """Shift the pitch of (n_channels, n_samples), and stretch it to (n_channels, n_wanted).
-
-    Channels that were aligned stay aligned to the sample.
-    """
+    """Shift the pitch of aligned channels (n_channels, n_samples), and stretch them to (n_channels, n_wanted)."""
     if audio.shape[1] and abs(semitones) > 1e-6:
         audio = _resample(audio, 2 ** (semitones / 12))
     n_missing = n_wanted - audio.shape[1]

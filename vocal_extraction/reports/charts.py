@@ -95,10 +95,7 @@ def dot_chart(dots: Sequence[tuple[str, str, float | None, float | None, str]], 
 
 
 def box_chart(boxes: Sequence[tuple[str, str, Sequence[float]]], *, unit: str) -> Chart:
-    """Return box plots of (name, role, values).
-
-    They are Tukey's (1977): quartiles, median, whiskers to the last value within 1.5 box lengths, the rest as rings.
-    """
+    """Return Tukey's (1977) box plots of (name, role, values): whiskers to the last value within 1.5 box lengths."""
     axis, rows = axis_over(value for _, _, values in boxes for value in values), []
     for name, role, values in boxes:
         if not values:

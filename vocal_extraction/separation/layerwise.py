@@ -28,10 +28,7 @@ class Layer(Protocol):
     n_outputs: int
 
     def step(self, direction: int, features: Rows, state: Any) -> tuple[Rows, Any]:
-        """Take a direction through its next chunk: return the output (n_frames, n_sequences, n_outputs) and the state.
-
-        The first chunk has the state None.
-        """
+        """Take a direction through its next chunk: give output (n_frames, n_sequences, n_outputs) and state."""
 
     def combine(self, features: Rows, outputs: Sequence[Rows]) -> Rows:
         """Return the next layer's features from those that came in and the outputs of all directions."""
@@ -73,10 +70,7 @@ def runtime_of(model: LoadedModel) -> Runtime:
 
 
 class LayerwiseSong:
-    """One song on its way through the layers: `encode` all frames, then `run`, then ask for `masks`.
-
-    The size of the features follows from `example`, the magnitudes of any frame.
-    """
+    """One song on its way through the layers: `encode` all frames, then `run`, then ask for `masks`."""
 
     def __init__(self, runtime: Runtime, scratch: Scratch, *, n_frames: int, example: Rows) -> None:
         self._runtime, self._scratch, self._layer = runtime, scratch, runtime.layers[0]

@@ -15,8 +15,7 @@ _LARGEST_SAMPLE = 1e15  # squares of larger samples leave the range of 32-bit fl
 class Resampler:
     """Resamples an array (n_samples, n_channels) into `target`, as far as it is asked to.
 
-    With equal rates nothing is copied, and `target` is the source. What soxr gives beyond `n_samples` of the target is
-    dropped, what lacks is silence; None follows from the rates. `check` refuses samples that are no numbers.
+    With equal rates nothing is copied. What soxr gives beyond `n_samples` is dropped, what lacks is silence.
     """
 
     def __init__(

@@ -71,11 +71,7 @@ def chunks_of(n: int, *, size: int, context: int) -> list[Chunk]:
 
 
 class SongSeparation:
-    """One song on its way through a model.
-
-    `runtime` runs the model's network, layer by layer if it has layers, else on chunks.
-    `scratch` makes all arrays, those of the estimates too. The others are as for `Separator`.
-    """
+    """One song on its way through a model, whose network `runtime` runs; `scratch` makes all arrays."""
 
     def __init__(
         self,

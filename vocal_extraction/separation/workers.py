@@ -32,10 +32,9 @@ def _n_cores() -> int:
 
 
 def worker_pool(model: LoadedModel, *, n_beside: int = 1) -> ThreadPoolExecutor:
-    """Return threads that compute chunks, each on one core.
+    """Return threads that compute chunks, each on one core; an accelerator is fed by one.
 
-    There are as many as torch would use, shared with the `n_beside` processes that do so, this one counted; but no more
-    than a few, since memory grows with them; an accelerator is fed by one.
+    There are as many as torch would use, shared with the `n_beside` processes that do so, but no more than a few.
     """
     if model.is_on_cpu and any(getattr(each.network, "block_frames", None) for each in model.members):
         _give_memory_back()
@@ -45,10 +44,7 @@ def worker_pool(model: LoadedModel, *, n_beside: int = 1) -> ThreadPoolExecutor:
 
 @functools.cache
 def _give_memory_back() -> None:
-    """Let glibc keep no large arrays that were freed: a third less memory for convolutions on long blocks.
-
-    Where arrays are smaller, as in layers over time, it costs a third more time.
-    """
+    """Let glibc keep no large arrays that were freed: a third less memory for convolutions, but layers take longer."""
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _GIVEN_BACK_BYTES)
 

@@ -74,9 +74,7 @@ class ValidationSong:
 class DataModule:
     """Training mixtures, validation mixtures and validation songs: those of one process.
 
-    `tracks` are what `find_training_tracks` found. Each loader has `n_workers`. `cache_folder` gets the mixtures that
-    are kept, in a folder a subset; of those for training, `cache_bytes` at most. `loader_seed` is for the loaders' own
-    random numbers.
+    `cache_folder` gets the mixtures that are kept, in a folder a subset; of those for training, `cache_bytes` at most.
     """
 
     def __init__(
@@ -129,8 +127,7 @@ class DataModule:
     def validation_batches(self) -> Iterator[Callable[[], Batch]]:
         """Yield functions that return the batches of validation mixtures.
 
-        The threads that validate on a CPU read mixtures that are kept by themselves: that takes a third of the time in
-        which workers hand them over.
+        Threads on a CPU read mixtures that are kept in a third of the time in which workers hand them over.
         """
         mixtures, addresses, n = self.validation_mixtures, self.validation_addresses, self.batch_size
         if self.device.type == "cpu" and mixtures and mixtures.cache and mixtures.cache.holds(addresses):

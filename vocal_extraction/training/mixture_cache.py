@@ -27,10 +27,9 @@ _HEADER_BYTES = 128  # what NumPy's format puts before the samples
 
 
 def render_mixture(closure: MixClosure, address: Address, sources: tuple[str, ...]) -> NDArray[np.float32]:
-    """Make a mixture: its residual and the targets `sources`.
+    """Make a mixture: its residual and the targets `sources`, (1 + n_sources, n_channels, n_samples).
 
-    Shape: (1 + n_sources, n_channels, n_samples). The residual is what the targets leave of the mixture; a target that
-    the songs do not have is `UNKNOWN`, and part of the residual.
+    A target that the songs do not have is `UNKNOWN`, and part of the residual.
     """
     epoch, index = address
     _, _, annotation_list, stems = closure.mixture(index, epoch)
@@ -45,10 +44,8 @@ def render_mixture(closure: MixClosure, address: Address, sources: tuple[str, ..
 class MixtureCache:
     """The mixtures of one closure, made on demand and kept in `parent` as far as a bound allows.
 
-    Only mixtures of epoch 0 are kept: others never come again. Of those, the first by index are kept until
-    `largest_bytes`, whoever asks for them and in whatever order. `half_precision` keeps, and gives, 16-bit floats: 72
-    dB below every sample, at half the bytes. The mixture is made from what is given, so it stays the sum of its
-    sources.
+    Of epoch 0, which alone comes again, the first by index are kept until `largest_bytes`. `half_precision` keeps, and
+    gives, 16-bit floats: 72 dB below every sample, at half the bytes; the mixture stays the sum of its sources.
     """
 
     def __init__(

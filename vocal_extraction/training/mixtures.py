@@ -105,10 +105,7 @@ def _start_worker(_: int) -> None:
 
 @contextlib.contextmanager
 def worker_errors() -> Iterator[None]:
-    """Turn errors of loaders' workers into one sentence, wherever torch's handler of ended children raises them.
-
-    It is a TrainingError if a worker was killed, else what the worker raised.
-    """
+    """Turn errors of loaders' workers into one sentence, wherever torch's handler of ended children raises them."""
     # The workers of two loaders may end at one moment; the second error then interrupts the handling of the first.
     with _worker_errors(), _worker_errors():
         yield

@@ -55,10 +55,7 @@ class Processes:
 
 @contextlib.contextmanager
 def joined_processes(device: torch.device, batch_size: int) -> Iterator[Processes]:
-    """Join the processes that torchrun started, if it did; leave them at the end.
-
-    Raises SettingsError if the batch cannot be shared out evenly, TrainingError if they do not find each other.
-    """
+    """Join the processes that torchrun started, if it did; leave them at the end."""
     n_ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if batch_size % n_ranks:
         raise SettingsError(f"A batch of {batch_size} cannot be shared by {n_ranks} processes. Choose a multiple.")

@@ -80,10 +80,7 @@ def _n_cores() -> int:
 
 
 def keep_freed_memory(keep: bool) -> None:
-    """Tell glibc to keep large blocks for the next step instead of giving them back page by page.
-
-    A third of a step's time went into fresh pages otherwise. Without glibc nothing happens.
-    """
+    """Tell glibc to keep large blocks for the next step: a third of its time went into fresh pages otherwise."""
     if platform.libc_ver()[0] != "glibc":
         return
     mallopt = ctypes.CDLL(None).mallopt

@@ -47,10 +47,7 @@ class Example(NamedTuple):
 
 
 def write_epoch(state: TrainingState, folder: Path, example: Example | None = None) -> None:
-    """Write all that the last completed epoch leaves in `folder`; the training state comes last.
-
-    A run that is killed in between finds the state of the epoch before, and repeats this one to the last bit.
-    """
+    """Write all that the last completed epoch leaves in `folder`; the state, which a killed run goes on from, last."""
     row, facts = state.history[-1], _facts(state)
     save_checkpoint(folder / LATEST_NAME, state.result, preset=state.preset, **facts)
     if row["is_best"]:
@@ -62,10 +59,7 @@ def write_epoch(state: TrainingState, folder: Path, example: Example | None = No
 
 
 def move_earlier_run(folder: Path) -> Path | None:
-    """Move what an earlier run left in `folder` into a folder of its own; return that, None if there was nothing.
-
-    A run that was killed while it wrote its first epoch left nothing that would not be written again.
-    """
+    """Move what an earlier run left in `folder`, but not one killed in its first epoch, aside; return where to."""
     was_killed_in_its_first_epoch = (folder / LATEST_NAME).exists() and not (folder / STATE_NAME).exists()
     # The state goes last, so that what was interrupted here can still be resumed.
     names = (BEST_NAME, LATEST_NAME, _HISTORY_NAME, _PLOT_NAME, _TENSORBOARD_NAME, STATE_NAME)

@@ -116,10 +116,7 @@ class TrainingState:
         write_bytes(folder / STATE_NAME, buffer.getbuffer())
 
     def load(self, folder: Path, *, changed_data: bool = False) -> None:
-        """Continue where `save` stopped, if `changed_data` with other songs than before.
-
-        A ResumeError says that there is nothing to resume, it is damaged, or of a run of other settings or songs.
-        """
+        """Continue where `save` stopped, if `changed_data` with other songs; a ResumeError says why it cannot."""
         path = folder / STATE_NAME
         if not path.is_file():
             raise ResumeError(f"Nothing to resume: {path} does not exist. Start without --resume.")

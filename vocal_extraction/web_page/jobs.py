@@ -182,10 +182,7 @@ class JobQueue(contextlib.AbstractContextManager["JobQueue"]):
                 self.real_time_factors.setdefault(name, round(factor, 3))
 
     def new_song(self, session: str, name: str, n_bytes: int) -> Path:
-        """Return where an upload called `name` is to be written, in a new job's folder.
-
-        A RefusedError says that the queue, the session's share of it, or the disk is full.
-        """
+        """Return where an upload called `name` is to be written, in a new job's folder, if there is room for it."""
         waiting = [job for job in self.jobs() if not job.is_over]
         if len(waiting) > self.limits.queue_length:
             raise RefusedError("The queue is full. Please try again in a few minutes.")

@@ -51,8 +51,7 @@ def streams_of(files: Mapping[str, Path], names: Collection[str]) -> Streams:
 def prepare_listening(folder: Path, stems: Streams, upload: Upload, *, start_s: float = 0.0) -> Track:
     """Write samples and spectrograms of `stems` (in any format that ffmpeg reads) into `folder`.
 
-    The spectrograms share one scale: what is louder is brighter. The sample rate is kept where browsers play it. Raises
-    ExtractionError if ffmpeg cannot read the stems.
+    The spectrograms share one scale: what is louder is brighter. The sample rate is kept where browsers play it.
     """
     rate = min(max(upload.sample_rate, _LOWEST_RATE), _HIGHEST_RATE)
     folder.mkdir(parents=True, exist_ok=True)

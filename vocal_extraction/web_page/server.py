@@ -53,8 +53,7 @@ def serve_page(
 
     Without a port it is 7860, or any free one where that is taken. `model` is a checkpoint that is offered before all
     others. `token` is what clients must bring; without one it is made up and printed where `host` is not this machine's
-    own. A browser is started at a screen unless `open_browser` says otherwise. A ServingError says that the address
-    cannot be had, or there is no model.
+    own. A browser is started at a screen unless `open_browser` says otherwise.
     """
     models = _models(model)
     is_local = host in _LOOPBACK
@@ -124,10 +123,7 @@ def _greet(host: str, port: int, token: str | None, open_browser: bool | None) -
 
 @contextlib.contextmanager
 def jobs_folder() -> Iterator[Path]:
-    """Yield a folder for all jobs' files that nobody else may read; it is removed at the end.
-
-    What servers that were killed left behind is removed as well: a lock ends with the process that held it.
-    """
+    """Yield a private folder for all jobs' files, and remove it at the end, as those that killed servers left."""
     for abandoned in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError), open(abandoned / _LOCK) as lock:  # in use, or another user's
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

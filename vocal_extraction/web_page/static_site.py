@@ -33,8 +33,7 @@ def export_site(
 ) -> Path:
     """Write a site that any host of files can serve, with some models: checkpoints, or names of those that ship.
 
-    With `int8`, weights are of 8 bits, and each model is checked as `export_model` does it, on `tracks`. An ExportError
-    says that the browser cannot run one of the models, or that one estimates worse in 8 bits.
+    With `int8`, weights are of 8 bits, and each model is checked as `export_model` does it, on `tracks`.
     """
     folder = Path(folder).absolute()
     if folder.exists() and not overwrite:

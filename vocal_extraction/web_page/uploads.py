@@ -62,10 +62,7 @@ class Upload:
 
 
 def validate_upload(song: Path, limits: Limits) -> Upload:
-    """Examine the header of a song; a RefusedError says that it is empty, no audio, or longer than `limits` allow.
-
-    An ExtractionError says that ffprobe is missing, or makes nothing of it within a minute.
-    """
+    """Examine the header of a song; a RefusedError says that it is empty, no audio, or longer than `limits` allow."""
     if song.stat().st_size == 0:
         raise RefusedError(f"{song.name} is empty (0 bytes). Copy or download it again.")
     try:
