@@ -1,8 +1,7 @@
 """Whole files only: what is written here appears under its final name complete, or not at all.
 
 A file is written beside its final place under a temporary name, flushed to the disk and renamed, which POSIX makes
-atomic; a crash leaves at most a temporary file, which `remove_leftovers` takes away on the next start. Every
-module that writes a result goes through `whole_file`.
+atomic; what a crash leaves, `remove_leftovers` takes away on the next start. Every result goes through `whole_file`.
 """
 
 import contextlib

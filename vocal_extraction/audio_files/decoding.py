@@ -1,8 +1,6 @@
-"""Read a song: its samples as a stream, and whether all of them came.
+"""Read a song: its samples as a stream of 32-bit floats at its own rate and channels, and whether all of them came.
 
-ffmpeg decodes, whatever the format, to a stream of 32-bit floats at the song's own rate and channels. A file that was
-cut off decodes without complaint in most formats; what it declares is therefore compared with what came. One that goes
-on to its end in spite of what ffmpeg complains about is taken, with a note.
+Most formats decode without complaint where they were cut off, so what a file declares is compared with what came.
 """
 
 import contextlib

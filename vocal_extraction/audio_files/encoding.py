@@ -1,7 +1,6 @@
 """Write a stem: ffmpeg encodes what is fed to it, with the tags and the cover of the song.
 
-Integer formats get integers, rounded before they come here, so that what is written is known to the bit. Where a
-lossy format lacks a rate or a channel count, the nearest that it has is taken and said.
+Integers are rounded before they come here. Where a lossy format lacks a rate or a channel count, the nearest is taken.
 """
 
 import dataclasses

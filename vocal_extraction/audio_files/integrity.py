@@ -1,8 +1,7 @@
 """Whether a song is whole: lengths in headers, FLAC's checksum, and where frames are missing.
 
-A song is truncated if less of it decodes than its header promises, or its last frame is not whole. A song that goes on
-to its end with frames missing on the way is damaged, but usable: the gaps are found by a second look, which only a song
-that ffmpeg complained about gets, and filled with silence, so that what follows keeps its place.
+A song that goes on to its end with frames missing on the way is damaged, but usable: the gaps are found by a second
+look, which only a song that ffmpeg complained about gets, and filled with silence.
 """
 
 import dataclasses

@@ -1,8 +1,7 @@
 """What a song's file carries beside the sound: tags and cover, on their way into the stems' files.
 
-ffmpeg takes tags from a small text file and the cover from a picture file; both are written once a song, so that the
-song itself is not opened again for each stem. Ogg holds the cover as a tag, in the form of FLAC's picture block (RFC
-9639, section 8.8).
+ffmpeg takes tags from a small text file and the cover from a picture file; both are written once a song. Ogg holds the
+cover as a tag, in the form of FLAC's picture block (RFC 9639, section 8.8).
 """
 
 import base64

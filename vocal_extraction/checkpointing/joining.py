@@ -1,8 +1,5 @@
 """Several trained networks as one: networks of one kind joined to one whose masks are the mean of theirs, or a list of
-any models, whose estimates are averaged.
-
-Networks that were trained apart, from other seeds, are wrong in other places, so that their mean errs less, in the
-time of all of them. docs/models.md has figures.
+any models, whose estimates are averaged. docs/models.md has figures.
 """
 
 import json

@@ -1,7 +1,6 @@
 """``vocal-extraction doctor``: is everything here that the program needs, and does it work?
 
-sox and ffmpeg are used, not only looked for, on a second of samples. What is missing comes with its remedy. nussl is
-not imported, since the answer should not take seconds.
+sox and ffmpeg are used on a second of samples. nussl is not imported, since the answer should not take seconds.
 """
 
 import contextlib

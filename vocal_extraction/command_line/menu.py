@@ -1,8 +1,7 @@
 """The menu: asks, calls and prints.
 
-The numbers are the specification's and never move; whatever came later has a letter. A choice that fails says why and
-leads back here. The answers may come from a pipe; its end means the same as ``4``. Only a terminal is asked more than
-what to do.
+The numbers are the specification's and never move; whatever came later has a letter. The answers may come from a pipe;
+its end means the same as ``4``. Only a terminal is asked more than what to do.
 """
 
 import contextlib

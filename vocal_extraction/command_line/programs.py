@@ -1,8 +1,4 @@
-"""Where sox and ffmpeg are found: on the PATH, or where SOX_PATH and FFMPEG_PATH point.
-
-ffmpeg is called by name, here and by stempeg; so is sox, by pysox, with which scaper renders and nussl applies effects.
-The one place that they all look at is the PATH. Each variable may name a folder or the program itself.
-"""
+"""Where sox and ffmpeg are found: on the PATH, where stempeg and pysox look, too, or where two variables point."""
 
 import os
 from collections.abc import MutableMapping

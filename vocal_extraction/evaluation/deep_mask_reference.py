@@ -1,8 +1,8 @@
 """The specification's workaround: nussl's `DeepMaskEstimation`, fed by hand.
 
 nussl's own loader rejects checkpoints whose metadata differ in the least from what it expects (tutorial issue 46). So
-device, network, config, metadata and transforms are handed to the separator one by one. `Separator` computes the same
-estimates many times faster; a test compares the two, and ``evaluate_model(..., separator='nussl')`` runs this one.
+device, network, config, metadata and transforms are handed over one by one. `Separator` computes the same estimates
+many times faster; a test compares the two.
 
 With thanks to Emily Kuo-Wen (github.com/emilykuowen), whose hint the workaround began with.
 """

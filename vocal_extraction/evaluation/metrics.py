@@ -1,9 +1,6 @@
-"""Every metric, a row of `METRICS` each; what is computed together shares a family of `FAMILIES`.
+"""Every metric, a row of `METRICS` each, as docs/evaluation.md defines them; what is computed together is a family.
 
-Definitions, sources and edge values are in docs/evaluation.md, and how to add a metric of one's own.
-
-Axes: references are ``(n_sources, n_channels, n_samples)``, estimates ``(n_systems, n_sources, n_channels,
-n_samples)``.
+Axes: references (n_sources, n_channels, n_samples), estimates (n_systems, n_sources, n_channels, n_samples).
 """
 
 import dataclasses

@@ -1,8 +1,5 @@
 """Songs as jobs. A song is read once, in blocks: all systems estimate each block, and each family of metrics adds up
-what it needs. What a song's file has already is not scored again.
-
-Scores of a system are plain values: ``{source: {metric: {"value", "channels" or "frames", "left_out", "at_limit"}}}``,
-see `metrics.entry`.
+what it needs. What a song's file has already is not scored again. Scores are plain values, see `metrics.entry`.
 """
 
 import contextlib

@@ -1,7 +1,5 @@
 """Which sources are scored, and what a model is compared with: baselines, which have learnt nothing, and oracles, which
-know the references.
-
-Formulas of the ideal masks are in docs/evaluation.md.
+know the references. Formulas of the ideal masks are in docs/evaluation.md.
 """
 
 import dataclasses

@@ -1,8 +1,5 @@
 """Songs in, files of their stems out.
 
-``extract_vocals`` takes one song, ``extract_songs`` files and folders as a job, ``extract_catalogue`` any number at
-addresses, in shards; `separation.separate` takes an array.
-
 `batch` and `catalogue` go through the songs, `workers` do them side by side, `naming` chooses where their stems go,
 `manifest` remembers what is done, and `song` takes one from file to files: decode, separate, keep the levels, encode.
 """

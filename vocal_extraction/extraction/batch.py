@@ -1,8 +1,7 @@
 """Many songs: a batch is a job that can be stopped at any time and taken up again.
 
 Paths are chosen for all songs before the first is begun, so that they do not depend on which ends first. A song that
-fails is recorded, and the others go on; so it is with one that kills the process that separates it (`workers`). Ctrl-C
-ends the songs that are under way and leaves no half-written file. Two batches in one folder take turns.
+fails, or kills its process, is recorded, and the others go on. Two batches in one folder take turns.
 """
 
 import contextlib

@@ -1,8 +1,7 @@
 """The record of a folder of stems: ``manifest.jsonl``, one JSON object a line, one line for every song that was tried.
 
-From it the next run knows what is done, with which model and options, and whose the files are. A song's line is written
-when its stems are complete, just before they get their names, so that a run that is killed in between knows its own
-files again. One batch at a time writes in a folder (`batch` holds its lock), and its processes take turns.
+From it the next run knows what is done, and whose the files are. A line is written just before complete stems get
+their names, so that a run that is killed in between knows its own files again.
 """
 
 import contextlib

@@ -1,8 +1,7 @@
 """Workers that extract songs, each with the model loaded: processes here, or actors of a Ray cluster.
 
 A worker that dies costs the song that it had in hand, which another one takes up; a song that was begun three times and
-never ended is given up, with the reason. So that this holds when the whole program is killed, too, the songs in hand
-are written down.
+never ended, in this run or one that was killed, is given up.
 """
 
 import contextlib

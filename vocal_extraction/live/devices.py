@@ -1,7 +1,7 @@
 """Live separation between audio devices: the callback copies blocks in and mixes stems out, and never waits.
 
-What is played is behind by the separator's delay and the blocks that the worker has time for: more than one, since many
-audio systems call for several at once. Where stems are not there in time, the mixture is played, as far behind.
+What is played is behind by the separator's delay and the blocks that the worker has time for. Where stems are not
+there in time, the mixture is played, as far behind.
 """
 
 import contextlib

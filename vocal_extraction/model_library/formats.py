@@ -1,7 +1,6 @@
 """From files of other people's models to networks of this program: one function a format, recognised by content.
 
-Nothing that a file says is run: weights are read as data, put into a network of `networks`, compared with its shapes,
-and tried.
+Nothing that a file says is run: weights are data, which are compared with a network's shapes, and tried.
 """
 
 import re

@@ -1,9 +1,7 @@
 """Audio of the events that scaper drew: excerpt, pitch, tempo, loudness.
 
 Scaper renders each stem through SoX, one process an event; that took 92% of its time and spliced the stems of one song
-at different places. Here the stems of a song go through one transform together and share every splice.
-
-The loops over samples are compiled by numba, which librosa brings; it keeps what it compiled in ``__pycache__``.
+at different places. Here they go through one transform together. numba compiles the loops over samples.
 """
 
 from vocal_extraction.rendering.events import mix_events

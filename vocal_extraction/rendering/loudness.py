@@ -1,8 +1,7 @@
-"""Integrated loudness as scaper measures it, ITU-R BS.1770-4.
+"""Integrated loudness as scaper measures it, ITU-R BS.1770-4, in one pass.
 
 K-weighting (with pyloudnorm's filters), mean square over blocks of 0.4 s that overlap by three quarters, an absolute
-gate at -70 LUFS, and a relative one at 10 LU below what passes it. pyloudnorm does the same with a pass for every
-filter and a Python loop over the blocks.
+gate at -70 LUFS, and a relative one at 10 LU below what passes it.
 """
 
 import functools

@@ -1,9 +1,8 @@
-"""Pitch and tempo of several channels together.
+"""Pitch and tempo of several channels together, as SoX's ``pitch`` and ``tempo`` do it for one.
 
-Resampling changes the pitch, and WSOLA restores the length: overlapping segments, each taken from near its nominal
-place, where it continues the one before most smoothly (Verhelst and Roelands, "An overlap-add technique based on
-waveform similarity (WSOLA) for high quality time-scale modification of speech", ICASSP 1993). SoX's ``pitch`` and
-``tempo`` do the same, but one channel by itself.
+Resampling changes the pitch, and WSOLA restores the length: overlapping segments, each taken from where it continues
+the one before most smoothly (Verhelst and Roelands, "An overlap-add technique based on waveform similarity (WSOLA) for
+high quality time-scale modification of speech", ICASSP 1993).
 """
 
 import functools

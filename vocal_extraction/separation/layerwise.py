@@ -1,10 +1,9 @@
 """A recurrent network over a whole song, one layer at a time, on arrays that may be on disk.
 
-Trained LSTMs remember for half a minute and more, so that a context of a few seconds is not enough. A recurrent layer
-needs nothing of the past but its state, though: one direction goes through the chunks of a song from the first to the
-last, the other from the last to the first, each handing its state on. A layer needs the outputs of the one before over
-the whole song, which wait in arrays. What lies between the layers concerns each frame alone, so several chunks are
-computed at a time. Nothing is computed twice, and the result is that of the whole song at once, to rounding.
+Trained LSTMs remember for half a minute and more, so that a context of a few seconds is not enough. But a recurrent
+layer needs nothing of the past but its state: one direction goes through the chunks of a song from the first to the
+last, the other from the last to the first, each handing its state on. What lies between the layers concerns each frame
+alone, so several chunks are computed at a time. The result is that of the whole song at once, to rounding.
 
 A runtime takes and gives NumPy arrays. Axes: features are ``(n_frames, n_sequences, n_features)``.
 """

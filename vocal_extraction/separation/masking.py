@@ -1,12 +1,10 @@
 """From waveforms to what a network takes, and from its masks back to waveforms: the one place where this is done.
 
-By itself a network takes each channel of a song as it is ('each'). But voices stand in the middle of most songs and the
-band around them: with 'mid-side', half of the sum and of the difference of two channels, the voice stands out of either
-more clearly. A mask is then inferred for mid and for side, by a network for one channel in turn, by one for two
-channels together.
+A network takes each channel of a song as it is ('each'), or, with 'mid-side', half of the sum and of the difference of
+two channels, out of which a voice in the middle stands more clearly. Views are what is masked: channels, or mid and
+side, for which a network for one channel infers masks in turn, one for two channels together.
 
 Axes: an item is a group of channels that belong together; spectra are ``(n_items, n_channels, n_frames, n_bins)``.
-Views are what is masked: the channels, or mid and side.
 """
 
 import functools

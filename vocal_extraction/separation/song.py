@@ -1,10 +1,8 @@
 """One song at work: chunks of it through the network, and what the masks leave of them back into samples.
 
 A network of layers over time goes through the whole song layer by layer first (`layerwise`), after which no chunk needs
-context. Any other network is run on chunks with context on both sides, whose estimates are dropped. A mask model takes
-magnitudes and gives masks; the masked spectrum, with the mixture's phase or one found by Griffin and Lim's method, is
-transformed back. An audio model takes and gives samples. Networks and filters that take blocks of so many frames and no
-others are given just these, one after the other, and the samples of neighbouring blocks are added where they overlap.
+context. Any other is run on chunks with context on both sides, whose estimates are dropped. Networks and filters that
+take blocks of so many frames and no others are given just these, and the samples of neighbouring blocks are added.
 
 Axes: songs are ``(n_samples, n_channels)``, items (groups of channels of a chunk) ``(n_items, n_channels, ...)``.
 """

@@ -1,8 +1,7 @@
-"""Mixtures that are needed again and again, kept on disk.
+"""Mixtures that are needed again and again, kept on disk, as far as that can take them.
 
-A set of them lies in a folder named after everything that its content depends on, so that other settings, other songs
-or another rendering never find it. At most one set of a subset is kept: when a run begins, those of others are removed.
-A disk that cannot take them costs time, not the run.
+A set of them lies in a folder named after everything that its content depends on, so that other settings, songs or
+renderings never find it. At most one set of a subset is kept.
 """
 
 import contextlib

@@ -1,8 +1,7 @@
 """Middleware in front of the API: hosts, origins, the token, a session's cookie, and the headers of every response.
 
-A session is a signed random cookie that scripts cannot read: the signature is the server's, so no list of sessions is
-kept. Where the server has a token, a session is given only to those who bring it, and programs send it with every
-request (``Authorization: Bearer TOKEN``).
+A session is a signed random cookie that scripts cannot read, so no list of sessions is kept. Where the server has a
+token, programs send it with every request (``Authorization: Bearer TOKEN``).
 """
 
 import hashlib

@@ -1,8 +1,4 @@
-"""How much the server does for a session, and upload validation.
-
-The header of a file is checked before any of it is decoded. Its length is not trusted:
-how much may be decoded is a number of seconds, however long the file claims to be.
-"""
+"""How much the server does for a session, and upload validation, by the header, before anything is decoded."""
 
 import dataclasses
 from pathlib import Path
