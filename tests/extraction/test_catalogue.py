@@ -10,7 +10,6 @@ from vocal_extraction.errors import ExtractionError, SettingsError
 from vocal_extraction.extraction import addresses, catalogue
 from vocal_extraction.extraction.catalogue import extract_catalogue, merge_manifests
 from vocal_extraction.extraction.shards import Shard
-from vocal_extraction.extraction.workers import Worker
 from vocal_extraction.settings import ExtractionSettings
 
 fsspec = pytest.importorskip("fsspec")
@@ -23,14 +22,24 @@ def model():
     return loaded(ConstantMask(0.25))
 
 
-def in_this_process_of(work):
-    """Return a worker that shares this process, and so its file system in memory."""
-    return Worker(work.prepare(lambda: False))
+class InThisProcess:
+    """A worker that shares this process, and so its file system in memory."""
+
+    def __init__(self, work):
+        self._do = work.prepare(lambda: False)
+
+    def __call__(self, task):
+        return self._do(task)
+
+    def stop(self):
+        pass
+
+    close = stop
 
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    monkeypatch.setattr(catalogue, "ProcessWorker", in_this_process_of)
+    monkeypatch.setattr(catalogue, "ProcessWorker", InThisProcess)
     monkeypatch.setattr(addresses, "_PAUSES_S", (0, 0, None))
     system = fsspec.filesystem("memory")
     yield system

@@ -24,7 +24,7 @@ from vocal_extraction.extraction.workers import Tries, do_all
 join_cluster(None)
 results = {}
 hire = functools.partial(RayWorker, Shout(Path(sys.argv[1])))
-tries = Tries(lambda: "", lambda text: None)
+tries = Tries(None)
 do_all(["unlucky", "a"], hire, n_workers=1, tries=tries, name=str, done=results.__setitem__)
 print(json.dumps({word: str(result) for word, result in results.items()}))
 """

@@ -44,7 +44,7 @@ class Shout:
 
 def test_a_song_that_kills_its_worker_is_given_up_and_the_rest_is_done(tmp_path):
     (tmp_path / "stillborn").touch()  # the first worker dies before it has a song
-    results, tries = {}, Tries.in_file(tmp_path / "in-hand.json")
+    results, tries = {}, Tries(tmp_path / "in-hand.json")
     do_all(
         iter(["poison", "a", "unlucky", "b"]),
         lambda: ProcessWorker(Shout(tmp_path)),
@@ -58,8 +58,8 @@ def test_a_song_that_kills_its_worker_is_given_up_and_the_rest_is_done(tmp_path)
     tries.close()
     assert json.loads((tmp_path / "in-hand.json").read_text()) == {"poison": 3}
     with pytest.raises(ExtractionError, match="--overwrite tries it again"):
-        Tries.in_file(tmp_path / "in-hand.json").begin("poison")
-    afresh = Tries.in_file(tmp_path / "in-hand.json", afresh=True)
+        Tries(tmp_path / "in-hand.json").begin("poison")
+    afresh = Tries(tmp_path / "in-hand.json", afresh=True)
     afresh.begin("poison")
     afresh.close()
     assert not (tmp_path / "in-hand.json").exists()
@@ -67,13 +67,13 @@ def test_a_song_that_kills_its_worker_is_given_up_and_the_rest_is_done(tmp_path)
 
 def test_a_song_in_hand_when_the_program_is_killed_counts_as_tried(tmp_path):
     for _ in range(3):
-        Tries.in_file(tmp_path / "in-hand.json").begin("song")
+        Tries(tmp_path / "in-hand.json").begin("song")
     with pytest.raises(ExtractionError, match="3 times \\(with the whole program\\)"):
-        Tries.in_file(tmp_path / "in-hand.json").begin("song")
-    tries = Tries.in_file(tmp_path / "in-hand.json")
+        Tries(tmp_path / "in-hand.json").begin("song")
+    tries = Tries(tmp_path / "in-hand.json")
     assert list(tries.suspects_last(["song", "a", "b"], str)) == ["a", "b", "song"], "the rest is done first"
     (tmp_path / "in-hand.json").write_text('{"song": ')
-    Tries.in_file(tmp_path / "in-hand.json").begin("song")
+    Tries(tmp_path / "in-hand.json").begin("song")
 
 
 def test_a_worker_that_cannot_begin_says_so(tmp_path):

@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
+from vocal_extraction import atomic_files
 from vocal_extraction.errors import ExtractionError
 from vocal_extraction.extraction.naming import has_song_ending, safe_name, song_name
 
@@ -37,7 +38,7 @@ def plain(place: str | Path) -> str | Path:
     return str(place).removeprefix("file://") if str(place).startswith("file:///") else place
 
 
-def is_address(place: Any) -> bool:
+def is_address(place: Any) -> TypeGuard[str]:
     """Return whether something is the address of another machine's file or folder.
 
     >>> is_address("s3://bucket/a.mp3"), is_address("C://a.mp3"), is_address("a.mp3"), is_address(Path("s3://a"))
@@ -114,17 +115,19 @@ def store(path: Path, address: str) -> None:
     _tried("write", address, lambda system, there: system.put_file(str(path), there))
 
 
-def read_text(address: str) -> str:
-    """Return the text at an address, "" where nothing is, or raise `AddressError`."""
+def read_text(place: str | Path) -> str:
+    """Return the text at an address or a path, "" where nothing is, or raise `AddressError`."""
 
     def read(system: Any, path: str) -> str:
         return str(system.cat_file(path).decode(errors="replace")) if system.exists(path) else ""
 
-    return _tried("read", address, read)
+    if is_address(place):
+        return _tried("read", place, read)
+    return Path(place).read_text(encoding="utf-8", errors="replace") if Path(place).exists() else ""
 
 
-def write_text(address: str, text: str) -> None:
-    """Write a text to an address; an empty one takes away what is there. Raises `AddressError`."""
+def write_text(place: str | Path, text: str) -> None:
+    """Write a text to an address or a path; an empty one takes away what is there. Raises `AddressError`."""
 
     def write(system: Any, path: str) -> None:
         if text:
@@ -132,11 +135,18 @@ def write_text(address: str, text: str) -> None:
         elif system.exists(path):
             system.rm_file(path)
 
-    _tried("write", address, write)
+    if is_address(place):
+        _tried("write", place, write)
+    elif text:
+        atomic_files.write_text(place, text)
+    else:
+        Path(place).unlink(missing_ok=True)
 
 
 def files_below(address: str, pattern: str = "**") -> list[str]:
-    """List the files below an address whose paths match, or raise `AddressError`."""
+    """List the files below an address, or a path, whose paths match, or raise `AddressError`."""
+    if not is_address(address):
+        return [str(path) for path in Path(address).glob(pattern)]
 
     def find(system: Any, path: str) -> list[str]:
         system.invalidate_cache()
@@ -159,7 +169,7 @@ def songs_at(address: str) -> Iterator[str]:
 
 def songs_listed(place: str | Path, folder: Path) -> Iterator[str]:
     """Yield the songs of a list: a text with one a line, a table in Parquet, or '-' for lines of standard input."""
-    path = fetch(str(place), folder) if is_address(place) else Path(place)
+    path = fetch(place, folder) if is_address(place) else Path(place)
     with contextlib.ExitStack() as stack:
         try:
             if path.suffix == ".parquet":

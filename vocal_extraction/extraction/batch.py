@@ -146,10 +146,11 @@ def extract_songs(
         # Standard input is waited for without end, which only the main thread can be called away from.
         n_workers = 1 if STANDARD_INPUT in found else min(n_jobs, len(found))
         places = _choose_paths(found, folder, manifest, plan, settings, loaded.name)
+        in_hand = folder / IN_HAND_NAME if len(found) > 1 else None
         with (
             worker_pool(loaded) as pool,
             contextlib.closing(ProgressBars(len(found), show=show, results=results)) as bars,
-            contextlib.closing(_tries(folder if len(found) > 1 else None, settings)) as tries,
+            contextlib.closing(Tries(in_hand, afresh=settings.overwrite)) as tries,
         ):
             work = FolderWork.of(loaded, model, device, runtime, plan, settings, folder, n_workers)
             job = FolderJob(folder, manifest, loaded, plan, settings, pool=pool)
@@ -251,10 +252,3 @@ def _choose_paths(
         chosen[own] = paths
         owners |= {path_key(path): own for path in paths.values()}
     return chosen
-
-
-def _tries(folder: Path | None, settings: ExtractionSettings) -> Tries:
-    """Keep the tries of a batch beside its manifest; those of one song nowhere."""
-    if folder is None or str(folder) == STANDARD_OUTPUT:
-        return Tries(lambda: "", lambda text: None)
-    return Tries.in_file(folder / IN_HAND_NAME, afresh=settings.overwrite)

@@ -155,7 +155,7 @@ def extract_catalogue(
     `batch.extract_songs`. A VocalExtractionError says why nothing can be begun, or nothing be recorded any more.
     """
     output: str | Path = plain(output_folder)
-    output = output.rstrip("/") if isinstance(output, str) and is_address(output) else Path(output)
+    output = output.rstrip("/") if is_address(output) else Path(output)
     part = None if shard is None else Shard.parse(shard)
     loaded = load_model(model, preset_name=preset_name, device=device, runtime=runtime)
     plan = plan_of(loaded.sources, stems, without, settings.format)
@@ -171,7 +171,8 @@ def extract_catalogue(
             stack.enter_context(atomic_files.sole_writer(output, doing="extracting", name=lock))
         manifest = ShardManifest(output, name, options, scratch)
         stack.callback(manifest.upload, at_once=True)
-        tries = stack.enter_context(contextlib.closing(_tries(output, f".{name}.in-hand", afresh=settings.overwrite)))
+        in_hand = output / f".{name}.in-hand" if isinstance(output, Path) else f"{output}/.{name}.in-hand"
+        tries = stack.enter_context(contextlib.closing(Tries(in_hand, afresh=settings.overwrite)))
         bars = stack.enter_context(contextlib.closing(ProgressBars(None, show=show, results=results, totals=totals)))
 
         def to_do() -> Iterator[str]:
@@ -209,16 +210,6 @@ def _engine(
     return partial(ProcessWorker, work), n_cores
 
 
-def _tries(output: str | Path, name: str, *, afresh: bool) -> Tries:
-    """Keep the songs in hand beside the manifest; see at once whether anything can be written there."""
-    if isinstance(output, Path):
-        return Tries.in_file(output / name, afresh=afresh)
-    address = f"{output}/{name}"
-    before = addresses.read_text(address)
-    addresses.write_text(address, before or "{}")
-    return Tries(lambda: before, partial(addresses.write_text, address), afresh=afresh)
-
-
 def _all_songs(
     songs: Iterable[str | Path], list_path: str | Path | None, output: str | Path, scratch: Path
 ) -> Iterator[str]:
@@ -226,7 +217,7 @@ def _all_songs(
     for given in map(plain, songs):
         if given == STANDARD_INPUT:
             raise ExtractionError("A catalogue takes songs by path or address. A list comes from a pipe: --list -.")
-        if isinstance(given, str) and is_address(given):
+        if is_address(given):
             yield from addresses.songs_at(given)
         else:
             folder = output if isinstance(output, Path) else scratch
@@ -240,16 +231,8 @@ def merge_manifests(output_folder: str | Path) -> Totals:
 
     A shard whose manifest is missing counts as a failure.
     """
-    output, pattern = plain(output_folder), "manifest-*-of-*.jsonl"
-    if isinstance(output, str) and is_address(output):
-        output = output.rstrip("/")
-        found = addresses.files_below(output, pattern)
-        read: Callable[[str], str] = addresses.read_text
-        write = partial(addresses.write_text, f"{output}/{MANIFEST_NAME}")
-    else:
-        found = [str(path) for path in Path(output).glob(pattern)]
-        read = lambda path: Path(path).read_text(errors="replace") if Path(path).exists() else ""  # noqa: E731
-        write = partial(atomic_files.write_text, Path(output, MANIFEST_NAME))
+    output = str(plain(output_folder)).rstrip("/")
+    found = addresses.files_below(output, "manifest-*-of-*.jsonl")
     if not found:
         raise ExtractionError(f"There are no manifests of shards in {output}: --shard makes them.")
     totals, lines, seen = Totals(started_s=None), list[str](), set[str]()
@@ -258,7 +241,7 @@ def merge_manifests(output_folder: str | Path) -> Totals:
         totals.failures[f"the manifest of shard {index} of {n_shards} is missing"] += 1
     for path in [*sorted(found), f"{output}/{MANIFEST_NAME}"]:
         last: dict[str, dict[str, Any]] = {}
-        for text in read(path).split("\n"):
+        for text in addresses.read_text(path).split("\n"):
             with contextlib.suppress(ValueError, KeyError, TypeError):  # what a crash cut off
                 line = json.loads(text)
                 if last.get(line["source"], line)["outcome"] != DONE or line["outcome"] == DONE:
@@ -268,5 +251,5 @@ def merge_manifests(output_folder: str | Path) -> Totals:
             lines.append(json.dumps(line, ensure_ascii=False))
             seen.add(source)
             totals.add(Outcome(source, line["outcome"], line["seconds"], line["reason"], line["duration_s"]))
-    write("".join(f"{line}\n" for line in lines))
+    addresses.write_text(f"{output}/{MANIFEST_NAME}", "".join(f"{line}\n" for line in lines))
     return totals

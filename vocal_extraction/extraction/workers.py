@@ -15,11 +15,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
-from vocal_extraction.atomic_files import write_text
 from vocal_extraction.checkpointing import LoadedModel
 from vocal_extraction.errors import ExtractionError, VocalExtractionError
+from vocal_extraction.extraction.addresses import read_text, write_text
 from vocal_extraction.separation import StemPlan, load_model
 from vocal_extraction.settings import ExtractionSettings
 
@@ -64,14 +64,10 @@ class WorkerDiedError(ExtractionError):
     """A worker ended in the middle of a song, without an answer."""
 
 
-class Worker:
-    """Does one task at a time and returns its result, or raises `WorkerDiedError`; this one on the thread that asks."""
+class Worker(Protocol):
+    """Does one task at a time and returns its result, or raises `WorkerDiedError`."""
 
-    def __init__(self, do: Callable[[Any], Any]) -> None:
-        self._do = do
-
-    def __call__(self, task: Any) -> Any:
-        return self._do(task)
+    def __call__(self, task: Any) -> Any: ...
 
     def stop(self) -> None:
         """Let the task in hand end soon, from another thread."""
@@ -141,15 +137,19 @@ def _end_with_parent() -> None:
 class Tries:
     """The songs in hand, each with how often it was begun; kept where a killed run finds it again.
 
-    `read` and `write` return and keep a text; `afresh` forgets what was, so that what was given up is tried again.
+    `place` is a file, or its address, which is there as long as there is something to keep; None keeps nothing.
+    `afresh` forgets what was, so that what was given up is tried again.
     """
 
-    def __init__(self, read: Callable[[], str], write: Callable[[str], None], *, afresh: bool = False) -> None:
-        self._write, self._lock = write, threading.Lock()
+    def __init__(self, place: str | Path | None, *, afresh: bool = False) -> None:
+        self._place, self._lock = place, threading.Lock()
         self._begun: dict[str, int] = {}
         self._why: dict[str, str] = {}
+        before = "" if place is None else read_text(place)
+        if isinstance(place, str):
+            write_text(place, before or "{}")  # an address that nothing can be written to is known at once
         with contextlib.suppress(ValueError, TypeError, AttributeError):  # of a text that was damaged
-            self._begun = {} if afresh else {song: int(n) for song, n in json.loads(read() or "{}").items()}
+            self._begun = {} if afresh else {song: int(n) for song, n in json.loads(before or "{}").items()}
         self._suspects = frozenset(self._begun)
 
     def suspects_last(self, tasks: Iterable[Task], name: Callable[[Task], str]) -> Iterator[Task]:
@@ -161,18 +161,6 @@ class Tries:
             else:
                 yield task
         yield from held
-
-    @classmethod
-    def in_file(cls, path: Path, *, afresh: bool = False) -> "Tries":
-        """Keep them in a file, which is there as long as there is something to keep."""
-
-        def write(text: str) -> None:
-            if text:
-                write_text(path, text)
-            else:
-                path.unlink(missing_ok=True)
-
-        return cls(lambda: path.read_text(encoding="utf-8") if path.exists() else "", write, afresh=afresh)
 
     def begin(self, song: str) -> None:
         """Count a try; an ExtractionError says that there were as many as there may be."""
@@ -202,7 +190,8 @@ class Tries:
 
     def _keep(self) -> None:
         with contextlib.suppress(OSError, VocalExtractionError):  # a full disk is no reason not to try
-            self._write(json.dumps(self._begun) if self._begun else "")
+            if self._place is not None:
+                write_text(self._place, json.dumps(self._begun) if self._begun else "")
 
 
 def do_all(
