@@ -13,6 +13,18 @@ class ExtractionError(VocalExtractionError):
     """A song could not be separated; the text says why and what to do."""
 
 
+class TrainingError(VocalExtractionError):
+    """Training cannot start or go on; the text says why and what to do."""
+
+
+class DataError(TrainingError):
+    """Training or validation data is missing or cannot be used."""
+
+
+class ResumeError(TrainingError):
+    """A run cannot be continued."""
+
+
 class ExportError(VocalExtractionError):
     """A network cannot be exported; the text says why."""
 

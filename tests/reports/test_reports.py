@@ -13,9 +13,8 @@ from PIL import Image
 from report_examples import HOSTILE, SONGS, comparison, history, page, summary, tone
 
 from vocal_extraction.reports.charts import axis_over, bar_chart, box_chart, dot_chart
-from vocal_extraction.reports.page import comparison_page
+from vocal_extraction.reports.page import coded, comparison_page
 from vocal_extraction.reports.pictures import peak_magnitude, spectrogram_png
-from vocal_extraction.reports.players import coded
 from vocal_extraction.reports.style import DARK, LIGHT
 from vocal_extraction.reports.tables import comparison_table, notes, report_card, text_table
 from vocal_extraction.reports.training_plots import write_loss_plot

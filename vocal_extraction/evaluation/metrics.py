@@ -146,11 +146,7 @@ class WholeSongs:
         return ~np.any([references.any(axis=(1, 2)) for references, _ in self._blocks], axis=0)
 
 
-FAMILIES: dict[str, Callable[[int], Any]] = {
-    "scale": ScaleMetrics,
-    "bsseval_v4": BssEvalV4,
-    "leakage": Leakage,
-}
+FAMILIES: dict[str, Callable[[int], Any]] = {"scale": ScaleMetrics, "bsseval_v4": BssEvalV4, "leakage": Leakage}
 """What computes a family, made for a sample rate: ``add(references, estimates)`` is called for each block, at the end
 ``silent()``, which references are silent and have no values, (n_sources,), and ``values()``, as `Values`."""
 

@@ -50,11 +50,7 @@ class Outcome:
     def as_record(self) -> dict[str, Any]:
         """Return plain values for the manifest and for JSON."""
         stems = {name: str(path) for name, path in self.stems.items()}
-        return dataclasses.asdict(self) | {
-            "seconds": round(self.seconds, 3),
-            "stems": stems,
-            "notes": list(self.notes),
-        }
+        return dataclasses.asdict(self) | {"seconds": round(self.seconds, 3), "stems": stems, "notes": list(self.notes)}
 
     def __str__(self) -> str:
         """Say it in a line, and the notes in a line each.

@@ -14,7 +14,6 @@ import numpy as np
 from vocal_extraction.errors import SettingsError
 from vocal_extraction.live.mixing import Mixer, parse_gains
 from vocal_extraction.live.pcm import PcmInput, wav_header
-from vocal_extraction.live.recording import Recorder
 from vocal_extraction.live.worker import Task
 
 _MOST_LATE = 1e-3
@@ -51,7 +50,8 @@ def run_live(
         )
     if audio:
         found = PcmInput(sys.stdin.buffer, sample_rate=sample_rate or 44_100, n_channels=n_channels)
-        return _filter(found, sys.stdout.buffer, model=str(model), stems=stems, raw=raw, record=record, mix=mix)
+        task = Task(str(model), found.sample_rate, found.n_channels, stems, record)
+        return _filter(found, sys.stdout.buffer, task, mix, raw=raw)
     from vocal_extraction.live.devices import LiveSession
 
     devices = _device(input_device), _device(output_device)
@@ -119,28 +119,12 @@ def _keyboard() -> Iterator[Callable[[float], str]]:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
-def _filter(
-    found: PcmInput,
-    target: BinaryIO,
-    *,
-    model: str,
-    stems: Sequence[str] | None,
-    raw: bool,
-    record: Path | None,
-    mix: dict[str, Any],
-) -> int:
+def _filter(found: PcmInput, target: BinaryIO, task: Task, mix: dict[str, Any], *, raw: bool) -> int:
     """Separate all that a stream has, block by block as it arrives."""
-    from vocal_extraction.separation import StreamingSeparator, load_model
-    from vocal_extraction.separation.workers import compute_on_one_thread
-
     rate, n_channels, separating_s, n_samples = found.sample_rate, found.n_channels, 0.0, 0
-    separator = StreamingSeparator(load_model(model), sample_rate=rate, n_channels=n_channels, stems=stems)
-    compute_on_one_thread()
+    separator = task.separator()
     mixer, delay = Mixer(separator.plan.names, rate, **mix), separator.delay()
-    with contextlib.ExitStack() as stack:
-        recorder = None
-        if record is not None:
-            recorder = stack.enter_context(Recorder(record, sample_rate=rate, n_channels=n_channels, delay=delay))
+    with task.recording(separator) as write:
         if not raw:
             target.write(wav_header(rate, n_channels))
         end = np.zeros((0, n_channels), np.float32)
@@ -151,8 +135,7 @@ def _filter(
             parts = np.stack(list(separated.values()))
             target.write(mixer.mix(parts, parts.sum(axis=0)).astype("<f4").tobytes())
             target.flush()
-            if recorder is not None:
-                recorder.write(separated)
+            write(separated)
     print(
         f"{n_samples / rate:.1f} s, {1000 * delay / rate:.0f} ms behind; separated in {separating_s:.1f} s.",
         file=sys.stderr,

@@ -11,13 +11,18 @@ import multiprocessing.shared_memory
 import os
 import signal
 import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vocal_extraction.errors import VocalExtractionError
 from vocal_extraction.live.recording import Recorder
 from vocal_extraction.separation.disk_array import Rows
+
+if TYPE_CHECKING:
+    from vocal_extraction.separation import StreamingSeparator
 
 RING = 512  # blocks that are kept: some ten seconds
 _SLACK = 8  # blocks that are left to the callback when a worker that is far behind goes on with the newest one
@@ -32,6 +37,26 @@ class Task:
     n_channels: int
     stems: tuple[str, ...] | None
     record: Path | None
+
+    def separator(self) -> "StreamingSeparator":
+        """Load the model, on one thread: blocks are too short to be divided."""
+        from vocal_extraction.separation import StreamingSeparator, load_model
+        from vocal_extraction.separation.workers import compute_on_one_thread
+
+        rate, model = self.sample_rate, load_model(self.model)
+        separator = StreamingSeparator(model, sample_rate=rate, n_channels=self.n_channels, stems=self.stems)
+        compute_on_one_thread()
+        return separator
+
+    @contextlib.contextmanager
+    def recording(self, separator: "StreamingSeparator") -> Iterator[Callable[[Mapping[str, Rows]], None]]:
+        """Yield what takes blocks of all stems for the folder `record`; without that it does nothing."""
+        if self.record is None:
+            yield lambda stems: None
+            return
+        facts = {"sample_rate": separator.sample_rate, "n_channels": self.n_channels, "delay": separator.delay()}
+        with Recorder(self.record, **facts) as recorder:
+            yield recorder.write
 
 
 class Ring:
@@ -65,19 +90,12 @@ class Ring:
 
 def work(task: Task, pipe: Any, arrived: Any) -> None:
     """Load the model, say what it gives, and separate blocks until asked to stop or until nobody is there any more."""
-    from vocal_extraction.errors import VocalExtractionError
-    from vocal_extraction.separation import StreamingSeparator, load_model
-    from vocal_extraction.separation.workers import compute_on_one_thread
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the other process, which then ends this one
     try:
-        separator = StreamingSeparator(
-            load_model(task.model), sample_rate=task.sample_rate, n_channels=task.n_channels, stems=task.stems
-        )
+        separator = task.separator()
     except VocalExtractionError as error:
         pipe.send(error)
         return
-    compute_on_one_thread()  # blocks are too short to be divided
     hop = separator.hop_length
     for _ in range(20):  # the first blocks take longer
         separator.process(np.zeros((hop, task.n_channels), np.float32))
@@ -88,11 +106,7 @@ def work(task: Task, pipe: Any, arrived: Any) -> None:
     except EOFError:  # the device could not be opened
         return
     ring, parent = Ring(len(separator.plan.names), hop, task.n_channels, name=name), os.getppid()
-    with contextlib.ExitStack() as stack:
-        recorder = None
-        if task.record is not None:
-            facts = {"sample_rate": separator.sample_rate, "n_channels": task.n_channels, "delay": separator.delay()}
-            recorder = stack.enter_context(Recorder(task.record, **facts))
+    with task.recording(separator) as record:
         while not pipe.poll() and os.getppid() == parent:
             arrived.acquire(timeout=0.5)
             while ring.counts[1] < ring.counts[0] and not pipe.poll():
@@ -105,5 +119,4 @@ def work(task: Task, pipe: Any, arrived: Any) -> None:
                 for target, samples in zip(ring.stems, stems.values(), strict=True):
                     target[number % RING] = samples
                 ring.counts[1] = number + 1
-                if recorder is not None:
-                    recorder.write(stems)
+                record(stems)

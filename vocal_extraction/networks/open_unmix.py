@@ -21,12 +21,7 @@ class OpenUnmix(Network):
     """
 
     def __init__(
-        self,
-        num_features: int,
-        num_audio_channels: int,
-        hidden_size: int,
-        num_layers: int,
-        num_input_features: int,
+        self, num_features: int, num_audio_channels: int, hidden_size: int, num_layers: int, num_input_features: int
     ) -> None:
         super().__init__()
         self.mask_shape = (num_audio_channels, num_features)

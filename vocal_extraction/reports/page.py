@@ -7,17 +7,19 @@ beside this file escape every text, and the page's own policy forbids whatever a
 import concurrent.futures
 import dataclasses
 import functools
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
 
+from vocal_extraction.output_formats import FORMATS
 from vocal_extraction.reports import tables
 from vocal_extraction.reports.charts import Bar, Chart, bar_chart, box_chart, decibels, dot_chart
 from vocal_extraction.reports.pictures import HIGHEST_HZ, LOWEST_HZ, data_uri, peak_magnitude, spectrogram_png
-from vocal_extraction.reports.players import coded
 from vocal_extraction.reports.style import COLOURS, FONT
 from vocal_extraction.reports.tables import Summary, facts_of, in_order, main_metric, rank, value_of
 
@@ -185,6 +187,16 @@ def _drawn(examples: Sequence[Example]) -> list[tuple[Example, list[dict[str, st
         (one, [_figure(one, title, picture, *next(players)) for title, picture in drawn.items()])
         for one, drawn in zip(examples, pictures, strict=True)
     ]
+
+
+def coded(samples: NDArray[np.float32], rate: int) -> tuple[bytes, str]:
+    """Code the first two channels of a clip as MP3, or wav where MP3 lacks the rate; return its MIME type, too."""
+    written, stereo = io.BytesIO(), np.clip(samples[:2].T, -1.0, 1.0)
+    if rate in (FORMATS["mp3"].rates or ()):
+        soundfile.write(written, stereo, rate, "MPEG_LAYER_III", format="MP3", compression_level=0.6)
+        return written.getvalue(), "audio/mpeg"
+    soundfile.write(written, stereo, rate, "PCM_16", format="WAV")
+    return written.getvalue(), "audio/wav"
 
 
 def _pictures(example: Example) -> dict[str, bytes]:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from vocal_extraction.data_augmentation import MixClosure
+from vocal_extraction.errors import DataError
 from vocal_extraction.presets import Preset
 from vocal_extraction.track_layouts import cache_of
 from vocal_extraction.tracks import Track, TrackFolder, find_tracks, stems_of
-from vocal_extraction.training.errors import DataError
 from vocal_extraction.training.mixture_cache import MixtureCache
 from vocal_extraction.training.mixtures import Batch, MixtureDataset, MixtureSampler, make_loader
 from vocal_extraction.training.processes import Processes

@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vocal_extraction.data_augmentation import MixClosure
-from vocal_extraction.errors import VocalExtractionError
+from vocal_extraction.errors import TrainingError, VocalExtractionError
 from vocal_extraction.presets import Preset
-from vocal_extraction.training.errors import TrainingError
 from vocal_extraction.training.mixture_cache import UNKNOWN, Address, MixtureCache, render_mixture
 
 Batch = dict[str, Tensor]

@@ -17,8 +17,7 @@ from collections.abc import Iterator
 import torch
 from torch import distributed, nn
 
-from vocal_extraction.errors import SettingsError
-from vocal_extraction.training.errors import TrainingError
+from vocal_extraction.errors import SettingsError, TrainingError
 
 _PAUSE_S = 0.5
 

@@ -22,10 +22,10 @@ from torch.optim.swa_utils import AveragedModel
 from vocal_extraction.atomic_files import write_bytes
 from vocal_extraction.checkpointing import CheckpointError, read_checkpoint, source_names
 from vocal_extraction.checkpointing.archive import packed, records_of
+from vocal_extraction.errors import ResumeError, TrainingError
 from vocal_extraction.networks import create_model
 from vocal_extraction.presets import Preset
 from vocal_extraction.tracks import Track
-from vocal_extraction.training.errors import ResumeError, TrainingError
 
 STATE_NAME = "training_state.pth"
 WARM_UP_SHARE = 0.02  # share of a cosine schedule's steps in which the learning rate rises

@@ -20,12 +20,11 @@ from tqdm import tqdm
 from vocal_extraction.atomic_files import remove_leftovers, sole_writer
 from vocal_extraction.checkpointing import save_checkpoint
 from vocal_extraction.device import choose_device
-from vocal_extraction.errors import SettingsError
+from vocal_extraction.errors import DataError, SettingsError, TrainingError
 from vocal_extraction.presets import SPECIFIED, Preset, find_preset
 from vocal_extraction.settings import CHECKPOINT_FOLDER, DATASET_FOLDER, LARGEST_SEED, converted
 from vocal_extraction.tracks import TrackFolder, prepare_if_needed
 from vocal_extraction.training.data_module import DataModule, ValidationSong, find_training_tracks, mixture_folder
-from vocal_extraction.training.errors import DataError, TrainingError
 from vocal_extraction.training.losses import estimate_sources, item_losses, si_sdr_db
 from vocal_extraction.training.mixtures import Batch, worker_errors
 from vocal_extraction.training.processes import Processes, device_of_rank, joined_processes
