@@ -178,7 +178,6 @@ def _locked(path: Path, *, blocking: bool) -> IO[bytes] | None:
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes | memoryview) -> None:
-    """Write `content` to `path`, whole."""
     with whole_file(path) as aside:
         aside.write_bytes(content)
 
@@ -223,6 +222,5 @@ def _has_writer(aside: Path) -> bool:
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of the file at `path` in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

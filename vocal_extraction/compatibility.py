@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 TRANSFORMS_MODULE = "nussl.datasets.transforms"
-TRANSFORMS = (
+TRANSFORMS = (  # nussl's transforms that only hold settings; `Cache`, which opens files, is not among them
     "Compose",
     "SumSources",
     "MagnitudeSpectrumApproximation",
@@ -29,11 +29,9 @@ TRANSFORMS = (
     "ToSeparationModel",
     "LabelsToOneHot",
 )
-"""nussl's transforms that only hold settings; `Cache`, which opens files, is not among them."""
 
 STFT_PARAMS = "nussl.core.audio_signal.STFTParams"
-NUMPY_SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-"""What makes a NumPy scalar of its bytes: NumPy 1's name of it, and NumPy 2's."""
+NUMPY_SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # for NumPy 1 and 2
 NUMPY_FORMATS = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b"}
 NUMPY_FORMATS |= {"u8": "Q", "u4": "I", "u2": "H", "u1": "B", "b1": "?"}
 """NumPy's codes of the scalars that metadata may hold, and how `struct` spells them."""
@@ -253,11 +251,10 @@ def _allow_nussls_classes() -> None:
     torch.serialization.add_safe_globals([*kept, nussl.STFTParams, *classes])
 
 
-BEFORE: dict[str, list[Callable[[], None]]] = {
+BEFORE: dict[str, list[Callable[[], None]]] = {  # what is done before a library is imported
     name: [_bridge_numpy, _bridge_scipy] for name in ("nussl", "scaper", "museval")
 }
-"""What is done before a library is imported."""
-AFTER: dict[str, list[Callable[[], None]]] = {
+AFTER: dict[str, list[Callable[[], None]]] = {  # what is done right after
     "nussl": [
         *(_bridge_librosa, _bridge_equality, _bridge_report_card, _bridge_overlap_add, _bridge_zarr),
         *(_bridge_module_snapshots, _allow_nussls_classes),
@@ -267,7 +264,6 @@ AFTER: dict[str, list[Callable[[], None]]] = {
     "soundfile": [_bridge_soundfile],
     "torch": [_allow_plain_classes],
 }
-"""What is done right after."""
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -304,7 +300,6 @@ def install() -> None:
 
 
 def __getattr__(name: str) -> types.ModuleType:
-    """Import nussl, scaper or museval."""
     if name not in BEFORE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     install()

@@ -20,8 +20,7 @@ from vocal_extraction.rendering import Audio, RenderingError, duration_s_of, mix
 from vocal_extraction.settings import STEMS, MixingSettings, SignalSettings
 from vocal_extraction.tracks import Track, check_subset, find_tracks, prepare_if_needed
 
-Mixture = tuple[Audio, Any, list[list[Any]], list[Audio]]
-"""(mixture_audio, mixture_jam, annotation_list, stem_audio_list), as scaper returns them."""
+Mixture = tuple[Audio, Any, list[list[Any]], list[Audio]]  # mixture, JAMS, annotation list, stems, as scaper has them
 
 _BAND_LIMITED_SHARE = 0.25
 _CHANNELS = {
@@ -125,7 +124,6 @@ def _songs(foreground_dir: str | Path, background_dir: str | Path) -> dict[str, 
 
 
 def _coherent(drawer: Any, files: Mapping[str, str], template: dict[str, Any], mixing: MixingSettings) -> Mixture:
-    """Mix the stems of one song, `files` by stem."""
     fitted = _fit(template, files.values(), mixing, drawer.random_state)
     fitted["source_time"] = ("const", _draw(fitted["source_time"], drawer.random_state))
     for file in files.values():

@@ -7,8 +7,7 @@ from typing import Any
 
 from vocal_extraction.errors import VocalExtractionError
 
-_ACCELERATORS = ("nvidiactl", "dxg", "kfd")
-"""Device files on Linux of the accelerators that torch knows: NVIDIA's, Windows' below Linux, AMD's."""
+_ACCELERATORS = ("nvidiactl", "dxg", "kfd")  # device files of NVIDIA's, Windows' below Linux, AMD's
 
 
 class DeviceError(VocalExtractionError):
@@ -39,7 +38,6 @@ def known_device(name: Any) -> Any:
 
 
 def _may_be_accelerated() -> bool:
-    """Whether torch is installed and might find an accelerator."""
     if sys.platform == "linux" and not any(Path("/dev", name).exists() for name in _ACCELERATORS):
         return False
     return importlib.util.find_spec("torch") is not None

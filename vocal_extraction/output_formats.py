@@ -10,8 +10,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 _MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
-_VORBIS_KBPS = (45, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 500)
-"""What libvorbis's qualities -1 to 10 come to for two channels at 44.1 kHz."""
+_VORBIS_KBPS = (45, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 500)  # qualities -1 to 10 in stereo
 
 
 def _bitrate(kbps: int, sample_rate: int, n_channels: int) -> tuple[str, ...]:
@@ -28,22 +27,17 @@ def _vorbis_quality(kbps: int, sample_rate: int, n_channels: int) -> tuple[str, 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A kind of file."""
-
     extension: str  # of the file's name, without the dot
     codec: tuple[str, ...]  # ffmpeg's encoder, and options that it always gets
     container: str = ""  # ffmpeg's name of the container; empty where it is the extension
-    bits: int | None = None
-    """Bits of a sample where the format holds integers, 16 or 24; None for floats and lossy formats."""
+    bits: int | None = None  # of integers, 16 or 24; None for floats and lossy formats
     is_lossless: bool = False
     rates: Sequence[int] | None = None  # sample rates that it has, ascending; None for all
     max_channels: int | None = None  # None for as many as there may be
     mixes_down: bool = False  # whether a song of more channels (up to 8) is mixed down rather than refused
     max_kbps: int = 512
-    quality: Callable[[int, int, int], tuple[str, ...]] = _bitrate
-    """ffmpeg's options for (kbit/s, sample rate, channels) where it is lossy."""
-    cover: str = ""
-    """How it holds a cover: 'stream' as ffmpeg's attached picture, 'tag' as FLAC's picture block, else not at all."""
+    quality: Callable[[int, int, int], tuple[str, ...]] = _bitrate  # for (kbit/s, sample rate, channels)
+    cover: str = ""  # how it holds one: 'stream', ffmpeg's attached picture, or 'tag', FLAC's picture block
     holds_all: bool = False  # whether one file holds the mixture and four stems (`audio_files.native_stems`)
     note: str = ""  # what there is to say of every file
 

@@ -10,13 +10,12 @@ from vocal_extraction.settings import MixingSettings, SignalSettings
 
 stem_labels = ["vocals", "drums", "bass", "other"]
 scaper_event_template = {**event_template(MixingSettings()), "label": ("const", "vocals")}
-scaper_object_configuration = {
+scaper_object_configuration = {  # as scaper takes them; ``train`` reads `settings`
     "sample_rate": SignalSettings.sample_rate,
     "reference_db": MixingSettings.ref_db,
     "number_of_channels": 1,
     "generated_track_duration": MixingSettings.duration_s,
 }
-"""As scaper takes them; ``train`` reads `settings`."""
 
 
 def prepare_dataset(dataset: Iterable[dict[str, Any]], path: str | Path) -> None:

@@ -25,8 +25,7 @@ _MIXTURES = frozenset(("mixture", "mix"))
 _ENDINGS = ("wav", "flac", "aif", "aiff", "m4a", "mp3", "mp4", "oga", "ogg", "opus", "wma", "wv")
 """Audio files by the ending of their names; of two files of one stem, the one whose ending comes first is taken."""
 
-Song = tuple[str | None, str, dict[str, Path]]
-"""(subset, name, {source: file}); the subset is None where the layout has none."""
+Song = tuple[str | None, str, dict[str, Path]]  # subset or None, name, files by source
 
 
 class TrackError(VocalExtractionError):

@@ -109,8 +109,7 @@ class TrackFolder:
     """A folder of songs, as ``--tracks PATH[:SOURCE][=WEIGHT]`` names it."""
 
     path: Path
-    source: str | None = None
-    """What its files are where they are no songs with stems: 'vocals', 'accompaniment' or any other."""
+    source: str | None = None  # what its files are where they are no songs with stems, as 'vocals'
     weight: float = 1.0
 
     @classmethod

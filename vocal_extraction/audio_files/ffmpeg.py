@@ -23,11 +23,10 @@ from vocal_extraction.errors import ExtractionError
 STANDSTILL_S = 60.0  # how long a child may stand still before it is ended
 _PIPE_BYTES = 2**20
 _MESSAGE_BYTES = 4_000
-_WRITE_FAILURE = re.compile(
+_WRITE_FAILURE = re.compile(  # what ffmpeg says when what it wrote is not whole
     "Error (writing|closing|muxing)|No space left|File too large|quota exceeded|Input/output error|Broken pipe",
     re.IGNORECASE,
 )
-"""What ffmpeg says when what it wrote is not whole."""
 _PREFIX = re.compile(r"^(\[[^]]*\] +)*(Error while decoding stream \S+: |file:.*: (?=[^:]+$))?")
 
 

@@ -12,14 +12,13 @@ from typing import IO
 from vocal_extraction.audio_files.ffmpeg import Ffmpeg, input_arguments
 
 _COLORS = {"drums": "#009E73", "bass": "#D55E00", "other": "#CC79A7", "vocals": "#56B4E9"}
-_MASTERING = {
+_MASTERING = {  # what players do to the sum of stems that are changed: nothing
     "compressor": {
         "enabled": False, "ratio": 3, "input_gain": 0.5, "output_gain": 0.5, "threshold": 0, "attack": 0.003,
         "release": 0.3, "hp_cutoff": 300, "dry_wet": 50,
     },
     "limiter": {"enabled": False, "threshold": 0, "ceiling": -0.35, "release": 0.05},
 }  # fmt: skip
-"""What players do to the sum of stems that are changed: nothing."""
 
 
 def native_order(names: Iterable[str]) -> list[str]:

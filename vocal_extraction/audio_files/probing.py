@@ -13,11 +13,10 @@ from vocal_extraction.audio_files.integrity import find_header_damage
 from vocal_extraction.errors import DamagedSongError, ExtractionError
 
 _EXACT_CODECS = ("pcm", "flac", "alac", "wavpack", "ape", "tta")
-_CODING_TAGS = {
+_CODING_TAGS = {  # tags that describe the old file's coding and would be wrong of a new one
     "compatible_brands", "creation_time", "duration", "encoder", "encoding_settings", "handler_name", "itunsmpb",
     "language", "major_brand", "minor_version", "metadata_block_picture", "tlen", "tsse", "vendor_id",
 }  # fmt: skip
-"""Tags that describe the old file's coding and would be wrong of a new one."""
 _DROPPED_PREFIXES = ("replaygain", "r128", "id3v2_priv", "bps", "number_of_", "_statistics", "duration-")
 """Prefixes of tags with loudness, sizes or a shop's data, which are not copied."""
 _BEXT_TAGS = {"description": "comment", "originator": "encoded_by", "origination_date": "date"} | {
@@ -25,19 +24,17 @@ _BEXT_TAGS = {"description": "comment", "originator": "encoded_by", "origination
     **{name: name for name in ("originator_reference", "time_reference", "umid", "coding_history")},
 }
 """Fields of a broadcast wav's bext chunk: the name by which ffmpeg writes each, and that by which it reads it."""
+# Codes of ISO 639 that mean the same, where one does not begin as another does.
 _LANGUAGES = """
 alb sqi sq, ara ar, arm hye hy, baq eus eu, bos bs, bul bg, bur mya my, chi zho zh, cze ces cs, dut nld nl, fre fra fr,
 geo kat ka, ger deu de, gle ga, glg gl, gre ell el, heb he, hrv scr hr, ice isl is, ind id, jpn ja, kaz kk, lav lv,
 lit lt, mac mkd mk, mao mri mi, may msa ms, per fas fa, pol pl, por pt, rum ron mo ro, slo slk sk, slv sl, spa es,
 srp scc sr, swe sv, tib bod bo, tur tr, wel cym cy"""
-"""Codes of ISO 639 that mean the same, where one does not begin as another does."""
 _OFFSETS_S = (0.005, 600.0)  # shortest and longest time by which audio that begins after the picture is put off
 
 
 @dataclasses.dataclass(frozen=True)
 class Cover:
-    """A picture in a song's file."""
-
     stream_index: int
     codec: str
     width: int
@@ -127,7 +124,6 @@ def _has(stream: dict[str, Any], disposition: str) -> bool:
 
 
 def _front_cover(pictures: list[dict[str, Any]]) -> Cover | None:
-    """Return the front cover, or else the first picture."""
     if not pictures:
         return None
     front = min(pictures, key=lambda picture: picture.get("tags", {}).get("comment") != "Cover (front)")

@@ -75,12 +75,10 @@ class LoadedModel:
 
     @property
     def is_onnx(self) -> bool:
-        """Whether every network is an `OnnxNetwork`."""
         return all(not hasattr(each.network, "parameters") for each in self.members)
 
     @property
     def device(self) -> Any:
-        """Where the weights of a network of torch are."""
         return next(self.members[0].network.parameters()).device
 
     @property
@@ -98,8 +96,6 @@ class LoadedModel:
 
 @dataclasses.dataclass(frozen=True)
 class Loader:
-    """What loads one kind of file."""
-
     recognizes: Callable[[bytes], bool]  # whether a file's contents are of this kind
     load: Callable[[bytes, str], Loaded]
     """From a file's contents, and its path for messages; raises `CheckpointError` on a file that cannot be loaded."""
@@ -122,18 +118,16 @@ def load_nussl_checkpoint(contents: bytes, name: str) -> Loaded:
 
 
 def _load_onnx(contents: bytes, name: str) -> Loaded:
-    """Load an export of this program."""
     from vocal_extraction.checkpointing.onnx_network import load_onnx
 
     return load_onnx(contents, name)
 
 
-LOADERS = [
+LOADERS = [  # the loaders, asked from the last to the first: one that is appended is asked before those that are here
     Loader(recognizes=lambda contents: True, load=load_nussl_checkpoint),
     # The first field of a serialized model is the version of its format.
     Loader(recognizes=lambda contents: contents.startswith(b"\x08"), load=_load_onnx),
 ]
-"""The loaders, asked from the last to the first: one that is appended is asked before those that are here."""
 
 
 _MOST_MEMBERS = 16

@@ -16,11 +16,10 @@ from vocal_extraction.errors import SettingsError
 Rows = NDArray[np.float32]
 _N_ITEMS, _N_FRAMES = 2, 5  # of what a network is tried on
 _state = onnxruntime.capi.onnxruntime_pybind11_state
-_REFUSALS = tuple(
+_REFUSALS = tuple(  # what ONNX Runtime raises of a graph that it cannot run
     getattr(_state, name)
     for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
 )
-"""What ONNX Runtime raises of a graph that it cannot run."""
 
 
 class OnnxLayer:

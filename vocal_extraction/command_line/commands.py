@@ -23,12 +23,11 @@ class MissingPartError(VocalExtractionError):
     """A command needs packages that are not installed."""
 
 
-_KEPT = {
+_KEPT = {  # what Ctrl-C leaves, by command; a training says it by itself
     "prepare": "Songs that are prepared stay.",
     "evaluate": "Songs that are scored stay.",
     "extract": "Songs that are done stay.",
 }
-"""What Ctrl-C leaves, by command; a training says it by itself."""
 
 
 @contextlib.contextmanager
@@ -60,7 +59,6 @@ def run_command(name: str, /, **options: Any) -> int:
 
 
 def prepare(*, as_json: bool = False, **options: Any) -> int:
-    """Decode MUSDB18 into the dataset folder."""
     from vocal_extraction.musdb_preparation import prepare_musdb
 
     n_songs = prepare_musdb(**options)
@@ -72,7 +70,6 @@ def prepare(*, as_json: bool = False, **options: Any) -> int:
 
 
 def train(*, checkpoint_folder: Path = CHECKPOINT_FOLDER, as_json: bool = False, **options: Any) -> int:
-    """Prepare the songs if that is still to be done, and train."""
     from vocal_extraction.training import train_model
 
     is_first_process = os.environ.get("RANK", "0") == "0"  # of those that torchrun started
@@ -103,7 +100,6 @@ def evaluate(
     as_json: bool = False,
     **options: Any,
 ) -> int:
-    """Score a checkpoint, compare several, or score estimates that another separator made."""
     from vocal_extraction.checkpointing import named_checkpoint
     from vocal_extraction.evaluation import compare_models, evaluate_estimates, evaluate_model
 
@@ -121,7 +117,6 @@ def evaluate(
 
 
 def ensemble(*, as_json: bool = False, **options: Any) -> int:
-    """Join trained networks to one."""
     from vocal_extraction.checkpointing.joining import join_checkpoints
 
     checkpoint = join_checkpoints(**options)
@@ -130,7 +125,6 @@ def ensemble(*, as_json: bool = False, **options: Any) -> int:
 
 
 def export(*, models: Sequence[str], site_folder: Path | None = None, as_json: bool = False, **options: Any) -> int:
-    """Export a network to ONNX, or several with the page as a site."""
     from vocal_extraction.exporting import export_model
     from vocal_extraction.web_page.static_site import export_site
 
@@ -140,7 +134,6 @@ def export(*, models: Sequence[str], site_folder: Path | None = None, as_json: b
 
 
 def models(*, action: str = "list", what: str = "", as_json: bool = False, **options: Any) -> int:
-    """List the models, or import, fetch, remove or show one."""
     from vocal_extraction import model_library
     from vocal_extraction.checkpointing import model_name
     from vocal_extraction.reports.tables import text_table
@@ -217,14 +210,12 @@ def _print_totals(totals: Any, *, as_json: bool) -> int:
 
 
 def demo(**options: Any) -> int:
-    """Do the whole job on synthesised songs."""
     from vocal_extraction.command_line.demo import run_demo
 
     return run_demo(**options)
 
 
 def live(*, list_devices: bool = False, **options: Any) -> int:
-    """Separate what is playing until Ctrl-C, or what comes through a pipe."""
     if list_devices:
         from vocal_extraction.live import devices
 
@@ -236,7 +227,6 @@ def live(*, list_devices: bool = False, **options: Any) -> int:
 
 
 def serve(**options: Any) -> int:
-    """Serve the web page until Ctrl-C."""
     print("Starting the web page ...", file=sys.stderr)
     from vocal_extraction.web_page.server import serve_page
     from vocal_extraction.web_page.uploads import Limits
@@ -249,14 +239,12 @@ def serve(**options: Any) -> int:
 
 
 def doctor(*, as_json: bool = False) -> int:
-    """Say whether everything needed is here and works."""
     from vocal_extraction.command_line.doctor import examine, print_findings
 
     return print_findings(examine(), as_json=as_json)
 
 
-COMMANDS: dict[str, Callable[..., int]] = {
+COMMANDS: dict[str, Callable[..., int]] = {  # commands by the name that is typed
     command.__name__: command
     for command in (prepare, train, evaluate, ensemble, export, extract, models, demo, live, serve, doctor)
 }
-"""Commands by the name that is typed."""

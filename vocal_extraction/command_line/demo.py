@@ -21,12 +21,11 @@ SONG_S = 8.0
 N_MIXTURES = 200
 LONGEST_SILENCE_S = 10.0
 
-DEMO: Preset = dataclasses.replace(
+DEMO: Preset = dataclasses.replace(  # the specified network and recipe, for as long as one cares to watch
     SPECIFIED,
     name="demo",
     training=dataclasses.replace(SPECIFIED.training, n_epochs=3, batches_per_epoch=20, n_validation_mixtures=20),
 )
-"""The specified network and recipe, for as long as one cares to watch."""
 
 _STEPS = (
     "Load the libraries",

@@ -33,8 +33,6 @@ _COMFORTABLE_FREE_BYTES = 3 * 2**30  # the prepared 7 s sample takes 1.7 GB, a t
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What one examination found."""
-
     name: str
     state: str  # 'ok', 'warning' (works, but look at it) or 'failed' (something needed is missing or wrong)
     found: str
@@ -89,7 +87,6 @@ def _requirements() -> Iterator[tuple[str, str, str]]:
 
 
 def _version(name: str) -> str | None:
-    """Return the version of an installed library, or None."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(name)
     return None
@@ -205,7 +202,6 @@ def _examine_disk() -> Finding:
 
 
 def _examine_models() -> list[Finding]:
-    """Compare each shipped model with its line in SHA256SUMS."""
     models = sorted(PRETRAINED_FOLDER.glob("*.pth"))
     if not models:
         remedy = f"{_RESTORE_MODELS}, or train one: vocal-extraction train"

@@ -98,7 +98,6 @@ def _perform(act: Callable[[], object]) -> None:
 
 
 def _train() -> None:
-    """Train by the defaults, or as a person at a terminal answers."""
     options = _training_options() if _is_terminal() else {}
     if options is not None:
         run_command("train", **options)
@@ -132,7 +131,6 @@ def _training_options() -> dict[str, Any] | None:
 
 
 def _agrees(question: str, default: str = "yes") -> bool:
-    """Ask until the answer is yes or no, of which Enter is the default."""
     while True:
         answer = (_ask(f"{question} [{'Y/n' if default == 'yes' else 'y/N'}] ") or default).lower()
         if answer in ("y", "yes", "n", "no"):
@@ -163,7 +161,6 @@ def _folder(answer: str) -> Path:
 
 
 def _extract() -> None:
-    """Ask for songs until there are some, and extract them."""
     while answer := _ask("Songs or folders, as many as you like (empty: back to the menu): "):
         songs, missing = _existing(answer)
         if not missing:

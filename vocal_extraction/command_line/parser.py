@@ -30,7 +30,7 @@ from vocal_extraction.settings import (
     ExtractionSettings,
 )
 
-_ONLY_FOR_MODELS = {
+_ONLY_FOR_MODELS = {  # options of `evaluate` that mean nothing beside ``--estimates``
     "mask": "--mask",
     "device": "--device",
     "models": "--model",
@@ -39,7 +39,6 @@ _ONLY_FOR_MODELS = {
     "save_estimates": "--save-estimates",
     "separator": "--separator",
 }
-"""Options of `evaluate` that mean nothing beside ``--estimates``."""
 
 
 def _number(kind: Callable[[str], float], minimum: float, maximum: float = float("inf")) -> Callable[[str], float]:
@@ -259,14 +258,13 @@ _MODELS = [
     _MODELS_DIR,
     _JSON,
 ]
-_OF_ACTIONS = {
+_OF_ACTIONS = {  # options of `models`, and with which actions they go
     "name": ("import", "fetch"),
     "high": ("import", "fetch"),
     "accept_licence": ("fetch",),
     "measure": ("list",),
     "what": _ACTIONS,
 }
-"""Options of `models`, and with which actions they go."""
 _COMMANDS: dict[str, tuple[str, list[Any]]] = {
     "prepare": ("Decode MUSDB18 into the dataset folder (train and evaluate do it by themselves).", _PREPARE),
     "train": ("Train a network.", _TRAIN),
@@ -342,7 +340,6 @@ class _Parser(argparse.ArgumentParser):
     """A parser that answers what it does not understand in two lines, and with what was probably meant."""
 
     def error(self, message: str) -> NoReturn:
-        """Print `message` and how to get help; exit with 2."""
         choice = r"invalid choice: '([\w-]+)' \(choose from (.*)\)"
         if unknown := re.search(rf"^unrecognized arguments: (--[\w-]+)|{choice}", message):
             word = unknown[1] or unknown[2]
@@ -357,7 +354,6 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of every command."""
     shared: dict[str, Any] = {"argument_default": argparse.SUPPRESS, "allow_abbrev": False}
     parser = _Parser(
         prog="vocal-extraction",

@@ -4,8 +4,7 @@ import os
 from collections.abc import MutableMapping
 from pathlib import Path
 
-PROGRAM_VARIABLES = {"sox": "SOX_PATH", "ffmpeg": "FFMPEG_PATH"}
-"""The environment variables that name the programs' places."""
+PROGRAM_VARIABLES = {"sox": "SOX_PATH", "ffmpeg": "FFMPEG_PATH"}  # environment variables that say where they are
 
 
 def put_programs_on_path(environment: MutableMapping[str, str] = os.environ) -> None:

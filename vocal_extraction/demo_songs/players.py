@@ -10,32 +10,29 @@ import scipy.signal
 from vocal_extraction.demo_songs.sound import Score, Signal, add, band, echo, hertz, pan, wave
 from vocal_extraction.musdb_preparation import SAMPLE_RATE
 
-_GROOVES = (
+_GROOVES = (  # sixteen steps of a bar: X loud, x soft
     {"kick": "X.......x.X.....", "snare": "....X.......X...", "hat": "X.x.X.x.X.x.X.x."},
     {"kick": "X...X...X...X...", "snare": "....X.......X...", "hat": "..X...X...X...X."},
     {"kick": "X.........x.....", "snare": "........X.......", "hat": "X...x...X...x..."},
     {"kick": "X..x..X...x.....", "snare": "....X..x.x..X..x", "hat": "XxxxXxxxXxxxXxxx"},
 )
-"""Sixteen steps of a bar: X loud, x soft."""
-_NOISES = {
+_NOISES = {  # duration and half-life in seconds, band in Hz, level
     "snare": (0.3, 0.045, 500, 6_000, 0.9),
     "hat": (0.12, 0.014, 6_500, 16_000, 0.25),
     "crash": (1.8, 0.28, 2_500, 15_000, 0.2),
 }
-"""Duration and half-life in seconds, band in Hz, level."""
 _BASS_LINES = ("X.X.X.X.X.X.X.X.", "X.....X.X.....5.", "X...8...X...8...", "X.........X.....", "X..X..X.5.5.8...")
 """Sixteen steps of a bar: X root, 5 fifth, 8 octave."""
 _STRUMS = ("D...D.UU.UD.D.U.", "D...D...D...D.U.", "D.DUD.DUD.DUD.DU", "D.......D...U.U.")
 """Sixteen steps of a bar: D from the lowest string, U from the highest."""
 
-_VOWELS_HZ = {
+_VOWELS_HZ = {  # first three formants of a man's vowels (Peterson and Barney 1952)
     "a": (730, 1_090, 2_440),
     "e": (530, 1_840, 2_480),
     "i": (270, 2_290, 3_010),
     "o": (570, 840, 2_410),
     "u": (300, 870, 2_240),
 }
-"""First three formants of a man's vowels (Peterson and Barney 1952)."""
 _HIGHER_FORMANTS_HZ = (3_300, 4_100, 5_100, 6_100, 7_200, 8_300, 9_600)
 _BANDWIDTHS_HZ = np.array((80, 90, 120, 150, 180, 220, 250, 280, 320, 360))
 _CONSONANTS = {"s": (5_000, 11_000, 0.09), "sh": (2_400, 7_000, 0.10), "t": (3_000, 9_000, 0.025), "": (0, 0, 0.0)}

@@ -14,17 +14,14 @@ Signal = NDArray[np.float64]  # one channel (n_samples) or two (n_channels=2, n_
 BEATS_PER_BAR = 4
 _TABLE_LENGTH = 4_096
 _SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
-_PROGRESSIONS = {
+_PROGRESSIONS = {  # four bars of scale degrees, 0 being the tonic
     "major": ((0, 4, 5, 3), (5, 3, 0, 4), (0, 5, 3, 4), (3, 0, 4, 5), (0, 2, 3, 4)),
     "minor": ((0, 5, 2, 6), (0, 3, 6, 2), (0, 6, 5, 6), (5, 6, 0, 0)),
 }
-"""Four bars of scale degrees, 0 being the tonic."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """A song's length, tempo, key and chords."""
-
     n_samples: int
     beat_s: float
     tonic: int  # MIDI note of a low tonic, 36 to 47
@@ -62,7 +59,6 @@ def compose(rng: np.random.Generator, n_samples: int) -> Score:
 
 
 def hertz(midi: ArrayLike) -> Signal:
-    """Frequency of MIDI notes, fractions included."""
     return np.asarray(440.0 * 2.0 ** ((np.asarray(midi, dtype=float) - 69) / 12))
 
 

@@ -13,8 +13,7 @@ from vocal_extraction.evaluation.metrics import Audio, EvaluationError
 from vocal_extraction.evaluation.systems import VOCALS, Excerpt, Sources
 from vocal_extraction.tracks import Track
 
-TOLERANCE_S = 0.05
-"""Separators that work in frames give some samples more or less: up to this the end is cut, or padded with zeros."""
+TOLERANCE_S = 0.05  # separators that work in frames give some samples more or less, which are cut or padded
 _ACCOMPANIMENT = "accompaniment"
 
 

@@ -32,8 +32,7 @@ from vocal_extraction.settings import (
 )
 from vocal_extraction.tracks import Track, find_tracks, prepare_if_needed
 
-CLIP_S = 10.0
-"""Longest clip of the report's examples in seconds; of a longer song, where the main source has the most energy."""
+CLIP_S = 10.0  # longest clip of an example; of a longer song, where the main source is loudest
 
 PathLike = str | os.PathLike[str]
 

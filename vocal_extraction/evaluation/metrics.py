@@ -16,8 +16,7 @@ from vocal_extraction.evaluation.bsseval_v4 import BssEvalV4
 from vocal_extraction.evaluation.scale_metrics import LIMIT_DB, ScaleMetrics
 
 Audio = NDArray[np.float32]
-Values = dict[str, NDArray[np.float64]]
-"""By metric, NaN where there is no value. Shape of each: (n_systems, n_sources, n_parts)."""
+Values = dict[str, NDArray[np.float64]]  # by metric, (n_systems, n_sources, n_parts), NaN without a value
 
 
 class EvaluationError(VocalExtractionError):
@@ -54,7 +53,7 @@ _bsseval = functools.partial(
     without_value="there is no frame in which all references and estimates sound",
 )
 
-METRICS: dict[str, Metric] = {
+METRICS: dict[str, Metric] = {  # by name, in the order of the tables
     "SI-SDR": _scale("target over everything else, after the best rescaling of the reference", ranks=True),
     "SI-SIR": _scale("target over what the other sources explain of the error", needs_others=True),
     "SI-SAR": _scale("target over what no source explains of the error"),
@@ -76,7 +75,6 @@ METRICS: dict[str, Metric] = {
         without_value="the source is never silent while others sound",
     ),
 }
-"""By name, in the order of the tables."""
 
 
 class Leakage:
@@ -164,7 +162,6 @@ def choose_metrics(names: str | Sequence[str] | None) -> dict[str, Metric]:
 
 
 def accumulators(metrics: Mapping[str, Metric], sample_rate: int) -> list[Any]:
-    """Return what computes `metrics` at a sample rate."""
     families = dict.fromkeys(metric.family for metric in metrics.values() if metric.family)
     found = [FAMILIES[family](sample_rate) for family in families]
     functions = {name: metric.function for name, metric in metrics.items() if metric.function}

@@ -13,14 +13,11 @@ Array = NDArray[np.float64]
 SCALE_METRICS = ("SI-SDR", "SI-SIR", "SI-SAR", "SD-SDR", "SNR", "SRR", "SI-SDRi", "SD-SDRi", "SNRi")
 """In nussl's order. SRR is the source-to-rescaled-source ratio. An ``i`` is the improvement over the mixture."""
 
-LIMIT_DB = 100.0
-"""Ratios are clipped to ± this: double precision resolves energies to 1e-15, so it still has four exact decimals."""
+LIMIT_DB = 100.0  # ratios are clipped to ± this; double precision resolves energies to 1e-15
 
-SILENCE_DB = -90.0
-"""A reference weaker than this, relative to all references of the channel together, is silent. 16-bit dither is."""
+SILENCE_DB = -90.0  # a weaker reference, relative to all of the channel together, is silent, as 16-bit dither is
 
-_ROUNDING = 1e-15
-"""Energies below this share of the signal as given are rounding errors. The share of 32-bit samples' own rounding."""
+_ROUNDING = 1e-15  # energies below this share of the signal as given are rounding errors, as of 32-bit samples
 
 _CHUNK_SAMPLES = 1 << 15  # samples that are converted to double precision at a time
 

@@ -16,8 +16,7 @@ from vocal_extraction.settings import ACCOMPANIMENT, SignalSettings
 from vocal_extraction.tracks import Track, stems_of
 
 VOCALS = "vocals"
-_LONE = ("accompaniment", ACCOMPANIMENT, VOCALS)
-"""A song that has but one of these has nothing else: its other sources are silent."""
+_LONE = ("accompaniment", ACCOMPANIMENT, VOCALS)  # a song of one of these alone has nothing else
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +96,6 @@ class Excerpt:
 
 
 def mixture_as_estimate(excerpt: Excerpt, signal: SignalSettings) -> Audio:
-    """Take the mixture for every source."""
     return np.broadcast_to(excerpt.mixture, excerpt.references.shape)
 
 
@@ -165,7 +163,7 @@ def _mask(title: str, role: str, kind: str) -> System:
     return System(title, role, functools.partial(mask_system, kind=kind), depends_on="stft")
 
 
-SYSTEMS: dict[str, System] = {
+SYSTEMS: dict[str, System] = {  # baselines and oracles by name, in the order in which they are scored
     "mixture": System("mixture as estimate", "baseline", mixture_as_estimate),
     "random_mask": _mask("random mask", "baseline", "random"),
     "repet_sim": _nussl("REPET-SIM", "RepetSim"),
@@ -175,7 +173,6 @@ SYSTEMS: dict[str, System] = {
     "ideal_ratio_mask": _mask("ideal ratio mask", "oracle", "ratio"),
     "phase_sensitive_mask": _mask("phase-sensitive mask", "oracle", "phase-sensitive"),
 }
-"""Baselines and oracles by name, in the order in which they are scored."""
 
 
 def systems_beside(signal: SignalSettings, *, oracles: bool, baselines: bool) -> dict[str, System]:

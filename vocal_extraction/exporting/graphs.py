@@ -84,7 +84,6 @@ def _combined(after: Any, features: Tensor, *outputs: Tensor) -> Tensor:
 
 
 def _exported(part: _Part, given: Any, inputs: Sequence[str], outputs: Sequence[str], *, fold: bool) -> onnx.ModelProto:
-    """Follow one part."""
     buffer = io.BytesIO()
     try:
         with warnings.catch_warnings():

@@ -21,8 +21,7 @@ from vocal_extraction.errors import ExtractionError
 from vocal_extraction.extraction.naming import has_song_ending, safe_name, song_name
 
 _PAUSES_S = (1.0, 4.0, None)  # after each try; None is the end
-_COLUMNS = ("address", "path", "url", "song", "file")
-"""Of a table, which may have the songs, in order of preference; a table of one column may call it anything."""
+_COLUMNS = ("address", "path", "url", "song", "file")  # of a table, that may have the songs, the best first
 
 Result = TypeVar("Result")
 
@@ -64,7 +63,7 @@ class _Explained(contextlib.AbstractContextManager["_Explained"]):
 
 
 _THROTTLED = r"SlowDown|reduce your request rate|Throttl|TooManyRequests|ServiceUnavailable|\b(503|429)\b"
-_SENTENCES = [
+_SENTENCES = [  # what an error's name and text match, and what is said then
     (r"^(ImportError|ModuleNotFoundError)", "It needs a library: pip install 'vocal-extraction[cloud]', for gs: gcsfs"),
     (r"^ValueError: Protocol not known", "No such kind of address is known"),
     (r"NoSuchBucket|bucket does not exist", "The bucket is not there: look at its name, or make it first"),
@@ -76,7 +75,6 @@ _SENTENCES = [
     (r"Time-?out", "There was no answer in time: look at the network, and run it again"),
     (r"", "Look at the network and the storage, and run it again"),
 ]  # fmt: skip
-"""What an error's name and text match, and what is said then."""
 _PASSING = {_THROTTLED, r"Time-?out", r""}
 
 
@@ -111,7 +109,6 @@ def fetch(address: str, folder: Path) -> Path:
 
 
 def store(path: Path, address: str) -> None:
-    """Copy a file to an address, or raise `AddressError`."""
     _tried("write", address, lambda system, there: system.put_file(str(path), there))
 
 

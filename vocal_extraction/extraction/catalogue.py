@@ -39,10 +39,7 @@ _Result = tuple[Outcome, str | None]  # of a song, with its SHA-256
 
 
 class CatalogueWork(Work):
-    """What a worker does of a catalogue."""
-
     def prepare(self, stopped: Stopped) -> Callable[[str], _Result | None]:
-        """Load the model; return the function that takes a song, None where it was to stop."""
         model = self.load()
         separator = Separator(model, self.settings, pool=worker_pool(model, n_beside=self.n_workers))
         options = options_of(self.settings, model.sha256, self.plan)

@@ -20,8 +20,7 @@ from vocal_extraction.extraction.workers import Stopped, Work
 from vocal_extraction.separation import Separator, StemPlan, worker_pool
 from vocal_extraction.settings import ExtractionSettings
 
-Task = tuple[str | Path, dict[str, Path] | VocalExtractionError | None]
-"""A song, and where its stems go or why they cannot; None is standard output."""
+Task = tuple[str | Path, dict[str, Path] | VocalExtractionError | None]  # where stems go; None is stdout
 
 
 class FolderJob:
@@ -112,10 +111,7 @@ class FolderJob:
 
 
 class FolderWork(Work):
-    """What a process does of a batch in a folder."""
-
     def prepare(self, stopped: Stopped) -> Callable[[Task], Outcome | None]:
-        """Load the model; return the function that takes a song with its paths."""
         model = self.load()
         pool = worker_pool(model, n_beside=self.n_workers)
         job = FolderJob(self.output, Manifest(self.output), model, self.plan, self.settings, pool=pool)

@@ -55,8 +55,7 @@ class Manifest:
     def __init__(self, folder: Path, name: str = MANIFEST_NAME) -> None:
         self._path = folder / name
         self._lock = threading.Lock()
-        self._lines: dict[str, dict[str, Any]] = {}
-        """The line of each stem that was written, by `naming.path_key`; 'file' is its size and time."""
+        self._lines: dict[str, dict[str, Any]] = {}  # of each stem, by `naming.path_key`; 'file': size, time
         try:
             with open(self._path, encoding="utf-8", errors="replace", newline="\n") as lines:
                 for line in lines:

@@ -20,15 +20,13 @@ from vocal_extraction.settings import ExtractionSettings
 STANDARD_INPUT = "-"
 ALL_STEMS = "stems"  # what a file is listed as that holds all stems; it has its song's name
 
-_SONG_ENDINGS = {
+_SONG_ENDINGS = {  # of what is taken from a folder, and cut from a song's name
     "wav", "wave", "w64", "rf64", "aif", "aiff", "aifc", "au", "snd", "caf", "flac", "ape", "wv", "tta", "dsf", "dff",
     "mp3", "mp2", "mpa", "ogg", "oga", "opus", "spx", "m4a", "m4b", "m4r", "aac", "adts", "ac3", "wma", "amr", "mpc",
     "mka", "mp4", "m4v", "mov", "mkv", "webm", "avi", "flv", "3gp", "asf", "wmv", "ts", "m2ts", "mts", "vob", "mpg",
     "mpeg", "ogv",
 }  # fmt: skip
-"""What is taken from a folder, and cut from a song's name; a file that is named by itself may have any ending."""
-_LONGEST_NAME_BYTES, _LONGEST_TAG_BYTES = 200, 72
-"""Room is left for other fields, a number and an ending, since names end at 255 bytes."""
+_LONGEST_NAME_BYTES, _LONGEST_TAG_BYTES = 200, 72  # names end at 255 bytes, and hold other fields
 _TAG_FIELDS = {"artist", "title", "album", "track"}
 
 

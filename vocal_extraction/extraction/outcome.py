@@ -48,7 +48,6 @@ class Outcome:
         return self.outcome == FAILED
 
     def as_record(self) -> dict[str, Any]:
-        """Return plain values for the manifest and for JSON."""
         stems = {name: str(path) for name, path in self.stems.items()}
         return dataclasses.asdict(self) | {"seconds": round(self.seconds, 3), "stems": stems, "notes": list(self.notes)}
 
@@ -97,7 +96,6 @@ class Totals:
             self.done, self.audio_s = self.done + 1, self.audio_s + (outcome.duration_s or 0.0)
 
     def as_record(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
         hours = (self.worked_s if self.started_s is None else time.monotonic() - self.started_s) / 3600
         record: dict[str, Any] = {"done": self.done, "skipped": self.skipped, "failed": self.failures.total()}
         record |= {"failures": dict(self.failures.most_common()), "audio_hours": round(self.audio_s / 3600, 4)}

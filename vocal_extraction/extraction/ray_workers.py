@@ -27,7 +27,6 @@ class _Actor:
         self._do: Any = None
 
     def prepare(self) -> str | None:
-        """Load the model; return what went wrong."""
         try:
             self._do = self._work.prepare(lambda: False)
         except VocalExtractionError as error:

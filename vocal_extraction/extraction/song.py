@@ -30,8 +30,7 @@ from vocal_extraction.extraction.outcome import DONE, Outcome
 from vocal_extraction.separation import Array, Cancelled, DiskArray, Progress, Separator, StemPlan
 from vocal_extraction.settings import ExtractionSettings
 
-Record = Callable[[Outcome, Mapping[str, Path]], None]
-"""Called with the outcome and the temporary files of the complete stems, before they get their names."""
+Record = Callable[[Outcome, Mapping[str, Path]], None]  # called before complete stems get their names
 
 _BLOCK_SAMPLES = 2**16
 _FADE_S = 0.01  # at the ends of a region within the song, so that the stems do not click

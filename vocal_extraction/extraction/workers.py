@@ -175,7 +175,6 @@ class Tries:
             self._keep()
 
     def died(self, song: str, why: str) -> None:
-        """Remember what a worker died of."""
         self._why[song] = why
 
     def end(self, song: str) -> None:

@@ -95,7 +95,6 @@ class LiveSession:
         self._called_at = time.monotonic()
 
     def check(self) -> None:
-        """Raise ExtractionError if the device or the worker is gone."""
         if not self._worker.is_alive():
             raise ExtractionError(_ENDED)
         if not self._stream.active or time.monotonic() - self._called_at > _STANDSTILL_S:

@@ -12,14 +12,12 @@ from typing import Any
 from vocal_extraction.checkpointing import CheckpointError
 from vocal_extraction.checkpointing.archive import LARGEST_BYTES, reason_of
 
-Files = dict[str, Callable[[], Any]]
-"""What opens each file for reading, by its name, whose parts are separated by slashes."""
+Files = dict[str, Callable[[], Any]]  # what opens each file for reading, by its name with slashes
 
-_DAMAGED = (
+_DAMAGED = (  # what archives raise that are broken, encrypted, or compressed in some other way
     *(OSError, zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, RuntimeError),
     *(ValueError, IndexError),  # for names of files that are no UTF-8, or empty
 )
-"""What archives raise that are broken, encrypted, or compressed in some other way."""
 
 
 def read(files: Files, name: str, n_bytes: int = LARGEST_BYTES + 1) -> bytes:

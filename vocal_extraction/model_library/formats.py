@@ -28,15 +28,14 @@ class Imported(NamedTuple):
 
 _SPLEETER = {2: (("vocals", "accompaniment"), "leaky"), 4: (("vocals", "drums", "bass", "other"), "elu")}
 """Sources, in the order in which their U-Nets were made, and activation, by number of U-Nets."""
-_U_NET = [
+_U_NET = [  # parts of `spleeter.UNet`, and TensorFlow's layers: kind, number, and how many a U-Net has of the kind
     *((f"down.{i}", "conv2d", i, 7) for i in range(6)),
     ("last", "conv2d", 6, 7),
     *((f"up.{i}", "conv2d_transpose", i, 6) for i in range(6)),
     *((f"down_norm.{i}", "batch_normalization", i, 12) for i in range(6)),
     *((f"up_norm.{i}", "batch_normalization", i + 6, 12) for i in range(6)),
 ]
-"""Parts of `spleeter.UNet`, and TensorFlow's layers: kind, number, and how many a U-Net has of the kind."""
-_ARRAYS = {
+_ARRAYS = {  # names of a layer's arrays in TensorFlow and in torch
     "kernel": "weight",
     "bias": "bias",
     "gamma": "weight",
@@ -44,7 +43,6 @@ _ARRAYS = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-"""Names of a layer's arrays in TensorFlow and in torch."""
 
 
 def open_unmix(files: Files, high: str) -> Imported | None:

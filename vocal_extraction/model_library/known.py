@@ -8,8 +8,6 @@ from pathlib import Path
 
 @dataclasses.dataclass(frozen=True)
 class KnownModel:
-    """One model."""
-
     by: str
     licence: str  # as an SPDX name
     terms: str  # where it stands
@@ -24,13 +22,12 @@ class KnownModel:
         return all(each.startswith(published) for each in sums)
 
 
-KNOWN = {
+KNOWN = {  # models by the name that `models fetch` takes
     name: KnownModel(**{**facts, "stems": tuple(facts["stems"]), "contents": tuple(facts.get("contents", ()))})
     for name, facts in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")).items()
 }
-"""Models by the name that `models fetch` takes."""
 
-VOCALS_DB = {
+VOCALS_DB = {  # mean SI-SDR of the vocals of the 24 test songs, where it was measured (docs/measurements.md)
     "classic": 2.61,
     "studio": 4.66,
     "four-stems": 4.28,
@@ -38,4 +35,3 @@ VOCALS_DB = {
     "low-latency": 3.20,
     "spleeter-2stems": 5.86,
 }
-"""Mean SI-SDR of the vocals of the 24 test songs, where it was measured (docs/measurements.md)."""

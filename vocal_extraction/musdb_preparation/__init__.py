@@ -36,8 +36,7 @@ from vocal_extraction.progress import counted
 from vocal_extraction.settings import DATASET_FOLDER
 
 _SAMPLE_FOLDER = "musdb18-7s"
-_RECORD = "sources.json"
-"""Sizes of the songs' sources, which differ between excerpts and full songs of one name, and their folder."""
+_RECORD = "sources.json"  # sizes of the songs' sources, which differ for excerpts and full songs, and their folder
 _SOURCE = "musdb_path"
 _UNDER_WAY = 0  # recorded size of a song that is being decoded: after a crash it is decoded again
 _log = logging.getLogger(__name__)

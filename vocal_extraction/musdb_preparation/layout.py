@@ -22,8 +22,7 @@ from vocal_extraction.settings import DATASET_FOLDER, STEMS
 
 SUBSETS = ("train", "valid", "test")
 
-STREAMS = ("mixture", "drums", "bass", "other", "vocals")
-"""A song's five signals, in the order of a stem file's audio streams."""
+STREAMS = ("mixture", "drums", "bass", "other", "vocals")  # in the order of a stem file's audio streams
 
 SAMPLE_RATE = 44_100  # samples per second of MUSDB18, and of every song that is written here
 N_CHANNELS = 2

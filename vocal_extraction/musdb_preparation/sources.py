@@ -29,8 +29,6 @@ _STEM_SUFFIX = ".stem.mp4"
 
 @dataclasses.dataclass(frozen=True)
 class Song:
-    """A song as it was found."""
-
     name: str
     subset: str
     files: tuple[Path, ...]  # one stem file, or five wavs in the order of `STREAMS`

@@ -13,8 +13,7 @@ from vocal_extraction.rendering.loudness import loudness_lufs
 from vocal_extraction.rendering.stems import Audio, read_excerpt
 from vocal_extraction.rendering.stretching import change_pitch_and_tempo
 
-_QUIETEST_LUFS = -60.0
-"""An excerpt below this is lifted as if it had this loudness: scaper would turn near-silence into loud noise."""
+_QUIETEST_LUFS = -60.0  # below, an excerpt is lifted as if it had this: scaper would make noise of silence
 
 
 def mix_events(

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from vocal_extraction.errors import VocalExtractionError
 
-Audio = NDArray[np.float32]
-"""Samples; full scale is 1. Shape: (n_channels, n_samples) unless a docstring says otherwise."""
+Audio = NDArray[np.float32]  # full scale is 1; (n_channels, n_samples) unless a docstring says otherwise
 
 _REMEDY = "Prepare the dataset: python main.py prepare."
 _CHANNELS_READ = {"left": [0], "right": [1], "stereo": [0, 1], "swapped": [1, 0]}

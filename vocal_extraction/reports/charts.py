@@ -10,8 +10,7 @@ import numpy as np
 MINUS = "\N{MINUS SIGN}"
 
 
-Mark = tuple[str, float, float | None]
-"""A class of the style sheet, and where the mark begins and how wide it is, in percent of the track."""
+Mark = tuple[str, float, float | None]  # class of the style sheet, beginning and width in percent of the track
 
 
 class Row(NamedTuple):
@@ -26,8 +25,6 @@ class Row(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """A range of values with its ticks."""
-
     low: float
     high: float
     ticks: tuple[float, ...]

@@ -8,8 +8,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-LOWEST_HZ, HIGHEST_HZ = 80.0, 16_000.0
-"""Of the picture's logarithmic frequency axis: from the lowest voice to where coded audio ends."""
+LOWEST_HZ, HIGHEST_HZ = 80.0, 16_000.0  # from the lowest voice to where coded audio ends
 
 RANGE_DB = 75.0  # from the brightest to the darkest
 _WINDOW_S = 0.093
@@ -59,5 +58,4 @@ def _picture(samples: NDArray[np.float32], sample_rate: int) -> NDArray[np.float
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """Return `content` as a ``data:`` URI of MIME type `kind`."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -5,7 +5,7 @@ All texts keep a contrast of at least 4.5 to 1 against their ground (WCAG 2.2, 1
 
 from types import SimpleNamespace
 
-_COLOURS = {
+_COLOURS = {  # few, each with one meaning: light and dark
     "ground": ("#fbfaf8", "#14171a"),  # the page
     "panel": ("#ffffff", "#1b1f23"),  # a raised surface, as of a chart or a table's head
     "ink": ("#1d2126", "#e9e7e3"),  # text
@@ -17,7 +17,6 @@ _COLOURS = {
     "baseline": ("#6a717b", "#98a0aa"),
     "worse": ("#a8324a", "#ea8095"),  # a difference to the wrong side
 }
-"""Few, each with one meaning: light and dark."""
 
 LIGHT, DARK = (SimpleNamespace(**{name: pair[i] for name, pair in _COLOURS.items()}) for i in (0, 1))
 
@@ -29,8 +28,7 @@ def _css_variables(palette: SimpleNamespace) -> str:
     return "; ".join(f"--{name}: {colour}" for name, colour in vars(palette).items()) + ";"
 
 
-COLOURS = (
+COLOURS = (  # both palettes as a style sheet
     f":root {{ color-scheme: light dark; {_css_variables(LIGHT)} }}\n"
     f"@media (prefers-color-scheme: dark) {{ :root {{ {_css_variables(DARK)} }} }}\n"
 )
-"""Both palettes as a style sheet."""

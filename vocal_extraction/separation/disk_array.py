@@ -41,7 +41,6 @@ class DiskArray(contextlib.AbstractContextManager["DiskArray"]):
         self.close()
 
     def close(self) -> None:
-        """Give the disk space back."""
         self._file.close()
 
     def __len__(self) -> int:
@@ -103,7 +102,6 @@ class Scratch(contextlib.AbstractContextManager["Scratch"]):
         return self._arrays.pop(id(array))
 
     def close(self, *arrays: Array) -> None:
-        """Give up arrays that are not needed any more."""
         for array in arrays:
             self._arrays.pop(id(array), None)
             if isinstance(array, DiskArray):

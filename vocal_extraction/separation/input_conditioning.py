@@ -14,8 +14,7 @@ from vocal_extraction.separation.disk_array import Array, Rows
 
 MARGIN_S = 0.2  # how far the high-pass reaches, before and after, in seconds
 _CUTOFF_HZ = 25.0  # the lowest voices begin at 60 Hz; the high-pass is 6 dB down here, and closed within 5 Hz
-_LEAST_CORRELATION = 0.35
-"""Above this absolute correlation, two channels are taken together, as mid and side (docs/measurements.md)."""
+_LEAST_CORRELATION = 0.35  # above, two channels are taken together (docs/measurements.md)
 _SILENCE = 1e-3  # a second of a channel with less than this share of the song's mean power is silent: -30 dB
 
 

@@ -37,8 +37,7 @@ class Runtime(Protocol):
     """Runs a network: `TorchRuntime`, or `checkpointing.onnx_network.OnnxNetwork`."""
 
     name: str  # library, version and device, in words
-    layers: list[Any]
-    """Layers over time, each a `Layer`; none: the network is run on chunks, through `masks` or `audio`."""
+    layers: list[Any]  # each a `Layer`; none: the network is run on chunks, through `masks` or `audio`
     lookahead: int  # by how many frames masks follow behind their frames
 
     def samples(self, rows: Rows) -> Samples:

@@ -31,8 +31,7 @@ from vocal_extraction.separation.stems import stem_plan
 from vocal_extraction.separation.workers import worker_pool
 from vocal_extraction.settings import ExtractionSettings
 
-Progress = Callable[[float, float | None], None]
-"""Called with the seconds of audio that are done, and the seconds in all, None where nobody knows."""
+Progress = Callable[[float, float | None], None]  # seconds that are done, and in all, None if unknown
 Cancelled = Callable[[], bool]  # asked from time to time whether to stop
 _MEASURED_S = (1.0, 10.0)  # what is separated to measure the speed; the first is for what is done only once
 _MOST_CHANNELS = 16  # an array with more channels than this, and than samples, has its axes the other way round

@@ -42,10 +42,8 @@ Tick = Callable[[float], None]  # called with the share of the work that is done
 _BINS_TOGETHER = 600  # bins of all items that go through a network at once: two items of 257, one of 1025
 _ON_AN_ACCELERATOR = 16  # how many times as much an accelerator takes at once
 _LAYERWISE_CHUNK_S = 2.0  # longest chunk on a CPU where no context makes short ones costly; memory grows with it
-WIENER_FRAMES = 300
-"""Frames that a Wiener filter takes for a stretch in which sources stay where they are, as in open-unmix."""
-_ENCODING, _LAYERS = 0.2, 0.4
-"""Shares of the time that a layer-by-layer network spends before it gives masks; for the progress."""
+WIENER_FRAMES = 300  # a stretch in which a Wiener filter takes sources to stay where they are, as open-unmix
+_ENCODING, _LAYERS = 0.2, 0.4  # shares of the time before a layerwise network gives masks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +113,6 @@ class SongSeparation:
 
     @property
     def _items_together(self) -> int:
-        """How many items go through the network in one batch."""
         factor = 1 if self._model.is_on_cpu else _ON_AN_ACCELERATOR
         return max(1, factor * _BINS_TOGETHER // (self._signal.n_bins * self._model.n_channels))
 
@@ -159,7 +156,6 @@ class SongSeparation:
         return {name: outgoing.target for name, outgoing in self._outgoing.items()}
 
     def _through_layers(self, chunks: list[slice], pool: ThreadPoolExecutor, tick: Tick) -> LayerwiseSong:
-        """Take the song through all layers of a network."""
         self._incoming.write_to(self._reach)
         example = self._network_input(slice(0, 1))
         layers = LayerwiseSong(self._runtime, self._scratch, n_frames=self._n_frames, example=example)

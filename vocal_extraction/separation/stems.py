@@ -17,8 +17,6 @@ _ACCOMPANIMENT = "accompaniment"
 
 @dataclasses.dataclass(frozen=True)
 class Stem:
-    """One stem."""
-
     name: str
     sources: tuple[str, ...]  # the estimate that it is; for a residual, those that are taken from the mixture
     is_residual: bool = False

@@ -30,8 +30,7 @@ from vocal_extraction.spectrogram import (
     synthesize,
 )
 
-_LOWEST_HZ = 25.0
-"""Bins below this belong to no source: a live signal cannot wait for the high-pass that files go through."""
+_LOWEST_HZ = 25.0  # bins below belong to no source: live cannot wait for the high-pass of files
 _LEVEL_S = 10.0  # time constant of the level by which a live signal is normalized
 _SILENCE = 1e-3  # frames with less than this share of the mean power hardly change the level
 _FRAMES_TOGETHER = 64  # of a long block; memory grows with it
@@ -212,7 +211,6 @@ class _Frames:
 
 
 def _resampler(from_rate: int, to_rate: int, n_channels: int) -> Callable[[Rows, bool], Rows]:
-    """Return what resamples block by block."""
     if from_rate == to_rate:
         return lambda rows, last: rows
     stream = soxr.ResampleStream(from_rate, to_rate, n_channels, dtype="float32")

@@ -75,7 +75,6 @@ class MixtureCache:
         return torch.from_numpy(mixture).float()
 
     def holds(self, addresses: Iterable[Address]) -> bool:
-        """Whether all of these are kept already."""
         return all(epoch == 0 and (self.folder / f"{index}.npy").is_file() for epoch, index in addresses)
 
     def remove_others(self) -> None:

@@ -30,7 +30,6 @@ class MixtureDataset(Dataset[Batch]):
         self.closure, self.sources, self.cache = closure, sources, cache
 
     def __getitem__(self, address: Address) -> Batch:
-        """Make or fetch one mixture."""
         if self.cache is not None:
             sources = self.cache.fetch(address)
         else:

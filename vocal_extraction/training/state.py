@@ -45,15 +45,13 @@ class TrainingState:
         )
         self.history: list[dict[str, Any]] = []
         self.n_steps = 0
-        self.songs: dict[str, int] = {}
-        """Checksums of some samples of the songs, by their names and lengths: whether a resumed run has the same."""
+        self.songs: dict[str, int] = {}  # checksums of songs by name and length, which a resumed run must share
         self.origin: dict[str, Any] = {"seed": seed, "device": str(device)}
         """What else than the preset makes the run what it is, for the record."""
         self.loader_seed = int(torch.empty((), dtype=torch.int64).random_())
 
     @property
     def n_epochs_done(self) -> int:
-        """Completed epochs."""
         return len(self.history)
 
     @property

@@ -59,8 +59,6 @@ class Options:
 
 @dataclasses.dataclass(eq=False)
 class Job:
-    """One song's job and its state."""
-
     session: str
     song: Path
     options: Options
@@ -131,8 +129,7 @@ class JobQueue(contextlib.AbstractContextManager["JobQueue"]):
 
     def __init__(self, root: Path, limits: Limits, models: Mapping[str, Path], device: str) -> None:
         self.root, self.limits, self.models = root.resolve(), limits, models
-        self.real_time_factors: dict[str, float] = {}
-        """Seconds that each model takes for a second of a song, on this machine, as last measured."""
+        self.real_time_factors: dict[str, float] = {}  # seconds for a second of a song, as measured
         self._load = functools.partial(load_checkpoint, device=device)
         self._jobs: dict[str, Job] = {}
         self._lock, self._loading, self._closed = threading.Lock(), threading.Lock(), threading.Event()
@@ -152,7 +149,6 @@ class JobQueue(contextlib.AbstractContextManager["JobQueue"]):
         return [job for job in list(self._jobs.values()) if session in (None, job.session)]
 
     def find(self, session: str, job_id: str) -> Job | None:
-        """Return a session's own job."""
         return next((job for job in self.jobs(session) if job.id == job_id), None)
 
     def state(self, job: Job) -> dict[str, Any]:

@@ -28,8 +28,7 @@ class Limits:
 
     upload_bytes: int = 300 * 2**20  # largest song file
     longest_s: float = 20 * 60.0  # longest song, decoded
-    decoded_bytes: int = 10**9
-    """Most that one song may decode to, as 32-bit floats: many channels at a high rate count as length."""
+    decoded_bytes: int = 10**9  # most that one song may decode to, as 32-bit floats
     lifetime_s: float = 3_600.0  # how long the files of a finished job are kept
     queue_length: int = 32  # jobs that may wait while one is worked on
     jobs_per_session: int = 16  # of them and the one that is worked on, how many may be one session's
