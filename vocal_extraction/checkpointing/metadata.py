@@ -106,30 +106,25 @@ class CheckpointMetadata:
 
     def stored(self, *, for_nussl: bool = True) -> dict[str, Any]:
         """Return what goes into the file: plain values and, `for_nussl`, its own objects for its separators."""
-        stft = (self.signal.window_length, self.signal.hop_length, self.signal.window_type)
-        data: dict[str, Any] = {
-            "stft_params": list(stft),
-            "sample_rate": self.signal.sample_rate,
-            "num_channels": self.n_channels,
-        }
-        return {**(self._with_objects_of_nussl(data, stft) if for_nussl else data), **self._plain()}
+        signal, data = self.signal, {"sample_rate": self.signal.sample_rate, "num_channels": self.n_channels}
+        stft: Any = [signal.window_length, signal.hop_length, signal.window_type]
+        datasets: dict[str, Any] = {}
+        if for_nussl:
+            from vocal_extraction.compatibility import nussl
 
-    def _with_objects_of_nussl(self, data: dict[str, Any], stft: tuple[int, int, str]) -> dict[str, Any]:
-        from vocal_extraction.compatibility import nussl
-
-        data = data | {"stft_params": nussl.STFTParams(*stft)}
-        transforms = nussl.datasets.transforms.Compose(_transforms(nussl.datasets.transforms, self.sources))
-        folder = self.train_dataset.get("folder", "dataset")
-        dataset = {**data, "name": "OnTheFly", "folder": folder, "transforms": transforms}
-        return {**data, "train_dataset": dataset, "val_dataset": dict(dataset)}
-
-    def _plain(self) -> dict[str, Any]:
-        signal, facts = self.signal, {name: value for name in _FACTS if (value := getattr(self, name)) is not None}
+            stft = nussl.STFTParams(*stft)
+            transforms = nussl.datasets.transforms.Compose(_transforms(nussl.datasets.transforms, self.sources))
+            named = {"name": "OnTheFly", "folder": self.train_dataset.get("folder", "dataset")}
+            for name in ("train_dataset", "val_dataset"):
+                datasets[name] = {"stft_params": stft, **data, **named, "transforms": transforms}
         return {
+            "stft_params": stft,
+            **data,
+            **datasets,
             "source_names": list(self.sources),
-            **{name: getattr(signal, name) for name in _VIEW if getattr(signal, name) is not None},
+            **{name: value for name in _VIEW if (value := getattr(signal, name)) is not None},
             "format_version": FORMAT_VERSION,
-            **facts,
+            **{name: value for name in _FACTS if (value := getattr(self, name)) is not None},
             **self.trainer,
             **({"members": list(self.members)} if self.members else {}),
             **({"imported": self.imported} if self.imported else {}),
@@ -141,7 +136,9 @@ class CheckpointMetadata:
         dataset = stored.get("train_dataset")
         dataset = dataset if isinstance(dataset, dict) else {}
         given = {key: value for part in (dataset, stored) for key, value in part.items() if value is not None}
-        signal, n_channels = _signal(given), _n_channels(given.get("num_channels", 1))
+        signal, n_channels = _signal(given), given.get("num_channels", 1)
+        if type(n_channels) is not int or not 1 <= n_channels <= _MOST_CHANNELS:
+            raise CheckpointError(f"num_channels is {str(n_channels)[:40]!a}, expected 1 to {_MOST_CHANNELS}")
         if signal.stereo == "mid-side" and n_channels > 2:
             raise CheckpointError(f"it takes {n_channels} channels together, but of mid and side there are two")
         members, imported = stored.get("members"), stored.get("imported")
@@ -187,12 +184,6 @@ def _signal(stored: dict[str, Any]) -> SignalSettings:
     if type(view.get("input_level_db", 0.0)) not in (int, float):
         raise CheckpointError(f"its input level is {str(view['input_level_db'])[:40]!a}, expected decibels")
     return SignalSettings(sample_rate, stft[0], stft[1], str(stft.window_type), **view)  # type: ignore[arg-type]
-
-
-def _n_channels(stored: Any) -> int:
-    if type(stored) is not int or not 1 <= stored <= _MOST_CHANNELS:
-        raise CheckpointError(f"num_channels is {str(stored)[:40]!a}, expected 1 to {_MOST_CHANNELS}")
-    return stored
 
 
 def _names(stored: Any) -> tuple[str, ...]:

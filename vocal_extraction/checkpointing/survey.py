@@ -98,7 +98,9 @@ class _Machine:
             case "BINGET" | "LONG_BINGET":
                 stack.append(self.memo[argument])
             case "GLOBAL":
-                stack.append(_known(argument.replace(" ", ".")))
+                if (name := argument.replace(" ", ".")) not in _NAMES:
+                    raise RefusedError(f"it refers to {name[:80]!a}")
+                stack.append(_Global(name))
             case "MARK":
                 self.stacks_below.append(stack)
                 self.stack = []
@@ -205,12 +207,6 @@ def _is_key(value: Any) -> bool:
     if isinstance(value, tuple):
         return not any(isinstance(part, tuple) for part in value) and all(map(_is_key, value))
     return value is None or isinstance(value, str | int | float)
-
-
-def _known(name: str) -> _Global:
-    if name not in _NAMES:
-        raise RefusedError(f"it refers to {name[:80]!a}")
-    return _Global(name)
 
 
 def _instance(cls: Any, arguments: Any) -> STFTParams | Made:

@@ -183,9 +183,8 @@ def extract(
         from vocal_extraction.extraction.catalogue import extract_catalogue
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # by which clusters take machines back
-        return _print_totals(
-            extract_catalogue(songs, results=None if as_json else sys.stdout, **options), as_json=as_json
-        )
+        totals = extract_catalogue(songs, results=None if as_json else sys.stdout, **options)
+        return _print_totals(totals, as_json=as_json)
     from vocal_extraction.extraction import extract_songs
 
     # With `-o -` the audio itself goes to stdout.

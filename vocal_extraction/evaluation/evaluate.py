@@ -196,8 +196,7 @@ def evaluate_estimates(estimates_folder: PathLike, **options: Any) -> Evaluation
     sources, found = find_estimates(path, tracks, subset=common.subset)
     systems = [System(name, "evaluated", one, {"sha256": one.sha256()}) for one in found]
     songs = list(zip(tracks, systems, [one.notes for one in found], strict=True))
-    evaluated: dict[str, Any] = {"kind": "estimates", "name": name, "path": shown_path(path)}
-    evaluated |= {"sha256": None, "settings": {}}
+    evaluated = dict[str, Any](kind="estimates", name=name, path=shown_path(path), sha256=None, settings={})
     folder = EVALUATION_FOLDER / f"estimates-{name}"
     return _evaluate(songs, sources, evaluated, common, default_folder=folder, signal=SPECIFIED.signal)
 
@@ -232,15 +231,7 @@ def _evaluate(
     contents = sorted(done, key=lambda content: content["song"])
     if options.shard is not None:
         return Evaluation({}, "", folder, contents)
-    summary = results.summarise_evaluation(
-        contents,
-        systems=jobs[0].systems,
-        sources=sources.names,
-        metrics=metrics,
-        folder=folder,
-        preset=preset,
-        licence=licence,
-    )
+    summary = results.summarise_evaluation(contents, jobs[0], preset=preset, licence=licence)
     for song, notes in summary["notes"].items():
         print(*(f"{song}: {note}." for note in notes), sep="\n", file=sys.stderr)
     card = report_card(summary)

@@ -16,15 +16,17 @@ import platform
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vocal_extraction.atomic_files import native_name, whole_file, write_json, write_text
 from vocal_extraction.evaluation.bsseval_v4 import BSSEVAL_METRICS, FRAME_S
-from vocal_extraction.evaluation.metrics import EvaluationError, Metric
+from vocal_extraction.evaluation.metrics import EvaluationError
 from vocal_extraction.evaluation.scale_metrics import LIMIT_DB
-from vocal_extraction.evaluation.systems import System
 from vocal_extraction.settings import ACCOMPANIMENT
 from vocal_extraction.training.resources import git_commit
+
+if TYPE_CHECKING:
+    from vocal_extraction.evaluation.scoring import Job
 
 SONG_SCHEMA, SONG_SCHEMA_VERSION = "vocal-extraction/song-scores", 1
 
@@ -180,18 +182,9 @@ def write_museval_json(folder: Path, songs: Iterable[Content], *, row: str) -> N
             store.save(temporary)
 
 
-def summarise_evaluation(
-    contents: Sequence[Content],
-    *,
-    systems: Mapping[str, System],
-    sources: Sequence[str],
-    metrics: Mapping[str, Metric],
-    folder: Path,
-    preset: str,
-    licence: str,
-) -> dict[str, Any]:
-    """Return the content of ``summary.json``; an equal summary in `folder` keeps its date."""
-    data = [content["data"] for content in contents]
+def summarise_evaluation(contents: Sequence[Content], job: "Job", *, preset: str, licence: str) -> dict[str, Any]:
+    """Return the content of ``summary.json`` of jobs such as this; an equal summary in their folder keeps its date."""
+    data, metrics, sources = [content["data"] for content in contents], job.metrics, job.sources.names
     summary = {
         "schema": "vocal-extraction/summary",
         "schema_version": 2,
@@ -215,7 +208,7 @@ def summarise_evaluation(
                 "role": system.role,
                 "scores": {metric: columns(contents, name, metric, sources=sources) for metric in metrics},
             }
-            for name, system in systems.items()
+            for name, system in job.systems.items()
         },
         "made": {
             "date": datetime.date.today().isoformat(),
@@ -228,7 +221,7 @@ def summarise_evaluation(
         "software": {name: importlib.metadata.version(name) for name in _SOFTWARE},
     }
     try:
-        before = dict(json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
+        before = dict(json.loads((job.folder / SUMMARY).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return summary
     return before if {**summary, "made": None} == {**before, "made": None} else summary

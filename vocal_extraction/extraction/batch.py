@@ -7,20 +7,20 @@ fails, or kills its process, is recorded, and the others go on. Two batches in o
 import contextlib
 import functools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import TextIO, cast
 
 from vocal_extraction.atomic_files import remove_leftovers, sole_writer
 from vocal_extraction.checkpointing import LoadedModel
-from vocal_extraction.errors import ExtractionError, VocalExtractionError
+from vocal_extraction.errors import ExtractionError
 from vocal_extraction.extraction.folder_job import FolderJob, FolderWork, Task
 from vocal_extraction.extraction.manifest import Manifest
-from vocal_extraction.extraction.naming import STANDARD_INPUT, choose_paths, find_songs, identity, path_key
+from vocal_extraction.extraction.naming import STANDARD_INPUT, find_songs, identity
 from vocal_extraction.extraction.outcome import Outcome, ProgressBars
 from vocal_extraction.extraction.workers import ProcessWorker, Tries, do_all
 from vocal_extraction.output_formats import FORMATS
-from vocal_extraction.separation import Cancelled, Progress, StemPlan, load_model, stem_plan, worker_pool
+from vocal_extraction.separation import Cancelled, Progress, Separator, StemPlan, load_model, stem_plan, worker_pool
 from vocal_extraction.settings import EXTRACTION_FOLDER, ExtractionSettings
 
 STANDARD_OUTPUT = "-"
@@ -81,11 +81,11 @@ def extract_vocals(
     loaded = load_model(model, preset_name=preset_name, device=device, runtime=runtime)
     with _folder_of_stems(folder) as manifest:
         plan = plan_of(loaded.sources, stems, without, settings.format, folder)
-        paths = _choose_paths({song: Path()}, folder, manifest, plan, settings, loaded.name)
-        job = FolderJob(folder, manifest, loaded, plan, settings)
+        job = FolderJob(manifest, plan, Separator(loaded, settings, folder=manifest.folder if manifest else None))
+        paths = job.places({song: Path()}).get(identity(song))
         try:
-            watched: dict[str, Any] = {"longest_s": longest_s, "progress": progress, "cancelled": cancelled}
-            return cast(Outcome, job.extract(song, paths.get(identity(song)), **watched))
+            outcome = job.extract(song, paths, longest_s=longest_s, progress=progress, cancelled=cancelled)
+            return cast(Outcome, outcome)
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -145,7 +145,6 @@ def extract_songs(
             raise ExtractionError(f"Standard output takes one song, got {len(found)}. Name a folder: -o DIR.")
         # Standard input is waited for without end, which only the main thread can be called away from.
         n_workers = 1 if STANDARD_INPUT in found else min(n_jobs, len(found))
-        places = _choose_paths(found, folder, manifest, plan, settings, loaded.name)
         in_hand = folder / IN_HAND_NAME if len(found) > 1 else None
         with (
             worker_pool(loaded) as pool,
@@ -153,7 +152,9 @@ def extract_songs(
             contextlib.closing(Tries(in_hand, afresh=settings.overwrite)) as tries,
         ):
             work = FolderWork.of(loaded, model, device, runtime, plan, settings, folder, n_workers)
-            job = FolderJob(folder, manifest, loaded, plan, settings, pool=pool)
+            separator = Separator(loaded, settings, pool=pool, folder=manifest.folder if manifest else None)
+            job = FolderJob(manifest, plan, separator)
+            places = job.places(found)
             outcomes: dict[str, Outcome] = {}
 
             def report(task: Task, result: Outcome | ExtractionError) -> None:
@@ -218,37 +219,3 @@ def _folder_of_stems(folder: Path, *, say: bool = False) -> Iterator[Manifest | 
     with sole_writer(folder, doing="extracting", wait=wait):
         remove_leftovers(folder)
         yield Manifest(folder)
-
-
-def _choose_paths(
-    songs: Mapping[str | Path, Path],
-    folder: Path,
-    manifest: Manifest | None,
-    plan: StemPlan,
-    settings: ExtractionSettings,
-    model_name: str,
-) -> dict[str, dict[str, Path] | VocalExtractionError]:
-    """Choose where the stems of all songs go, by their identity; none have a place on standard output."""
-    if manifest is None:
-        return {}
-    inputs = {path_key(song) for song in songs if identity(song) != STANDARD_INPUT}
-    is_mirrored = not settings.template_fields & {"artist", "album"}
-    owners, chosen = dict(manifest.owners), dict[str, dict[str, Path] | VocalExtractionError]()
-    for song, place in songs.items():
-        own = identity(song)
-        try:
-            paths = choose_paths(
-                song,
-                plan.names,
-                output_folder=folder / place if is_mirrored else folder,
-                settings=settings,
-                owners=owners,
-                inputs=inputs,
-                model_name=model_name,
-            )
-        except VocalExtractionError as error:
-            chosen[own] = error
-            continue
-        chosen[own] = paths
-        owners |= {path_key(path): own for path in paths.values()}
-    return chosen

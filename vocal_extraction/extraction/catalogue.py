@@ -55,18 +55,9 @@ class CatalogueWork(Work):
                     below = f"{key[:2]}/{key[:32]}"
                     base = Path(scratch, "stems") if is_address(self.output) else Path(self.output, below)
                     atomic_files.remove_leftovers(base)
-                    paths = choose_paths(
-                        local,
-                        self.plan.names,
-                        output_folder=base,
-                        settings=self.settings,
-                        owners={},
-                        inputs={path_key(local)},
-                        model_name=name,
-                    )
-                    outcome = extract_song(
-                        local, paths, plan=self.plan, separator=separator, settings=self.settings, cancelled=stopped
-                    )
+                    own: dict[str, Any] = {"owners": {}, "inputs": {path_key(local)}}
+                    paths = choose_paths(local, self.plan.names, base, self.settings, name, **own)
+                    outcome = extract_song(local, paths, self.plan, separator, cancelled=stopped)
                     stems: dict[str, Any] = outcome.stems
                     if is_address(self.output):
                         for stem, path in paths.items():

@@ -4,51 +4,50 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vocal_extraction.atomic_files import sha256_of
-from vocal_extraction.checkpointing import LoadedModel
 from vocal_extraction.errors import ExtractionCancelledError, ExtractionError, VocalExtractionError
 from vocal_extraction.extraction.manifest import Manifest, options_of
-from vocal_extraction.extraction.naming import identity
+from vocal_extraction.extraction.naming import STANDARD_INPUT, choose_paths, identity, path_key
 from vocal_extraction.extraction.outcome import FAILED, SKIPPED, Outcome
 from vocal_extraction.extraction.song import extract_song
 from vocal_extraction.extraction.workers import Stopped, Work
 from vocal_extraction.separation import Separator, StemPlan, worker_pool
-from vocal_extraction.settings import ExtractionSettings
 
-Task = tuple[str | Path, dict[str, Path] | VocalExtractionError | None]  # where stems go; None is stdout
+Places = dict[str, Path] | VocalExtractionError | None  # by stem, or why there are none; None is standard output
+Task = tuple[str | Path, Places]
 
 
 class FolderJob:
-    """A model at work on songs whose stems go to a folder, or to standard output."""
+    """A model at work on songs whose stems go to a manifest's folder, or without one to standard output."""
 
-    def __init__(
-        self,
-        folder: Path,
-        manifest: Manifest | None,
-        model: LoadedModel,
-        plan: StemPlan,
-        settings: ExtractionSettings,
-        *,
-        pool: ThreadPoolExecutor | None = None,
-    ) -> None:
-        self._manifest, self._plan, self._settings = manifest, plan, settings
-        self._folder = folder if manifest is not None else None
-        self._separator = Separator(model, settings, pool=pool, folder=self._folder)
-        self._options = options_of(settings, model.sha256, plan)
+    def __init__(self, manifest: Manifest | None, plan: StemPlan, separator: Separator) -> None:
+        self._manifest, self._plan, self._separator, self._settings = manifest, plan, separator, separator.settings
+        self._options = options_of(self._settings, separator.model.sha256, plan)
 
-    def extract(
-        self,
-        song: str | Path,
-        paths: Mapping[str, Path] | VocalExtractionError | None,
-        *,
-        in_batch: bool = False,
-        **watched: Any,
-    ) -> Outcome | None:
+    def places(self, songs: Mapping[str | Path, Path]) -> dict[str, Places]:
+        """Choose where the stems of all songs go, by their identity; none have a place on standard output."""
+        if self._manifest is None:
+            return {}
+        folder, settings = self._manifest.folder, self._settings
+        inputs = {path_key(song) for song in songs if identity(song) != STANDARD_INPUT}
+        is_mirrored = not settings.template_fields & {"artist", "album"}
+        owners, chosen, naming = dict(self._manifest.owners), dict[str, Places](), self._separator.model.name
+        for song, place in songs.items():
+            own, base = identity(song), folder / place if is_mirrored else folder
+            try:
+                paths = choose_paths(song, self._plan.names, base, settings, naming, owners=owners, inputs=inputs)
+            except VocalExtractionError as error:
+                chosen[own] = error
+                continue
+            chosen[own] = paths
+            owners |= {path_key(path): own for path in paths.values()}
+        return chosen
+
+    def extract(self, song: str | Path, paths: Places, *, in_batch: bool = False, **watched: Any) -> Outcome | None:
         """Extract a song, unless that is done already, and record it.
 
         In a batch a failure is an outcome, too, and None says that it was to stop.
@@ -60,16 +59,8 @@ class FolderJob:
             made = self._made(song)
             if paths is not None and (before := self._done_before(song, paths, made)) is not None:
                 return before
-            return extract_song(
-                song,
-                paths,
-                plan=self._plan,
-                separator=self._separator,
-                settings=self._settings,
-                folder=self._folder,
-                record=None if self._manifest is None else partial(self._manifest.add, made=made),
-                **watched,
-            )
+            record = None if self._manifest is None else partial(self._manifest.add, made=made)
+            return extract_song(song, paths, self._plan, self._separator, record=record, **watched)
         except (VocalExtractionError, OSError) as error:
             # With a broken pipe, whoever read our standard output has gone.
             if not in_batch or isinstance(error, BrokenPipeError):
@@ -114,7 +105,8 @@ class FolderWork(Work):
     def prepare(self, stopped: Stopped) -> Callable[[Task], Outcome | None]:
         model = self.load()
         pool = worker_pool(model, n_beside=self.n_workers)
-        job = FolderJob(self.output, Manifest(self.output), model, self.plan, self.settings, pool=pool)
+        separator = Separator(model, self.settings, pool=pool, folder=self.output)
+        job = FolderJob(Manifest(self.output), self.plan, separator)
         return lambda task: job.extract(*task, in_batch=True, cancelled=stopped)
 
 

@@ -68,6 +68,10 @@ class Manifest:
             ) from error
 
     @property
+    def folder(self) -> Path:
+        return self._path.parent
+
+    @property
     def owners(self) -> dict[str, str]:
         """Identity of the song whose stem a path is, by `naming.path_key`."""
         return {key: line["source"] for key, line in self._lines.items()}
@@ -95,7 +99,7 @@ class Manifest:
 
     def add(self, outcome: Outcome, temporary: Mapping[str, Path], made: Mapping[str, Any]) -> None:
         """Append the line of a song that was tried; `temporary` are complete stems that wait for their names."""
-        folder = self._path.parent
+        folder = self.folder
         record = outcome.as_record()
         places = {name: str(path) for name, path in outcome.stems.items()}
         record["stems"] = {name: p if "://" in p else os.path.relpath(p, folder) for name, p in places.items()}

@@ -130,12 +130,12 @@ def song_name(song: str | Path) -> str:
 def choose_paths(
     song: str | Path,
     stems: Sequence[str],
-    *,
     output_folder: Path,
     settings: ExtractionSettings,
+    model_name: str = "",
+    *,
     owners: Mapping[str, str],
     inputs: Collection[str],
-    model_name: str = "",
 ) -> dict[str, Path]:
     """Choose where each stem of a song goes: the first paths by its name that are no other song's.
 

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from vocal_extraction.errors import ExtractionCancelledError, ExtractionError, S
 from vocal_extraction.extraction.naming import STANDARD_INPUT
 from vocal_extraction.extraction.outcome import DONE, Outcome
 from vocal_extraction.separation import Array, Cancelled, DiskArray, Progress, Separator, StemPlan
-from vocal_extraction.settings import ExtractionSettings
 
 Record = Callable[[Outcome, Mapping[str, Path]], None]  # called before complete stems get their names
 
@@ -84,11 +83,9 @@ class StemBlocks:
 def extract_song(
     song: str | Path,
     paths: Mapping[str, Path] | None,
-    *,
     plan: StemPlan,
     separator: Separator,
-    settings: ExtractionSettings,
-    folder: Path | None = None,
+    *,
     longest_s: float | None = None,
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
@@ -96,10 +93,10 @@ def extract_song(
 ) -> Outcome:
     """Separate one song and write its stems; see `batch.extract_vocals`.
 
-    `paths` says where each stem goes; None writes the plan's only stem to standard output, as floats. The arrays lie in
-    `folder`; `record` writes down that the song is done. On any error no half-written file remains.
+    `paths` says where each stem goes; None writes the plan's only stem to standard output, as floats. `record` writes
+    down that the song is done. On any error no half-written file remains.
     """
-    started = time.monotonic()
+    started, settings = time.monotonic(), separator.settings
     facts = None if str(song) == STANDARD_INPUT else examine(Path(song), track=settings.track)
     duration_s = None if facts is None else facts.duration_s
 
@@ -119,11 +116,10 @@ def extract_song(
                 channel_layout=None if facts is None else facts.channel_layout,
             )
             temporary = {stem: stack.enter_context(whole_file(path)) for stem, path in (paths or {}).items()}
-            mixture = stack.enter_context(DiskArray((reader.n_channels,), folder))
+            mixture = stack.enter_context(DiskArray((reader.n_channels,), separator.folder))
             peak = _decode(reader, mixture, longest_s, lambda done_s: watch(_DECODING * done_s, duration_s))
             duration_s = len(mixture) / reader.sample_rate
-            estimate = partial(_separate_region, separator, settings=settings, folder=folder)
-            estimates = (separator if settings.region is None else estimate)(
+            estimates = (separator if settings.region is None else partial(_separate_region, separator))(
                 mixture,
                 reader.sample_rate,
                 sources=plan.sources,
@@ -177,21 +173,13 @@ def _decode(reader: SongReader, mixture: DiskArray, longest_s: float | None, wat
 
 
 def _separate_region(
-    separator: Separator,
-    mixture: DiskArray,
-    sample_rate: int,
-    *,
-    settings: ExtractionSettings,
-    sources: Sequence[str],
-    folder: Path | None,
-    progress: Progress,
-    cancelled: Cancelled | None,
+    separator: Separator, mixture: DiskArray, sample_rate: int, *, progress: Progress, **options: Any
 ) -> dict[str, Array]:
     """Estimate sources between ``settings.from_s`` and ``settings.to_s``, in arrays of the song's length.
 
     Outside of the region they are silent. The network gets ``settings.context_s`` of the song on either side.
     """
-    n_samples, n_channels = mixture.shape
+    (n_samples, n_channels), settings, folder = mixture.shape, separator.settings, separator.folder
     end_s = n_samples / sample_rate if settings.to_s is None else settings.to_s
     start, stop = round(settings.from_s * sample_rate), min(round(end_s * sample_rate), n_samples)
     if start >= stop:
@@ -209,7 +197,7 @@ def _separate_region(
         def scaled_progress(done_s: float, total_s: float | None) -> None:
             progress(done_s * n_samples / len(part), total_s)
 
-        estimates = separator(part, sample_rate, sources=sources, progress=scaled_progress, cancelled=cancelled)
+        estimates = separator(part, sample_rate, progress=scaled_progress, **options)
         placed: dict[str, Array] = {}
         for name, estimate in estimates.items():
             placed[name] = DiskArray((n_channels,), folder, n_rows=n_samples)

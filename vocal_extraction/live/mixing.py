@@ -59,13 +59,10 @@ class Mixer:
     def choose(self, key: str) -> None:
         """Take another mix: 'o' is the original, 'k' all but the vocals, 's' the vocals (or the first stem) alone."""
         lead = "vocals" if "vocals" in self._stems else self._stems[0]
-        mixes = {"o": [1.0 for _ in self._stems]}
-        mixes |= {
-            "k": [float(name != lead) for name in self._stems],
-            "s": [float(name == lead) for name in self._stems],
-        }
+        is_lead = np.array([name == lead for name in self._stems])
+        mixes = {"o": np.ones(len(is_lead)), "k": ~is_lead, "s": is_lead}
         if key in mixes:
-            self.target = np.array(mixes[key], np.float32)
+            self.target = mixes[key].astype(np.float32)
 
     def mix(self, stems: Rows | None, mixture: Rows) -> Rows:
         """Return what is played: the stems (n_stems, n_samples, n_channels) with their gains; if late, the mixture."""

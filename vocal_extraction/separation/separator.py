@@ -55,7 +55,7 @@ class Separator:
         pool: ThreadPoolExecutor | None = None,
         folder: Path | None = None,
     ) -> None:
-        self.model, self._settings, self._pool, self._folder = model, settings, pool, folder
+        self.model, self.settings, self._pool, self.folder = model, settings, pool, folder
         self._members: list[Separator] = []
         if model.output == "mean":
             self._members = [Separator(each, settings, pool=pool, folder=folder) for each in model.members]
@@ -73,7 +73,7 @@ class Separator:
     def _for(self, names: tuple[str, ...]) -> tuple[LoadedModel, Runtime]:
         """Return the model, without networks that are for other sources alone, and what runs it."""
         if names not in self._runtimes:
-            model = self.model if self._settings.wiener else self.model.only(names)
+            model = self.model if self.settings.wiener else self.model.only(names)
             self._runtimes[names] = model, runtime_of(model)
         return self._runtimes[names]
 
@@ -102,14 +102,14 @@ class Separator:
                 progress(share * duration_s, duration_s)
 
         with contextlib.ExitStack() as stack:
-            scratch = stack.enter_context(Scratch(on_disk=isinstance(mixture, DiskArray), folder=self._folder))
+            scratch = stack.enter_context(Scratch(on_disk=isinstance(mixture, DiskArray), folder=self.folder))
             names = self.model.sources if sources is None else sources
             if self._members:
                 means = self._means(mixture, sample_rate, names, scratch, tick)
                 return {name: scratch.release(array) for name, array in means.items()}
             pool = self._pool or stack.enter_context(worker_pool(self.model))
             model, runtime = self._for(tuple(names))
-            song = SongSeparation(mixture, sample_rate, model, runtime, self._settings, sources=names, scratch=scratch)
+            song = SongSeparation(mixture, sample_rate, model, runtime, self.settings, sources=names, scratch=scratch)
             return {name: scratch.release(array) for name, array in song.estimate(pool, tick).items()}
 
     def _means(
