@@ -18,18 +18,9 @@ from typing import Any
 
 TRANSFORMS_MODULE = "nussl.datasets.transforms"
 TRANSFORMS = (  # nussl's transforms that only hold settings; `Cache`, which opens files, is not among them
-    "Compose",
-    "SumSources",
-    "MagnitudeSpectrumApproximation",
-    "PhaseSensitiveSpectrumApproximation",
-    "MagnitudeWeights",
-    "IndexSources",
-    "GetExcerpt",
-    "GetAudio",
-    "ToSeparationModel",
-    "LabelsToOneHot",
-)
-
+    "Compose", "SumSources", "MagnitudeSpectrumApproximation", "PhaseSensitiveSpectrumApproximation",
+    "MagnitudeWeights", "IndexSources", "GetExcerpt", "GetAudio", "ToSeparationModel", "LabelsToOneHot",
+)  # fmt: skip
 STFT_PARAMS = "nussl.core.audio_signal.STFTParams"
 NUMPY_SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # for NumPy 1 and 2
 NUMPY_FORMATS = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b"}

@@ -209,19 +209,11 @@ def _render(drawer: Any, mixing: MixingSettings, stems_by_file: Mapping[str, str
     polarities = np.ones(len(events), dtype=np.float32)
     if mixing.polarity_flips and not coherent:
         polarities = random_state.choice([-1.0, 1.0], size=len(events)).astype(np.float32)
-    band_limit_hz = None
-    if mixing.band_limits_hz and random_state.rand() < _BAND_LIMITED_SHARE:
-        band_limit_hz = random_state.choice(mixing.band_limits_hz)
-    mixture, stems, scale = mix_events(
-        events,
-        channels,
-        polarities,
-        drawer,
-        band_limit_hz=band_limit_hz,
-        level_db=random_state.uniform(*mixing.level_db),
-        together=coherent,
-        keeps_balance=coherent and mixing.coherent_gain_db is not None,
-    )
+    is_limited = mixing.band_limits_hz and random_state.rand() < _BAND_LIMITED_SHARE
+    options: dict[str, Any] = {"band_limit_hz": random_state.choice(mixing.band_limits_hz) if is_limited else None}
+    options |= {"together": coherent, "keeps_balance": coherent and mixing.coherent_gain_db is not None}
+    level_db = random_state.uniform(*mixing.level_db)
+    mixture, stems, scale = mix_events(events, channels, polarities, drawer, level_db=level_db, **options)
     facts = annotation.sandbox.scaper
     facts.no_audio = False
     facts.peak_normalization_scale_factor = scale

@@ -60,45 +60,17 @@ FORMATS: dict[str, Format] = {
     "wav16": _wav("pcm_s16le", 16),
     "wav24": _wav("pcm_s24le", 24),
     "float": _wav("pcm_f32le", None),
-    "flac": Format(
-        "flac",
-        ("flac", "-sample_fmt", "s32", "-bits_per_raw_sample", "24"),
-        bits=24,
-        is_lossless=True,
-        max_channels=8,
-        cover="stream",
-    ),
-    "mp3": Format(
-        "mp3",
-        ("libmp3lame", "-id3v2_version", "3"),
-        rates=_MP3_RATES,
-        max_channels=2,
-        mixes_down=True,
-        max_kbps=320,
-        cover="stream",
-    ),
-    "ogg": Format(
-        "ogg", ("libvorbis",), rates=range(8_000, 192_001), max_channels=8, quality=_vorbis_quality, cover="tag"
-    ),
-    "m4a": Format(
-        "m4a",
-        ("aac",),
-        container="ipod",
-        rates=(7_350, *_MP3_RATES, 64_000, 88_200, 96_000),
-        max_channels=8,
-        cover="stream",
-        note="m4a holds whole frames of 1024 samples: part of a frame of silence may follow at the end",
-    ),
-    "stem.mp4": Format(
-        "stem.mp4",
-        ("aac",),
-        container="ipod",
-        rates=(44_100, 48_000),
-        max_channels=2,
-        mixes_down=True,
-        cover="stream",
-        holds_all=True,
-    ),
-}
+    "flac": Format("flac", ("flac", "-sample_fmt", "s32", "-bits_per_raw_sample", "24"), bits=24, is_lossless=True,
+                   max_channels=8, cover="stream"),
+    "mp3": Format("mp3", ("libmp3lame", "-id3v2_version", "3"), rates=_MP3_RATES, max_channels=2, mixes_down=True,
+                  max_kbps=320, cover="stream"),
+    "ogg": Format("ogg", ("libvorbis",), rates=range(8_000, 192_001), max_channels=8, quality=_vorbis_quality,
+                  cover="tag"),
+    "m4a": Format("m4a", ("aac",), container="ipod", rates=(7_350, *_MP3_RATES, 64_000, 88_200, 96_000), max_channels=8,
+                  cover="stream",
+                  note="m4a holds whole frames of 1024 samples: part of a frame of silence may follow at the end"),
+    "stem.mp4": Format("stem.mp4", ("aac",), container="ipod", rates=(44_100, 48_000), max_channels=2, mixes_down=True,
+                       cover="stream", holds_all=True),
+}  # fmt: skip
 """By the name that ``--format`` takes. 'float' is a wav of 32-bit floats, flac has 24 bits, stem.mp4 is one
 file for DJ programs."""

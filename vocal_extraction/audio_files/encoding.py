@@ -55,16 +55,9 @@ def choose_coding(
         raise ExtractionError(
             f"The song has {n_channels} channels, {name} holds {most_channels} at most. Choose --format wav24."
         )
-    return Coding(
-        name,
-        kind,
-        sample_rate,
-        n_channels,
-        channel_layout if n_channels > 2 else None,
-        kind.nearest_rate(sample_rate),
-        min(n_channels, most_channels),
-        min(settings.bitrate_kbps, kind.max_kbps),
-    )
+    layout, coded_rate = channel_layout if n_channels > 2 else None, kind.nearest_rate(sample_rate)
+    coded_channels, bitrate_kbps = min(n_channels, most_channels), min(settings.bitrate_kbps, kind.max_kbps)
+    return Coding(name, kind, sample_rate, n_channels, layout, coded_rate, coded_channels, bitrate_kbps)
 
 
 class StemWriter(Ffmpeg):

@@ -67,14 +67,9 @@ class Program:
         self._name, self._writes = name, writes
         self._messages: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
         try:
-            self._child: subprocess.Popen[Any] = subprocess.Popen(
-                [name, *arguments],
-                stdin=subprocess.PIPE if writes else None,
-                stdout=subprocess.PIPE if reads else None,
-                stderr=self._messages,
-                bufsize=0,
-                start_new_session=True,
-            )
+            stdin, stdout = (subprocess.PIPE if is_piped else None for is_piped in (writes, reads))
+            pipes: dict[str, Any] = {"stdin": stdin, "stdout": stdout, "stderr": self._messages, "bufsize": 0}
+            self._child: subprocess.Popen[Any] = subprocess.Popen([name, *arguments], start_new_session=True, **pipes)
         except OSError as error:
             self._messages.close()
             raise _not_started(name, error) from error

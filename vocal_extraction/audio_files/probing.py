@@ -131,14 +131,10 @@ def _front_cover(pictures: list[dict[str, Any]]) -> Cover | None:
 
 
 def _unreadable_cover(streams: list[dict[str, Any]], messages: str) -> str:
-    attached = [stream.get("tags", {}).get("mimetype", "") for stream in streams]
     complaints = re.findall(r"unknown (?:attached picture mimetype|cover type): ([^,\n]*)", messages, re.IGNORECASE)
-    return next(
-        iter(
-            [*(kind or "of no type" for kind in complaints), *(kind for kind in attached if kind.startswith("image/"))]
-        ),
-        "",
-    )
+    attached = [stream.get("tags", {}).get("mimetype", "") for stream in streams]
+    kinds = [*(kind or "of no type" for kind in complaints), *(kind for kind in attached if kind.startswith("image/"))]
+    return kinds[0] if kinds else ""
 
 
 def _check_file(path: Path) -> None:

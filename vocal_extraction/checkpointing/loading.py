@@ -141,22 +141,13 @@ def mean_of(members: Sequence[LoadedModel], path: Path) -> LoadedModel:
     for member in members:
         if not {*member.sources} & {*first.sources}:
             raise CheckpointError(f"{member.path} has {', '.join(member.sources)}, and none of {first.path}'s sources.")
-    sums = [member.sha256 for member in members]
-    licences = {licence_of(member.path, member.metadata.licence) for member in members}
-    metadata = dataclasses.replace(
-        first.metadata,
-        preset=model_name(path),
-        settings=None,
-        licence="; ".join(sorted(licences)),
-        members=tuple({"sha256": member.sha256, **member.metadata.origin} for member in members),
-    )
+    licence = "; ".join(sorted({licence_of(member.path, member.metadata.licence) for member in members}))
+    origins = tuple({"sha256": member.sha256, **member.metadata.origin} for member in members)
+    facts: dict[str, Any] = {"preset": model_name(path), "settings": None, "licence": licence, "members": origins}
+    metadata = dataclasses.replace(first.metadata, **facts)
+    sha256 = hashlib.sha256("\n".join(member.sha256 for member in members).encode()).hexdigest()
     return dataclasses.replace(
-        first,
-        network=tuple(members),
-        output="mean",
-        metadata=metadata,
-        path=path,
-        sha256=hashlib.sha256("\n".join(sums).encode()).hexdigest(),
+        first, network=tuple(members), output="mean", metadata=metadata, path=path, sha256=sha256
     )
 
 

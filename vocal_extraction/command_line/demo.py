@@ -72,26 +72,15 @@ def run_demo(*, as_json: bool = False) -> int:
     with _step(3):
         checkpoint = train_model(N_MIXTURES, preset=DEMO, dataset_folder=dataset, checkpoint_folder=checkpoints)
     with _step(4):
-        evaluation = evaluate_model(
-            checkpoint,
-            dataset_folder=dataset,
-            output_folder=DEMO_FOLDER / "evaluation_results",
-            oracles=True,
-            overwrite=True,
-            show=False,
-        )
+        kept: dict[str, Any] = {"output_folder": DEMO_FOLDER / "evaluation_results", "overwrite": True}
+        evaluation = evaluate_model(checkpoint, dataset_folder=dataset, oracles=True, show=False, **kept)
     mixture = song_paths(dataset, "test", song_names("test", dataset)[0])["mixture"]
     with _step(5):
         extracted = extract_vocals(
             mixture, DEMO_FOLDER / "extracted", model=checkpoint, settings=ExtractionSettings(overwrite=True)
         )
-    places = {
-        "songs": dataset,
-        "checkpoint": checkpoint,
-        "scores": evaluation.output_folder / "report.html",
-        "mixture": mixture,
-        **extracted.stems,
-    }
+    places = {"songs": dataset, "checkpoint": checkpoint, "scores": evaluation.output_folder / "report.html"}
+    places |= {"mixture": mixture, **extracted.stems}
     if as_json:
         print(json.dumps({name: str(place) for name, place in places.items()}))
         return 0

@@ -101,13 +101,9 @@ def _summarised(songs: Mapping[str, list[float]], *, more_is_better: bool) -> di
     gain = table[:, 2] if more_is_better else -table[:, 2]
     return {
         "songs": songs,
-        "mean_first": means[0],
-        "mean_second": means[1],
-        "difference": means[2],
+        **dict(zip(("mean_first", "mean_second", "difference"), means, strict=True)),
         "interval": None if interval is None else [round(x, 6) for x in interval],
-        "wins": int((gain > 0).sum()),
-        "losses": int((gain < 0).sum()),
-        "ties": int((gain == 0).sum()),
+        **{name: int((np.sign(gain) == sign).sum()) for name, sign in (("wins", 1), ("losses", -1), ("ties", 0))},
         "n": len(songs),
     }
 

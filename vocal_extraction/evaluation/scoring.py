@@ -80,15 +80,9 @@ def run_job(job: Job) -> dict[str, Any]:
                 earlier = rows[name]["scores"]
                 scores[name] = {source: earlier.get(source, {}) | found for source, found in scores[name].items()}
             rows[name] = {"settings": dict(system.settings), "scores": scores[name]}
-    content = {
-        "schema": results.SONG_SCHEMA,
-        "schema_version": results.SONG_SCHEMA_VERSION,
-        "song": track.name,
-        "evaluated": dict(job.evaluated),
-        "data": data,
-        **({"notes": list(job.notes)} if job.notes else {}),
-        "rows": rows,
-    }
+    content = {"schema": results.SONG_SCHEMA, "schema_version": results.SONG_SCHEMA_VERSION, "song": track.name}
+    content |= {"evaluated": dict(job.evaluated), "data": data}
+    content |= {"notes": list(job.notes), "rows": rows} if job.notes else {"rows": rows}
     if content != before:
         results.write_song(job.folder, content)
     return content

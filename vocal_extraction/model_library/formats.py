@@ -35,14 +35,9 @@ _U_NET = [  # parts of `spleeter.UNet`, and TensorFlow's layers: kind, number, a
     *((f"down_norm.{i}", "batch_normalization", i, 12) for i in range(6)),
     *((f"up_norm.{i}", "batch_normalization", i + 6, 12) for i in range(6)),
 ]
-_ARRAYS = {  # names of a layer's arrays in TensorFlow and in torch
-    "kernel": "weight",
-    "bias": "bias",
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-}
+# Names of a layer's arrays in TensorFlow and in torch.
+_ARRAYS = {"kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
+_ARRAYS |= {"moving_mean": "running_mean", "moving_variance": "running_var"}
 
 
 def open_unmix(files: Files, high: str) -> Imported | None:
@@ -63,15 +58,10 @@ def open_unmix(files: Files, high: str) -> Imported | None:
         n_bins = len(state["output_mean"])
     except (TypeError, LookupError, ValueError) as error:
         raise CheckpointError("it is a file of torch's, but not one of open-unmix") from error
-    arguments = {
-        "num_features": n_bins,
-        "num_audio_channels": n_inputs // max(n_seen, 1),
-        "hidden_size": hidden_size,
-        "num_layers": sum(bool(re.fullmatch(r"lstm\.weight_hh_l\d+", key)) for key in state),
-        "num_input_features": n_seen,
-        "member": "OpenUnmix",
-        "n_members": len(states),
-    }
+    n_layers = sum(bool(re.fullmatch(r"lstm\.weight_hh_l\d+", key)) for key in state)
+    arguments: dict[str, Any] = {"num_features": n_bins, "num_audio_channels": n_inputs // max(n_seen, 1)}
+    arguments |= {"hidden_size": hidden_size, "num_layers": n_layers, "num_input_features": n_seen}
+    arguments |= {"member": "OpenUnmix", "n_members": len(states)}
     members = {
         f"members.{i}.{key}": values
         for i, source in enumerate(sorted(by_source))
@@ -109,14 +99,8 @@ def spleeter(files: Files, high: str) -> Imported | None:
             for key, array in values.items():
                 # Theirs are height, width, inputs and outputs, of transposed convolutions the last two the other way.
                 state[f"{part}.{_ARRAYS[key]}"] = array.permute(3, 2, 0, 1).contiguous() if array.ndim == 4 else array
-    arguments = {
-        "num_features": 2_049,
-        "num_audio_channels": 2,
-        "num_sources": n_sources,
-        "num_input_features": 1_024,
-        "activation": activation,
-        "high": high,
-    }
+    arguments: dict[str, Any] = {"num_features": 2_049, "num_audio_channels": 2, "num_sources": n_sources}
+    arguments |= {"num_input_features": 1_024, "activation": activation, "high": high}
     signal = SignalSettings(window_length=4_096, hop_length=1_024, window_type="hann", padding="whole")
     return _imported("Spleeter", arguments, state, signal, sources, names, f"spleeter-{n_sources}stems")
 

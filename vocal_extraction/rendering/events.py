@@ -62,14 +62,9 @@ def render_events(
     events: Sequence[Mapping[str, Any]], channels: Sequence[str], *, sample_rate: int, together: bool
 ) -> list[Audio]:
     """Return the events' excerpts (n_channels, n_samples), with the pitch and length that the events ask for."""
+    read = functools.partial(read_excerpt, sample_rate=sample_rate)
     excerpts = [
-        read_excerpt(
-            event["source_file"],
-            start_s=event["source_time"],
-            duration_s=event["event_duration"],
-            sample_rate=sample_rate,
-            channel=channel,
-        )
+        read(event["source_file"], start_s=event["source_time"], duration_s=event["event_duration"], channel=channel)
         for event, channel in zip(events, channels, strict=True)
     ]
     if not together:

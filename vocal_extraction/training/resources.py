@@ -81,14 +81,9 @@ def keep_freed_memory(keep: bool) -> None:
 
 def git_commit() -> str:
     """Name the commit of the code, with a mark where it has been changed since; empty outside a checkout."""
+    command = ["git", "-C", str(PROJECT_FOLDER), "describe", "--always", "--dirty", "--abbrev=12", "--match", ""]
     try:
-        answer = subprocess.run(
-            ["git", "-C", str(PROJECT_FOLDER), "describe", "--always", "--dirty", "--abbrev=12", "--match", ""],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return answer.stdout.strip()

@@ -110,13 +110,8 @@ def train_model(
         raise SettingsError(f"The seed is {seed!r}; expected a whole number from 0 to {LARGEST_SEED}.")
     if (converted(n_workers, int | None, "n_workers") or 0) < 0:
         raise SettingsError(f"The number of workers is {n_workers}; expected 0 or more.")
-    preset = _with_length(
-        find_preset(preset),
-        maximum_number_of_mixtures,
-        n_epochs=n_epochs,
-        batches_per_epoch=n_batches,
-        n_validation_mixtures=n_validation_mixtures,
-    )
+    lengths = {"n_epochs": n_epochs, "batches_per_epoch": n_batches, "n_validation_mixtures": n_validation_mixtures}
+    preset = _with_length(find_preset(preset), maximum_number_of_mixtures, **lengths)
     chosen, folder = device_of_rank(choose_device(device)), Path(checkpoint_folder)
     songs_of = functools.partial(find_training_tracks, tracks or [dataset_folder], preset)
     found = None
