@@ -60,11 +60,7 @@ def stft(waveform: Samples, *, signal: SignalSettings) -> Samples:
 
 
 def analyze(samples: Samples, *, signal: SignalSettings) -> Samples:
-    """Transform the frames that lie wholly within `samples`; the first begins at the first sample.
-
-    Shape: (..., n_samples), at least one window, to (..., n_frames, n_bins), with ``n_frames = (n_samples -
-    window_length) // hop_length + 1``.
-    """
+    """Transform the frames that lie wholly within `samples` (..., n_samples) to (..., n_frames, n_bins)."""
     window, library = _window_for(samples, signal), namespace(samples)
     if library is np:
         frames = np.lib.stride_tricks.sliding_window_view(samples, signal.window_length, -1)[
@@ -115,10 +111,7 @@ def synthesis_weight(n_frames: int, *, signal: SignalSettings, like: Samples) ->
 
 
 def magnitude(spectrogram: Samples) -> Samples:
-    """Return the absolute value, for use without gradients.
-
-    It takes a third of the time of ``abs``, which guards against overflows that no audio causes.
-    """
+    """Return the absolute value, for use without gradients, in a third of the time of ``abs``."""
     power = spectrogram.real * spectrogram.real
     power += spectrogram.imag * spectrogram.imag
     return namespace(power).sqrt(power, out=power)

@@ -61,10 +61,7 @@ class SongReader(Ffmpeg):
         return self
 
     def blocks(self) -> Iterator[Samples]:
-        """Yield the song in turn, after silence until the picture's beginning. Shape: (n_channels, n_samples).
-
-        At the end a `DamagedSongError` says that less came than the file declares, unless `keep_partial`.
-        """
+        """Yield the song, (n_channels, n_samples) in turn, after silence until the picture's beginning."""
         yield from self._offset()
         n_samples = 0
         frame_bytes = 4 * self.n_channels

@@ -58,10 +58,7 @@ def last_line(messages: str) -> str:
 
 
 class Program:
-    """A running program; use it in a ``with`` statement.
-
-    This process `reads` its standard output or `writes` its standard input; the others are this process's own.
-    """
+    """A running program, in a ``with`` statement, whose output this process `reads` or whose input it `writes`."""
 
     def __init__(self, name: str, arguments: Sequence[str], *, reads: bool = False, writes: bool = False) -> None:
         self._name, self._writes = name, writes

@@ -40,10 +40,7 @@ class OnnxLayer:
 
 
 class OnnxNetwork:
-    """A network as the graphs that it is cut into, each on the thread that calls it; see `layerwise.Runtime`.
-
-    `graphs` are serialized, by the names of `onnx_files.graph_ends`; `layers` has 'directions' and 'units' of each.
-    """
+    """A network as the serialized graphs that it is cut into, each run on the thread that calls it."""
 
     def __init__(
         self, graphs: Mapping[str, bytes], layers: Sequence[Mapping[str, int]], precision: str, lookahead: int

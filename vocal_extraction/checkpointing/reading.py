@@ -82,7 +82,7 @@ def parse_checkpoint(contents: bytes, *, name: str) -> dict[str, Any]:
 
 
 def read_metadata(path: str | Path) -> CheckpointMetadata:
-    """Read a checkpoint's metadata without torch, and without its weights, which are not looked for; a list's first's.
+    """Read the metadata of a checkpoint, or of a list's first, without torch and without weights.
 
     Names of the sources, and numbers of NumPy's, may be missing from what nussl wrote.
     """

@@ -87,10 +87,7 @@ def save_network(path: str | Path, network: nn.Module, metadata: CheckpointMetad
 
 
 def rebuild(content: dict[str, Any], *, signal: SignalSettings, n_channels: int) -> tuple[nn.Module, str, int]:
-    """Build the network of what `read_checkpoint` returned, without memory that its weights do not need.
-
-    Returns the network, in ``eval()`` on the CPU, what it gives, 'mask' or 'audio', and for how many sources.
-    """
+    """Build a checkpoint's network; return it in ``eval()``, "mask" or "audio", and its number of sources."""
     config, state = _config_of(content), content["state_dict"]
     modules = {key: module for key, module in config["modules"].items() if module}
     known = [key for key, module in modules.items() if module.get("class") in NETWORKS]

@@ -20,10 +20,7 @@ class _MessageStream(io.TextIOWrapper):
 
 
 def prepare_streams() -> None:
-    """Let stdin, stdout and stderr take whatever comes; doing it twice changes nothing.
-
-    A closed stream becomes the null device, which also keeps the next file that is opened from getting its number.
-    """
+    """Let stdin, stdout and stderr take whatever comes, and open the null device for one that is closed."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             null = open(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8")  # noqa: SIM115 - open to the end

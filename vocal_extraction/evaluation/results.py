@@ -98,10 +98,7 @@ def validator(name: str) -> Any:
 def claim_folder(
     folder: Path, *, evaluated: Mapping[str, Any], data: Mapping[str, Any], overwrite: bool = False
 ) -> Path | None:
-    """Make sure that `folder` may hold the results of `evaluated`; return where earlier ones were moved, if any were.
-
-    An `EvaluationError` refuses another model's, or another dataset's, results, unless they are to be overwritten.
-    """
+    """See that `folder` may hold the results of `evaluated`; return where earlier ones were moved, if any were."""
     songs = [found for path in sorted(folder.glob("*.json")) if (found := read_song(path)) is not None]
     others = [found for found in songs if not _is_of(found, evaluated, data)]
     if not others:

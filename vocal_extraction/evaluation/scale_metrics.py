@@ -23,10 +23,7 @@ _CHUNK_SAMPLES = 1 << 15  # samples that are converted to double precision at a 
 
 
 class ScaleMetrics:
-    """Adds up the inner products of references, their mixture and all estimates; `values` gives `SCALE_METRICS`.
-
-    Gram matrices are (n_channels, n_signals, n_signals): references, mixture, then each system's estimates.
-    """
+    """Adds up Gram matrices (n_channels, n_signals, n_signals) of references, mixture and estimates; see `values`."""
 
     def __init__(self, sample_rate: int) -> None:
         self._n_systems = self._n_sources = self._n_samples = 0

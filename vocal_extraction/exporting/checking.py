@@ -26,10 +26,7 @@ Song = tuple[dict[str, NDArray[Any]], int]  # stems by name, (n_channels, n_samp
 
 
 def checked(model: LoadedModel, contents: bytes, *, int8: bool, tracks: str | Path | None = None) -> str:
-    """Return in a sentence how far estimates of an exported network are from those of torch; too far is an ExportError.
-
-    The songs are the validation songs of `tracks`, by default those in $MUSDB_PATH, prepared or synthesised ones.
-    """
+    """Say how far an exported network's estimates of validation songs are from torch's; too far is an ExportError."""
     network, _, _ = load_onnx(contents, str(model.path))
     separators = [Separator(each) for each in (model, dataclasses.replace(model, network=network))]
     where, songs = _songs(tracks)

@@ -75,9 +75,9 @@ class CatalogueWork(Work):
 
 
 class ShardManifest(Manifest):
-    """The manifest of a shard, of which songs it knows which are done; at an address, a local copy goes there often.
+    """The manifest of a shard, which knows the songs that were done with these `options`.
 
-    Its copy lies in the folder `scratch`. Only what was done with these `options`, as of `options_of`, is done.
+    At an address, a local copy in the folder `scratch` goes there often.
     """
 
     def __init__(self, output: str | Path, name: str, options: Mapping[str, Any], scratch: Path) -> None:
@@ -215,10 +215,7 @@ def _all_songs(
 
 
 def merge_manifests(output_folder: str | Path) -> Totals:
-    """Join the manifests of all shards below a folder or an address to one, with a line for each song; add it up.
-
-    A shard whose manifest is missing counts as a failure.
-    """
+    """Join the manifests of all shards below a folder or an address; a shard without one counts as a failure."""
     output = str(plain(output_folder)).rstrip("/")
     found = addresses.files_below(output, "manifest-*-of-*.jsonl")
     if not found:

@@ -48,8 +48,7 @@ def options_of(settings: ExtractionSettings, model_sha256: str, plan: StemPlan) 
 class Manifest:
     """The lines of earlier runs, to which this run adds its own.
 
-    Where a method takes `made`, that is how stems are made: ``source`` (`naming.identity`), ``source_sha256`` (None
-    where the song has no file) and what `options_of` returns. An ExtractionError says that it cannot be read.
+    `made` is how stems are made: ``source`` and its ``source_sha256`` (or None), and what `options_of` returns.
     """
 
     def __init__(self, folder: Path, name: str = MANIFEST_NAME) -> None:

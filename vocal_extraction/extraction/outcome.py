@@ -124,10 +124,7 @@ class Totals:
 
 
 class ProgressBars:
-    """A bar for each song under way, below one for the batch if that has several songs; nothing if not `show`.
-
-    Where standard error is no terminal, a batch says a line a minute.
-    """
+    """A bar for each song under way, below one for the batch; where stderr is no terminal, a line a minute."""
 
     def __init__(
         self, n_songs: int | None, *, show: bool, results: TextIO | None = None, totals: Totals | None = None

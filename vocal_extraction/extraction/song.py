@@ -41,8 +41,7 @@ _QUIET = 10 ** (-50 / 20)  # below this peak, rounding to 16 bits costs more tha
 class StemBlocks:
     """The stems of a separated song, in units of full scale, or of the format's integers.
 
-    Where those are integers, the mixture and the estimates are rounded, and so every residual is whole, too: the stems
-    add up to the rounded mixture to the bit.
+    Mixture and estimates are rounded then, so that the stems add up to the rounded mixture to the bit.
     """
 
     mixture: DiskArray

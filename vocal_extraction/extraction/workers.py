@@ -135,9 +135,8 @@ def _end_with_parent() -> None:
 
 
 class Tries:
-    """The songs in hand, each with how often it was begun; kept where a killed run finds it again.
+    """The songs in hand, each with how often it was begun, kept in a file or at an address, or nowhere.
 
-    `place` is a file, or its address, which is there as long as there is something to keep; None keeps nothing.
     `afresh` forgets what was, so that what was given up is tried again.
     """
 
@@ -204,9 +203,8 @@ def do_all(
 ) -> None:
     """Have every task done by one of some workers, each of which takes the next when it is free.
 
-    No more tasks are taken than there are workers. `hire` returns a worker, again after one has died; `name` is that of
-    a task, as `tries` counts it. `done` is called with a task and its result, or the `ExtractionError` by which it was
-    given up. Ctrl-C lets the tasks in hand end, and no others begin.
+    `hire` returns a worker, again after one has died; `done` is called with a task and its result, or the
+    `ExtractionError` by which it was given up. Ctrl-C lets the tasks in hand end, and no others begin.
     """
     waiting, lock, stopped = tries.suspects_last(tasks, name), threading.Lock(), threading.Event()
     hired: list[Worker] = []

@@ -36,10 +36,9 @@ def _sounddevice() -> Any:
 
 
 class LiveSession:
-    """A worker and an audio stream; use it in a ``with`` statement.
+    """A worker and an audio stream between two `devices`; the worker has time for `n_ahead` blocks.
 
-    `devices` are input and output, by name or number as sounddevice has them, or None for the system's; the worker has
-    time for `n_ahead` blocks; `mix` says what is played, see `mixing.Mixer`.
+    Devices are named or numbered as sounddevice has them, None is the system's; `mix` is as for `mixing.Mixer`.
     """
 
     def __init__(self, task: Task, devices: tuple[Any, Any], *, n_ahead: int, **mix: Any) -> None:

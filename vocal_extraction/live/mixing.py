@@ -31,10 +31,7 @@ def parse_gains(text: str) -> dict[str, float]:
 
 
 class Mixer:
-    """Sums stems with gains that move to what they shall be within a block, and counts what is late.
-
-    What is not named in `gains_db` is played as it is; 'other' also names the accompaniment. `solo` plays that alone.
-    """
+    """Sums stems with gains that move to what they shall be within a block; `solo` plays one stem alone."""
 
     def __init__(
         self, stems: Sequence[str], sample_rate: int, *, gains_db: Mapping[str, float], solo: str | None = None

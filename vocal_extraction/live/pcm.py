@@ -15,10 +15,7 @@ _FLOAT, _EXTENSIBLE, _FORMAT_BYTES = 3, 0xFFFE, 16
 
 
 class PcmInput:
-    """Samples from a stream: a wav of integers of 16, 24 or 32 bits or of 32-bit floats, else raw little-endian floats.
-
-    Bytes are read as they arrive; rate and channels are those of raw samples, for a wav says its own.
-    """
+    """Samples as they arrive: a wav of integers of 16, 24 or 32 bits or of 32-bit floats, else raw floats."""
 
     def __init__(self, stream: BinaryIO, *, sample_rate: int, n_channels: int) -> None:
         self._stream, self.sample_rate, self.n_channels = stream, sample_rate, n_channels

@@ -15,8 +15,7 @@ _LARGEST = 2**23 - 1
 class Recorder(contextlib.AbstractContextManager["Recorder"]):
     """Writes ``<folder>/<stem>.wav``, 24 bits, in time with what went in: the first `delay` samples are dropped.
 
-    After every block the files' headers say how long they are. A wav holds 4 GB; beyond, in about four hours of
-    stereo, files with a number follow. Files that are there are never replaced: a folder with a number is taken.
+    Files are whole after every block, followed by others at 4 GB, and never replaced: a folder with a number is taken.
     """
 
     def __init__(self, folder: Path, *, sample_rate: int, n_channels: int, delay: int) -> None:

@@ -75,10 +75,7 @@ def make_folders(dataset_folder: str | os.PathLike[str]) -> None:
 def write_song(
     dataset_folder: str | os.PathLike[str], subset: str, song: str, blocks: Iterable[NDArray[np.floating]]
 ) -> None:
-    """Write a song's five wavs; they appear when all of them are complete, or not at all.
-
-    The blocks, (n_samples, n_streams=5, n_channels=2), follow each other in time, with streams as in `STREAMS`.
-    """
+    """Write blocks (n_samples, n_streams=5, n_channels=2) to a song's five wavs, which appear when all are complete."""
     with contextlib.ExitStack() as stack:
         paths = song_paths(dataset_folder, subset, song).values()
         append_to = [stack.enter_context(_whole_wav(path)) for path in paths]

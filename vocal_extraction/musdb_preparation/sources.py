@@ -96,7 +96,7 @@ def download_sample(folder: Path, *, progress: bool = True) -> Path:
     """Download and unpack the 7 s sample into `folder`, unless it is there, and return the folder.
 
     `musdb` waits for ever for a server that falls silent, and leaves what it has when it is interrupted: so it gets a
-    time limit, and a temporary folder, which is renamed when the zip has passed its checksums. Else a PreparationError.
+    time limit, and a temporary folder.
     """
     if folder.exists():
         return folder

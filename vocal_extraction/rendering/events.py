@@ -29,12 +29,10 @@ def mix_events(
 ) -> tuple[Audio, Audio, float]:
     """Mix the events of an annotation, values of scaper's observations.
 
-    Of each event's file, `channels` says what to read, and `polarities` its sign. Events that are `together` share
-    duration, pitch and stretch; they go through one transform and stay aligned. Where `keeps_balance`, 'snr' is a gain
-    on an event's own level, and is replaced by the loudness that results. Above `band_limit_hz` nothing is left.
-
-    Returns the mixture (n_channels, n_samples), its stems (n_events, n_channels, n_samples), and the factor on all of
-    it: down to full scale where it would clip, times the level.
+    Of each event's file, `channels` says what to read, and `polarities` its sign. Events that are `together` go through
+    one transform and stay aligned. Where `keeps_balance`, 'snr' is a gain on an event's own level, and is replaced by
+    the loudness that results. Returns the mixture (n_channels, n_samples), its stems (n_events, n_channels, n_samples),
+    and the factor on all of it: down to full scale where it would clip, times the level.
     """
     rendered = render_events(events, channels, sample_rate=drawer.sr, together=together)
     for audio in rendered:

@@ -43,8 +43,7 @@ def read_excerpt(
     """Read an excerpt (n_channels, n_samples) of a stem; it ends early where the file does.
 
     The channel is 'left', 'right', 'mid' (the mean of all channels), 'side' (half the difference of the first two),
-    'stereo' (the first two), 'swapped' (these two the other way round) or 'doubled' (mid in both). A mono file has only
-    'mid', which is doubled where two are asked for.
+    'stereo', 'swapped' or 'doubled' (mid in both). A mono file has only 'mid', doubled where two are asked for.
     """
     # As scaper counts, so that both take the same samples.
     start_sample = int(start_s * sample_rate)

@@ -18,10 +18,7 @@ _N_SHADES = 64
 
 
 def spectrogram_png(samples: NDArray[np.float32], sample_rate: int, *, full_scale: float = 1.0) -> bytes:
-    """Draw the spectrogram of a clip (n_channels, n_samples), whose channels' powers are added, as a PNG.
-
-    `full_scale` is the magnitude that is drawn brightest, such as `peak_magnitude` of the mixture.
-    """
+    """Draw the spectrogram of a clip (n_channels, n_samples) as a PNG, `full_scale` brightest."""
     from matplotlib import colormaps
     from PIL import Image
 

@@ -19,10 +19,7 @@ _SILENCE = 1e-3  # a second of a channel with less than this share of the song's
 
 
 def covariances_of(mixture: Array, sample_rate: int) -> NDArray[np.float64]:
-    """Return the covariance of the channels of each second of a song, slow waves aside: (n, n_channels, n_channels).
-
-    The seconds are of equal length, nearly one, under a Hann window. A number out of range makes them NaN.
-    """
+    """Return the covariance of channels, slow waves aside, of each second of a song: (n, n_channels, n_channels)."""
     n = -(-len(mixture) // sample_rate)
     edges = np.linspace(0, len(mixture), n + 1).astype(int).tolist()
     covariances = np.zeros((n, mixture.shape[1], mixture.shape[1]))
@@ -38,11 +35,7 @@ def covariances_of(mixture: Array, sample_rate: int) -> NDArray[np.float64]:
 
 
 def input_gain(covariances: NDArray[np.float64], level_db: float | None) -> float:
-    """Return the factor that brings a song to a level in dB of full scale; None: 1.
-
-    A song's level is the RMS of its channels, second by second, where they are not silent: neither a pause nor a
-    channel without sound makes a song quieter.
-    """
+    """Return the factor that brings a song's RMS, where its channels sound, to a level in dB of full scale; None: 1."""
     powers = np.diagonal(covariances, axis1=1, axis2=2)
     sounding = powers[powers > _SILENCE * (powers.mean() if powers.size else 0.0)]
     power = float(sounding.mean()) if sounding.size else 0.0
@@ -52,9 +45,8 @@ def input_gain(covariances: NDArray[np.float64], level_db: float | None) -> floa
 def channel_groups(covariances: NDArray[np.float64], stereo: str, n_network_channels: int) -> NDArray[np.intp]:
     """Return which channels of a song make up each item: (n_items, n_channels_together).
 
-    With mid and side, channels are taken two by two, as left and right stand in files. Two with little in common, such
-    as a voice and its band on one side each or a centre and its subwoofer, are an item each: what stands out in one of
-    them would be buried in mid and side. Where an item has fewer channels than it takes, its last one is repeated.
+    With mid and side, channels are taken two by two, but two with little in common, such as a voice and its band on one
+    side each, are an item each. Where an item has fewer channels than it takes, its last one is repeated.
     """
     n_channels = covariances.shape[1]
     n_together = 2 if stereo == "mid-side" and n_channels > 1 else n_network_channels
@@ -76,8 +68,7 @@ def _have_much_in_common(covariance: NDArray[np.float64], one: int, other: int) 
 def without_slow_waves(rows: Rows, sample_rate: int, *, beside: tuple[int, int] = (0, 0)) -> Rows:
     """Remove offset and waves below 25 Hz from (n_channels, n_samples).
 
-    So many samples `beside` those that are returned, before and after, are in the rows as well; where they are fewer
-    than `MARGIN_S` holds, the signal goes on as it ends there.
+    So many samples `beside` those that are returned, before and after, are in the rows as well.
     """
     margin, (before, after) = round(MARGIN_S * sample_rate), beside
     wanted = rows[:, before : rows.shape[1] - after]

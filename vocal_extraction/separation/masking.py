@@ -20,10 +20,7 @@ Spectrum = NDArray[Any]
 
 
 def views_of(spectrum: Samples, stereo: str) -> Samples:
-    """Return the views of channels: themselves, or mid and side. A channel alone is its own mid.
-
-    Shape: (..., n_channels, n_frames, n_bins), before and after.
-    """
+    """Return the channels, or mid and side, of (..., n_channels, n_frames, n_bins); a channel alone is its own mid."""
     if stereo != "mid-side" or spectrum.shape[-3] == 1:
         return spectrum
     left, right = spectrum[..., 0, :, :], spectrum[..., 1, :, :]
@@ -50,10 +47,7 @@ def masked(spectrum: Samples, mask: Samples, stereo: str) -> Samples:
 
 
 def as_batch(magnitudes: Samples, *, n_network_channels: int) -> Samples:
-    """Return the magnitudes of the views as a network takes them.
-
-    Shape: (n_items, n_channels, n_frames, n_bins) to (n, n_frames, n_bins, n_network_channels).
-    """
+    """Return magnitudes (n_items, n_channels, n_frames, n_bins) as (n, n_frames, n_bins, n_network_channels)."""
     return namespace(magnitudes).moveaxis(magnitudes.reshape(-1, n_network_channels, *magnitudes.shape[2:]), 1, -1)
 
 
@@ -67,10 +61,7 @@ def as_masks(masks: Samples, *, n_items: int) -> Samples:
 
 
 def infer_masks(network: Any, magnitudes: Samples, *, n_network_channels: int) -> Samples:
-    """Infer masks (n_items, n_channels, n_frames, n_bins, n_sources) from the magnitudes of the views.
-
-    The network takes ``{'mix_magnitude': (n, n_frames, n_bins, n_network_channels)}`` and gives ``{'mask': ...}``.
-    """
+    """Infer masks (n_items, n_channels, n_frames, n_bins, n_sources) from (n_items, n_channels, n_frames, n_bins)."""
     mask: Samples = network({"mix_magnitude": as_batch(magnitudes, n_network_channels=n_network_channels)})["mask"]
     return as_masks(mask, n_items=len(magnitudes))
 
@@ -92,10 +83,7 @@ def source_mask(masks: Samples, index: int, *, kind: str) -> Samples:
 
 
 def mask_waveform(mixture: Samples, mask: Samples, *, signal: SignalSettings) -> Samples:
-    """Mask the spectrum of a whole waveform and transform it back.
-
-    Shape: mixture (..., n_samples) and mask (..., n_frames, n_bins) to (..., n_samples).
-    """
+    """Mask the spectrum of a waveform (..., n_samples) with (..., n_frames, n_bins), and transform it back."""
     return istft(mask * stft(mixture, signal=signal), n_samples=mixture.shape[-1], signal=signal)
 
 
@@ -124,10 +112,6 @@ def _weight(n_frames: int, signal: SignalSettings, library: Any, device: Any) ->
 
 
 def synthesize_part(spectrum: Samples, samples: slice, *, signal: SignalSettings) -> Samples:
-    """Transform some frames of a longer signal back to the samples of which they hold all frames.
-
-    `samples` says which to return, counted from the first sample of the first frame.
-    Shape: (..., n_frames, n_bins) to (..., n_samples).
-    """
+    """Transform frames (..., n_frames, n_bins) of a longer signal back to `samples` of which they hold all frames."""
     weight = _weight(spectrum.shape[-2], signal, namespace(spectrum), spectrum.device)
     return synthesize(spectrum, signal=signal)[..., samples] / weight[samples]

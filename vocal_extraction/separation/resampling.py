@@ -13,10 +13,7 @@ _LARGEST_SAMPLE = 1e15  # squares of larger samples leave the range of 32-bit fl
 
 
 class Resampler:
-    """Resamples an array (n_samples, n_channels) into `target`, as far as it is asked to.
-
-    With equal rates nothing is copied. What soxr gives beyond `n_samples` is dropped, what lacks is silence.
-    """
+    """Resamples an array (n_samples, n_channels) into `target` as far as it is asked to; equal rates copy nothing."""
 
     def __init__(
         self,

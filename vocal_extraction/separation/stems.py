@@ -39,10 +39,7 @@ class StemPlan:
     def stems_of(
         self, mixture: NDArray[np.float32], estimates: Mapping[str, NDArray[np.float32]]
     ) -> dict[str, NDArray[np.float32]]:
-        """Return the samples of all stems, in arrays of the mixture's shape.
-
-        Residuals of whole numbers are whole numbers: of rounded mixtures and estimates, the stems add up exactly.
-        """
+        """Return the samples of all stems, in arrays of the mixture's shape; whole numbers stay whole."""
         stems = {}
         for stem in self.stems:
             samples = sum((estimates[source] for source in stem.sources[1:]), estimates[stem.sources[0]])

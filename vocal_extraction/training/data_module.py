@@ -72,10 +72,7 @@ class ValidationSong:
 
 
 class DataModule:
-    """Training mixtures, validation mixtures and validation songs: those of one process.
-
-    `cache_folder` gets the mixtures that are kept, in a folder a subset; of those for training, `cache_bytes` at most.
-    """
+    """Training mixtures, validation mixtures and songs of one process; `cache_folder` gets mixtures that are kept."""
 
     def __init__(
         self,
