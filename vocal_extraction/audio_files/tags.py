@@ -75,9 +75,6 @@ def _read_cover(song: Path, cover: Cover, coder: str) -> bytes:
 
 def _picture_block(cover: Cover, media_type: bytes, content: bytes) -> bytes:
     no_description, bits_per_pixel, no_palette = 0, 24, 0
-    return (
-        struct.pack(">II", _FRONT_COVER, len(media_type))
-        + media_type
-        + struct.pack(">IIIIII", no_description, cover.width, cover.height, bits_per_pixel, no_palette, len(content))
-        + content
-    )
+    kind = struct.pack(">II", _FRONT_COVER, len(media_type)) + media_type
+    facts = (no_description, cover.width, cover.height, bits_per_pixel, no_palette, len(content))
+    return kind + struct.pack(">6I", *facts) + content

@@ -46,16 +46,11 @@ class LoadedModel:
     network: Any
     """An `OnnxNetwork`, or a module of torch: in ``eval()``, on its device, called with ``{'mix_magnitude': ...}`` or
     ``{'mix_audio': ...}``. Of the mean of several models, a tuple of these."""
-    signal: SignalSettings
-    """Sample rate and STFT of its input."""
-    n_channels: int
-    """Channels that go in together; 1 means that each channel is an item of the batch."""
-    sources: tuple[str, ...]
-    """Names along the last axis of the output."""
-    output: str
-    """'mask', 'audio', or 'mean': the mean of the estimates of several models."""
-    metadata: CheckpointMetadata
-    """All that the checkpoint says of itself."""
+    signal: SignalSettings  # sample rate and STFT of its input
+    n_channels: int  # channels that go in together; 1 means that each channel is an item of the batch
+    sources: tuple[str, ...]  # names along the last axis of the output
+    output: str  # 'mask', 'audio', or 'mean': the mean of the estimates of several models
+    metadata: CheckpointMetadata  # all that the checkpoint says of itself
     path: Path
     sha256: str
 

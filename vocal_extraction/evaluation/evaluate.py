@@ -44,13 +44,10 @@ _CHOICES = {"mask": ("soft", "binary"), "separator": ("extraction", "nussl"), "n
 class Evaluation:
     """What an evaluation found, and where its files are."""
 
-    summary: dict[str, Any]
-    """Content of ``summary.json``."""
-    report_card: str
-    """Content of ``report_card.txt``: the table that was printed."""
+    summary: dict[str, Any]  # content of ``summary.json``
+    report_card: str  # content of ``report_card.txt``: the table that was printed
     output_folder: Path
-    songs: list[dict[str, Any]] = dataclasses.field(repr=False)
-    """Contents of the songs' files, in order of their names."""
+    songs: list[dict[str, Any]] = dataclasses.field(repr=False)  # contents of the songs' files, in order of their names
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,20 +27,15 @@ _MOST_REASONS = 5
 class Outcome:
     """What came of one song; ``str`` gives the sentence to print."""
 
-    file: str
-    """The song as it was named, '-' for standard input."""
-    outcome: str
-    """'done', 'skipped' (done before) or 'failed'."""
+    file: str  # the song as it was named, '-' for standard input
+    outcome: str  # 'done', 'skipped' (done before) or 'failed'
     seconds: float = 0.0
-    reason: str | None = None
-    """Why it failed or was skipped."""
+    reason: str | None = None  # why it failed or was skipped
     duration_s: float | None = None
     stems: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Path of each stem, or of a catalogue its address; empty if it failed, or if the stem went to standard output."""
-    scale: float = 1.0
-    """Factor on all stems, below 1 where the format would have clipped."""
-    runtime: str | None = None
-    """What ran the network."""
+    scale: float = 1.0  # factor on all stems, below 1 where the format would have clipped
+    runtime: str | None = None  # what ran the network
     notes: tuple[str, ...] = ()
 
     @property

@@ -109,7 +109,9 @@ def download_sample(folder: Path, *, progress: bool = True) -> Path:
             sample = Path(temporary) / folder.name
             database = musdb.DB(root=str(sample), subsets=[])
             database.url = database.setup["sample-url"]
-            with _socket_timeout(), contextlib.redirect_stdout(sys.stderr if progress else io.StringIO()):
+            with contextlib.redirect_stdout(sys.stderr if progress else io.StringIO()), contextlib.ExitStack() as stack:
+                stack.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
+                socket.setdefaulttimeout(SILENCE_LIMIT_S)
                 database.download(progress=progress and sys.stderr.isatty())
             os.replace(sample, folder)
     except (OSError, http.client.HTTPException, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
@@ -122,13 +124,3 @@ def download_sample(folder: Path, *, progress: bool = True) -> Path:
             with contextlib.suppress(OSError):  # that it is not empty
                 folder.parent.rmdir()
     return folder
-
-
-@contextlib.contextmanager
-def _socket_timeout() -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SILENCE_LIMIT_S)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

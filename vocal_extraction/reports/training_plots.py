@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vocal_extraction.atomic_files import whole_file
 from vocal_extraction.reports.style import LIGHT
 
@@ -48,25 +50,21 @@ def write_loss_plot(history: Sequence[Epoch], path: str | os.PathLike[str]) -> N
 def _draw(
     axes: "Axes", history: Sequence[Epoch], key: str, *, colour: str, label: str | None = None, factor: float = 1.0
 ) -> None:
-    points = [(row["epoch"], _number(row.get(key)) * factor) for row in history]
-    if all(math.isnan(y) for _, y in points):
+    values = factor * np.array([row.get(key) for row in history], float)
+    values[~np.isfinite(values)] = np.nan
+    if np.isnan(values).all():
         return
     # A dot for each epoch while there are few; a single epoch has no line.
-    marker = "o" if len(points) <= 40 else None
-    axes.plot(*zip(*points, strict=True), color=colour, label=label, linewidth=1.6, marker=marker, markersize=3.5)
-
-
-def _number(value: Any) -> float:
-    number = float("nan") if value is None else float(value)
-    return number if math.isfinite(number) else float("nan")
+    style: dict[str, Any] = {"linewidth": 1.6, "marker": "o" if len(values) <= 40 else None, "markersize": 3.5}
+    axes.plot([row["epoch"] for row in history], values, color=colour, label=label, **style)
 
 
 def _mark_best(axes: "Axes", history: Sequence[Epoch]) -> None:
     """Mark the last epoch that was the best so far, which is the one that the best checkpoint holds."""
     best = [row for row in history if row.get("is_best")]
-    if not best or math.isnan(_number(best[-1].get("validation_loss"))):
+    epoch, loss = (best[-1]["epoch"], best[-1].get("validation_loss")) if best else (0, None)
+    if loss is None or not math.isfinite(loss):
         return
-    epoch, loss = best[-1]["epoch"], _number(best[-1]["validation_loss"])
     axes.axvline(epoch, color=LIGHT.oracle, linewidth=1, linestyle=(0, (4, 3)))
     ring: dict[str, Any] = {"marker": "o", "markersize": 8, "markerfacecolor": "none", "markeredgecolor": LIGHT.oracle}
     axes.plot([epoch], [loss], **ring, markeredgewidth=1.6, linestyle="none", label=f"best: epoch {epoch}, {loss:.4g}")
