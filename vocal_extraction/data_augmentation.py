@@ -89,8 +89,7 @@ def generate_coherent_mixture(
         If a folder or a stem is missing or cannot be read.
     """
     mixing = mixing or MixingSettings()
-    songs = _songs(foreground_dir, background_dir)
-    drawer = _scaper(foreground_dir, background_dir, seed, mixing, sample_rate)
+    songs, drawer = _begin(foreground_dir, background_dir, seed, mixing, sample_rate)
     song = Path(_draw(("choose", songs["vocals"]), drawer.random_state))
     # .../<stem>/<song>.wav: only the stem's own folder changes, whatever the folders above are called.
     return _coherent(drawer, {stem: str(song.parent.parent / stem / song.name) for stem in STEMS}, template, mixing)
@@ -110,17 +109,16 @@ def generate_incoherent_mixture(
     Parameters and returns are those of `generate_coherent_mixture`.
     """
     mixing = mixing or MixingSettings()
-    songs = _songs(foreground_dir, background_dir)
-    drawer = _scaper(foreground_dir, background_dir, seed, mixing, sample_rate)
+    songs, drawer = _begin(foreground_dir, background_dir, seed, mixing, sample_rate)
     return _incoherent(drawer, {stem: ("choose", paths) for stem, paths in songs.items()}, template, mixing)
 
 
-def _songs(foreground_dir: str | Path, background_dir: str | Path) -> dict[str, list[str]]:
-    """List the songs of each stem, with errors that say more than scaper's."""
+def _begin(foreground_dir: str | Path, background_dir: str | Path, *options: Any) -> tuple[dict[str, list[str]], Any]:
+    """Return the songs of each stem, with errors that say more than scaper's, and a scaper that draws of them."""
     songs = {stem: songs_of(Path(foreground_dir) / stem) for stem in STEMS}
     if not Path(background_dir).is_dir():
         raise RenderingError(f"No folder {background_dir}, which scaper asks for; it may be empty. Make it.")
-    return songs
+    return songs, _scaper(foreground_dir, background_dir, *options)
 
 
 def _coherent(drawer: Any, files: Mapping[str, str], template: dict[str, Any], mixing: MixingSettings) -> Mixture:

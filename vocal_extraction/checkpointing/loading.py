@@ -38,6 +38,8 @@ Loaded = tuple[Union["nn.Module", "OnnxNetwork"], CheckpointMetadata, str]
 """A network of torch, which takes ``{'mix_magnitude': ...}`` or ``{'mix_audio': ...}``, or one that runs itself on ONNX
 Runtime; its metadata, with the names of all its sources; and what it gives, 'mask' or 'audio'."""
 
+_MOST_MEMBERS = 16  # models in a list
+
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
@@ -112,10 +114,10 @@ def load_nussl_checkpoint(contents: bytes, name: str) -> Loaded:
         ) from error
 
 
-def _load_onnx(contents: bytes, name: str) -> Loaded:
+def _load_onnx(contents: bytes, name: str, *, weights: bytes | None = None) -> Loaded:
     from vocal_extraction.checkpointing.onnx_network import load_onnx
 
-    return load_onnx(contents, name)
+    return load_onnx(contents, name, weights=weights)
 
 
 LOADERS = [  # the loaders, asked from the last to the first: one that is appended is asked before those that are here
@@ -123,9 +125,6 @@ LOADERS = [  # the loaders, asked from the last to the first: one that is append
     # The first field of a serialized model is the version of its format.
     Loader(recognizes=lambda contents: contents.startswith(b"\x08"), load=_load_onnx),
 ]
-
-
-_MOST_MEMBERS = 16
 
 
 def mean_of(members: Sequence[LoadedModel], path: Path) -> LoadedModel:
@@ -179,9 +178,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, device: Any = "cpu", runtim
     device, graph = known_device(device), graph_beside(path)
     found: Any
     if graph is not None and runtime != "torch" and str(device) == "cpu":
-        from vocal_extraction.checkpointing.onnx_network import load_onnx
-
-        found, metadata, output = load_onnx(contents_of(graph), str(path), weights=contents)
+        found, metadata, output = _load_onnx(contents_of(graph), str(path), weights=contents)
     else:
         loader = next(loader for loader in reversed(LOADERS) if loader.recognizes(contents))
         found, metadata, output = loader.load(contents, str(path))

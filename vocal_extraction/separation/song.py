@@ -95,6 +95,9 @@ class SongSeparation:
         level_db = model.signal.input_level_db
         self._gain = input_gain(covariances, level_db)
         self._margin = 0 if level_db is None else round(MARGIN_S * rate)
+        self._reach = model.signal.window_length + self._margin  # samples beyond those of its frames that a chunk needs
+        factor = 1 if model.is_on_cpu else _ON_AN_ACCELERATOR
+        self._items_together = max(1, factor * _BINS_TOGETHER // (model.signal.n_bins * model.n_channels))
         self._channels_of_items = channel_groups(covariances, model.signal.stereo, model.n_channels)
         self._beside = -(-model.signal.window_length // 2 // model.signal.hop_length)
         self._n_before = self._beside if model.signal.padding == "whole" else 0
@@ -105,16 +108,6 @@ class SongSeparation:
         self._block_frames = blocks if settings.phase == "mixture" else None
         self._adding = threading.Lock()
         self._layers: LayerwiseSong | None = None
-
-    @property
-    def _reach(self) -> int:
-        """How many samples beyond those of its frames a chunk needs."""
-        return self._signal.window_length + self._margin
-
-    @property
-    def _items_together(self) -> int:
-        factor = 1 if self._model.is_on_cpu else _ON_AN_ACCELERATOR
-        return max(1, factor * _BINS_TOGETHER // (self._signal.n_bins * self._model.n_channels))
 
     def _groups(self) -> list[list[Chunk]]:
         """Return the chunks of the song, in groups that go through the network together."""

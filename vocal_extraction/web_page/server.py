@@ -58,12 +58,13 @@ def serve_page(
     models = _models(model)
     is_local = host in _LOOPBACK
     token = token or (None if is_local else secrets.token_urlsafe(16))
-    with (
-        _exit_on_sigterm(),
-        contextlib.closing(_listen(host, port)) as listener,
-        jobs_folder() as root,
-        JobQueue(root, limits or Limits(), models, device) as queue,
-    ):
+    with contextlib.ExitStack() as stack:
+        # As `sys.exit` does, so that everything is tidied up; uvicorn raises the signal again when it has stopped.
+        before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        stack.callback(signal.signal, signal.SIGTERM, before)
+        listener = stack.enter_context(contextlib.closing(_listen(host, port)))
+        root = stack.enter_context(jobs_folder())
+        queue = stack.enter_context(JobQueue(root, limits or Limits(), models, device))
         threading.Thread(target=queue.measure_models, name="measuring", daemon=True).start()
         api = Api(queue, [Path(folder) for folder in report_folders]).application()
         application = SessionMiddleware(api, hosts=("127.0.0.1", "localhost", "[::1]") if is_local else (), token=token)
@@ -72,16 +73,6 @@ def serve_page(
             application, log_level="warning", timeout_graceful_shutdown=_GOODBYE_S, ws="none", lifespan="off"
         )
         uvicorn.Server(config).run(sockets=[listener])
-
-
-@contextlib.contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
-    """End as `sys.exit` does, so that everything is tidied up; uvicorn raises the signal again when it has stopped."""
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _models(model: str | Path | None) -> dict[str, Path]:
