@@ -23,12 +23,11 @@ from vocal_extraction.tracks import Track, check_subset, find_tracks, prepare_if
 Mixture = tuple[Audio, Any, list[list[Any]], list[Audio]]  # mixture, JAMS, annotation list, stems, as scaper has them
 
 _BAND_LIMITED_SHARE = 0.25
-_CHANNELS = {
+_CHANNELS = {  # what may be drawn of a song, by the setting; once in seven times a stereo song is a mono one
     "mid": ("mid",),
     "any": ("left", "right", "mid", "side"),
     "stereo": (*("stereo", "swapped") * 3, "doubled"),
 }
-"""What may be drawn of a song under each name in the settings; once in seven times a stereo song is a mono one."""
 
 
 def event_template(mixing: MixingSettings, *, coherent: bool = False) -> dict[str, Any]:

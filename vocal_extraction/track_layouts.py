@@ -124,7 +124,7 @@ def lone_files(folder: Path, source: str) -> Iterator[Song]:
             yield None, " - ".join(path.relative_to(folder).with_suffix("").parts), {source: path}
 
 
-LAYOUTS: dict[str, Layout] = {
+LAYOUTS: dict[str, Layout] = {  # by name, the most general first: the last that recognises a folder is taken
     "songs": Layout(lambda folder: any(_songs_below(folder)), _songs_below),
     "lone source": Layout(
         lambda folder: folder.name in _LONE_SOURCES, lambda folder: lone_files(folder, _LONE_SOURCES[folder.name])
@@ -133,4 +133,3 @@ LAYOUTS: dict[str, Layout] = {
     "MUSDB18": Layout(_has_subsets("*.stem.mp4"), _musdb),
     "prepared": Layout(_has_subsets("foreground"), _prepared),
 }
-"""Layouts by name, the most general first: of those that recognise a folder, the last is taken."""

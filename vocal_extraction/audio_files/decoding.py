@@ -32,23 +32,20 @@ class SongReader(Ffmpeg):
     sample_rate: int
 
     def __init__(self, facts: SongFacts | None, *, keep_partial: bool = False) -> None:
+        facts = facts or SongFacts()
         self._facts, self._keep_partial = facts, keep_partial
-        self._song = "Standard input" if facts is None else str(facts.path)
-        self.gaps: tuple[Gap, ...] = ()
-        """Where sound is missing, once the song has been read; see `integrity.fill_gaps`."""
-        self.notes: list[str] = [] if facts is None else list(facts.notes)
-        """What there is to say of the song, once it has been read."""
-        if facts is not None and facts.complaint is not None:
+        self._song = str(facts.path or "Standard input")
+        self.gaps: tuple[Gap, ...] = ()  # where sound is missing, once the song was read; see `integrity.fill_gaps`
+        self.notes: list[str] = list(facts.notes)  # what there is to say of the song, once it was read
+        if facts.complaint is not None:
             self._complain(facts.complaint)
-        self._checksum = FlacChecksum(facts.path) if facts is not None and facts.container == "flac" else None
+        self._checksum = FlacChecksum(facts.path) if facts.path is not None and facts.container == "flac" else None
         # Decoders of several threads lose frames where files were joined.
-        check = ["-threads", "1", *(["-err_detect", "crccheck"] if facts is not None and facts.is_exact else [])]
+        check = ["-threads", "1", *(["-err_detect", "crccheck"] if facts.is_exact else [])]
         # Joined files begin again at 0 s; times counted anew keep the muxer from dropping what follows.
-        wanted = ["-map", f"0:a:{0 if facts is None else facts.track - 1}", "-af", "asetpts=N/SR/TB"]
+        wanted = ["-map", f"0:a:{facts.track - 1}", "-af", "asetpts=N/SR/TB"]
         coding = ["-c:a", "pcm_f32le", "-fflags", "+bitexact", "-f", "wav", "pipe:1"]
-        super().__init__(
-            [*check, *input_arguments(None if facts is None else facts.path), *wanted, *coding], reads=True
-        )
+        super().__init__([*check, *input_arguments(facts.path), *wanted, *coding], reads=True)
         self._held = bytearray()
         self._n_offset = 0
 
@@ -77,9 +74,8 @@ class SongReader(Ffmpeg):
             raise ExtractionError(f"{self._song} holds no samples: its length is zero.")
 
     def _offset(self) -> Iterator[Samples]:
-        if self._facts is None or not self._facts.offset_s:
+        if not (offset_s := self._facts.offset_s):
             return
-        offset_s = self._facts.offset_s
         self.notes.append(f"the audio begins {offset_s:.3f} s after the picture: so much silence stands before it")
         self._n_offset = round(offset_s * self.sample_rate)
         for start in range(0, self._n_offset, _BLOCK_SAMPLES):
@@ -108,7 +104,7 @@ class SongReader(Ffmpeg):
 
     def _take(self, n_bytes: int) -> bytes:
         """Return so many of the bytes that ffmpeg writes, fewer at their end."""
-        while len(self._held) < n_bytes and (fresh := self.read(wait_forever=self._facts is None)):
+        while len(self._held) < n_bytes and (fresh := self.read(wait_forever=self._facts.path is None)):
             self._held += fresh
         taken = bytes(self._held[:n_bytes])
         del self._held[:n_bytes]
@@ -122,9 +118,9 @@ class SongReader(Ffmpeg):
         except ProgramError as error:
             self._complain(str(error).rstrip("."))
             return
-        declared = None if facts is None or facts.duration_s is None else facts.duration_s * self.sample_rate
+        declared = None if facts.duration_s is None else facts.duration_s * self.sample_rate
         is_short = declared is not None and n_decoded < declared - self._tolerance()
-        if facts is None:
+        if facts.path is None:
             if messages.strip():
                 self._complain(last_line(messages))
         elif messages.strip() or is_short or (declared is None and facts.container in SELF_FRAMED):
@@ -169,7 +165,7 @@ class SongReader(Ffmpeg):
 
     def _tolerance(self) -> float:
         """Return how many samples fewer than declared a song may have: lossy formats count whole frames."""
-        if self._facts is not None and self._facts.is_exact:
+        if self._facts.is_exact:
             return 0.001 * self.sample_rate
         return max(0.1 * self.sample_rate, _LOSSY_FRAMES)
 

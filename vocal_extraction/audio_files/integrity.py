@@ -20,8 +20,7 @@ from vocal_extraction.audio_files.ffmpeg import Program, input_arguments, read_a
 
 SELF_FRAMED = ("mp3", "aac", "ac3", "eac3")
 """Files whose frames follow each other without anything between, and have no time of their own."""
-_ASF_FILE_PROPERTIES = bytes.fromhex("A1DCAB8C47A9CF118EE400C00C205365")
-"""The object of an ASF file that holds the file's size."""
+_ASF_FILE_PROPERTIES = bytes.fromhex("A1DCAB8C47A9CF118EE400C00C205365")  # the object of a file that holds its size
 _TAG_STARTS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS", b"3DI")
 """How tags begin that lie between the frames of files that were joined, or behind the last."""
 _SHORTEST_GAP_S, _LONGEST_GAP_S = 0.003, 600.0

@@ -43,17 +43,17 @@ class Cover:
 
 @dataclasses.dataclass(frozen=True)
 class SongFacts:
-    """What a file says of the audio track that is taken."""
+    """What a file says of the audio track that is taken; of standard input nothing is known."""
 
-    path: Path
-    duration_s: float | None  # declared duration, None where it is a guess
-    is_exact: bool  # whether the declaration counts samples
-    sample_rate: int  # declared, 0 where it is not
-    n_channels: int  # declared, 0 where they are not
-    tags: dict[str, str]
-    channel_layout: str | None
-    cover: Cover | None
-    complaint: str | None  # what the header alone shows to be wrong
+    path: Path | None = None  # None is standard input
+    duration_s: float | None = None  # declared duration, None where it is a guess
+    is_exact: bool = False  # whether the declaration counts samples
+    sample_rate: int = 0  # declared, 0 where it is not
+    n_channels: int = 0  # declared, 0 where they are not
+    tags: dict[str, str] = dataclasses.field(default_factory=dict)
+    channel_layout: str | None = None
+    cover: Cover | None = None
+    complaint: str | None = None  # what the header alone shows to be wrong
     container: str = ""  # ffmpeg's name of the file's format
     track: int = 1  # number of the track among the file's audio tracks, from 1
     offset_s: float = 0.0  # by how much it begins after the picture of a video

@@ -26,14 +26,14 @@ class Attachments:
     notes: tuple[str, ...] = ()  # what could not be taken along
 
 
-def gather(facts: SongFacts | None, kind: Format, *, folder: Path) -> Attachments:
+def gather(facts: SongFacts, kind: Format, *, folder: Path) -> Attachments:
     """Write the tags of a song, and its cover where the format of the stems can hold one, to a temporary `folder`."""
     listed = folder / "tags.txt"
     inputs, outputs = ["-f", "ffmetadata", *input_arguments(listed)], ["-map_metadata", "1"]
-    tags, notes = ({} if facts is None else dict(facts.tags)), []
-    if facts is not None and facts.unreadable_cover and kind.cover:
+    tags, notes = dict(facts.tags), []
+    if facts.unreadable_cover and kind.cover:
         notes.append(f"the cover ({facts.unreadable_cover}) is of a kind that ffmpeg cannot read, and was left out")
-    if facts is not None and facts.cover is not None and kind.cover:
+    if facts.cover is not None and kind.cover:
         is_jpeg = facts.cover.codec == "mjpeg"
         content = _read_cover(facts.path, facts.cover, "copy" if is_jpeg or facts.cover.codec == "png" else "png")
         if not content:
@@ -47,7 +47,7 @@ def gather(facts: SongFacts | None, kind: Format, *, folder: Path) -> Attachment
             inputs += input_arguments(picture)
             outputs += ["-map", "2:v:0", "-c:v", "copy", "-disposition:v:0", "attached_pic"]
             outputs += ["-metadata:s:v:0", "comment=Cover (front)"]
-    if facts is not None and facts.bext and kind.extension == "wav":
+    if facts.bext and kind.extension == "wav":
         tags |= facts.bext
         outputs += ["-write_bext", "1"]
     lines = [f"{_escaped(name)}={_escaped(value)}\n" for name, value in tags.items()]
@@ -64,7 +64,7 @@ def _escaped(text: str) -> str:
     return re.sub(r"([=;#\\\n])", r"\\\1", text.replace("\0", ""))
 
 
-def _read_cover(song: Path, cover: Cover, coder: str) -> bytes:
+def _read_cover(song: Path | None, cover: Cover, coder: str) -> bytes:
     """Return the picture, as it is stored or as png, or nothing if it cannot be read: a song is not lost for that."""
     wanted = ["-map", f"0:{cover.stream_index}", "-frames:v", "1", "-c", coder, "-f", "image2pipe", "pipe:1"]
     try:

@@ -15,12 +15,11 @@ from vocal_extraction.settings import ACCOMPANIMENT, STEMS, SignalSettings, Trai
 FORMAT_VERSION = 1  # version of what this project adds to nussl's metadata
 _MOST_CHANNELS = 8
 _LONGEST_NAME = 64
-_FACTS: dict[str, type | tuple[type, ...]] = {
+_FACTS: dict[str, type | tuple[type, ...]] = {  # keys that are fields of the same name, and their types
     **dict.fromkeys(("preset", "settings", "licence", "git_commit", "machine", "nussl_version"), str),
     **dict.fromkeys(("seed", "n_steps"), int),
     "training_s": (int, float),
 }
-"""Keys that are fields of the same name, and the type that they must have to be one."""
 _TRAINER = ("optimizer", "loss_dictionary", "trainer.state_dict", "trainer.state.epoch_history")
 _VIEW = ("stereo", "input_level_db", "padding")  # fields of `SignalSettings` that nussl does not have
 _ORIGIN = ("seed", "git_commit", "training_s", "n_steps", "machine")

@@ -23,8 +23,7 @@ from vocal_extraction.checkpointing.shipped import member_paths
 from vocal_extraction.checkpointing.survey import Made, RefusedError, survey
 from vocal_extraction.compatibility import NUMPY_FORMATS, NUMPY_SCALARS, STFT_PARAMS, TRANSFORMS, TRANSFORMS_MODULE
 
-OLD_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
-"""How torch's format of before version 1.6 begins: a number, pickled."""
+OLD_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # how torch's format before 1.6 begins: a number, pickled
 _OLD_PICKLES = 5
 _MOST_VALUES = 2**20  # values and characters that a checkpoint may hold beside its weights
 _DEEPEST = 32  # how deep its dictionaries and lists may be nested

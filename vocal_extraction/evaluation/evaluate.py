@@ -56,34 +56,25 @@ class EvaluationOptions:
 
     tracks: PathLike | Sequence[PathLike] | None = None
     """Folders of songs with stems, in any layout of `tracks.LAYOUTS`; None is `dataset_folder`."""
-    dataset_folder: PathLike = DATASET_FOLDER
-    """Where prepared songs are, or where MUSDB18 is prepared first; see `tracks.prepare_if_needed`."""
+    dataset_folder: PathLike = DATASET_FOLDER  # of prepared songs, or for MUSDB18's; see `tracks.prepare_if_needed`
     musdb_path: PathLike | None = None
     """Where MUSDB18 lies; None takes the environment variable ``MUSDB_PATH``, or downloads the 7 s sample."""
-    subset: str = "test"
-    """'test', 'valid' or 'train'."""
+    subset: str = "test"  # or 'valid' or 'train'
     output_folder: PathLike | None = None
     """Where the results go; None is ``evaluation_results``, for a model that ships or for estimates a folder in it."""
     metrics: str | Sequence[str] | None = None
     """Families of metrics: 'scale' (SI-SDR and its kin), 'bsseval_v4' (museval's SDR, ISR, SIR, SAR), 'leakage', or
     metrics of one's own; None is all."""
-    oracles: bool = False
-    """Also score ideal masks at the network's STFT."""
-    baselines: bool = False
-    """Also score a random mask and nussl's REPET-SIM, 2DFT and HPSS. The mixture always is."""
-    limit: int | None = None
-    """Score only the first so many songs."""
+    oracles: bool = False  # also score ideal masks at the network's STFT
+    baselines: bool = False  # also score a random mask and nussl's REPET-SIM, 2DFT and HPSS; the mixture always is
+    limit: int | None = None  # score only the first so many songs
     shard: str | None = None
     """Score only these of them, see `extraction.shards.Shard`, and write the songs' files alone; without it, what all
     shards have scored is summed up."""
-    n_jobs: int | None = None
-    """Songs scored at the same time; None chooses."""
-    overwrite: bool = False
-    """Take an output folder that has another model's results; those are moved to a folder in it."""
-    progress: bool = True
-    """Show on stderr how far it is."""
-    show: bool = True
-    """Print the report card on stdout."""
+    n_jobs: int | None = None  # songs scored at the same time; None chooses
+    overwrite: bool = False  # take an output folder that has another model's results, and move those to a folder in it
+    progress: bool = True  # show on stderr how far it is
+    show: bool = True  # print the report card on stdout
 
     def __post_init__(self) -> None:
         for name in ("limit", "n_jobs"):

@@ -74,8 +74,7 @@ class Totals:
     audio_s: float = 0.0  # length of the songs that were done
     failures: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     """How many songs failed for each reason."""
-    started_s: float | None = dataclasses.field(default_factory=time.monotonic)
-    """None counts the time of each song instead."""
+    started_s: float | None = dataclasses.field(default_factory=time.monotonic)  # None: each song's time counts
     worked_s: float = 0.0
 
     def add(self, outcome: Outcome) -> None:

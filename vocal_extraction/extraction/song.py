@@ -96,8 +96,8 @@ def extract_song(
     down that the song is done. On any error no half-written file remains.
     """
     started, settings = time.monotonic(), separator.settings
-    facts = None if str(song) == STANDARD_INPUT else examine(Path(song), track=settings.track)
-    duration_s = None if facts is None else facts.duration_s
+    facts = SongFacts() if str(song) == STANDARD_INPUT else examine(Path(song), track=settings.track)
+    duration_s = facts.duration_s
 
     def watch(done_s: float, total_s: float | None) -> None:
         if cancelled is not None and cancelled():
@@ -112,7 +112,7 @@ def extract_song(
                 settings if paths is not None else dataclasses.replace(settings, format="float"),
                 sample_rate=reader.sample_rate,
                 n_channels=reader.n_channels,
-                channel_layout=None if facts is None else facts.channel_layout,
+                channel_layout=facts.channel_layout,
             )
             temporary = {stem: stack.enter_context(whole_file(path)) for stem, path in (paths or {}).items()}
             mixture = stack.enter_context(DiskArray((reader.n_channels,), separator.folder))
@@ -215,7 +215,7 @@ def _encode(
     stems: StemBlocks,
     scale: float,
     coding: Coding,
-    facts: SongFacts | None,
+    facts: SongFacts,
     temporary: Mapping[str, Path],
     watch: Callable[[], None],
 ) -> tuple[str, ...]:

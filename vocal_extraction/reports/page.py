@@ -23,8 +23,7 @@ from vocal_extraction.reports.pictures import HIGHEST_HZ, LOWEST_HZ, data_uri, p
 from vocal_extraction.reports.style import COLOURS, FONT
 from vocal_extraction.reports.tables import Summary, facts_of, in_order, main_metric, rank, value_of
 
-ROLES = {"evaluated": "model", "baseline": "baseline", "oracle": "oracle"}
-"""The style sheet's class for each role of a row."""
+ROLES = {"evaluated": "model", "baseline": "baseline", "oracle": "oracle"}  # the style sheet's class for each role
 
 _COMPARED_IN_WORDS = {
     "mixture": "than the untouched mixture",

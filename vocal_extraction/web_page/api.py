@@ -40,8 +40,7 @@ _REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data:; media-src data:; font-src data:; frame-ancestors 'self'"
 )
-_DATA = {"report.html": "summary.json", "comparison.html": "comparison.json"}
-"""A report, and the file of its numbers beside it."""
+_DATA = {"report.html": "summary.json", "comparison.html": "comparison.json"}  # a report, and the file of its numbers
 _SETTINGS: dict[str, dict[str, Any]] = {
     "format": {"type": "string", "enum": [*FORMATS]},
     "bitrate_kbps": {"type": "integer", "description": "Of mp3, ogg and m4a."},
