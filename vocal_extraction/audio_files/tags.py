@@ -19,8 +19,6 @@ _FRONT_COVER = 3
 
 @dataclasses.dataclass(frozen=True)
 class Attachments:
-    """Files that ffmpeg reads beside the samples."""
-
     inputs: tuple[str, ...]  # arguments that make them ffmpeg's inputs 1 and 2
     outputs: tuple[str, ...]  # arguments that put them into what ffmpeg writes
     notes: tuple[str, ...] = ()  # what could not be taken along

@@ -39,15 +39,11 @@ class RefusedError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class _Global:
-    """A name that the pickle refers to."""
-
     name: str
 
 
 @dataclasses.dataclass(frozen=True)
-class _Storage:
-    """Where the elements of tensors lie."""
-
+class _Storage:  # where the elements of tensors lie
     key: str
     kind: str
     n_elements: int

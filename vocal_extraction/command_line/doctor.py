@@ -56,15 +56,11 @@ def print_findings(findings: list[Finding], *, as_json: bool = False) -> int:
         return 0 if fit else 1
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
     for finding in findings:
-        _print_wrapped(f"{finding.state:<8} {finding.name:<10} {finding.found}", width)
-        if finding.remedy:
-            _print_wrapped(f"{'':19} -> {finding.remedy}", width)
+        found = f"{finding.state:<8} {finding.name:<10} {finding.found}"
+        for line in (found, f"{'':19} -> {finding.remedy}") if finding.remedy else (found,):
+            print(textwrap.fill(line, max(width, 60), subsequent_indent=" " * 20, break_long_words=False))
     print("Everything needed is here and works." if fit else "Something needed is missing: see what is marked failed.")
     return 0 if fit else 1
-
-
-def _print_wrapped(line: str, width: int) -> None:
-    print(textwrap.fill(line, max(width, 60), subsequent_indent=" " * 20, break_long_words=False))
 
 
 def _examine_python() -> Finding:

@@ -30,16 +30,6 @@ from vocal_extraction.settings import (
     ExtractionSettings,
 )
 
-_ONLY_FOR_MODELS = {  # options of `evaluate` that mean nothing beside ``--estimates``
-    "mask": "--mask",
-    "device": "--device",
-    "models": "--model",
-    "normalization": "--normalization",
-    "preset_names": "--preset",
-    "save_estimates": "--save-estimates",
-    "separator": "--separator",
-}
-
 
 def _number(kind: Callable[[str], float], minimum: float, maximum: float = float("inf")) -> Callable[[str], float]:
     def read(text: str) -> float:
@@ -137,6 +127,8 @@ _TRAIN = [
     _JSON,
 ]
 _AGAIN = {"action": "append"}
+# Options of `evaluate` that mean nothing beside --estimates.
+_ONLY_FOR_MODELS = ("--mask", "--device", "--model", "--normalization", "--preset", "--save-estimates", "--separator")
 _EVALUATE = [
     *_DATA,
     ("--tracks", "", {**_SEVERAL, "metavar": "PATH"}, "folders of songs with stems, in any layout, not --dataset"),
@@ -303,10 +295,10 @@ def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
         error(f"unrecognized arguments: {' '.join(unknown)}")
     if not command:
         error(f"no command was given; there are {', '.join(_COMMANDS)}")
-    needless = [flag for name, flag in _ONLY_FOR_MODELS.items() if name in options and "estimates_folder" in options]
-    if needless:
-        flags = ", ".join(needless)
-        error(f"--estimates scores what is there already; {flags} would change nothing")
+    if "estimates_folder" in options:
+        names = {flags: name or flags[2:].replace("-", "_") for flags, name, *_ in _EVALUATE}
+        if idle := ", ".join(flag for flag in _ONLY_FOR_MODELS if names[flag] in options):
+            error(f"--estimates scores what is there already; {idle} would change nothing")
     if command == "export" and (
         ("output_path" not in options or options["models"][1:]) and "site_folder" not in options
     ):

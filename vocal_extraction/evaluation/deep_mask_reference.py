@@ -44,9 +44,8 @@ def separate_with_nussl(
     covariances = covariances_of(mixture.T, sample_rate)
     gain, channels_of_items = input_gain(covariances, level_db), channel_groups(covariances, stereo, model.n_channels)
     song = mixture if level_db is None else gain * without_slow_waves(mixture, sample_rate)
-    items = torch.from_numpy(
-        np.asarray(song, dtype=np.float64)[channels_of_items]
-    )  # (n_items, n_channels_together, n_samples)
+    # (n_items, n_channels_together, n_samples)
+    items = torch.from_numpy(np.asarray(song, dtype=np.float64)[channels_of_items])
     views = views_of(items.unsqueeze(2), stereo).squeeze(2)
     # nussl takes channels one by one, however many there are, for a network of one channel; else just the network's.
     signals = views.reshape(1, -1, views.shape[-1]) if model.n_channels == 1 else views

@@ -105,7 +105,6 @@ def _exported(part: _Part, given: Any, inputs: Sequence[str], outputs: Sequence[
 
 
 def _axes(name: str) -> dict[int, str]:
-    """Return the axes of any length of a value."""
     if name in ("magnitudes", "masks"):
         return _FRAMES_BEHIND
     return {1: "n_sequences"} if name.endswith((".h", ".c", "_h", "_c")) else _FRAMES_FIRST

@@ -39,7 +39,6 @@ class Axis:
         return kind, left, None if high is None else round(self.percent(high) - left, 2)
 
     def labels(self) -> list[tuple[float, str]]:
-        """Return the percents and the texts of the ticks."""
         digits = 0 if all(tick.is_integer() for tick in self.ticks) else 1
         return [(self.percent(tick), decibels(tick, digits=digits)) for tick in self.ticks]
 

@@ -35,8 +35,6 @@ _MARKED_IN_BARS = {"mixture": "the mixture", "ideal_ratio_mask": "ideal ratio ma
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A song with spectrograms and players."""
-
     rank: str  # 'best', 'median' or 'worst'
     song: str
     metric: str

@@ -32,7 +32,6 @@ def spectrogram_png(samples: NDArray[np.float32], sample_rate: int, *, full_scal
 
 
 def peak_magnitude(samples: NDArray[np.float32], sample_rate: int) -> float:
-    """Return the largest magnitude of a clip's picture."""
     return float(_picture(samples, sample_rate).max(initial=0.0))
 
 

@@ -96,7 +96,6 @@ class TrainingState:
             self.average.module.load_state_dict(weights)
 
     def save(self, folder: Path) -> None:
-        """Write everything that `load` needs."""
         content = {
             "fingerprint": _fingerprint(self.preset, self.seed),
             "network": self.network.state_dict(),

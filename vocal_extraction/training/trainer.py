@@ -176,8 +176,6 @@ def _with_length(preset: Preset, n_mixtures: int | None, **numbers: int | None) 
 
 
 class Scores(NamedTuple):
-    """Means over one validation."""
-
     loss: float
     si_sdr_db: float | None
 

@@ -147,7 +147,6 @@ class Api:
         return JSONResponse(self._queue.state(self._queue.submit(request.state.session, song, options)), 201)
 
     def _options(self, request: Request) -> Options:
-        """Read the query of a submission."""
         asked = {name: value for name, value in request.query_params.items() if value}
         model = asked.get("model", next(iter(self._queue.models)))
         if model not in self._queue.models:

@@ -48,8 +48,6 @@ _BUG = "This is a bug of the program, not of the song. The server's log says mor
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a client asked for."""
-
     model: str
     settings: ExtractionSettings
     stems: tuple[str, ...] | None = None
@@ -101,7 +99,6 @@ class Job:
         self.state = state
 
     def note_progress(self, done_s: float, total_s: float | None) -> None:
-        """Take in how much of the song is separated."""
         self.done_s, self.total_s = done_s, total_s or 0.0
         if total_s and done_s >= total_s:
             self.stage = "Writing the files"

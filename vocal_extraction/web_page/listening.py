@@ -106,7 +106,6 @@ class Overview:
 
 
 def overview(song: Path, *, longest_s: float) -> Overview:
-    """Decode a song, at most `longest_s` of it."""
     bounds = ["-ac", "1", "-ar", str(_OVERVIEW_RATE), "-t", f"{longest_s:.3f}"]
     return Overview(np.frombuffer(b"".join(_decoded(song, 0, bounds)), "<i2"))
 
