@@ -82,6 +82,8 @@ def examine(path: Path, *, containers: str | None = None, track: str | None = No
     pictures = [stream for stream in streams if _has(stream, "attached_pic")]
     videos = [stream for stream in streams if stream.get("codec_type") == "video" and stream not in pictures]
     tags = audio.get("tags", {}) | container.get("tags", {})
+    # No other chunk has a time reference.
+    has_bext = container.get("format_name") in ("wav", "w64") and "time_reference" in tags
     others = [_description(index, each) for index, each in enumerate(tracks, 1) if index != number]
     return SongFacts(
         path=path,
@@ -100,7 +102,7 @@ def examine(path: Path, *, containers: str | None = None, track: str | None = No
         container=container.get("format_name", ""),
         track=number,
         offset_s=_offset_s(audio, videos),
-        bext=_bext(tags) if container.get("format_name") in ("wav", "w64") else {},
+        bext={name: tags[read] for name, read in _BEXT_TAGS.items() if has_bext and read in tags},
         unreadable_cover="" if pictures else _unreadable_cover(streams, messages),
         notes=(f"track {_description(number, audio)} was taken; others: {', '.join(others)}",) if others else (),
     )
@@ -215,10 +217,3 @@ def _offset_s(audio: dict[str, Any], videos: list[dict[str, Any]]) -> float:
         return 0.0
     offset_s = float(audio["start_time"]) - float(videos[0]["start_time"])
     return offset_s if _OFFSETS_S[0] <= offset_s <= _OFFSETS_S[1] else 0.0
-
-
-def _bext(tags: dict[str, str]) -> dict[str, str]:
-    """Return the fields of a bext chunk if there is one: no other chunk has a time reference."""
-    if "time_reference" not in tags:
-        return {}
-    return {name: tags[read] for name, read in _BEXT_TAGS.items() if read in tags}

@@ -13,18 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
+from vocal_extraction.checkpointing import shipped
 from vocal_extraction.checkpointing.archive import CheckpointError, contents_of, reason_of
 from vocal_extraction.checkpointing.metadata import CheckpointMetadata
 from vocal_extraction.checkpointing.reading import parse_checkpoint
-from vocal_extraction.checkpointing.shipped import (
-    LIST_ENDING,
-    check_shipped,
-    checkpoint_path,
-    graph_beside,
-    licence_of,
-    member_paths,
-    model_name,
-)
 from vocal_extraction.device import known_device
 from vocal_extraction.errors import SettingsError
 from vocal_extraction.settings import SignalSettings
@@ -59,7 +51,7 @@ class LoadedModel:
     @property
     def name(self) -> str:
         """What it is called: a model that ships or was imported by its name, a trained one by preset and folder."""
-        name = model_name(self.path)
+        name = shipped.model_name(self.path)
         if name not in ("best", "latest"):
             return name
         preset = re.sub(r"[^\w.+-]", "_", self.metadata.preset or "model")
@@ -135,10 +127,10 @@ def mean_of(members: Sequence[LoadedModel], path: Path) -> LoadedModel:
     for member in members:
         if not {*member.sources} & {*first.sources}:
             raise CheckpointError(f"{member.path} has {', '.join(member.sources)}, and none of {first.path}'s sources.")
-    licence = "; ".join(sorted({licence_of(member.path, member.metadata.licence) for member in members}))
+    licence = "; ".join(sorted({shipped.licence_of(member.path, member.metadata.licence) for member in members}))
     origins = tuple({"sha256": member.sha256, **member.metadata.origin} for member in members)
-    facts: dict[str, Any] = {"preset": model_name(path), "settings": None, "licence": licence, "members": origins}
-    metadata = dataclasses.replace(first.metadata, **facts)
+    facts: dict[str, Any] = {"settings": None, "licence": licence, "members": origins}
+    metadata = dataclasses.replace(first.metadata, preset=shipped.model_name(path), **facts)
     sha256 = hashlib.sha256("\n".join(member.sha256 for member in members).encode()).hexdigest()
     return dataclasses.replace(
         first, network=tuple(members), output="mean", metadata=metadata, path=path, sha256=sha256
@@ -151,7 +143,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, device: Any = "cpu", runtim
     Parameters
     ----------
     path
-        Of the file, the name of a model that ships or was imported, or a list of such (`LIST_ENDING`).
+        Of the file, the name of a model that ships or was imported, or a list of such (`shipped.LIST_ENDING`).
     device
         'cpu', 'auto', or a name that torch knows.
     runtime
@@ -168,14 +160,14 @@ def load_checkpoint(path: str | os.PathLike[str], *, device: Any = "cpu", runtim
     """
     if not isinstance(path, str | os.PathLike):
         raise CheckpointError(f"Expected the path of a checkpoint or the name of a model, got {path!r}.")
-    path = checkpoint_path(os.fspath(path))
+    path = shipped.checkpoint_path(os.fspath(path))
     contents = contents_of(path)
     sha256 = hashlib.sha256(contents).hexdigest()
-    check_shipped(path, sha256)
-    if path.suffix == LIST_ENDING:
-        members = [load_checkpoint(each, device=device, runtime=runtime) for each in member_paths(path)]
+    shipped.check_shipped(path, sha256)
+    if path.suffix == shipped.LIST_ENDING:
+        members = [load_checkpoint(each, device=device, runtime=runtime) for each in shipped.member_paths(path)]
         return mean_of(members, path)
-    device, graph = known_device(device), graph_beside(path)
+    device, graph = known_device(device), shipped.graph_beside(path)
     found: Any
     if graph is not None and runtime != "torch" and str(device) == "cpu":
         found, metadata, output = _load_onnx(contents_of(graph), str(path), weights=contents)

@@ -15,12 +15,7 @@ from numpy.typing import NDArray
 
 from vocal_extraction.checkpointing import LoadedModel
 from vocal_extraction.evaluation.metrics import EvaluationError
-from vocal_extraction.separation.input_conditioning import (
-    channel_groups,
-    covariances_of,
-    input_gain,
-    without_slow_waves,
-)
+from vocal_extraction.separation import input_conditioning as conditioning
 from vocal_extraction.separation.masking import channels_of, views_of
 
 
@@ -41,9 +36,10 @@ def separate_with_nussl(
             "resample. Leave separator='extraction', which does."
         )
     stereo, level_db = model.signal.stereo, model.signal.input_level_db
-    covariances = covariances_of(mixture.T, sample_rate)
-    gain, channels_of_items = input_gain(covariances, level_db), channel_groups(covariances, stereo, model.n_channels)
-    song = mixture if level_db is None else gain * without_slow_waves(mixture, sample_rate)
+    covariances = conditioning.covariances_of(mixture.T, sample_rate)
+    gain = conditioning.input_gain(covariances, level_db)
+    channels_of_items = conditioning.channel_groups(covariances, stereo, model.n_channels)
+    song = mixture if level_db is None else gain * conditioning.without_slow_waves(mixture, sample_rate)
     # (n_items, n_channels_together, n_samples)
     items = torch.from_numpy(np.asarray(song, dtype=np.float64)[channels_of_items])
     views = views_of(items.unsqueeze(2), stereo).squeeze(2)

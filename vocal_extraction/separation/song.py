@@ -15,24 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from vocal_extraction.checkpointing import LoadedModel
+from vocal_extraction.separation import input_conditioning as conditioning
+from vocal_extraction.separation import masking
 from vocal_extraction.separation.disk_array import Array, Rows, Scratch
-from vocal_extraction.separation.input_conditioning import (
-    MARGIN_S,
-    channel_groups,
-    covariances_of,
-    input_gain,
-    without_slow_waves,
-)
 from vocal_extraction.separation.layerwise import LayerwiseSong, Runtime
-from vocal_extraction.separation.masking import (
-    as_batch,
-    as_masks,
-    masked,
-    source_mask,
-    synthesize_part,
-    views_of,
-    wiener_filtered,
-)
 from vocal_extraction.separation.resampling import Resampler
 from vocal_extraction.separation.workers import Item, for_each
 from vocal_extraction.settings import ExtractionSettings
@@ -91,14 +77,14 @@ class SongSeparation:
             name: Resampler(estimate, (rate, sample_rate), scratch, n_samples=len(mixture))
             for name, estimate in self._estimates.items()
         }
-        covariances = covariances_of(mixture, sample_rate)
+        covariances = conditioning.covariances_of(mixture, sample_rate)
         level_db = model.signal.input_level_db
-        self._gain = input_gain(covariances, level_db)
-        self._margin = 0 if level_db is None else round(MARGIN_S * rate)
+        self._gain = conditioning.input_gain(covariances, level_db)
+        self._margin = 0 if level_db is None else round(conditioning.MARGIN_S * rate)
         self._reach = model.signal.window_length + self._margin  # samples beyond those of its frames that a chunk needs
         factor = 1 if model.is_on_cpu else _ON_AN_ACCELERATOR
         self._items_together = max(1, factor * _BINS_TOGETHER // (model.signal.n_bins * model.n_channels))
-        self._channels_of_items = channel_groups(covariances, model.signal.stereo, model.n_channels)
+        self._channels_of_items = conditioning.channel_groups(covariances, model.signal.stereo, model.n_channels)
         self._beside = -(-model.signal.window_length // 2 // model.signal.hop_length)
         self._n_before = self._beside if model.signal.padding == "whole" else 0
         self._n_frames = n_frames_of(self._n_samples, model.signal) + 2 * self._n_before
@@ -179,8 +165,8 @@ class SongSeparation:
 
     def _network_input(self, frames: slice) -> Rows:
         """Return magnitudes (n_batch, n_frames, n_bins, n_channels) for the runtime."""
-        magnitudes = self._gain * magnitude(views_of(self._spectrum(frames), self._signal.stereo))
-        return self._runtime.rows(as_batch(magnitudes, n_network_channels=self._model.n_channels))
+        magnitudes = self._gain * magnitude(masking.views_of(self._spectrum(frames), self._signal.stereo))
+        return self._runtime.rows(masking.as_batch(magnitudes, n_network_channels=self._model.n_channels))
 
     def _spectrum(self, frames: slice) -> Samples:
         """Return frames of the spectrum of the whole song: (n_items, n_channels, n_frames, n_bins)."""
@@ -203,7 +189,7 @@ class SongSeparation:
         first, last = max(start - self._margin, 0), min(stop + self._margin, self._n_samples)
         read = self._song[first:last].T
         if self._margin:
-            read = without_slow_waves(read, self._signal.sample_rate, beside=(start - first, last - stop))
+            read = conditioning.without_slow_waves(read, self._signal.sample_rate, beside=(start - first, last - stop))
         rows[:, start - samples.start : stop - samples.start] = read
         return self._runtime.samples(rows[self._channels_of_items])
 
@@ -211,28 +197,28 @@ class SongSeparation:
         spectra = [self._spectrum(chunk.computed) for chunk in group]
         n_items = len(spectra[0])
         if self._layers is not None:
-            masks = [as_masks(self._runtime.samples(self._layers.masks(group[0].computed)), n_items=n_items)]
+            masks = [masking.as_masks(self._runtime.samples(self._layers.masks(group[0].computed)), n_items=n_items)]
         else:
             joined = namespace(spectra[0]).concatenate(spectra)
-            magnitudes = self._gain * magnitude(views_of(joined, self._signal.stereo))
+            magnitudes = self._gain * magnitude(masking.views_of(joined, self._signal.stereo))
             masks = _parts(self._together(self._infer_masks, magnitudes), n_items)
         for chunk, spectrum, chunk_masks in zip(group, spectra, masks, strict=True):
             filtered = self._filtered(spectrum, chunk_masks) if self._settings.wiener else None
             for name in self._estimates:
                 index = self._model.sources.index(name)
-                mask = source_mask(chunk_masks, index, kind=self._settings.mask)
+                mask = masking.source_mask(chunk_masks, index, kind=self._settings.mask)
                 if self._block_frames is None:
                     self._write(name, chunk, self._waveform(spectrum, mask, chunk))
                 elif filtered is None:
-                    self._add(name, chunk.kept, masked(spectrum, mask, self._signal.stereo))
+                    self._add(name, chunk.kept, masking.masked(spectrum, mask, self._signal.stereo))
                 else:
                     self._add(name, chunk.kept, filtered[index])
 
     def _filtered(self, spectrum: Samples, masks: Samples) -> list[Samples]:
         """Return the spectrum of each source behind the Wiener filter: (n_items, n_channels, n_frames, n_bins)."""
         kinds, rows = range(masks.shape[-1]), self._runtime.rows
-        estimates = [rows(masked(spectrum, masks[..., i], self._signal.stereo)) for i in kinds]
-        found = wiener_filtered(rows(spectrum), np.stack(estimates, axis=-1), n_rounds=self._settings.wiener)
+        estimates = [rows(masking.masked(spectrum, masks[..., i], self._signal.stereo)) for i in kinds]
+        found = masking.wiener_filtered(rows(spectrum), np.stack(estimates, axis=-1), n_rounds=self._settings.wiener)
         return [self._runtime.samples(found[..., i]) for i in kinds]
 
     def _add(self, name: str, frames: slice, spectrum: Samples) -> None:
@@ -244,29 +230,29 @@ class SongSeparation:
         first = self._middle_of(frames.start - before) - signal.window_length // 2
         last = first + (spectrum.shape[-2] - 1) * signal.hop_length + signal.window_length
         start, stop = max(first, 0), min(last, self._n_samples)
-        rows = self._rows_of(synthesize_part(spectrum, slice(start - first, stop - first), signal=signal))
+        rows = self._rows_of(masking.synthesize_part(spectrum, slice(start - first, stop - first), signal=signal))
         with self._adding:
             self._estimates[name][start:stop] += rows
 
     def _infer_masks(self, magnitudes: Samples) -> Samples:
         """Infer masks (n_items, n_channels, n_frames, n_bins, n_sources) from the magnitudes of the views."""
-        batch = as_batch(magnitudes, n_network_channels=self._model.n_channels)
-        return as_masks(self._runtime.masks(batch), n_items=len(magnitudes))
+        batch = masking.as_batch(magnitudes, n_network_channels=self._model.n_channels)
+        return masking.as_masks(self._runtime.masks(batch), n_items=len(magnitudes))
 
     def _waveform(self, spectrum: Samples, mask: Samples, chunk: Chunk) -> Samples:
         """Mask a spectrum of a chunk's computed frames; return the samples of those that are kept."""
         signal, samples = self._signal, self._samples_of(chunk.kept)
         first, n_samples = chunk.computed.start, max(samples.stop - samples.start, 0)
         if self._settings.phase == "griffin-lim":
-            spectrum = masked(spectrum, mask, signal.stereo)
+            spectrum = masking.masked(spectrum, mask, signal.stereo)
             n_computed, start = (spectrum.shape[-2] - 1) * signal.hop_length, samples.start - self._middle_of(first)
             waveform = griffin_lim(abs(spectrum), phase_of=spectrum, n_samples=n_computed, signal=signal)
             return waveform[..., start : start + n_samples]
         # Frames beside those that are kept reach into their samples.
         frames = slice(max(chunk.kept.start - self._beside - first, 0), chunk.kept.stop + self._beside - first)
         start = samples.start - self._middle_of(first + frames.start) + signal.window_length // 2
-        part = masked(spectrum[..., frames, :], mask[..., frames, :], signal.stereo)
-        return synthesize_part(part, slice(start, start + n_samples), signal=signal)
+        part = masking.masked(spectrum[..., frames, :], mask[..., frames, :], signal.stereo)
+        return masking.synthesize_part(part, slice(start, start + n_samples), signal=signal)
 
     def _estimate_audio(self, group: Sequence[Chunk]) -> None:
         of_chunks = [self._items(chunk.computed) for chunk in group]

@@ -18,15 +18,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+from vocal_extraction import checkpointing
 from vocal_extraction.atomic_files import native_name
 from vocal_extraction.audio_files.ffmpeg import Ffmpeg, input_arguments
-from vocal_extraction.checkpointing import (
-    CheckpointError,
-    CheckpointMetadata,
-    LoadedModel,
-    load_checkpoint,
-    read_metadata,
-)
 from vocal_extraction.errors import SongTooLongError, VocalExtractionError
 from vocal_extraction.extraction import Outcome, extract_vocals
 from vocal_extraction.separation import Cancelled, real_time_factor
@@ -127,7 +121,7 @@ class JobQueue(contextlib.AbstractContextManager["JobQueue"]):
     def __init__(self, root: Path, limits: Limits, models: Mapping[str, Path], device: str) -> None:
         self.root, self.limits, self.models = root.resolve(), limits, models
         self.real_time_factors: dict[str, float] = {}  # seconds for a second of a song, as measured
-        self._load = functools.partial(load_checkpoint, device=device)
+        self._load = functools.partial(checkpointing.load_checkpoint, device=device)
         self._jobs: dict[str, Job] = {}
         self._lock, self._loading, self._closed = threading.Lock(), threading.Lock(), threading.Event()
         self._loaded = functools.lru_cache(maxsize=8)(lambda path, changed_ns: self._load(path))
@@ -152,16 +146,16 @@ class JobQueue(contextlib.AbstractContextManager["JobQueue"]):
         waiting = [other for other in self.jobs() if not other.is_over]
         return job.as_json(n_ahead=waiting.index(job) if job in waiting else 0)
 
-    def model(self, name: str) -> LoadedModel:
+    def model(self, name: str) -> checkpointing.LoadedModel:
         """Load a model, once until its file changes."""
         path = self.models[name]
         with self._loading:
             return self._loaded(path, path.stat().st_mtime_ns if path.is_file() else 0)
 
-    def metadata(self, name: str) -> CheckpointMetadata:
+    def metadata(self, name: str) -> checkpointing.CheckpointMetadata:
         """Return a model's metadata; one that does not name its sources there is loaded."""
-        with contextlib.suppress(CheckpointError):  # for another of `LOADERS`
-            if (metadata := read_metadata(self.models[name])).sources:
+        with contextlib.suppress(checkpointing.CheckpointError):  # for another of `LOADERS`
+            if (metadata := checkpointing.read_metadata(self.models[name])).sources:
                 return metadata
         return self.model(name).metadata
 
