@@ -43,18 +43,11 @@ class RayWorker(Worker):
     def __init__(self, work: Work, *, gpu_share: float = 0.0) -> None:
         kind: Any = ray.remote(num_cpus=1, num_gpus=gpu_share, max_restarts=0)(_Actor)
         self._actor = kind.remote(work)
-        try:
-            complaint = ray.get(self._actor.prepare.remote())
-        except ray.exceptions.RayError as error:
-            raise WorkerDiedError(_first_line(error)) from error
-        if complaint is not None:
+        if (complaint := _answer(self._actor.prepare.remote())) is not None:
             raise ExtractionError(complaint)
 
     def __call__(self, task: Any) -> Any:
-        try:
-            return ray.get(self._actor.do.remote(task))
-        except ray.exceptions.RayError as error:
-            raise WorkerDiedError(_first_line(error)) from error
+        return _answer(self._actor.do.remote(task))
 
     def stop(self) -> None:
         """End the actor, in the middle of a task."""
@@ -63,5 +56,8 @@ class RayWorker(Worker):
     close = stop
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")
+def _answer(of: Any) -> Any:
+    try:
+        return ray.get(of)
+    except ray.exceptions.RayError as error:
+        raise WorkerDiedError(str(error).strip().partition("\n")[0].rstrip(".")) from error
