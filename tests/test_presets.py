@@ -8,7 +8,7 @@ from vocal_extraction.errors import SettingsError
 from vocal_extraction.presets import PRESETS, SPECIFIED, Preset, find_preset
 from vocal_extraction.settings import MixingSettings, NetworkSettings
 
-STUDIO = PRESETS["studio"]
+CLASSIC = PRESETS["classic"]
 
 
 @pytest.fixture
@@ -23,20 +23,20 @@ def preset(tmp_path):
 
 
 def test_names_of_presets_are_found():
-    assert find_preset("studio") is STUDIO
+    assert find_preset("classic") is CLASSIC
 
 
 def test_a_file_changes_what_it_says_and_nothing_else(preset):
     read = preset(
-        'based_on = "studio"\nsources = ["vocals", "drums"]\n[network]\nhidden_size = 96\n'
+        'based_on = "classic"\nsources = ["vocals", "drums"]\n[network]\nhidden_size = 96\n'
         '[training]\nlearning_rate = 1\ngradient_clip_norm = "none"\n[mixing]\nsnr_db = [-3, 3.5]\n'
     )
-    training = dataclasses.replace(STUDIO.training, learning_rate=1.0, gradient_clip_norm=None)
+    training = dataclasses.replace(CLASSIC.training, learning_rate=1.0, gradient_clip_norm=None)
     assert read == Preset(
         "my",
-        signal=STUDIO.signal,
-        mixing=dataclasses.replace(STUDIO.mixing, snr_db=(-3.0, 3.5)),
-        network=dataclasses.replace(STUDIO.network, hidden_size=96),
+        signal=CLASSIC.signal,
+        mixing=dataclasses.replace(CLASSIC.mixing, snr_db=(-3.0, 3.5)),
+        network=dataclasses.replace(CLASSIC.network, hidden_size=96),
         training=training,
         sources=("vocals", "drums"),
     )
@@ -85,9 +85,9 @@ def test_every_setting_can_be_written(preset):
     lines = []
     for table in ("signal", "mixing", "network", "training"):
         lines.append(f"[{table}]")
-        for name, value in dataclasses.asdict(getattr(STUDIO, table)).items():
+        for name, value in dataclasses.asdict(getattr(CLASSIC, table)).items():
             value = list(value) if isinstance(value, tuple) else "none" if value is None else value
             lines.append(f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}")
-    assert preset("\n".join(lines)) == dataclasses.replace(STUDIO, name="my")
+    assert preset("\n".join(lines)) == dataclasses.replace(CLASSIC, name="my")
     assert preset("[network]\n").network == NetworkSettings()
     assert preset("").mixing == MixingSettings()

@@ -66,7 +66,7 @@ WRONG: dict[type, list[tuple[str, str, tuple]]] = {
         ("an epoch must have at most a million mixtures", "batches_per_epoch", (10**6,)),
         ("n mixtures must be none or 1 to a million", "n_mixtures", (0, -1, 10**13)),
         ("n validation mixtures must be none or 1 to a million", "n_validation_mixtures", (0, 10**13)),
-        ("loss must be magnitude l1 waveform or waveform batch", "loss", ("l2",)),
+        ("loss must be magnitude l1 waveform waveform batch or spectrum batch", "loss", ("l2",)),
         ("source weights must be positive", "source_weights", ((0.0,),)),
         ("learning rate must be positive", "learning_rate", (0, -1e-3, INFINITY, NAN)),
         ("learning rate schedule must be constant or cosine", "learning_rate_schedule", ("linear",)),
@@ -204,7 +204,7 @@ def test_specified_preset_has_the_specifications_numbers():
 
 
 def test_presets_are_found_by_their_names():
-    assert list(PRESETS) == ["specified", "classic", "studio", "four-stems", "live", "low-latency"]
+    assert list(PRESETS) == ["specified", "classic", "four-stems", "studio", "live", "low-latency"]
     assert [preset.name for preset in PRESETS.values()] == list(PRESETS)
     assert CLASSIC.network == SPECIFIED.network
     assert dataclasses.replace(CLASSIC.signal, stereo="each", input_level_db=None) == SPECIFIED.signal
@@ -218,9 +218,9 @@ def test_presets_are_within_their_own_bounds(preset):
 
 
 def test_studio_differs_from_classic_where_it_says_so():
-    assert STUDIO.network.kind == "BandSplitMaskInference"
+    assert STUDIO.network.kind == "UNetMaskInference"
     assert STUDIO.signal.n_bins > CLASSIC.signal.n_bins
-    assert STUDIO.training.loss == CLASSIC.training.loss == "waveform"
+    assert (STUDIO.training.loss, CLASSIC.training.loss) == ("spectrum_batch", "waveform")
 
 
 @pytest.mark.parametrize("sources", [(), ("vocals", "vocals"), ("",), (1,), tuple("abcdefghijklmnopq")])

@@ -40,12 +40,12 @@ def noise(*shape):
 def checkpoint(tmp_path_factory):
     """A small untrained network that runs forwards only, with windows of 2,048 and two frames of lookahead."""
     torch.manual_seed(0)
-    studio = PRESETS["studio"]
+    live = PRESETS["live"]
     preset = dataclasses.replace(
-        studio,
+        live,
         name="small",
-        signal=dataclasses.replace(studio.signal, window_length=2_048, hop_length=512),
-        network=dataclasses.replace(studio.network, hidden_size=4, num_layers=1, bidirectional=False, lookahead=2),
+        signal=dataclasses.replace(live.signal, window_length=2_048, hop_length=512),
+        network=dataclasses.replace(live.network, hidden_size=4, num_layers=1, lookahead=2),
     )
     return save_checkpoint(tmp_path_factory.mktemp("live") / "small.model.pth", create_model(preset), preset=preset)
 

@@ -31,7 +31,7 @@ from vocal_extraction.errors import ExtractionCancelledError, ExtractionError
 from vocal_extraction.networks import NETWORKS
 from vocal_extraction.separation import DiskArray, Separator, separate
 from vocal_extraction.separation.torch_runtime import layerwise_network
-from vocal_extraction.settings import PRETRAINED_FOLDER, STEMS, ExtractionSettings, SignalSettings
+from vocal_extraction.settings import STEMS, ExtractionSettings, SignalSettings
 from vocal_extraction.spectrogram import griffin_lim, istft, n_frames_of, stft
 
 SINGLE = ["MaskInference", "BandSplitMaskInference", "OpenUnmix"]
@@ -102,7 +102,7 @@ def test_a_network_of_one_direction_gives_what_it_gives_on_the_whole_song(kind, 
     "preset_name, runtime",
     [
         *(("classic", "torch"), ("classic", "onnxruntime"), ("four-stems", "torch"), ("four-stems", "onnxruntime")),
-        *((PRETRAINED_FOLDER / "pair.model.pth", "onnxruntime"), ("low-latency", "onnxruntime")),
+        ("low-latency", "onnxruntime"),
     ],
 )
 def test_models_that_ship_give_what_they_give_on_the_whole_song(preset_name, runtime, demo_dataset):

@@ -50,7 +50,7 @@ def _texts_like(text: str) -> st.SearchStrategy[bytes]:
     return st.one_of(st.tuples(st.integers(0, len(lines) - 1), values).map(put), inputs.mutated(text.encode()))
 
 
-_PRESET = """based_on = "studio"
+_PRESET = """based_on = "classic"
 name = "x"
 sources = ["vocals", "drums"]
 [signal]

@@ -16,7 +16,7 @@ _SHIPPED = {
     "low-latency": "low-latency.model.pth",
 }
 
-_MEMBERS = ("pair.model.pth",)
+_MEMBERS = ("u-net.model.pth",)
 """What ships only as a member of a list."""
 _SHIPPED_LICENCE = "research and private use"
 """Of their weights, by the songs that they were trained on; pretrained_model/README.md has more."""

@@ -14,7 +14,7 @@ from vocal_extraction.errors import SettingsError
 from vocal_extraction.networks.base import Network
 
 _BINS_PER_ROW = 4
-"""Neighbouring bins that are channels of one row of the convolutions: a quarter of the rows at no loss."""
+"""Neighbouring bins that are channels of one row of the convolutions."""
 _SCALE = 1_000.0
 """On magnitudes, of which log(1 + x) is taken then: the quietest that is heard comes to about a tenth."""
 _SHARE_ABOVE = 8
@@ -63,7 +63,7 @@ class UNetMaskInference(Network):
         seen = torch.log1p(_SCALE * data[:, :, : self.n_seen])
         seen = self.norm(seen.flatten(0, 1).flatten(1)).reshape(seen.shape)
         seen = functional.pad(seen, (0, 0, 0, 0, 0, -n_frames % self.multiple))
-        # (n_batch, channels of a row, n_frames, n_rows), in memory with the channels last, which convolutions like
+        # (n_batch, channels of a row, n_frames, n_rows), channels last in memory, where convolutions are fastest
         rows = seen.reshape(n_batch, -1, self.n_seen // _BINS_PER_ROW, self.first.in_channels).permute(0, 3, 1, 2)
         rows = self.first(rows)
         before = []

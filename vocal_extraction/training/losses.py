@@ -67,8 +67,8 @@ def item_losses(network: nn.Module, sources: Tensor, *, preset: Preset, known: T
 def _spectral_errors(mixture: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """Compute the energy of the masked mixture's error as a share of the mixture's energy: (n_batch, n_sources).
 
-    Shape: (n_batch, n_channels, n_frames, n_bins), (n_batch, n_sources, n_channels, n_frames, n_bins) twice. It is that
-    of waveforms but for what masked frames contradict each other in, and takes a third of the time.
+    Shape: (n_batch, n_channels, n_frames, n_bins), (n_batch, n_sources, n_channels, n_frames, n_bins) twice. It differs
+    from that of the waveforms only where overlapping masked frames disagree, and takes a third of the time.
     """
     power = mixture.real.square() + mixture.imag.square()
     mixture = mixture.unsqueeze(1)
