@@ -7,14 +7,13 @@ import itertools
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 from vocal_extraction.checkpointing import LoadedModel
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 _WORKERS_OF_A_SONG = 4
 _GIVEN_BACK_BYTES, _M_MMAP_THRESHOLD = 4_000_000, -3
@@ -67,25 +66,16 @@ def for_each(
     `after_each` is called from this thread with the number of items that are done, in order, and may raise to stop. No
     call of `function` is under way any more when this returns or raises, so that arrays may be closed.
     """
-    results = in_order(pool, function, items, n_ahead=min(_n_cores(), _WORKERS_OF_A_SONG) + 1)
-    with contextlib.closing(results):
-        for n_done, _ in enumerate(results, start=1):
-            after_each(n_done)
-
-
-def in_order(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], *, n_ahead: int
-) -> Generator[Result, None, None]:
-    """Yield a function's results of items in their order; no call is under way any more when this is closed."""
-    waiting, ahead = iter(items), deque[Future[Result]]()
+    waiting, ahead = iter(items), deque[Future[Any]]()
+    n_ahead = min(_n_cores(), _WORKERS_OF_A_SONG) + 1
     try:
-        while True:
+        for n_done in itertools.count(1):
             for item in itertools.islice(waiting, n_ahead - len(ahead)):
                 ahead.append(pool.submit(function, item))
             if not ahead:
                 return
-            result = ahead[0].result()
+            ahead[0].result()
             ahead.popleft()
-            yield result
+            after_each(n_done)
     finally:
         wait([future for future in ahead if not future.cancel()])

@@ -1,18 +1,22 @@
 """What a run takes of the machine: cores, memory; and which code it is."""
 
+import collections
 import contextlib
 import ctypes
 import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 
 import vocal_extraction
-from vocal_extraction.separation.workers import Item, Result, in_order
 from vocal_extraction.settings import PROJECT_FOLDER
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 _MOST_THREADS = 8  # each holds the spectrograms of a batch: a few hundred megabytes
 
@@ -43,7 +47,9 @@ def resources(device: torch.device, n_workers: int | None) -> Iterator[int]:
         keep_freed_memory(False)
 
 
-def in_threads(function: Callable[[Item], Result], items: Iterable[Item], *, device: torch.device) -> Iterator[Result]:
+def in_threads(
+    function: Callable[[_Item], _Result], items: Iterable[_Item], *, device: torch.device
+) -> Iterator[_Result]:
     """Apply a function to items and yield the results in order; on a CPU, to as many at once as there are cores.
 
     Threads that each take an item of their own never wait for each other, as those do that share every small step of
@@ -55,9 +61,15 @@ def in_threads(function: Callable[[Item], Result], items: Iterable[Item], *, dev
     n_threads = min(_n_cores(), _MOST_THREADS)
     n_before = torch.get_num_threads()
     torch.set_num_threads(1)
+    pending: collections.deque[Future[_Result]] = collections.deque()
     try:
         with ThreadPoolExecutor(n_threads) as pool:
-            yield from in_order(pool, function, items, n_ahead=n_threads + 1)
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) > n_threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
     finally:
         torch.set_num_threads(n_before)
 
