@@ -175,8 +175,8 @@ def load_checkpoint(path: str | os.PathLike[str], *, device: Any = "cpu", runtim
         loader = next(loader for loader in reversed(LOADERS) if loader.recognizes(contents))
         found, metadata, output = loader.load(contents, str(path))
         found = found.eval().to(device) if hasattr(found, "parameters") else found
-        if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-            libc.malloc_trim(0)  # what was freed after reading and trying large weights
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)  # what was freed after reading and trying large weights
     model = LoadedModel(found, metadata.signal, metadata.n_channels, metadata.sources, output, metadata, path, sha256)
     if runtime not in ("auto", "onnxruntime" if model.is_onnx else "torch"):
         remedy = "name its checkpoint instead" if model.is_onnx else "export it first (vocal-extraction export)"

@@ -16,7 +16,7 @@ _SMALLEST = 1e-10
 """Added to the sum of powers that masks are ratios of."""
 _MOST_SHUFFLED = 16
 """Transposed convolutions to so few channels take twice the time of a convolution whose outputs are interleaved."""
-_ACTIVATIONS = {"leaky": (nn.LeakyReLU(0.2), nn.ReLU()), "elu": (nn.ELU(), nn.ELU())}
+_ACTIVATIONS = {"leaky": (nn.LeakyReLU(0.2, inplace=True), nn.ReLU(inplace=True)), "elu": (nn.ELU(inplace=True),) * 2}
 """What follows convolutions and transposed ones, by name."""
 
 

@@ -99,8 +99,8 @@ class Block(nn.Module):
 
     def forward(self, data: Tensor) -> Tensor:
         """Add what is found to the input."""
-        normal = torch.relu(self.norm_1(data))
+        normal = torch.relu_(self.norm_1(data))
         # The maps are multiplied from the left, since the channels are last in memory.
         narrow = torch.matmul(self.narrow.weight, normal.permute(0, 2, 3, 1)) + self.narrow.bias.unsqueeze(1)
         widened = torch.matmul(self.widen.weight, torch.relu(narrow)).permute(0, 3, 1, 2)
-        return data + self.conv_2(torch.relu(self.norm_2(self.conv_1(normal) + widened)))
+        return data + self.conv_2(torch.relu_(self.norm_2(self.conv_1(normal) + widened)))

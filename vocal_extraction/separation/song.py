@@ -8,6 +8,7 @@ Axes: songs are ``(n_samples, n_channels)``, items (groups of channels of a chun
 """
 
 import dataclasses
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ Tick = Callable[[float], None]  # called with the share of the work that is done
 _BINS_TOGETHER = 600  # bins of all items that go through a network at once: two items of 257, one of 1025
 _ON_AN_ACCELERATOR = 16  # how many times as much an accelerator takes at once
 _LAYERWISE_CHUNK_S = 2.0  # longest chunk on a CPU where no context makes short ones costly; memory grows with it
+_STEP_FRAMES = 32  # networks that halve time up to five times see a chunk as they do the song if it begins at these
 WIENER_FRAMES = 300  # a stretch in which a Wiener filter takes sources to stay where they are, as open-unmix
 _ENCODING, _LAYERS = 0.2, 0.4  # shares of the time before a layerwise network gives masks
 
@@ -40,16 +42,17 @@ class Chunk:
     computed: slice
 
 
-def chunks_of(n: int, *, size: int, context: int) -> list[Chunk]:
-    """Divide a song into chunks of nearly equal size; all are computed on equally many frames.
+def chunks_of(n: int, *, size: int, context: int, step: int = 1) -> list[Chunk]:
+    """Divide a song into chunks of nearly equal size, which begin at multiples of `step`, as their contexts do.
 
     >>> [(chunk.kept, chunk.computed) for chunk in chunks_of(10, size=6, context=1)]
-    [(slice(0, 5, None), slice(0, 7, None)), (slice(5, 10, None), slice(3, 10, None))]
+    [(slice(0, 5, None), slice(0, 6, None)), (slice(5, 10, None), slice(4, 10, None))]
     """
-    size = -(-n // -(-n // size))
-    length = min(size + 2 * context, n)
-    starts = [(start, min(max(start - context, 0), n - length)) for start in range(0, n, size)]
-    return [Chunk(slice(start, min(start + size, n)), slice(first, first + length)) for start, first in starts]
+    size, context = (-(-least // step) * step for least in (-(-n // -(-n // size)), context))
+    return [
+        Chunk(slice(start, min(start + size, n)), slice(max(start - context, 0), min(start + size + context, n)))
+        for start in range(0, n, size)
+    ]
 
 
 class SongSeparation:
@@ -107,12 +110,16 @@ class SongSeparation:
             if self._model.is_on_cpu:
                 chunk_s = min(chunk_s, _LAYERWISE_CHUNK_S + 2 * context_s)
         size, context = (round(seconds * signal.sample_rate / signal.hop_length) for seconds in (chunk_s, context_s))
+        step = 1 if self._runtime.layers else _STEP_FRAMES
         if self._model.output == "audio":
-            chunks = chunks_of(self._n_samples, size=size * signal.hop_length, context=context * signal.hop_length)
+            hop = signal.hop_length
+            chunks = chunks_of(self._n_samples, size=size * hop, context=context * hop, step=step * hop)
         else:
-            chunks = chunks_of(self._n_frames, size=max(size, 1), context=max(context, self._beside))
+            chunks = chunks_of(self._n_frames, size=max(size, 1), context=max(context, self._beside), step=step)
         n_together = max(1, self._items_together // len(self._channels_of_items)) if not self._runtime.layers else 1
-        return [chunks[start : start + n_together] for start in range(0, len(chunks), n_together)]
+        by_length = itertools.groupby(chunks, lambda chunk: chunk.computed.stop - chunk.computed.start)
+        alike = [list(group) for _, group in by_length]
+        return [group[i : i + n_together] for group in alike for i in range(0, len(group), n_together)]
 
     def estimate(self, pool: ThreadPoolExecutor, tick: Tick) -> dict[str, Array]:
         """Estimate all sources on the threads of a pool; return arrays of the mixture's shape and rate."""
