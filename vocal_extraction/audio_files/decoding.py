@@ -13,7 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vocal_extraction.audio_files.ffmpeg import Ffmpeg, ProgramError, input_arguments, last_line, message_lines
-from vocal_extraction.audio_files.integrity import SELF_FRAMED, FlacChecksum, Gap, Survey, survey_frames
+from vocal_extraction.audio_files.integrity import (
+    SELF_FRAMED,
+    FlacChecksum,
+    Gap,
+    Survey,
+    lost_avi_chunks,
+    survey_frames,
+)
 from vocal_extraction.audio_files.probing import SongFacts
 from vocal_extraction.errors import DamagedSongError, ExtractionError
 
@@ -41,11 +48,11 @@ class SongReader(Ffmpeg):
             self._complain(facts.complaint)
         self._checksum = FlacChecksum(facts.path) if facts.path is not None and facts.container == "flac" else None
         # Decoders of several threads lose frames where files were joined.
-        check = ["-threads", "1", *(["-err_detect", "crccheck"] if facts.is_exact else [])]
+        self._check = ["-threads", "1", *(["-err_detect", "crccheck"] if facts.is_exact else [])]
         # Joined files begin again at 0 s; times counted anew keep the muxer from dropping what follows.
         wanted = ["-map", f"0:a:{facts.track - 1}", "-af", "asetpts=N/SR/TB"]
         coding = ["-c:a", "pcm_f32le", "-fflags", "+bitexact", "-f", "wav", "pipe:1"]
-        super().__init__([*check, *input_arguments(facts.path), *wanted, *coding], reads=True)
+        super().__init__([*self._check, *input_arguments(facts.path), *wanted, *coding], reads=True)
         self._held = bytearray()
         self._n_offset = 0
 
@@ -123,13 +130,19 @@ class SongReader(Ffmpeg):
         if facts.path is None:
             if messages.strip():
                 self._complain(last_line(messages))
-        elif messages.strip() or is_short or (declared is None and facts.container in SELF_FRAMED):
+        elif (
+            messages.strip()
+            or is_short
+            or (declared is None and facts.container in SELF_FRAMED)
+            or (facts.container == "avi" and len(lost_avi_chunks(facts.path, facts.track)[0]))
+        ):
             survey = survey_frames(
                 facts.path,
                 track=facts.track,
                 sample_rate=self.sample_rate,
                 container=facts.container,
                 declared_s=facts.duration_s,
+                check=self._check,
             )
             n_missing = sum(gap.n_samples for gap in survey.gaps)
             if declared is not None and n_decoded + n_missing < declared - self._tolerance():
@@ -147,13 +160,13 @@ class SongReader(Ffmpeg):
         """Say where sound is missing, and how much of it."""
         self.gaps = tuple(dataclasses.replace(gap, start=gap.start + self._n_offset) for gap in survey.gaps)
         named, n_before, lines = [], 0, message_lines(messages)
+        reason = f" (ffmpeg: {lines[0].rstrip('.')})" if lines else ""
         for gap in self.gaps:
             milliseconds, at_s = 1_000 * gap.n_samples / self.sample_rate, (gap.start + n_before) / self.sample_rate
             named.append(f"{milliseconds:.0f} ms at {at_s:.3f} s")
             n_before += gap.n_samples
         if named:
             more = f" and at {len(named) - _NAMED_GAPS} places more" if len(named) > _NAMED_GAPS else ""
-            reason = f" (ffmpeg: {lines[0].rstrip('.')})" if lines else ""
             places = ", ".join(named[:_NAMED_GAPS])
             self.notes.append(
                 f"damaged, but decoded to its end: silence stands where sound is missing: {places}{more}{reason}"
@@ -161,7 +174,7 @@ class SongReader(Ffmpeg):
         elif survey.n_trailing_bytes:
             self.notes.append(f"decoded to its end: {survey.n_trailing_bytes} bytes behind the last frame are no sound")
         elif lines:
-            self.notes.append("decoded to its end, and no frame is missing, though not all in the file can be read")
+            self.notes.append(f"decoded to its end, though not all in the file can be read{reason}")
 
     def _tolerance(self) -> float:
         """Return how many samples fewer than declared a song may have: lossy formats count whole frames."""

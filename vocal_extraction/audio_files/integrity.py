@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from vocal_extraction.audio_files.ffmpeg import Program, input_arguments, read_all
 
-SELF_FRAMED = ("mp3", "aac", "ac3", "eac3")
+SELF_FRAMED = ("mp3", "aac", "ac3", "eac3", "dts", "mp3 in wav")
 """Files whose frames follow each other without anything between, and have no time of their own."""
 _ASF_FILE_PROPERTIES = bytes.fromhex("A1DCAB8C47A9CF118EE400C00C205365")  # the object of a file that holds its size
 _TAG_STARTS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS", b"3DI")
@@ -49,7 +49,7 @@ class Survey:
 
 
 def find_header_damage(path: Path, container: str) -> str | None:
-    """Return what shows that a wav, AVI, CAF, ASF or Ogg ends early; ffmpeg corrects what they declare silently."""
+    """Return what shows that a wav, w64, AVI, CAF, ASF or Ogg ends early; ffmpeg corrects that silently."""
     with open(path, "rb") as file:
         head = file.read(12)
         size = file.seek(0, os.SEEK_END)
@@ -69,7 +69,7 @@ def find_header_damage(path: Path, container: str) -> str | None:
 
 
 def _declared_bytes(file: IO[bytes], head: bytes, container: str) -> int:
-    """Return how many bytes a file of one of four kinds says that it has, at least; 0 where it does not."""
+    """Return how many bytes a file of one of five kinds says that it has, at least; 0 where it does not."""
     if container in ("wav", "avi") and head[:4] == b"RIFF":
         (size,) = struct.unpack("<I", head[4:8])
         # Programs that write to a pipe leave 0 or a size that no file has.
@@ -78,6 +78,9 @@ def _declared_bytes(file: IO[bytes], head: bytes, container: str) -> int:
     if container == "asf":
         _, _, properties = file.read(_READ_BYTES).partition(_ASF_FILE_PROPERTIES)
         return int.from_bytes(properties[24:32], "little")
+    if container == "w64":
+        size = int.from_bytes(file.read(24)[16:], "little")
+        return size if size < 2**62 else 0
     if container == "caf":
         at, kind, size = 8, b"", 0
         while kind != b"data" and len((file.seek(at), chunk := file.read(12))[1]) == 12:
@@ -87,16 +90,51 @@ def _declared_bytes(file: IO[bytes], head: bytes, container: str) -> int:
     return 0
 
 
-def survey_frames(path: Path, *, track: int, sample_rate: int, container: str, declared_s: float | None) -> Survey:
+def lost_avi_chunks(path: Path, track: int) -> tuple[list[int], list[float], float]:
+    """Return places and durations of an AVI's chunks of an audio track, from 1, that only its index knows.
+
+    ffmpeg passes over them without a word, and counts on. The third value is the duration of all chunks.
+    """
+    with open(path, "rb") as file:
+        head = file.read(2**16)
+        movi, at, name, size = head.find(b"movi"), 12, b"", 0
+        while name != b"idx1" and len((file.seek(at), chunk := file.read(8))[1]) == 8:
+            name, size = struct.unpack("<4sI", chunk)
+            at += 8 + size + size % 2
+        index = file.read(size) if name == b"idx1" else b""
+        entries = list(struct.iter_unpack("<4sIII", index[: len(index) // 16 * 16]))
+        first = movi if entries and entries[0][2] < movi else 0  # some count from the file's beginning
+        sounds = [part for part in enumerate(head.split(b"strh")[1:]) if part[1][4:8] == b"auds"]
+        number, header = sounds[track - 1] if track <= len(sounds) else (0, b"")
+        scale, rate, n_sample_bytes = (int.from_bytes(header[at : at + 4], "little") for at in (24, 28, 48))
+        places, durations_s, all_s = [], [], 0.0
+        for name, _, place, n_bytes in entries:
+            if name == b"%02dwb" % number:
+                duration_s = (math.ceil(n_bytes / n_sample_bytes) if n_sample_bytes else 1) * scale / max(rate, 1)
+                all_s += duration_s
+                file.seek(first + place)
+                if file.read(8) != struct.pack("<4sI", name, n_bytes):
+                    places.append(first + place)
+                    durations_s.append(duration_s)
+    return places, durations_s, all_s
+
+
+def survey_frames(
+    path: Path, *, track: int, sample_rate: int, container: str, declared_s: float | None, check: Sequence[str]
+) -> Survey:
     """Decode an audio track, from 1, of a song once more, for the times and places of its frames."""
     wanted = ["-select_streams", f"a:{track - 1}", "-show_entries", "frame=pts_time,pkt_pos,pkt_size,nb_samples"]
-    arguments = ["-v", "quiet", *wanted, "-of", "compact=p=0:nk=1", *input_arguments(path)]
+    arguments = ["-v", "quiet", *check, *wanted, "-of", "compact=p=0:nk=1", *input_arguments(path)]
     lines = read_all(Program("ffprobe", arguments, reads=True)).decode(errors="replace").split("\n")
     frames = [numbers for line in lines if len(numbers := [_number(word) for word in line.split("|")[:4]]) == 4]
     if not frames:
         return Survey((), 0, is_cut_off=False)
     times, positions, sizes, lengths = np.array(frames).T
     starts = np.concatenate([[0], np.cumsum(lengths)])
+    if container == "avi":
+        places, durations_s, all_s = lost_avi_chunks(path, track)
+        if starts[-1] / sample_rate + sum(durations_s) < all_s + lengths.max() / sample_rate:  # else they have moved
+            times = times + np.cumsum([0, *durations_s])[np.searchsorted(places, positions)]
     missing = np.zeros(len(frames))  # samples before each frame
     (timed,) = np.nonzero(np.isfinite(times))
     offsets = np.pad(times[timed] * sample_rate - starts[timed], (0, _BUMP_FRAMES), mode="edge")
@@ -122,12 +160,10 @@ def survey_frames(path: Path, *, track: int, sample_rate: int, container: str, d
             sync = file.read(1)
             file.seek(int(ends[-1]))
             begins_a_frame = file.read(1) == sync and n_trailing < 2 * sizes.max()
-            is_cut_off = begins_a_frame or (
-                container == "mp3" and n_trailing == 0 and _is_short(file, positions, sizes)
-            )
+            is_cut_off = begins_a_frame or (n_trailing == 0 and _is_short(file, container, positions, sizes))
     (lost,) = np.nonzero((missing > _SHORTEST_GAP_S * sample_rate) & (missing < _LONGEST_GAP_S * sample_rate))
     gaps = [Gap(int(starts[index]), round(float(missing[index]))) for index in lost]
-    if container in SELF_FRAMED and gaps and declared_s is not None and not is_cut_off:
+    if container == "mp3" and gaps and declared_s is not None and not is_cut_off:
         # Frames that were taken out, and what was put between, show in the count of all frames at the beginning alone.
         n_frames_missing = ((declared_s - times[0]) * sample_rate - starts[-1]) // np.median(lengths)
         largest = max(gaps, key=lambda gap: gap.n_samples)
@@ -137,8 +173,12 @@ def survey_frames(path: Path, *, track: int, sample_rate: int, container: str, d
     return Survey(tuple(gaps), n_trailing, is_cut_off)
 
 
-def _is_short(file: IO[bytes], positions: NDArray[np.float64], sizes: NDArray[np.float64]) -> bool:
+def _is_short(file: IO[bytes], container: str, positions: NDArray[np.float64], sizes: NDArray[np.float64]) -> bool:
     """Return whether the last frame is smaller than another whose header, and so whose bit rate, is the same."""
+    if container in ("ac3", "eac3"):  # one bit rate
+        return bool(sizes[-1] < sizes[:-1].min(initial=sizes[0]))
+    if container != "mp3":
+        return False
 
     def header(position: float) -> bytes:
         file.seek(int(position))

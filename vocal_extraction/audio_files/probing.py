@@ -54,7 +54,7 @@ class SongFacts:
     channel_layout: str | None = None
     cover: Cover | None = None
     complaint: str | None = None  # what the header alone shows to be wrong
-    container: str = ""  # ffmpeg's name of the file's format
+    container: str = ""  # ffmpeg's name of the file's format, or 'mp3 in wav'
     track: int = 1  # number of the track among the file's audio tracks, from 1
     offset_s: float = 0.0  # by how much it begins after the picture of a video
     bext: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -77,18 +77,19 @@ def examine(path: Path, *, containers: str | None = None, track: str | None = No
         raise _no_audio(path, messages, streams)
     number = _chosen_track(path, tracks, track)
     audio = tracks[number - 1]
-    if container.get("format_name") == "avi":
+    codec, form = audio.get("codec_name", ""), container.get("format_name", "")
+    if form == "avi":
         audio["start_time"] = _avi_start_s(path, audio)
     pictures = [stream for stream in streams if _has(stream, "attached_pic")]
     videos = [stream for stream in streams if stream.get("codec_type") == "video" and stream not in pictures]
     tags = audio.get("tags", {}) | container.get("tags", {})
     # No other chunk has a time reference.
-    has_bext = container.get("format_name") in ("wav", "w64") and "time_reference" in tags
+    has_bext = form in ("wav", "w64") and "time_reference" in tags
     others = [_description(index, each) for index, each in enumerate(tracks, 1) if index != number]
     return SongFacts(
         path=path,
         duration_s=_declared_duration_s(audio, container, messages, is_alone=len(streams) == 1 + len(pictures)),
-        is_exact=audio.get("codec_name", "").startswith(_EXACT_CODECS),
+        is_exact=codec.startswith("pcm" if form == "caf" else _EXACT_CODECS),  # CAF counts whole packets of others
         sample_rate=int(audio.get("sample_rate", 0)),
         n_channels=audio.get("channels", 0),
         tags={
@@ -98,8 +99,8 @@ def examine(path: Path, *, containers: str | None = None, track: str | None = No
         },
         channel_layout=audio.get("channel_layout"),
         cover=_front_cover(pictures),
-        complaint=find_header_damage(path, container.get("format_name", "")),
-        container=container.get("format_name", ""),
+        complaint=find_header_damage(path, form),
+        container="mp3 in wav" if (form, codec) == ("wav", "mp3") else form,
         track=number,
         offset_s=_offset_s(audio, videos),
         bext={name: tags[read] for name, read in _BEXT_TAGS.items() if has_bext and read in tags},
