@@ -215,6 +215,13 @@ def test_names_that_an_encoding_lacks_are_printed_as_escapes(encoding, options, 
         assert second["file"].endswith("\U0001f3a4.wav")
 
 
+def test_the_menu_finds_a_name_that_the_encoding_of_its_input_lacks(tmp_path, make_song):
+    make_song("\U0001f3a4.wav")
+    typed = 'printf "e\\n\\360\\237\\216\\244.wav\\n4\\n"'
+    assert shell(f'{typed} | "$@"', folder=tmp_path, PYTHONIOENCODING="latin-1").returncode == 0
+    assert (tmp_path / "extracted" / "\U0001f3a4" / "vocals.wav").is_file()
+
+
 def test_a_locale_without_the_letters_of_a_name_finds_and_writes_the_same_files(tmp_path, make_song):
     make_song("Bj\xf6rk \U0001f3a4.wav")
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0"}

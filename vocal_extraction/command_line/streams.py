@@ -25,9 +25,11 @@ def prepare_streams() -> None:
         if getattr(sys, name) is None:
             null = open(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8")  # noqa: SIM115 - open to the end
             setattr(sys, name, null)
-    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=errors)
+    if isinstance(sys.stdin, io.TextIOWrapper):  # what is typed are names of files
+        with contextlib.suppress(io.UnsupportedOperation):  # it has been read from
+            sys.stdin.reconfigure(encoding=sys.getfilesystemencoding(), errors="surrogateescape")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     if type(sys.stderr) is io.TextIOWrapper and sys.stderr is sys.__stderr__:
         encoding = sys.stderr.encoding
         sys.stderr = _MessageStream(
