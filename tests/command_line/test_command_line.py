@@ -136,6 +136,7 @@ def test_nonsense_is_a_usage_error(line, capsys):
         ("extrct song.mp3", "extract"),
         ("extract song.mp3 --formt flac", "--format"),
         ("extract song.mp3 --format flak", "flac"),
+        ("extract song.mp3 --format tem.mp4", "stem.mp4"),
         ("train --epoch 3", "--epochs"),
     ],
 )

@@ -332,10 +332,10 @@ class _Parser(argparse.ArgumentParser):
     """A parser that answers what it does not understand in two lines, and with what was probably meant."""
 
     def error(self, message: str) -> NoReturn:
-        choice = r"invalid choice: '([\w-]+)' \(choose from (.*)\)"
+        choice = r"invalid choice: '([\w.-]+)' \(choose from (.*)\)"
         if unknown := re.search(rf"^unrecognized arguments: (--[\w-]+)|{choice}", message):
             word = unknown[1] or unknown[2]
-            known = re.findall(r"\w+", unknown[3]) if unknown[3] else [*self._option_string_actions]
+            known = re.findall(r"[\w.-]+", unknown[3]) if unknown[3] else [*self._option_string_actions]
             close = difflib.get_close_matches(word, known, n=1)
             message += f". Did you mean {close[0]}?" if close else ""
         self.exit(2, f"{self.prog}: {message}\nusage: {self.prog} --help\n")
