@@ -149,6 +149,7 @@ def test_models_say_what_they_are_for_and_how_long_they_take(visit):
     rows = [
         ("four-stems", ["bass", "drums", "other", "vocals"], 4.28, 0.2, False, "private use"),
         ("spleeter-2stems", ["vocals", "accompaniment"], 5.86, 0.5, True, "MIT"),
+        ("studio", ["bass", "drums", "other", "vocals"], 5.06, 1.0, False, "private use"),
         ("classic", ["vocals"], 2.49, 0.02, False, "private use"),
         ("mine", ["vocals"], None, 0.1, False, "not stated"),
     ]
@@ -158,7 +159,7 @@ def test_models_say_what_they_are_for_and_how_long_they_take(visit):
     model = page.get_by_role("combobox", name="Model")
     expect(model.locator("option")).to_have_text(
         ["4 stems (four-stems), about 48 s", "Best vocals, imported (spleeter-2stems), about 2:00 min",
-         "Quick (classic), about 5 s", "Vocals (mine), about 24 s"]
+         "Best 4 stems (studio), about 4:00 min", "Quick (classic), about 5 s", "Vocals (mine), about 24 s"]
     )  # fmt: skip
     model.select_option("spleeter-2stems")
     expect(page.locator("#model-facts")).to_contain_text("Licence of the model: MIT.")
@@ -272,6 +273,26 @@ def test_a_recording_is_taken_as_a_song_is(visit):
     expect(page.get_by_role("group", name=re.compile("Player for Recording"))).to_be_visible()
 
 
+def test_several_songs_are_a_list_of_folded_players(visit, songs):
+    page = visit()
+    page.get_by_role("tab", name="Evaluation reports").click()
+    give(page, songs["other"], songs["song"])  # of which one is shown, whichever page was open
+    expect(page.locator("article[data-state=done]")).to_have_count(2)
+    expect(page.locator(".player:visible")).to_have_count(0)
+    card(page, "other").get_by_text("Player").click()
+    card(page, "other").get_by_role("button", name="Play", exact=True).wait_for()
+
+
+def test_a_time_that_is_none_is_said_before_anything_is_sent(visit, songs):
+    page = visit()
+    page.get_by_text("More options").click()
+    page.get_by_label("Separate from").fill("soon")
+    page.get_by_text("More options").click()
+    give(page, songs["other"])
+    assert page.get_by_label("Separate from").evaluate("(one) => one.matches(':invalid:focus')")
+    expect(page.get_by_role("article")).to_have_count(0)
+
+
 def test_a_region_is_separated_alone(visit, songs, extracted):
     page = visit()
     page.get_by_text("More options").click()
@@ -335,7 +356,7 @@ NAME_OF_FOCUS = """
     () => {
         const one = document.activeElement;
         const label = one.labels?.[0];
-        if (!label) return one.getAttribute("aria-label") ?? one.textContent.trim();
+        if (!label || one.ariaLabel) return one.ariaLabel ?? one.textContent.trim();
         const own = [...label.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE);
         return own.map((node) => node.data).join("").trim() || label.innerText;
     }
@@ -358,7 +379,7 @@ def test_everything_is_reached_and_done_with_the_keyboard(visit, songs):
     page = visit()
     names = press_tab(page, "More options")
     assert names.pop(1).startswith("Choose songs")
-    assert names == ["Separate", "Model", "Stems", "Format", "Record", "More options"]
+    assert names == ["Separate", "Record", "Model", "Stems", "Format", "More options"]
     page.keyboard.press("Enter")
     names = press_tab(page, "Keep what a damaged file still plays")
     assert names[:-1] == ["Mask", "Phase", "Bit rate of MP3, Ogg, M4A", "Separate from", "to"]
@@ -373,13 +394,15 @@ def test_everything_is_reached_and_done_with_the_keyboard(visit, songs):
         for stem in ("vocals", "accompaniment")
         for name in (f"Solo {stem}", f"Mute {stem}", f"Volume of {stem}", f"Download {stem} (WAV, 3.5 MB)")
     ]
-    assert names[:-1] == ["Position in the song", "Speed, at the same pitch", fader_name, *lanes]
+    assert names[:-1] == ["Position in the song", "Speed", fader_name, *lanes]
     fader = page.get_by_role("slider", name="Karaoke fader")
     fader.focus()
     page.keyboard.press("Home")
     expect(fader).to_have_attribute("aria-valuetext", "vocals 100 %, everything else 0 %")
     page.keyboard.press("ArrowRight")
     expect(fader).to_have_attribute("aria-valuetext", "vocals 100 %, everything else 5 %")
+    page.keyboard.press("]")
+    expect(page.get_by_role("button", name="Remove the loop")).to_have_text(re.compile("Loop 0:00–"))
     page.keyboard.press("Space")
     until(page, lambda seen: not seen["playing"], "the space bar pauses, on a slider too")
 

@@ -148,7 +148,7 @@ export default class BrowserEngine {
     await root();
     const model = (await this.models()).find(({ name }) => name === modelName);
     const plan = model.plans[new URLSearchParams({ ...(stems && { stems }), ...(without && { without }) })];
-    const facts = { id: crypto.randomUUID(), name: file.name.replace(/\.\w+$/, ""), made: Date.now() };
+    const facts = { id: crypto.randomUUID(), name: file.name.replace(/\.\w+$/, ""), made: Date.now(), model: modelName };
     const separation = new Separation();
     this.running.set(facts.id, separation);
     const tell = (state) => onprogress({ ...facts, downloads: [], ...state });

@@ -9,6 +9,7 @@ export const isOver = ({ state }) => ["done", "failed", "cancelled"].includes(st
 export class Track {
   constructor(facts) {
     Object.assign(this, facts, { durationS: facts.n_samples / facts.sample_rate });
+    this.stems = facts.stems.toSorted((one, other) => (other === "vocals") - (one === "vocals")); // the voice on top
   }
 
   // Resolves to left and right of each stem; what lies outside of the track is silent.

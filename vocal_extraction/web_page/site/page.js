@@ -20,12 +20,12 @@ function chosenOptions() {
 
 // A song of the list, from its upload to its player.
 class SongCard {
-  constructor() {
+  constructor({ isOpen = true } = {}) {
     this.title = make("h2");
     this.remove = make("button", { className: "small", onclick: () => this.discard() }, "Cancel");
     this.status = make("p", { className: "status" });
     this.bar = make("progress", { max: 1 });
-    this.body = make("div");
+    this.body = make("details", { open: isOpen, hidden: true }, make("summary", {}, "Player"));
     this.element = make("article", {}, make("div", { className: "head" }, this.title, this.remove), this.status, this.bar, this.body);
     byId("songs").prepend(this.element);
   }
@@ -49,7 +49,8 @@ class SongCard {
     this.remove.setAttribute("aria-label", `${action} ${song.name}`);
     this.bar.hidden = isOver(song);
     this.bar.setAttribute("aria-label", song.stage ?? song.state);
-    if (song.total_s && song.done_s) this.bar.value = song.done_s / song.total_s;
+    if (song.n_ahead) this.bar.value = 0;
+    else if (song.total_s && song.done_s) this.bar.value = song.done_s / song.total_s;
     else this.bar.removeAttribute("value");
     this.status.classList.toggle("failure", song.state === "failed");
     this.status.textContent = this.sentence(song);
@@ -63,11 +64,13 @@ class SongCard {
     if (song.state === "cancelled") return "Cancelled. Nothing was kept.";
     if (song.state === "done") {
       const tempo = [song.tempo_bpm && `${Math.round(song.tempo_bpm)} BPM`, song.key].filter(Boolean).join(", ");
-      return [tempo, ...song.notes].filter(Boolean).map((note) => `${note[0].toUpperCase()}${note.slice(1)}.`).join(" ");
+      return [song.model && `separated with ${song.model}`, tempo, ...song.notes].filter(Boolean).map((note) => `${note[0].toUpperCase()}${note.slice(1)}.`).join(" ");
     }
     if (song.n_ahead) return `Waiting for ${song.n_ahead} other ${song.n_ahead === 1 ? "song" : "songs"}`;
     const left = song.remaining_s ? `, ${minutes(song.remaining_s)} left` : "";
-    const preview = song.preview_error ?? (song.track ? "Meanwhile, listen to a preview: click anywhere in the waveform." : "");
+    const wanted = this.player?.wanted ?? null;
+    const place = wanted === null ? "Meanwhile, listen to a preview; a click in the waveform makes one from there." : `Preparing a preview from ${clock(wanted)}.`;
+    const preview = song.preview_error ?? (song.track ? place : "");
     return `${song.stage}${left}${preview && `. ${preview}`}`;
   }
 
@@ -80,6 +83,7 @@ class SongCard {
     const separatePart = this.file && engine.hasRegions && (([from, to]) => new SongCard().start(this.file, { ...chosenOptions(), from_s: from.toFixed(3), to_s: to.toFixed(3) }));
     this.player = new Player(song, (seconds) => engine.preview(this.song, seconds), separatePart);
     this.body.append(this.player.element);
+    this.body.hidden = false;
   }
 
   async discard() {
@@ -90,8 +94,12 @@ class SongCard {
   }
 }
 
+// Of several songs, players are folded, so that what one sees is a list.
 function take(files) {
-  for (const file of files) new SongCard().start(file, chosenOptions());
+  if (!form.checkValidity()) form.querySelector("details").open = true;
+  if (!form.reportValidity()) return;
+  if (byId("separate").hidden) byId("tab-separate").click();
+  for (const file of files) new SongCard({ isOpen: files.length === 1 }).start(file, chosenOptions());
 }
 
 // All files of what was dropped, folders searched to the bottom; of those, what may be a song.
@@ -118,7 +126,7 @@ function connectDrop() {
   }
   document.addEventListener("drop", async (event) => {
     const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
-    for (const entry of entries) take(await filesOf(entry));
+    take((await Promise.all(entries.map(filesOf))).flat());
   });
 }
 
@@ -197,10 +205,12 @@ function offerStems(sources) {
 // What a model is for: the best vocals that were measured, the least time, all of a band, other people's.
 function purposesOf({ sources, vocals_db: db, real_time_factor: factor, is_imported: isImported }, models) {
   const isQuickest = models.every((one) => one.real_time_factor >= factor);
+  const isBest = (others) => db && others.every((one) => db >= (one.vocals_db ?? 0));
+  const ofAsMany = models.filter((one) => one.sources.length === sources.length);
   const purposes = [
-    db && models.every((one) => db >= (one.vocals_db ?? 0)) && "best vocals",
+    isBest(models) && "best vocals",
     factor && isQuickest && "quick",
-    sources.length > 2 && `${sources.length} stems`,
+    sources.length > 2 && `${ofAsMany.length > 1 && isBest(ofAsMany) ? "best " : ""}${sources.length} stems`,
     isImported && "imported",
   ].filter(Boolean).join(", ") || "vocals";
   return purposes[0].toUpperCase() + purposes.slice(1);
@@ -237,7 +247,7 @@ const found = await engine.songs().catch((error) => {
   return [];
 });
 for (const song of found) {
-  const card = new SongCard();
+  const card = new SongCard({ isOpen: song === found.at(-1) });
   engine.follow(song, (now) => card.show(now));
 }
 document.body.dataset.ready = "true";

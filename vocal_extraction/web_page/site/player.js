@@ -249,19 +249,20 @@ export class Player {
     this.seekSlider.oninput = () => this.seek(Number(this.seekSlider.value));
     this.time = make("span", { className: "time" });
     this.complaint = make("p", { className: "complaint", role: "alert" });
-    this.speedSelect = make("select", { "aria-label": "Speed, at the same pitch" }, ...[0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5].map((speed) => make("option", { value: speed, selected: speed === 1 }, `${speed} ×`)));
+    this.speedSelect = make("select", { title: "The pitch stays" }, ...[0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5].map((speed) => make("option", { value: speed, selected: speed === 1 }, `${speed} ×`)));
     this.speedSelect.onchange = () => this.restart(() => { this.speed = Number(this.speedSelect.value); });
     this.loopButton = make("button", { className: "small", "aria-label": "Remove the loop", onclick: () => this.setLoop(null) });
     this.partButton = make("button", { className: "small", onclick: () => this.onpart(this.loop) }, "Separate this part alone");
+    const speed = make("label", {}, "Speed", this.speedSelect);
     this.overview = make("canvas", { width: 1000, height: 60, role: "img", "aria-label": "Waveform of the song" });
-    const overview = this.pointable(make("div", { className: "picture overview" }, this.overview));
+    const overview = this.pointable(make("div", { className: "picture overview", title: "Click to go there, drag to loop a part. [ and ] set where the loop begins and ends." }, this.overview));
     this.lanes = this.track.stems.map((stem) => this.buildLane(stem));
     const gains = () => Object.fromEntries(this.lanes.map((lane) => [lane.stem, lane.level.toFixed(3)]));
     const saveMix = async () => make("a", { href: await this.song.mix(gains()), download: `${song.name} - mix.wav` }).click();
     this.mixButton = make("button", { className: "small", onclick: saveMix }, "Download the mix as it sounds now");
     this.downloads = make("p", { className: "downloads" }, this.mixButton);
     this.element = make("div", { className: "player", role: "group", "aria-label": `Player for ${song.name}` },
-      make("div", { className: "transport" }, this.playButton, this.seekSlider, this.time, this.speedSelect, this.loopButton, this.partButton),
+      make("div", { className: "transport" }, this.playButton, this.seekSlider, this.time, speed, this.loopButton, this.partButton),
       this.complaint, overview, this.buildFader(), ...this.lanes.map(({ section }) => section), this.downloads);
     this.element.onkeydown = (event) => this.onKey(event);
     this.element.player = this;
@@ -274,7 +275,7 @@ export class Player {
   buildFader() {
     if (!this.track.stems.includes("vocals") || this.track.stems.length < 2) return "";
     this.fader = make("input", { type: "range", min: -100, max: 100, step: 5, value: 0, "aria-label": "Karaoke fader, from vocals to everything else", oninput: () => this.applyGains() });
-    return make("div", { className: "fader" }, make("span", {}, "Vocals"), make("div", {}, this.fader, make("i", { className: "middle", "aria-hidden": "true" })), make("span", {}, "Karaoke"));
+    return make("div", { className: "fader" }, make("span", {}, "Vocals only"), make("div", {}, this.fader, make("i", { className: "middle", "aria-hidden": "true" })), make("span", {}, "Karaoke"));
   }
 
   buildLane(stem) {
@@ -291,7 +292,7 @@ export class Player {
     lane.volume = make("input", { type: "range", min: 0, max: 100, value: 100, "aria-label": `Volume of ${stem}`, oninput: () => this.applyGains() });
     lane.bar = make("div", { className: "level", "aria-hidden": "true" }, make("i"));
     const image = make("img", { src: this.track.spectrogram(stem), alt: `Spectrogram of ${stem}`, width: 480, height: 200, draggable: false, "data-stem": stem });
-    lane.head = make("div", { className: "head" }, make("h3", {}, title), lane.solo, lane.mute, lane.volume, lane.bar);
+    lane.head = make("div", { className: "head" }, make("h3", {}, title), lane.solo, lane.mute, make("label", {}, "Volume", lane.volume), lane.bar);
     lane.section = make("section", { className: "lane", "aria-label": title }, lane.head,
       this.pointable(make("div", { className: "picture" }, image, make("div", { className: "axis", "aria-hidden": "true" }))));
     return lane;
@@ -309,14 +310,26 @@ export class Player {
       const [box, [start, length]] = [picture.getBoundingClientRect(), this.span(picture)];
       return start + Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1) * length;
     };
-    picture.onpointerdown = (event) => { grabbed = { x: event.clientX, at: secondsAt(event) }; };
-    picture.onpointerup = (event) => {
-      if (!grabbed) return;
-      const ends = [grabbed.at, secondsAt(event)].sort((one, other) => one - other);
-      if (Math.abs(event.clientX - grabbed.x) > 6) this.setLoop(ends);
-      else this.seek(ends[0]);
-      grabbed = null;
+    const isDrag = (event) => Math.abs(event.clientX - grabbed.x) > 6;
+    const ends = (event) => [grabbed.at, secondsAt(event)].sort((one, other) => one - other);
+    const release = () => { grabbed = this.dragged = null; };
+    picture.onpointerdown = (event) => {
+      grabbed = { x: event.clientX, at: secondsAt(event) };
+      picture.setPointerCapture(event.pointerId);
     };
+    picture.onpointermove = (event) => {
+      if (!grabbed || !isDrag(event)) return;
+      this.dragged = ends(event);
+      this.placeMarks();
+    };
+    picture.onpointerup = (event) => {
+      const [from, to] = ends(event);
+      const dragged = isDrag(event);
+      release();
+      if (dragged) this.setLoop([from, to]);
+      else this.seek(from);
+    };
+    picture.onpointercancel = release;
     picture.append(make("i", { className: "selection" }), make("i", { className: "cursor" }));
     return picture;
   }
@@ -330,6 +343,8 @@ export class Player {
   }
 
   onKey(event) {
+    if (event.key === "[") this.setLoop([this.now(), this.loop?.[1] ?? this.durationS]);
+    if (event.key === "]") this.setLoop([this.loop?.[0] ?? 0, this.now()]);
     const control = event.target.closest("button, a, input, select");
     if (event.key !== " " || (control && control.type !== "range")) return;
     event.preventDefault();
@@ -356,7 +371,7 @@ export class Player {
     };
     for (const axis of this.element.querySelectorAll(".axis")) {
       axis.replaceChildren();
-      for (const hz of [100, 300, 1000, 3000, 10000].filter((hz) => hz < highest)) {
+      for (const hz of [300, 1000, 5000].filter((hz) => hz < highest)) {
         axis.append(label("hz", "bottom", Math.log(hz / lowest) / Math.log(highest / lowest), hz < 1000 ? `${hz} Hz` : `${hz / 1000} kHz`));
       }
       for (let at = (Math.floor(startS / step) + 1) * step; at < startS + durationS * 0.97; at += step) {
@@ -376,7 +391,7 @@ export class Player {
       if (lane) lane.head.append(link);
       else this.mixButton.before(link);
     }
-    if (isWhole && archive) this.mixButton.before(make("a", { href: archive, download: `${name}.zip` }, "Download all as ZIP"));
+    if (isWhole && archive) this.mixButton.before(make("a", { className: "small", href: archive, download: `${name}.zip` }, "Download all as ZIP"));
     this.downloads.hidden = !isWhole;
     this.applyGains();
   }
@@ -397,12 +412,13 @@ export class Player {
       this.seekSlider.setAttribute("aria-valuetext", `${clock(at)} of ${clock(this.durationS)}`);
     }
     this.seekSlider.value = at;
-    const part = this.loop ?? (this.song.isWhole ? [0, 0] : [this.track.start_s, this.endS]);
+    const selected = this.dragged ?? this.loop;
+    const part = selected ?? (this.song.isWhole ? [0, 0] : [this.track.start_s, this.endS]);
     for (const picture of this.element.querySelectorAll(".picture")) {
       const [start, length] = this.span(picture);
       const [cursor, from, to] = [at, ...part].map((seconds) => 100 * Math.min(Math.max((seconds - start) / length, 0), 1));
       picture.querySelector(".cursor").style.left = `${cursor}%`;
-      const isShown = this.loop || picture.classList.contains("overview");
+      const isShown = selected || picture.classList.contains("overview");
       Object.assign(picture.querySelector(".selection").style, { left: `${from}%`, width: isShown ? `${to - from}%` : 0 });
     }
   }
