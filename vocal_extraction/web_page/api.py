@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import inspect
 import json
-import mimetypes
-import re
 import secrets
 import shutil
 import zipfile
@@ -85,7 +83,7 @@ class Api:
         """Return the application: the API, and the page's files."""
         colours = Route("/colours.css", lambda request: Response(COLOURS, media_type="text/css"))
         routes = [*self._routes, colours, Mount("/", StaticFiles(directory=_SITE, html=True))]
-        return Starlette(routes=routes, exception_handlers={HTTPException: _as_json, RefusedError: _as_json})
+        return Starlette(routes=routes, exception_handlers={HTTPException: _as_json, VocalExtractionError: _as_json})
 
     def document(self, request: Request) -> Response:
         """Return this document."""
@@ -93,7 +91,7 @@ class Api:
         for route in self._routes:
             parameters = [
                 {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-                for name in re.findall(r"{(\w+)", route.path)
+                for name in route.param_convertors
             ]
             operation: dict[str, Any] = {
                 "summary": (inspect.getdoc(route.endpoint) or "").splitlines()[0],
@@ -104,7 +102,7 @@ class Api:
                 parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in _QUERY.items()]
                 operation["requestBody"] = {"content": {"application/octet-stream": {}}, "required": True}
             method = min(route.methods or ()).lower()  # of GET and HEAD the first
-            paths.setdefault(route.path.replace(":path", ""), {})[method] = operation
+            paths.setdefault(route.path_format, {})[method] = operation
         about = {"title": "Vocal extraction", "version": "1", "description": 'Errors are JSON: {"error": SENTENCE}.'}
         return JSONResponse({"openapi": "3.1.0", "info": about, "paths": paths})
 
@@ -151,16 +149,13 @@ class Api:
         model = asked.get("model", next(iter(self._queue.models)))
         if model not in self._queue.models:
             raise HTTPException(400, f"No model {model!r}. Those that are here: {', '.join(self._queue.models)}.")
-        try:
-            given = {name: _READERS[schema["type"]](asked[name]) for name, schema in _SETTINGS.items() if name in asked}
-            settings = ExtractionSettings(**given)
-            stems, without = (tuple(asked[name].split(",")) if name in asked else None for name in ("stems", "without"))
-            if FORMATS[settings.format].holds_all and without is None:
-                stems = stems or ("all",)
-            plan = plan_of(self._queue.metadata(model).sources, stems, without, settings.format)
-            return Options(model, settings, stems, without, plan.names)
-        except (VocalExtractionError, ValueError) as error:
-            raise HTTPException(400, str(error)) from error
+        given = {name: _read(name, asked[name], schema["type"]) for name, schema in _SETTINGS.items() if name in asked}
+        settings = ExtractionSettings(**given)
+        stems, without = (tuple(asked[name].split(",")) if name in asked else None for name in ("stems", "without"))
+        if FORMATS[settings.format].holds_all and without is None:
+            stems = stems or ("all",)
+        plan = plan_of(self._queue.metadata(model).sources, stems, without, settings.format)
+        return Options(model, settings, stems, without, plan.names)
 
     def job(self, request: Request) -> Response:
         """Return a job's state."""
@@ -189,7 +184,7 @@ class Api:
     def preview(self, request: Request) -> Response:
         """Separate half a minute from the query's ``from``, in seconds, while the whole song is worked on."""
         job = self._found(request)
-        start_s = _number(request, "from", 0.0)
+        start_s = _read("from", request.query_params.get("from", "0"))
         if not 0 <= start_s < (job.duration_s or 0.0):
             raise HTTPException(400, f"The song has no second {start_s:g}, or has not been read yet.")
         if not job.is_over:
@@ -216,7 +211,7 @@ class Api:
     def mix(self, request: Request) -> Response:
         """Return the sum of all stems, each times the gain that the query gives by its name (1 without)."""
         job = self._found(request, done=True)
-        gains = {name: _number(request, name, 1.0) for name in job.stems}
+        gains = {name: _read(name, request.query_params.get(name, "1")) for name in job.stems}
         if not all(0 <= gain <= 4 for gain in gains.values()):
             raise HTTPException(400, "Gains go from 0 to 4.")
         path = job.folder / f"{secrets.token_hex(8)}.wav"
@@ -253,22 +248,22 @@ class Api:
 def _file(path: Path, download_as: str | None = None, *, is_temporary: bool = False) -> Response:
     if not path.is_file():
         raise _missing()
-    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     then = BackgroundTask(path.unlink, missing_ok=True) if is_temporary else None
-    return FileResponse(path, media_type=kind, filename=download_as, background=then)
+    return FileResponse(path, filename=download_as, background=then)
 
 
-def _number(request: Request, name: str, default: float) -> float:
+def _read(name: str, text: str, kind: str = "number") -> Any:
     try:
-        return float(request.query_params.get(name, default))
+        return _READERS[kind](text)
     except ValueError as error:
-        raise HTTPException(400, f"{name} is a number, as in ?{name}=0.5") from error
+        raise HTTPException(400, f"{name} is of type {kind}, as in ?{name}=1. Got {text!r}.") from error
 
 
 def _as_json(request: Request, error: Exception) -> Response:
     """Return an error's response: its sentence as JSON."""
-    status, text = (error.status_code, error.detail) if isinstance(error, HTTPException) else (503, str(error))
-    return JSONResponse({"error": text}, status)
+    if isinstance(error, HTTPException):
+        return JSONResponse({"error": error.detail}, error.status_code)
+    return JSONResponse({"error": str(error)}, 503 if isinstance(error, RefusedError) else 400)
 
 
 def _missing() -> HTTPException:

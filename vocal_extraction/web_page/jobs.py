@@ -123,7 +123,7 @@ class JobQueue(contextlib.AbstractContextManager["JobQueue"]):
         self.real_time_factors: dict[str, float] = {}  # seconds for a second of a song, as measured
         self._load = functools.partial(checkpointing.load_checkpoint, device=device)
         self._jobs: dict[str, Job] = {}
-        self._lock, self._loading, self._closed = threading.Lock(), threading.Lock(), threading.Event()
+        self._loading, self._closed = threading.Lock(), threading.Event()
         self._loaded = functools.lru_cache(maxsize=8)(lambda path, changed_ns: self._load(path))
         self._workers, self._previews, self._analyses = self._executors = [ThreadPoolExecutor(1) for _ in range(3)]
         threading.Thread(target=self._clean, name="cleaning", daemon=True).start()
@@ -188,8 +188,7 @@ class JobQueue(contextlib.AbstractContextManager["JobQueue"]):
 
     def submit(self, session: str, song: Path, options: Options) -> Job:
         job = Job(session, song, options)
-        with self._lock:
-            self._jobs[job.id] = job
+        self._jobs[job.id] = job
         self._workers.submit(self._run, job)
         return job
 
@@ -201,8 +200,7 @@ class JobQueue(contextlib.AbstractContextManager["JobQueue"]):
     def remove(self, job: Job) -> None:
         """Cancel a job if it is not over, and remove it with its files."""
         job.stop.set()
-        with self._lock:
-            self._jobs.pop(job.id, None)
+        self._jobs.pop(job.id, None)
         if job.is_over or job.state == QUEUED:
             job.finish(CANCELLED)
             shutil.rmtree(job.folder, ignore_errors=True)

@@ -119,10 +119,9 @@ def jobs_folder() -> Iterator[Path]:
         with contextlib.suppress(OSError), open(abandoned / _LOCK) as lock:  # in use, or another user's
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(abandoned, ignore_errors=True)
-    root = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    try:
-        with open(root / _LOCK, "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield root
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+    with (
+        tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as root,
+        open(Path(root, _LOCK), "w") as lock,
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Path(root)

@@ -1,7 +1,6 @@
 // What a song's way through a network needs: the network's graphs, and arrays as long as the song.
 import * as ort from "./onnxruntime/ort.js";
-
-export const FULL = "The browser's storage is full. Remove songs, or make room on the disk.";
+import { openFile } from "./storage.js";
 
 ort.env.wasm.wasmPaths = { wasm: new URL("./onnxruntime/ort-wasm-simd-threaded.wasm", import.meta.url).href };
 ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
@@ -9,23 +8,19 @@ ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardw
 // Rows of 32-bit floats in a file.
 export class DiskArray {
   static async create(folder, name, rowLength) {
-    const array = new DiskArray();
-    const file = await folder.getFileHandle(name, { create: true });
-    return Object.assign(array, { folder, name, rowLength, handle: await file.createSyncAccessHandle() });
+    return Object.assign(new DiskArray(), { folder, name, rowLength, file: await openFile(folder, name) });
   }
 
   read(start, stop) {
     const rows = new Float32Array((stop - start) * this.rowLength);
-    this.handle.read(rows, { at: 4 * start * this.rowLength });
+    this.file.read(rows, 4 * start * this.rowLength);
     return rows;
   }
 
-  write(start, rows) {
-    if (this.handle.write(rows, { at: 4 * start * this.rowLength }) < rows.byteLength) throw new Error(FULL);
-  }
+  write(start, rows) { this.file.write(rows, 4 * start * this.rowLength); }
 
   async remove() {
-    this.handle.close();
+    this.file.close();
     await this.folder.removeEntry(this.name);
   }
 }

@@ -1,5 +1,6 @@
 // Stems as a browser's players take them: WAV files and spectrograms (reports/pictures.py).
 import { Fft, hann } from "./signal.js";
+import { saveFile } from "./storage.js";
 
 const [LOWEST_HZ, HIGHEST_HZ] = [80, 16000];
 const RANGE_DB = 75;
@@ -18,7 +19,7 @@ export function wavHeader(nSamples, nChannels, rate) {
 }
 
 // The powers of a stem on the picture's grid, a column of HEIGHT after the other, the lowest frequency first.
-function pictureOf(handle, { nSamples, nChannels, rate }, highestHz) {
+function pictureOf(file, { nSamples, nChannels, rate }, highestHz) {
   const length = 2 ** Math.round(Math.log2(0.093 * rate));
   const [fft, window] = [new Fft(2 * length), hann(length)];
   const edges = Array.from({ length: HEIGHT + 1 }, (_, i) => Math.floor((LOWEST_HZ * (highestHz / LOWEST_HZ) ** (i / HEIGHT) * fft.n) / rate));
@@ -27,7 +28,7 @@ function pictureOf(handle, { nSamples, nChannels, rate }, highestHz) {
     const start = Math.floor((column * (nSamples - 1)) / (WIDTH - 1)) - length / 2;
     const [first, last] = [Math.max(0, start), Math.min(nSamples, start + length)];
     const samples = new Int16Array(Math.max(0, last - first) * nChannels);
-    handle.read(samples, { at: WAV_HEADER + 2 * first * nChannels });
+    file.read(samples, WAV_HEADER + 2 * first * nChannels);
     const parts = [new Float64Array(fft.n), new Float64Array(fft.n)];
     samples.forEach((sample, i) => {
       const at = first - start + Math.floor(i / nChannels);
@@ -47,7 +48,7 @@ function pictureOf(handle, { nSamples, nChannels, rate }, highestHz) {
 // Writes a picture of each stem, on one scale: what is louder is brighter. Returns the limits of their frequency axis.
 export async function drawSpectrograms(folder, stems, song) {
   const highestHz = Math.min(HIGHEST_HZ, song.rate / 2);
-  const pictures = stems.map(({ handle }) => pictureOf(handle, song, highestHz));
+  const pictures = stems.map(({ file }) => pictureOf(file, song, highestHz));
   const loudest = Math.max(1e-12, ...pictures.map((powers) => powers.reduce((most, power) => Math.max(most, power), 0)));
   for (const [i, powers] of pictures.entries()) {
     const canvas = new OffscreenCanvas(WIDTH, HEIGHT);
@@ -59,10 +60,7 @@ export async function drawSpectrograms(folder, stems, song) {
       image.data.set([...from.map((value, colour) => value + (to[colour] - value) * (shade % 1)), 255], 4 * pixel);
     });
     canvas.getContext("2d").putImageData(image, 0, 0);
-    const content = await (await canvas.convertToBlob()).arrayBuffer();
-    const picture = await (await folder.getFileHandle(`${stems[i].name}.png`, { create: true })).createSyncAccessHandle();
-    picture.write(content);
-    picture.close();
+    await saveFile(folder, `${stems[i].name}.png`, await (await canvas.convertToBlob()).arrayBuffer());
   }
   return { lowest_hz: LOWEST_HZ, highest_hz: highestHz };
 }

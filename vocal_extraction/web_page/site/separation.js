@@ -4,8 +4,9 @@
 // does not grow with the song. Two channels are taken as their views (mid and side, or themselves), which go through the
 // Fourier transform as one complex signal.
 import { Fft, HighPass, covariance, hann, levelOf } from "./signal.js";
-import { Channels, DiskArray, FULL, Model } from "./graphs.js";
+import { Channels, DiskArray, Model } from "./graphs.js";
 import { WAV_HEADER, drawSpectrograms, wavHeader } from "./listening.js";
+import { FULL, openFile, saveFile } from "./storage.js";
 
 const CHUNK_S = 2;
 const PEAKS = 800;
@@ -277,9 +278,9 @@ class Song {
     const { nSamples, nChannels, rate } = this;
     const scale = loudest > 1 - 1 / FULL_SCALE ? (FULL_SCALE - 1 - this.estimated.length) / FULL_SCALE / loudest : 1;
     const stems = await Promise.all(this.plan.map(async (stem) => {
-      const handle = await (await this.folder.getFileHandle(`${stem.name}.wav`, { create: true })).createSyncAccessHandle();
-      handle.write(wavHeader(nSamples, nChannels, rate));
-      return { ...stem, handle };
+      const file = await openFile(this.folder, `${stem.name}.wav`);
+      file.write(wavHeader(nSamples, nChannels, rate));
+      return { ...stem, file };
     }));
     const peaks = [];
     for (const [start, stop] of this.chunks(nSamples, Math.ceil(nSamples / PEAKS))) {
@@ -288,20 +289,18 @@ class Song {
         const channels = this.stemOf(stem, mixture, estimates);
         const samples = new Int16Array((stop - start) * nChannels);
         for (let i = 0; i < samples.length; i++) samples[i] = channels[i % nChannels][Math.floor(i / nChannels)];
-        if (stem.handle.write(samples, { at: WAV_HEADER + 2 * start * nChannels }) < samples.byteLength) throw new Error(FULL);
+        stem.file.write(samples, WAV_HEADER + 2 * start * nChannels);
       }
       peaks.push(Math.max(...mixture.map(largest)));
     }
     for (const array of [this.mixture, ...this.estimates]) await array.remove();
     const axis = await drawSpectrograms(this.folder, stems, this);
-    for (const { handle } of stems) handle.close();
+    for (const { file } of stems) file.close();
     const most = Math.max(1, ...peaks);
     const notes = scale === 1 ? [] : [`all stems are scaled by ${scale.toFixed(6)}, so that 16 bits do not clip`];
     const track = { folder: this.facts.id, stems: stems.map(({ name }) => name), sample_rate: rate, n_samples: nSamples, n_channels: nChannels, start_s: 0, ...axis };
     const song = { ...this.facts, state: "done", notes, duration_s: nSamples / rate, peaks: peaks.map((peak) => Math.floor((100 * peak) / most)), track };
-    const handle = await (await this.folder.getFileHandle("song.json", { create: true })).createSyncAccessHandle();
-    handle.write(new TextEncoder().encode(JSON.stringify(song)));
-    handle.close();
+    await saveFile(this.folder, "song.json", new TextEncoder().encode(JSON.stringify(song)));
   }
 }
 
