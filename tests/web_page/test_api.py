@@ -298,7 +298,7 @@ def test_another_site_may_not_use_the_server(client):
 
 def test_the_page_asks_nobody_but_this_server(client):
     response = client.get("/")
-    assert re.findall(r'(?:href|src)="(?!\w+\.(?:css|js)"|data:,)', response.text) == []
+    assert re.findall(r'(?:href|src)="(?!\w+\.(?:css|js)"|data:,|#)', response.text) == []
     policy = dict(part.split(" ", 1) for part in response.headers["content-security-policy"].split("; "))
     assert policy["default-src"] == "'none'"
     assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"

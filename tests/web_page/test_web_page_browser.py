@@ -126,7 +126,7 @@ def test_stretching_keeps_pitch_and_changes_length(visit):
     """440 Hz at half speed is 440 Hz for twice as long."""
     measured = visit().evaluate(
         """async () => {
-            const { Stretcher } = await import("/player.js");
+            const { Stretcher } = await import("/stretcher.js");
             const [rate, speed] = [44100, 0.5];
             const stretcher = new Stretcher(speed, rate);
             const n = stretcher.round(rate);
@@ -275,7 +275,7 @@ def test_a_recording_is_taken_as_a_song_is(visit):
 
 def test_several_songs_are_a_list_of_folded_players(visit, songs):
     page = visit()
-    page.get_by_role("tab", name="Evaluation reports").click()
+    page.get_by_role("link", name="Evaluation reports").click()
     give(page, songs["other"], songs["song"])  # of which one is shown, whichever page was open
     expect(page.locator("article[data-state=done]")).to_have_count(2)
     expect(page.locator(".player:visible")).to_have_count(0)
@@ -335,7 +335,7 @@ def test_axe_finds_no_obstacles(visit, songs):
     page.add_script_tag(path=AXE)
     for scheme, tab in itertools.product(("light", "dark"), ("Separate", "Evaluation reports")):
         page.emulate_media(color_scheme=scheme)
-        page.get_by_role("tab", name=tab).click()
+        page.get_by_role("link", name=tab).click()
         page.locator("#songs" if tab == "Separate" else "#report-shown").wait_for()
         found = page.evaluate("axe.run({ iframes: false }).then(({ violations }) => violations)")
         seen = [(one["id"], [node["failureSummary"] for node in one["nodes"]]) for one in found]
@@ -344,7 +344,7 @@ def test_axe_finds_no_obstacles(visit, songs):
 
 def test_reports_are_shown_as_they_are(visit, screenshot):
     page = visit()
-    page.get_by_role("tab", name="Evaluation reports").click()
+    page.get_by_role("link", name="Evaluation reports").click()
     frame = page.frame_locator("#report-frame")
     expect(frame.get_by_role("heading", name="Scores of the run")).to_be_visible()
     expect(page.get_by_role("combobox", name="Report")).to_have_value("evaluation_results/run/report.html")
@@ -378,8 +378,8 @@ def press_tab(page, until_name):
 def test_everything_is_reached_and_done_with_the_keyboard(visit, songs):
     page = visit()
     names = press_tab(page, "More options")
-    assert names.pop(1).startswith("Choose songs")
-    assert names == ["Separate", "Record", "Model", "Stems", "Format", "More options"]
+    assert names.pop(2).startswith("Choose songs")
+    assert names == ["Separate", "Evaluation reports", "Record", "Model", "Stems", "Format", "More options"]
     page.keyboard.press("Enter")
     names = press_tab(page, "Keep what a damaged file still plays")
     assert names[:-1] == ["Mask", "Phase", "Bit rate of MP3, Ogg, M4A", "Separate from", "to"]

@@ -98,7 +98,7 @@ class SongCard {
 function take(files) {
   if (!form.checkValidity()) form.querySelector("details").open = true;
   if (!form.reportValidity()) return;
-  if (byId("separate").hidden) byId("tab-separate").click();
+  if (byId("separate").hidden) location.hash = "separate";
   for (const file of files) new SongCard({ isOpen: files.length === 1 }).start(file, chosenOptions());
 }
 
@@ -174,21 +174,15 @@ async function showReports() {
   if (reports.length) select.onchange();
 }
 
-function connectTabs() {
-  const tabs = [...document.querySelectorAll("[role=tab]")];
-  const choose = (tab) => {
-    for (const one of tabs) {
-      one.setAttribute("aria-selected", String(one === tab));
-      one.tabIndex = one === tab ? 0 : -1;
-      byId(one.getAttribute("aria-controls")).hidden = one !== tab;
-    }
-    tab.focus();
-    if (tab.id === "tab-reports") showReports();
-  };
-  for (const tab of tabs) {
-    tab.onclick = () => choose(tab);
-    tab.onkeydown = (event) => { if (/^Arrow(Left|Right)$/.test(event.key)) choose(tabs[1 - tabs.indexOf(tab)]); };
+// Shows the section that the address names.
+function showSection() {
+  const shown = location.hash === "#reports" && engine.reports ? "reports" : "separate";
+  for (const link of document.querySelectorAll("nav a")) {
+    const name = link.hash.slice(1);
+    byId(name).hidden = name !== shown;
+    link.setAttribute("aria-current", name === shown ? "page" : "false");
   }
+  if (shown === "reports") showReports();
 }
 
 // What can be had of a model's sources: all stems, two, or the song without one of them.
@@ -233,11 +227,12 @@ async function offerModels() {
   if (models.some((model) => model.real_time_factor === null)) setTimeout(offerModels, 5_000);
 }
 
-history.replaceState(null, "", location.pathname); // without the token that it was opened with
+history.replaceState(null, "", location.pathname + location.hash); // without the token that it was opened with
 byId("privacy").textContent = engine.privacy;
 connectDrop();
 connectRecording();
-connectTabs();
+addEventListener("hashchange", showSection);
+showSection();
 document.addEventListener("plays", ({ detail }) => {
   for (const { player } of document.querySelectorAll(".player")) if (player !== detail && player.playing) player.stop();
 });
