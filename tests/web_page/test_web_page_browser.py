@@ -110,6 +110,7 @@ def loop_and_stretch(page):
     page.mouse.move(box["x"] + box["width"] * 0.525, box["y"] + 20)
     page.mouse.up()
     expect(page.get_by_role("button", name="Remove the loop")).to_be_visible()
+    assert page.evaluate("document.querySelector('.player').player.dragged") is None
     page.get_by_role("combobox", name="Speed").select_option("0.5")
     page.evaluate("window.starts = []")
     page.get_by_role("button", name="Play", exact=True).click()

@@ -37,6 +37,7 @@ export class Player {
     this.playing = false;
     this.speed = 1;
     this.loop = null; // [from, to] in seconds
+    this.dragged = null; // the part that is being selected, likewise
     this.wanted = null; // a place that was asked for and is still to come
     this.build();
   }
@@ -259,26 +260,23 @@ export class Player {
       const [box, [start, length]] = [picture.getBoundingClientRect(), this.span(picture)];
       return start + Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1) * length;
     };
-    const isDrag = (event) => Math.abs(event.clientX - grabbed.x) > 6;
-    const ends = (event) => [grabbed.at, secondsAt(event)].sort((one, other) => one - other);
-    const release = () => { grabbed = this.dragged = null; };
     picture.onpointerdown = (event) => {
       grabbed = { x: event.clientX, at: secondsAt(event) };
       picture.setPointerCapture(event.pointerId);
     };
     picture.onpointermove = (event) => {
-      if (!grabbed || !isDrag(event)) return;
-      this.dragged = ends(event);
+      if (!grabbed || (!this.dragged && Math.abs(event.clientX - grabbed.x) < 6)) return;
+      this.dragged = [grabbed.at, secondsAt(event)].sort((one, other) => one - other);
       this.placeMarks();
     };
-    picture.onpointerup = (event) => {
-      const [from, to] = ends(event);
-      const dragged = isDrag(event);
-      release();
-      if (dragged) this.setLoop([from, to]);
-      else this.seek(from);
+    picture.onpointerup = () => {
+      if (this.dragged) this.setLoop(this.dragged);
+      else if (grabbed) this.seek(grabbed.at);
     };
-    picture.onpointercancel = release;
+    picture.onlostpointercapture = () => {
+      grabbed = this.dragged = null;
+      this.placeMarks();
+    };
     picture.append(make("i", { className: "selection" }), make("i", { className: "cursor" }));
     return picture;
   }
