@@ -33,7 +33,6 @@ class Song {
     this.lookahead = model.lookahead ?? 0; // frames that masks come late; silence behind the song makes up for them
     this.chunkLength = Math.max(1, Math.round((CHUNK_S * rate) / hop));
     this.estimated = [...new Set(plan.flatMap((stem) => stem.sources))];
-    this.tick = () => null;
   }
 
   array(name, rowLength) { return DiskArray.create(this.folder, name, rowLength); }
@@ -60,11 +59,11 @@ class Song {
     const { signal, n_channels: together } = this.model;
     const nSeconds = Math.ceil(this.nSamples / this.rate);
     const edges = Array.from({ length: nSeconds + 1 }, (_, i) => Math.floor((i * this.nSamples) / nSeconds));
+    const fft = new Fft(2 ** Math.ceil(Math.log2(this.rate)));
     let window = [];
     const seconds = edges.slice(1).map((stop, i) => {
       if (window.length !== stop - edges[i]) window = hann(stop - edges[i]);
-      const product = covariance(this.mixture.read(edges[i], stop), window, this.rate);
-      return [product(0, 0), product(1, 1), product(0, 1)];
+      return covariance(this.mixture.read(edges[i], stop), window, this.rate, fft);
     });
     const { gain, areAlike } = levelOf(seconds, this.nChannels, signal.input_level_db);
     this.gain = gain;

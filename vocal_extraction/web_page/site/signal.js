@@ -48,36 +48,24 @@ export class Fft {
 
 export const hann = (n) => Float64Array.from({ length: n }, (_, i) => 0.5 - 0.5 * Math.cos((2 * Math.PI * (i + 1)) / (n + 1)));
 
-// Sum of the products of two signals' spectra at the bins below the cutoff, each bin by Goertzel's recurrence (1958).
-function lowBins(samples, nFft, first) {
-  const bins = [];
-  for (let k = 0; k < first; k++) {
-    const angle = (2 * Math.PI * k) / nFft;
-    const twice = 2 * Math.cos(angle);
-    let [now, before] = [0, 0];
-    for (let i = 0; i < samples.length; i++) {
-      const next = samples[i] + twice * now - before;
-      before = now;
-      now = next;
-    }
-    bins.push([now * Math.cos(angle) - before, now * Math.sin(angle)]); // up to a turn that both signals share
+// Power of each channel, and the product of both, in a stretch of a song under a Hann window, slow waves aside. The
+// channels go through the transform as one complex signal.
+export function covariance([left, right], window, sampleRate, fft) {
+  const [re, im] = [new Float64Array(fft.n), new Float64Array(fft.n)];
+  window.forEach((value, i) => {
+    re[i] = left[i] * value;
+    im[i] = right[i] * value;
+  });
+  fft.transform(re, im);
+  const sums = [0, 0, 0];
+  for (let k = Math.ceil((CUTOFF_HZ * fft.n) / sampleRate), m = fft.n - k; k < m; k++, m--) {
+    const [a, b, c, d] = [re[k] + re[m], im[k] - im[m], im[k] + im[m], re[m] - re[k]];
+    sums[0] += a * a + b * b;
+    sums[1] += c * c + d * d;
+    sums[2] += a * c + b * d;
   }
-  return bins;
-}
-
-// Power of each channel, and the product of two, in a stretch of a song under a Hann window, slow waves aside: those of
-// all bins (Parseval) less those of the low ones.
-export function covariance(channels, window, sampleRate) {
-  const nFft = Math.ceil(window.length / 4096) * 4096;
-  const first = Math.ceil((CUTOFF_HZ * nFft) / sampleRate);
-  const windowed = channels.map((samples) => samples.map((sample, i) => sample * window[i]));
-  const low = windowed.map((samples) => lowBins(samples, nFft, first));
-  const scale = 2 / (nFft * window.reduce((sum, value) => sum + value * value, 0));
-  return (a, b) => {
-    const all = nFft * windowed[a].reduce((sum, sample, i) => sum + sample * windowed[b][i], 0);
-    const slow = low[a].reduce((sum, [x, y], k) => sum + (k ? 2 : 1) * (x * low[b][k][0] + y * low[b][k][1]), 0);
-    return (scale * (all - slow)) / 2;
-  };
+  const scale = 2 * fft.n * window.reduce((sum, value) => sum + value * value, 0);
+  return sums.map((sum) => sum / scale);
 }
 
 // From the seconds' [power, power, product]: the factor that brings a song to a level, and whether its two channels have
