@@ -223,7 +223,7 @@ def test_chunks_go_through_the_network_together_where_they_are_small():
     mixture = music(9.3, sample_rate=8_000)
     found = estimate(mixture, loaded(Watched(0.5), signal=signal), sample_rate=8_000, chunk_s=1.0, context_s=0.1)
     np.testing.assert_allclose(found, 0.5 * mixture, atol=5e-7)
-    assert sorted(n_together) == [2, 2, 2, 14], "10 chunks of two channels, of which three at the ends have less context"
+    assert sorted(n_together) == [2, 2, 2, 14], "of 10 chunks of two channels, three have less context"
 
 
 @pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
