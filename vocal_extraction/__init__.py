@@ -43,7 +43,7 @@ compatibility.install()
 # ONNX Runtime 1.29 and later send to its makers what runs, unless this is set before it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # torch takes large arrays in pages of 2 MB if this is set before the first of them. Networks of convolutions, whose
-# memory goes back to the system after every layer, spend up to half of their time on page faults otherwise.
+# memory goes back to the system after every layer, spend up to a third of their time on page faults otherwise.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 

@@ -116,8 +116,6 @@ def rebuild(content: dict[str, Any], *, signal: SignalSettings, n_channels: int)
         kinds = {name: values.dtype for name, values in network.state_dict().items()}
         state = {name: values.to(kinds[name]).contiguous() for name, values in state.items()}
         network.to_empty(device="cpu").load_state_dict(state, strict=True, assign=True)
-        channels_last: Any = {"memory_format": torch.channels_last}  # in which convolutions on a CPU are fastest
-        network.to(**channels_last)
         return network, *_try(network, signal, n_channels, device="cpu")
     except _TORCH_RAISES as error:
         raise CheckpointError(f"its network does not take {signal.n_bins} bins: {reason_of(error)}") from error
