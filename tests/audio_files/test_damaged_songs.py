@@ -103,6 +103,12 @@ def test_frames_of_an_aac_that_ffmpeg_passes_over_without_a_word_leave_silence(s
     assert "46 ms at" in notes[0]
 
 
+def test_an_aac_of_one_frame_that_begins_within_another_is_taken(songs, tmp_path):
+    """ffprobe gives none of its frames a time."""
+    samples, _ = read(changed(songs["aac"], tmp_path, lambda data: data[data.rindex(b"\xff\xf1") - 50 :]))
+    assert len(samples) == 1_024
+
+
 @pytest.mark.parametrize("ending, sign", [("endless", "its last frame is not whole"), ("w64", "its header declares")])
 def test_a_frame_that_is_cut_is_seen_without_a_declared_length(songs, tmp_path, ending, sign):
     with pytest.raises(DamagedSongError, match=sign):

@@ -98,7 +98,7 @@ def lost_avi_chunks(path: Path, track: int) -> tuple[list[int], list[float], flo
     with open(path, "rb") as file:
         head = file.read(2**16)
         movi, at, name, size = head.find(b"movi"), 12, b"", 0
-        while name != b"idx1" and len((file.seek(at), chunk := file.read(8))[1]) == 8:
+        while name not in (b"idx1", bytes(4)) and len((file.seek(at), chunk := file.read(8))[1]) == 8:
             name, size = struct.unpack("<4sI", chunk)
             at += 8 + size + size % 2
         index = file.read(size) if name == b"idx1" else b""
@@ -137,8 +137,9 @@ def survey_frames(
             times = times + np.cumsum([0, *durations_s])[np.searchsorted(places, positions)]
     missing = np.zeros(len(frames))  # samples before each frame
     (timed,) = np.nonzero(np.isfinite(times))
-    offsets = np.pad(times[timed] * sample_rate - starts[timed], (0, _BUMP_FRAMES), mode="edge")
-    missing[timed[1:]] = np.diff(np.lib.stride_tricks.sliding_window_view(offsets, _BUMP_FRAMES + 1).min(axis=1))
+    if len(timed):
+        offsets = np.pad(times[timed] * sample_rate - starts[timed], (0, _BUMP_FRAMES), mode="edge")
+        missing[timed[1:]] = np.diff(np.lib.stride_tricks.sliding_window_view(offsets, _BUMP_FRAMES + 1).min(axis=1))
     n_trailing, is_cut_off = 0, False
     if container in SELF_FRAMED:
         ends = positions + sizes
