@@ -56,8 +56,9 @@ class MaskNetwork(nn.Module):
         self.has_one_for_each_source = NETWORKS[kind].has_one_for_each_source
 
     def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Take ``{'mix_magnitude'}``, give ``{'mask', 'estimates'}``."""
-        return self.layers["model"](data["mix_magnitude"])
+        """Take ``{'mix_magnitude'}``, give ``{'mask'}``."""
+        network: Any = self.layers["model"]
+        return {"mask": network.masks(data["mix_magnitude"])}
 
     def save(self, file: Any, *, metadata: dict[str, Any]) -> None:
         """Save what `rebuild` takes, as nussl's SeparationModel does, but without nussl."""

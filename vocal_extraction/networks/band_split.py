@@ -84,13 +84,12 @@ class BandSplitMaskInference(Network):
             for width in widths
         )
 
-    def forward(self, data: Tensor) -> dict[str, Tensor]:
+    def masks(self, data: Tensor) -> Tensor:
         """Infer masks from magnitudes; shapes as for `Network.forward`."""
         features = self.encode(nn.functional.pad(data, (0, 0, 0, 0, 0, self.lookahead)))
         for over_time, over_bands in cast(Iterable[tuple[Any, Any]], self.rounds):
             features = self._over_bands(over_bands, over_time(features))
-        mask = self.decode(features[:, self.lookahead :])
-        return {"mask": mask, "estimates": data.unsqueeze(-1) * mask}
+        return self.decode(features[:, self.lookahead :])
 
     def encode(self, data: Tensor) -> Tensor:
         """Return the features of each band and frame: (n_bands * n_batch, n_frames, hidden_size)."""

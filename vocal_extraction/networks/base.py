@@ -26,7 +26,7 @@ _BOUNDS: dict[str, tuple[Any, Any]] = {
 
 
 class Network(nn.Module):
-    """Base class of the networks; a subclass needs `forward` only.
+    """Base class of the networks; a subclass needs `masks` only, or `forward`.
 
     A subclass that has `encode`, `layers_over_time` and `decode`, too, as `MaskInference`, is run layer by layer over
     a song of any length, as if that were one item. Any other is run on chunks with context.
@@ -51,7 +51,12 @@ class Network(nn.Module):
             ``mask``, 0 to 1, and ``estimates``, the mask times the magnitudes.
             Shape of both: (n_batch, n_frames, n_bins, n_channels, n_sources).
         """
-        raise NotImplementedError
+        mask = self.masks(data)
+        return {"mask": mask, "estimates": data.unsqueeze(-1) * mask}
+
+    def masks(self, data: Tensor) -> Tensor:
+        """Return the masks alone, which is all that losses and separation take."""
+        return self(data)["mask"]
 
     lookahead = 0
     """By how many frames masks follow behind their frames, where a network that runs forwards only waits for some."""

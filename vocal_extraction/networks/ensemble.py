@@ -46,10 +46,9 @@ class EnsembleMaskInference(Network):
     def _each(self) -> list[Any]:
         return list(self.members)
 
-    def forward(self, data: Tensor) -> dict[str, Tensor]:
+    def masks(self, data: Tensor) -> Tensor:
         """Infer masks from magnitudes; shapes as for `Network.forward`."""
-        mask = self._joined([member(data)["mask"] for member in self._each])
-        return {"mask": mask, "estimates": data.unsqueeze(-1) * mask}
+        return self._joined([member.masks(data) for member in self._each])
 
     def encode(self, data: Tensor) -> Tensor:
         """Return the features of all members, side by side."""

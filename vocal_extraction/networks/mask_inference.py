@@ -60,11 +60,10 @@ class MaskInference(Network):
             num_features, hidden_size * n_directions, num_sources, activation, num_audio_channels
         )
 
-    def forward(self, data: Tensor) -> dict[str, Tensor]:
+    def masks(self, data: Tensor) -> Tensor:
         """Infer masks from magnitudes; shapes as for `Network.forward`."""
         features = self.recurrent_stack(self.encode(data))  # (n_batch, n_frames, n_directions * hidden_size)
-        mask = self.decode(features)
-        return {"mask": mask, "estimates": data.unsqueeze(-1) * mask}
+        return self.decode(features)
 
     def encode(self, data: Tensor) -> Tensor:
         """Return the features of each frame before the first recurrent layer: (n_sequences, n_frames, n_features)."""

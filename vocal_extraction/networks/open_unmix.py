@@ -37,11 +37,10 @@ class OpenUnmix(Network):
         self.output_scale = nn.Parameter(torch.ones(num_features))
         self.output_mean = nn.Parameter(torch.ones(num_features))
 
-    def forward(self, data: Tensor) -> dict[str, Tensor]:
+    def masks(self, data: Tensor) -> Tensor:
         """Infer masks from magnitudes; shapes as for `Network.forward`."""
         features = self.encode(data)
-        mask = self.decode(_beside(features, self.lstm(features)[0], n_first=features.shape[-1]))
-        return {"mask": mask, "estimates": data.unsqueeze(-1) * mask}
+        return self.decode(_beside(features, self.lstm(features)[0], n_first=features.shape[-1]))
 
     def encode(self, data: Tensor) -> Tensor:
         """Return the features of each frame before the first recurrent layer: (n_batch, n_frames, hidden_size)."""

@@ -44,20 +44,25 @@ class Spleeter(Network):
         self.n_bins, self.n_seen, self.high = num_features, num_input_features, high
         self.unets = nn.ModuleList(UNet(num_audio_channels, activation) for _ in range(num_sources))
 
-    def forward(self, data: Tensor) -> dict[str, Tensor]:
+    def masks(self, data: Tensor) -> Tensor:
         """Infer masks from magnitudes; shapes as for `Network.forward`. What lacks of the last block is silence."""
         n_batch, n_frames = data.shape[:2]
         # Its STFT does not divide a window by its sum, which is half of its length.
         seen = data[:, :, : self.n_seen] * (self.n_bins - 1)
         seen = functional.pad(seen, (0, 0, 0, 0, 0, -n_frames % self.block_frames))
         blocks = seen.reshape(-1, self.block_frames, *seen.shape[2:]).permute(0, 3, 1, 2)
-        mask = torch.stack([(unet(blocks) * blocks).square() for unet in self.unets], dim=-1)
-        total = mask.sum(dim=-1, keepdim=True) + _SMALLEST
-        mask = (mask + _SMALLEST / len(self.unets)) / total
-        mask = mask.movedim(1, 3).reshape(n_batch, -1, *seen.shape[2:], len(self.unets))[:, :n_frames]
-        above = mask.mean(dim=2, keepdim=True) if self.high == "average" else torch.zeros_like(mask[:, :, :1])
-        mask = torch.cat([mask, above.expand(-1, -1, self.n_bins - self.n_seen, -1, -1)], dim=2)
-        return {"mask": mask, "estimates": data.unsqueeze(-1) * mask}
+        powers = [(unet(blocks) * blocks).square() for unet in self.unets]
+        total = torch.stack(powers).sum(dim=0) + _SMALLEST
+        masks = [self._with_high((power + _SMALLEST / len(powers)) / total) for power in powers]
+        mask = torch.stack([mask.permute(0, 2, 3, 1) for mask in masks], dim=-1)
+        return mask.reshape(n_batch, -1, *mask.shape[2:])[:, :n_frames]
+
+    def _with_high(self, mask: Tensor) -> Tensor:
+        """Add the bins that the U-Nets do not see to a mask, (..., n_bins)."""
+        if self.high == "zeros":
+            return functional.pad(mask, (0, self.n_bins - self.n_seen))
+        above = mask.mean(dim=-1, keepdim=True).expand(*mask.shape[:-1], self.n_bins - self.n_seen)
+        return torch.cat([mask, above], dim=-1)
 
 
 class DoublingConvolution(nn.ConvTranspose2d):

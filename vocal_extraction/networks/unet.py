@@ -57,7 +57,7 @@ class UNetMaskInference(Network):
         n_out = _BINS_PER_ROW * num_audio_channels * num_sources
         self.last = nn.Sequential(nn.BatchNorm2d(hidden_size), nn.ReLU(), nn.Conv2d(hidden_size, n_out, 1))
 
-    def forward(self, data: Tensor) -> dict[str, Tensor]:
+    def masks(self, data: Tensor) -> Tensor:
         """Infer masks from magnitudes; shapes as for `Network.forward`."""
         n_batch, n_frames = data.shape[:2]
         seen = torch.log1p(_SCALE * data[:, :, : self.n_seen])
@@ -79,8 +79,7 @@ class UNetMaskInference(Network):
         mask = torch.sigmoid(mask.permute(0, 3, 1, 2).contiguous().float())[:, :, :n_frames]
         above = mask[..., -(self.n_seen // _SHARE_ABOVE) :].mean(dim=-1, keepdim=True)
         mask = torch.cat([mask, above.expand(-1, -1, -1, self.n_bins - self.n_seen)], dim=-1)
-        mask = mask.unflatten(1, self.outputs).permute(0, 3, 4, 1, 2)
-        return {"mask": mask, "estimates": data.unsqueeze(-1) * mask}
+        return mask.unflatten(1, self.outputs).permute(0, 3, 4, 1, 2)
 
 
 class Block(nn.Module):

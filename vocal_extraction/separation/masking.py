@@ -24,7 +24,9 @@ def views_of(spectrum: Samples, stereo: str) -> Samples:
     if stereo != "mid-side" or spectrum.shape[-3] == 1:
         return spectrum
     left, right = spectrum[..., 0, :, :], spectrum[..., 1, :, :]
-    return namespace(spectrum).stack([left + right, left - right], axis=-3) / 2
+    views = namespace(spectrum).stack([left + right, left - right], axis=-3)
+    views *= 0.5  # complex numbers are divided by 2 in thrice the time
+    return views
 
 
 def channels_of(views: Samples, stereo: str) -> Samples:

@@ -97,6 +97,7 @@ class SongSeparation:
         self._block_frames = blocks if settings.phase == "mixture" else None
         self._adding = threading.Lock()
         self._layers: LayerwiseSong | None = None
+        self._filtered_song: Array | None = None  # without slow waves, after the first pass of several
 
     def _groups(self) -> list[list[Chunk]]:
         """Return the chunks of the song, in groups that go through the network together."""
@@ -143,14 +144,21 @@ class SongSeparation:
 
     def _through_layers(self, chunks: list[slice], pool: ThreadPoolExecutor, tick: Tick) -> LayerwiseSong:
         self._incoming.write_to(self._reach)
-        example = self._network_input(slice(0, 1))
+        example = self._network_input(self._items(self._reached_by(slice(0, 1))))
         layers = LayerwiseSong(self._runtime, self._scratch, n_frames=self._n_frames, example=example)
 
+        filtered = self._scratch.new(*self._song.shape) if self._margin else None
+
         def encode(frames: slice) -> None:
-            layers.encode(frames, self._network_input(frames))
+            items = self._items(self._reached_by(frames))
+            layers.encode(frames, self._network_input(items))
+            if filtered is not None:
+                kept, first = self._samples_of(frames), self._reached_by(frames).start
+                filtered[kept] = self._rows_of(items[..., kept.start - first : kept.stop - first])
 
         arriving = self._arriving(chunks, lambda frames: frames)
         for_each(pool, encode, arriving, lambda n_done: tick(_ENCODING * n_done / len(chunks)))
+        self._filtered_song = filtered
         layers.run(chunks, pool, lambda share: tick(_ENCODING + _LAYERS * share))
         return layers
 
@@ -170,17 +178,17 @@ class SongSeparation:
     def _middle_of(self, frame: int) -> int:
         return (frame - self._n_before) * self._signal.hop_length
 
-    def _network_input(self, frames: slice) -> Rows:
-        """Return magnitudes (n_batch, n_frames, n_bins, n_channels) for the runtime."""
-        magnitudes = self._gain * magnitude(masking.views_of(self._spectrum(frames), self._signal.stereo))
+    def _network_input(self, items: Samples) -> Rows:
+        """Return magnitudes (n_batch, n_frames, n_bins, n_channels) of what `_items` gave, for the runtime."""
+        spectrum = analyze(items, signal=self._signal)
+        magnitudes = self._gain * magnitude(masking.views_of(spectrum, self._signal.stereo))
         return self._runtime.rows(masking.as_batch(magnitudes, n_network_channels=self._model.n_channels))
 
-    def _spectrum(self, frames: slice) -> Samples:
-        """Return frames of the spectrum of the whole song: (n_items, n_channels, n_frames, n_bins)."""
-        signal = self._signal
-        first = self._middle_of(frames.start) - signal.window_length // 2
-        last = first + (frames.stop - frames.start - 1) * signal.hop_length + signal.window_length
-        return analyze(self._items(slice(first, last)), signal=signal)
+    def _reached_by(self, frames: slice) -> slice:
+        """Return the samples that the windows of frames reach."""
+        first = self._middle_of(frames.start) - self._signal.window_length // 2
+        n_hops = frames.stop - frames.start - 1
+        return slice(first, first + n_hops * self._signal.hop_length + self._signal.window_length)
 
     def _items(self, samples: slice) -> Samples:
         """Return the channels of some samples in groups, zeros or a mirror beyond: (n_items, n_channels, n_samples)."""
@@ -193,15 +201,19 @@ class SongSeparation:
             rows = self._song[first : int(mirrored.max()) + 1].T[:, mirrored - first]
             return self._runtime.samples(rows[self._channels_of_items])
         rows = np.zeros((self._n_channels, samples.stop - samples.start), np.float32)
-        first, last = max(start - self._margin, 0), min(stop + self._margin, self._n_samples)
-        read = self._song[first:last].T
-        if self._margin:
-            read = conditioning.without_slow_waves(read, self._signal.sample_rate, beside=(start - first, last - stop))
+        if self._filtered_song is not None:
+            read = self._filtered_song[start:stop].T
+        else:
+            first, last = max(start - self._margin, 0), min(stop + self._margin, self._n_samples)
+            read = self._song[first:last].T
+            if self._margin:
+                beside = (start - first, last - stop)
+                read = conditioning.without_slow_waves(read, self._signal.sample_rate, beside=beside)
         rows[:, start - samples.start : stop - samples.start] = read
         return self._runtime.samples(rows[self._channels_of_items])
 
     def _estimate_masked(self, group: Sequence[Chunk]) -> None:
-        spectra = [self._spectrum(chunk.computed) for chunk in group]
+        spectra = [analyze(self._items(self._reached_by(chunk.computed)), signal=self._signal) for chunk in group]
         n_items = len(spectra[0])
         if self._layers is not None:
             masks = [masking.as_masks(self._runtime.samples(self._layers.masks(group[0].computed)), n_items=n_items)]

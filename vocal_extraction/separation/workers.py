@@ -16,7 +16,7 @@ from vocal_extraction.checkpointing import LoadedModel
 Item = TypeVar("Item")
 
 _WORKERS_OF_A_SONG = 4
-_GIVEN_BACK_BYTES, _M_MMAP_THRESHOLD = 4_000_000, -3
+_GIVEN_BACK_BYTES, _M_MMAP_THRESHOLD = 1_000_000, -3
 """Memory of at least so many bytes goes back to the system as soon as it is free, and glibc's name for that."""
 
 

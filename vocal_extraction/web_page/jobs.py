@@ -10,6 +10,7 @@ import functools
 import re
 import secrets
 import shutil
+import tempfile
 import threading
 import time
 import traceback
@@ -278,16 +279,14 @@ class JobQueue(contextlib.AbstractContextManager["JobQueue"]):
             return
         say(None)
         folder = job.folder / f"preview-{secrets.token_hex(4)}"
-        cut, stems = folder.with_suffix(".wav"), folder.with_suffix(".stems")
         bounds = ["-ss", f"{start_s:.3f}", "-t", f"{duration_s:.3f}"]
         settings = dataclasses.replace(job.options.settings, format="wav16", from_s=0.0, to_s=None)
-        with self._what_went_wrong(job, say):
+        with self._what_went_wrong(job, say), tempfile.TemporaryDirectory(dir=job.folder) as scratch:
+            cut, stems = Path(scratch, "cut.wav"), Path(scratch, "stems")
             with Ffmpeg([*bounds, *input_arguments(job.song), "-map", "0:a:0", "-y", f"file:{cut}"]) as ffmpeg:
                 ffmpeg.close()
             written = streams_of(self._extract(job, cut, stems, settings, is_unwanted).stems, job.options.names)
             preview = prepare_listening(folder, written, job.upload, start_s=start_s)
-            cut.unlink()
-            shutil.rmtree(stems)
             for old in job.previews[:-1]:
                 shutil.rmtree(old.folder, ignore_errors=True)
             job.previews = (*job.previews[-1:], preview)
