@@ -209,5 +209,6 @@ JOBS = {
 
 def is_whole_wav(path: Path) -> bool:
     """Tell whether a wav has all the samples that its header promises."""
-    declared = int.from_bytes(path.read_bytes()[4:8], "little")
+    with open(path, "rb") as file:
+        declared = int.from_bytes(file.read(8)[4:], "little")
     return declared + 8 == path.stat().st_size
