@@ -1,6 +1,7 @@
 """The page's parts: limits, upload validation, samples for the players, the job queue, and how the server starts."""
 
 import secrets
+import shutil
 import threading
 import time
 
@@ -241,6 +242,25 @@ def test_a_bug_is_called_a_bug(queue, monkeypatch, capsys):
 def test_a_full_disk_is_said_before_the_work(open_queue):
     with open_queue(storage_bytes=10**6) as queue:
         assert "disk is full" in finished(queue, upload(queue, duration_s=2.0)).error
+
+
+def test_room_is_counted_while_files_come_and_go(queue):
+    over = threading.Event()
+
+    def come_and_go():
+        while not over.is_set():
+            shutil.rmtree(upload(queue).parent)
+
+    others = [threading.Thread(target=come_and_go) for _ in range(2)]
+    for other in others:
+        other.start()
+    try:
+        songs = [queue.new_song("one", "a.wav", 1) for _ in range(100)]
+    finally:
+        over.set()
+        for other in others:
+            other.join()
+    assert all(song.parent.is_dir() for song in songs)
 
 
 def test_what_is_over_its_time_goes_away_by_itself(open_queue):

@@ -7,6 +7,7 @@ of it, then half a minute, from the start or from where the listener asks, while
 import contextlib
 import dataclasses
 import functools
+import os
 import re
 import secrets
 import shutil
@@ -183,7 +184,11 @@ class JobQueue(contextlib.AbstractContextManager["JobQueue"]):
 
     def _check_room(self, n_bytes: float) -> None:
         """Refuse what the disk, or the jobs' share of it, has no space for."""
-        used = sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
+        used = 0
+        for folder, _, names in os.walk(self.root):  # which passes over folders of jobs that end meanwhile
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    used += Path(folder, name).stat().st_size
         if n_bytes > min(self.limits.storage_bytes - used, shutil.disk_usage(self.root).free):
             raise RefusedError("The server's disk is full. Please try again in an hour.")
 
@@ -282,7 +287,7 @@ class JobQueue(contextlib.AbstractContextManager["JobQueue"]):
         bounds = ["-ss", f"{start_s:.3f}", "-t", f"{duration_s:.3f}"]
         settings = dataclasses.replace(job.options.settings, format="wav16", from_s=0.0, to_s=None)
         with self._what_went_wrong(job, say), tempfile.TemporaryDirectory(dir=job.folder) as scratch:
-            cut, stems = Path(scratch, "cut.wav"), Path(scratch, "stems")
+            cut, stems = Path(scratch, "cut.wav"), Path(scratch, "preview")
             with Ffmpeg([*bounds, *input_arguments(job.song), "-map", "0:a:0", "-y", f"file:{cut}"]) as ffmpeg:
                 ffmpeg.close()
             written = streams_of(self._extract(job, cut, stems, settings, is_unwanted).stems, job.options.names)
