@@ -191,6 +191,24 @@ def test_a_constant_plus_a_little_scores_as_the_little(constant, little):
     assert found == pytest.approx(theirs["v"]["SI-SDR"][0], abs=1e-4)
 
 
+@pytest.mark.parametrize("gain", [10.0, 1e5, 1e8, 1e15])
+def test_a_loud_estimate_is_far_from_its_source(gain):
+    """SD-SDR is the energy of the scaled source over that of the error, near 0 dB, however loud both are."""
+    references, estimates = noise(0, n_channels=1)
+    s, e = (x[0, 0] - x[0, 0].mean() for x in (references, gain * (references + 0.1 * estimates)))
+    target = (e @ s) / (s @ s) * s
+    expected = 10 * np.log10((target @ target) / ((s - e) @ (s - e)))
+    found = scale_values(references, gain * (references + 0.1 * estimates))["SD-SDR"][0, 0]
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_what_is_as_weak_as_the_rounding_of_samples_is_not_perfect():
+    """0.3 and a ten-millionth of the source: in 32 bits, a rounding error as strong as the sound."""
+    references, _ = noise(0, n_channels=1)
+    estimates = (0.3 + 1e-7 * references / references.std()).astype(np.float32)
+    assert scale_values(references, estimates)["SI-SDR"][0, 0] < 30
+
+
 def test_an_impulse_scores_by_the_definition():
     references, estimates = noise(0, n_channels=1)
     estimates[0] = 0.0

@@ -94,15 +94,13 @@ def _ratios(gram: Array, energy: Array, silent: NDArray[np.bool_], estimates: li
     target = alpha**2 * s_s
     residual = e_e - target
     interference, others = _interference(gram, silent, estimates, alpha)
-    snr = _decibels(s_s, e_e - 2 * s_s * alpha + s_s, scale=as_given + s_s)
-    with np.errstate(divide="ignore"):
-        gain_db = 20 * np.log10(np.abs(alpha))
+    error = e_e - 2 * s_s * alpha + s_s
     return {
         "SI-SDR": _decibels(target, residual, scale=as_given),
         "SI-SIR": np.where(others, _decibels(target, interference, scale=as_given), np.nan),
         "SI-SAR": _decibels(target, residual - interference, scale=as_given),
-        "SD-SDR": np.clip(snr + gain_db, -LIMIT_DB, LIMIT_DB),
-        "SNR": snr,
+        "SD-SDR": _decibels(target, error, scale=as_given + s_s),
+        "SNR": _decibels(s_s, error, scale=as_given + s_s),
         "SRR": _decibels(alpha**2, (alpha - 1) ** 2, scale=1 + alpha**2),
     }
 
@@ -124,9 +122,11 @@ def _interference(
 
 
 def _decibels(signal: Array, noise: Array, *, scale: Array) -> Array:
-    """Return 10 log10 of signal over noise, clipped; where both are rounding errors of `scale`, the lower limit."""
+    """Return 10 log10 of signal over noise, clipped; where both are rounding errors of `scale`, the lower limit.
+
+    Noise is never taken to be less than those errors, above which a signal may be by a little only.
+    """
     floor = _ROUNDING * scale
-    signal, noise = np.where(signal > floor, signal, 0.0), np.where(noise > floor, noise, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(signal > 0, 10 * np.log10(signal / noise), -np.inf)
+        ratio = np.where(signal > floor, 10 * np.log10(signal / np.maximum(noise, floor)), -np.inf)
     return np.clip(ratio, -LIMIT_DB, LIMIT_DB)
