@@ -90,6 +90,8 @@ def converted(value: Any, hint: Any, name: str) -> Any:
     kind, *others = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and others:
         return None
+    if type(value).__name__ in ("bool", "bool_"):  # NumPy's too, which is no bool
+        value = bool(value)
     if typing.get_origin(kind) is tuple:
         if isinstance(value, list | tuple):
             return tuple(converted(each, typing.get_args(kind)[0], name) for each in value)

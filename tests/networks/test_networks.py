@@ -16,6 +16,8 @@ from vocal_extraction.networks import (
     EnsembleMaskInference,
     MaskInference,
     Network,
+    OpenUnmix,
+    Spleeter,
     UNetMaskInference,
     create_model,
 )
@@ -27,6 +29,8 @@ CLASSIC, FOUR_STEMS = PRESETS["classic"], PRESETS["four-stems"]
 
 SMALL = {"num_features": 33, "num_audio_channels": 1, "hidden_size": 6, "num_layers": 2, "bidirectional": True}
 KINDS = [MaskInference, BandSplitMaskInference]
+SPLEETER = {"num_features": 33, "num_audio_channels": 1, "num_sources": 2, "num_input_features": 32}
+OPEN_UNMIX = {"num_features": 33, "num_audio_channels": 1, "hidden_size": 6, "num_layers": 2, "num_input_features": 32}
 ALL_KINDS = [*KINDS, UNetMaskInference]
 
 
@@ -371,8 +375,25 @@ def test_values_that_make_no_network_are_refused_in_a_sentence(kind, changes, co
         EnsembleMaskInference.build(kind.__name__, 2, **{**SMALL, "dropout": 0.0, "num_sources": 1, **changes})
 
 
+@pytest.mark.parametrize(
+    "kind, arguments, complaint",
+    [
+        (BandSplitMaskInference, {**SMALL, "dropout": 0.0, "num_sources": 1, "sample_rate": "44100"}, "expected int"),
+        (BandSplitMaskInference, {**SMALL, "dropout": 0.0, "num_sources": 1, "sample_rate": float("nan")}, "is nan"),
+        (BandSplitMaskInference, {**SMALL, "dropout": 0.0, "num_sources": 1, "bands": ["fine"]}, "no .* bands"),
+        (OpenUnmix, {**OPEN_UNMIX, "hidden_size": 7}, "hidden_size is 7; expected an even number"),
+        (OpenUnmix, {**OPEN_UNMIX, "num_input_features": 34}, "num_input_features is more than the 33 of num_features"),
+        (Spleeter, {**SPLEETER, "num_input_features": 34}, "num_input_features is more than the 33 of num_features"),
+        (Spleeter, {**SPLEETER, "activation": ["elu"]}, "Expected leaky or elu"),
+    ],
+)
+def test_arguments_of_one_network_alone_are_checked_too(kind, arguments, complaint):
+    with pytest.raises(SettingsError, match=complaint):
+        kind.build(**arguments)
+
+
 def test_numbers_of_numpy_are_taken():
-    sizes = {name: np.int64(value) for name, value in SMALL.items()} | {"bidirectional": True}
+    sizes = {name: np.int64(value) for name, value in SMALL.items()} | {"bidirectional": np.True_}
     config = MaskInference.build(**sizes, dropout=np.float64(0.5), num_sources=1).config
     assert config == MaskInference.build(**SMALL, dropout=0.5, num_sources=1).config
 

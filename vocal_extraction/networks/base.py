@@ -4,6 +4,7 @@ Axes: magnitudes are ``(n_batch, n_frames, n_bins, n_channels)``, masks ``(..., 
 """
 
 import inspect
+import math
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ _BOUNDS: dict[str, tuple[Any, Any]] = {
     "dropout": (0.0, 1.0),
     "bidirectional": (False, True),
     "lookahead": (0, 64),
+    "sample_rate": (8_000, 192_000),
 }
 """Lowest and highest value of those arguments that all networks have."""
 
@@ -79,7 +81,10 @@ class Network(nn.Module):
         except TypeError as error:
             raise SettingsError(f"{cls.__name__}: {error}. It takes {', '.join(signature.parameters)}.") from None
         found: dict[str, Any] = {**dict(zip(signature.parameters, bound.args, strict=False)), **bound.kwargs}
-        return {name: _checked(cls.__name__, name, value) for name, value in found.items()}
+        found = {name: _checked(cls.__name__, name, value) for name, value in found.items()}
+        if found.get("num_input_features", 0) > (most := found.get("num_features", math.inf)):
+            raise SettingsError(f"{cls.__name__}: num_input_features is more than the {most} of num_features.")
+        return found
 
     @classmethod
     def build(cls, *arguments: Any, **named: Any) -> nn.Module:

@@ -132,7 +132,7 @@ def band_edges(num_features: int, sample_rate: int, plan: str = "coarse") -> lis
     >>> len(edges) - 1, edges[:3], edges[-1]
     (35, [0, 6, 12], 1025)
     """
-    if plan not in _BAND_PLANS:
+    if plan not in tuple(_BAND_PLANS):
         raise SettingsError(f"There are no {plan!r} bands; there are {', '.join(_BAND_PLANS)}.")
     if num_features < 2 or sample_rate <= 0:
         raise SettingsError(f"No bands can be made of {num_features} bins at {sample_rate} samples per second.")

@@ -9,6 +9,7 @@ import functools
 import torch
 from torch import Tensor, nn
 
+from vocal_extraction.errors import SettingsError
 from vocal_extraction.networks.base import Network
 from vocal_extraction.networks.layers import OverTime
 
@@ -24,6 +25,8 @@ class OpenUnmix(Network):
         self, num_features: int, num_audio_channels: int, hidden_size: int, num_layers: int, num_input_features: int
     ) -> None:
         super().__init__()
+        if hidden_size % 2:
+            raise SettingsError(f"OpenUnmix: hidden_size is {hidden_size}; expected an even number.")
         self.mask_shape = (num_audio_channels, num_features)
         self.input_mean = nn.Parameter(torch.zeros(num_input_features))
         self.input_scale = nn.Parameter(torch.ones(num_input_features))

@@ -39,7 +39,7 @@ class Spleeter(Network):
         high: str = "zeros",
     ) -> None:
         super().__init__()
-        if activation not in _ACTIVATIONS or high not in ("zeros", "average"):
+        if activation not in tuple(_ACTIVATIONS) or high not in ("zeros", "average"):
             raise SettingsError(f"Expected leaky or elu, and zeros or average, got {activation!r} and {high!r}.")
         self.n_bins, self.n_seen, self.high = num_features, num_input_features, high
         self.unets = nn.ModuleList(UNet(num_audio_channels, activation) for _ in range(num_sources))
