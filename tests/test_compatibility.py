@@ -308,6 +308,16 @@ def test_signals_without_data_are_compared():
         assert isinstance(one == other, bool)
 
 
+def test_signals_are_unequal_to_what_is_none():
+    for other in (None, "song.wav", 3):
+        assert noise() != other
+        assert other not in [noise()]
+    named = noise()
+    named.place = "on the left"
+    assert named != noise()
+    assert noise() != named
+
+
 def test_duet_separates_and_windows_overlap():
     """NumPy 2 removed `np.mat`, SciPy the window called hanning."""
     mixture = noise(2)

@@ -112,6 +112,8 @@ def _bridge_equality() -> None:
     import numpy
 
     def equal(one: Any, other: Any) -> bool:
+        if not isinstance(other, type(one)) or vars(one).keys() != vars(other).keys():
+            return False
         return all(
             numpy.array_equal(value, vars(other)[name])
             if isinstance(value, numpy.ndarray)
