@@ -59,7 +59,7 @@ def _escaped(text: str) -> str:
     >>> _escaped("a=b")
     'a\\=b'
     """
-    return re.sub(r"([=;#\\\n])", r"\\\1", text.replace("\0", ""))
+    return re.sub(r"([=;#\\\r\n])", r"\\\1", text.replace("\0", ""))
 
 
 def _read_cover(song: Path | None, cover: Cover, coder: str) -> bytes:
