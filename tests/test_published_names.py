@@ -55,6 +55,13 @@ def test_songs_of_nussls_are_prepared_and_mixed(tmp_path, generate):
     assert np.allclose(np.sum(stems, axis=0), mixture, atol=1e-6)
 
 
+def test_songs_of_one_title_are_both_kept(tmp_path):
+    data_augmentation.prepare_dataset([song("one", 1), song("one", 2)], tmp_path / "train")
+    found = [soundfile.read(path)[0].T for path in sorted((tmp_path / "train" / "foreground" / "vocals").iterdir())]
+    assert [len(found), found[0].shape] == [2, (2, 6 * RATE)]
+    assert not np.allclose(found[0], found[1], atol=0.1)
+
+
 def test_what_is_prepared_is_left_alone_and_what_is_unfinished_is_not_taken_for_it(tmp_path):
     def broken():
         yield song("one", 1)

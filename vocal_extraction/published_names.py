@@ -29,8 +29,11 @@ def prepare_dataset(dataset: Iterable[dict[str, Any]], path: str | Path) -> None
     unfinished = path.with_name(f"{path.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "background").mkdir(parents=True)
+    titles: set[str] = set()
     for number, song in enumerate(dataset):
         title = song["mix"].file_name or f"song {number}"
+        title = f"{title} ({number})" if title in titles else title
+        titles.add(title)
         for stem, source in song["sources"].items():
             folder = unfinished / "foreground" / stem
             folder.mkdir(parents=True, exist_ok=True)
