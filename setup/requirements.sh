@@ -14,8 +14,7 @@ if [ "$file" = requirements.txt ] && ! "$python" -c 'import torch' 2>/dev/null; 
     esac
 fi
 printf 'Installing %s%s ' "$file" "$size" >&2
-# Modules are compiled when they are first imported: most never are.
-"$python" -m pip --disable-pip-version-check install --no-compile -r "$file" >"$log" 2>&1 &
+"$python" -m pip --disable-pip-version-check install -r "$file" >"$log" 2>&1 &
 pip=$!
 trap 'kill "$pip" 2>/dev/null; exit 130' INT TERM
 while kill -0 "$pip" 2>/dev/null; do

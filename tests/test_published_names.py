@@ -1,11 +1,14 @@
 """The names of the published program: the specification's numbers, and stems on disk that scaper mixes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
 
 import data_augmentation
 from vocal_extraction.compatibility import nussl
+from vocal_extraction.musdb_preparation import PreparationError
 from vocal_extraction.settings import STEMS
 
 RATE = 44_100
@@ -60,6 +63,22 @@ def test_songs_of_one_title_are_both_kept(tmp_path):
     found = [soundfile.read(path)[0].T for path in sorted((tmp_path / "train" / "foreground" / "vocals").iterdir())]
     assert [len(found), found[0].shape] == [2, (2, 6 * RATE)]
     assert not np.allclose(found[0], found[1], atol=0.1)
+
+
+def test_mixtures_are_made_of_what_was_prepared_in_the_usual_folder(tmp_path, monkeypatch):
+    """As the published program does, with no MUSDB18 in reach."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MUSDB_PATH", str(tmp_path / "nowhere"))
+    Path("dataset/train").mkdir(parents=True)  # empty, so that there is something to do
+    data_augmentation.prepare_dataset([song("one", 1)], "dataset/train")
+    closure = data_augmentation.create_mix_closure("./dataset/train", "train")
+    assert [track.name for track in closure.tracks] == ["one"]
+
+
+def test_a_file_is_no_folder_for_songs(tmp_path):
+    (tmp_path / "train").write_text("notes")
+    with pytest.raises(PreparationError, match="is a file"):
+        data_augmentation.prepare_dataset([song("one", 1)], tmp_path / "train")
 
 
 def test_what_is_prepared_is_left_alone_and_what_is_unfinished_is_not_taken_for_it(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vocal_extraction.data_augmentation import event_template
+from vocal_extraction.musdb_preparation.layout import PreparationError
 from vocal_extraction.settings import MixingSettings, SignalSettings
 
 stem_labels = ["vocals", "drums", "bass", "other"]
@@ -22,10 +23,13 @@ def prepare_dataset(dataset: Iterable[dict[str, Any]], path: str | Path) -> None
     """Write the stems of a ``nussl.datasets.MUSDB18`` as scaper wants them, unless the folder is there already.
 
     They become ``<path>/foreground/<stem>/<song>.wav``, named after the mixture's file, beside ``<path>/background``.
+    Raises PreparationError if the path is a file.
     """
     path = Path(path)
-    if path.is_dir():
+    if path.is_dir() and any(path.iterdir()):
         return
+    if path.is_file():
+        raise PreparationError(f"{path} is a file. Name a folder, which is made if it is missing.")
     unfinished = path.with_name(f"{path.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "background").mkdir(parents=True)

@@ -23,7 +23,7 @@ from vocal_extraction.audio_files.stem_conversion import are_converted, convert_
 from vocal_extraction.musdb_preparation import SUBSETS, has_begun, prepare_musdb
 from vocal_extraction.progress import counted
 from vocal_extraction.settings import ACCOMPANIMENT, DATASET_FOLDER
-from vocal_extraction.track_layouts import LAYOUTS, Song, TrackError, cache_of, layout_of, lone_files, visible
+from vocal_extraction.track_layouts import Song, TrackError, cache_of, layout_of, lone_files, visible
 
 _VALIDATION_SHARE = 8
 
@@ -189,7 +189,7 @@ def prepare_if_needed(
     folder = Path(folder)
     layout = layout_of(folder) if folder.is_dir() else None
     if musdb_path is None and not (folder / "sources.json").exists():
-        if layout is not None and (folder != DATASET_FOLDER or layout is not LAYOUTS["prepared"]):
+        if layout is not None:
             return
         if layout is None and folder != DATASET_FOLDER and any(visible(folder)) and not has_begun(folder):
             raise TrackError(
