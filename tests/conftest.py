@@ -34,6 +34,11 @@ def pytest_xdist_auto_num_workers(config):
     return min(n_cores, 4)
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the tests in a browser: they wait for what plays, while the other processes compute."""
+    items.sort(key=lambda item: "browser" not in getattr(item, "fixturenames", ()))
+
+
 def _stays_on_this_machine(address: Any) -> bool:
     if not isinstance(address, tuple):
         return True  # a Unix socket

@@ -309,4 +309,4 @@ def test_what_every_change_must_pass_finds_real_songs_beside_the_project(tmp_pat
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"} | ({"MUSDB_PATH": named} if named else {})
     done = subprocess.run(["bash", str(run)], env=environment, capture_output=True, text=True, timeout=60, check=True)
     expected = named or (str(tmp_path / beside[0] / "musdb18-7s") if beside else "none")
-    assert done.stdout == f"lint {expected} \ntest {expected} \ntest {expected} AVX2\n"
+    assert done.stdout == f".venv/.created {expected} \nlint {expected} \ntest {expected} \ntest {expected} AVX2\n"

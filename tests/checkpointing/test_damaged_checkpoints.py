@@ -214,11 +214,18 @@ def test_arguments_that_make_no_network_are_refused(tmp_path, arguments, reason)
     not_loaded(with_arguments(tmp_path / "a.pth", **arguments), reason)
 
 
-@pytest.mark.parametrize("arguments", [{"sample_rate": 0}, {"sample_rate": -8_000}, {"num_features": 1}])
-def test_bands_that_cannot_be_made_are_refused(tmp_path, arguments):
+@pytest.mark.parametrize(
+    "arguments, reason",
+    [
+        ({"sample_rate": 0}, "expected 8000 to 192000"),
+        ({"sample_rate": -8_000}, "expected 8000 to 192000"),
+        ({"num_features": 1}, "No bands can be made"),
+    ],
+)
+def test_bands_that_cannot_be_made_are_refused(tmp_path, arguments, reason):
     config = forged.tutorial_config(**arguments)
     config["modules"]["model"]["class"] = "BandSplitMaskInference"
-    not_loaded(saved(tmp_path / "a.pth", config=json.dumps(config)), "No bands can be made")
+    not_loaded(saved(tmp_path / "a.pth", config=json.dumps(config)), reason)
 
 
 @pytest.mark.parametrize(
