@@ -5,6 +5,7 @@ there in time, the mixture is played, as far behind.
 """
 
 import contextlib
+import math
 import multiprocessing
 import signal
 import time
@@ -56,25 +57,29 @@ class LiveSession:
             raise answer
         names, self.sample_rate, self.n_samples, self._separator_delay = answer
         self.mixer = Mixer(names, self.sample_rate, **mix)
-        self._stream = self._opened(devices, task.n_channels)
+        self._devices, self._n_channels = devices, task.n_channels
+        self._stream = self._opened()
         self._n_ahead = n_ahead
         n_behind = self._separator_delay + n_ahead * self.n_samples
-        self.delays_s = (n_behind / self.sample_rate, sum(self._stream.latency))
+        devices_s, block_s = sum(self._stream.latency), self.n_samples / self.sample_rate
+        if devices_s > _STANDSTILL_S:  # PortAudio's JACK may give 2^32 samples; it is behind by one block
+            devices_s = block_s
+        self.delays_s = (n_behind / self.sample_rate, devices_s)
         self._ring = Ring(len(names), self.n_samples, task.n_channels)
         self._pipe.send(self._ring.memory.name)
         self.n_blocks = self.n_late = 0
         self.levels_db = (-np.inf, -np.inf)
-        self._called_at = time.monotonic()
 
     def __enter__(self) -> Self:
+        self._n_before, self._called_at = self.n_blocks, time.monotonic()
         self._stream.start()
         return self
 
-    def _opened(self, devices: tuple[Any, Any], n_channels: int) -> Any:
-        sounddevice = _sounddevice()
-        how = {"samplerate": self.sample_rate, "blocksize": self.n_samples, "channels": n_channels, "dtype": "float32"}
+    def _opened(self) -> Any:
+        sounddevice, rate = _sounddevice(), self.sample_rate
+        how = {"samplerate": rate, "blocksize": self.n_samples, "channels": self._n_channels, "dtype": "float32"}
         try:
-            return sounddevice.Stream(device=devices, callback=self._callback, latency="low", **how)
+            return sounddevice.Stream(device=self._devices, callback=self._callback, latency="low", **how)
         except (sounddevice.PortAudioError, ValueError) as error:
             raise ExtractionError(
                 f"The audio device cannot be opened ({error}). `live --devices` lists those that are there."
@@ -94,10 +99,25 @@ class LiveSession:
         self._called_at = time.monotonic()
 
     def check(self) -> None:
+        """Open a stream that broke once more, as PortAudio's may where a buffer ran empty; raise if that does not help.
+
+        The blocks that nobody heard count as late. ExtractionError: the device or the worker is gone.
+        """
         if not self._worker.is_alive():
             raise ExtractionError(_ENDED)
-        if not self._stream.active or time.monotonic() - self._called_at > _STANDSTILL_S:
+        silent_s = time.monotonic() - self._called_at
+        if self._stream.active and silent_s <= _STANDSTILL_S:
+            return
+        if self.n_blocks == self._n_before:
             raise ExtractionError("The audio device gives no more sound: it was unplugged, or its rate was changed.")
+        self.n_late += math.ceil(max(silent_s, 0.0) * self.sample_rate / self.n_samples)
+        self._end_stream()
+        self._stream = self._opened()
+        self.__enter__()
+
+    def _end_stream(self) -> None:
+        self._stream.abort()
+        self._stream.close()
 
     def block_times(self) -> tuple[float, float]:
         """Return the median and the 99th percentile of what the last blocks took, as shares of what they last."""
@@ -107,8 +127,7 @@ class LiveSession:
 
     def __exit__(self, *exception: object) -> None:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not keep files from being closed
-        self._stream.abort()
-        self._stream.close()
+        self._end_stream()
         with contextlib.suppress(OSError):
             self._pipe.send("stop")
         self._arrived.release()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vocal_extraction.separation import StreamingSeparator
 
 RING = 512  # blocks that are kept: some ten seconds
+_PRIORITY = 5  # real-time, as PulseAudio's threads have
 _SLACK = 8  # blocks that are left to the callback when a worker that is far behind goes on with the newest one
 
 
@@ -96,6 +97,8 @@ def work(task: Task, pipe: Any, arrived: Any) -> None:
     except VocalExtractionError as error:
         pipe.send(error)
         return
+    with contextlib.suppress(OSError, AttributeError):  # where the system allows it and has it: before all other work
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_PRIORITY))
     hop = separator.hop_length
     for _ in range(20):  # the first blocks take longer
         separator.process(np.zeros((hop, task.n_channels), np.float32))
