@@ -39,7 +39,10 @@ _TIMED = ("mixtures_per_s", "data_wait_share", "duration_s")
 """What the clock says of an epoch."""
 
 _server = multiprocessing.get_context("forkserver")
-_PRELOADED = [f"vocal_extraction.{name}" for name in ("training", "evaluation", "extraction", "reports.page")]
+_PRELOADED = [
+    f"vocal_extraction.{name}"
+    for name in ("training", "evaluation", "extraction", "reports.page", "live.run", "web_page.server")
+]
 
 
 @dataclasses.dataclass

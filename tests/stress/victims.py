@@ -1,4 +1,4 @@
-"""The four jobs that ``make stress`` kills: each on songs made for it, small enough to end within seconds.
+"""The jobs that ``make stress`` kills: each on songs made for it, small enough to end within seconds.
 
 Every job has inputs that are made once, and one function that does it from wherever an earlier run was stopped.
 """
@@ -6,15 +6,22 @@ Every job has inputs that are made once, and one function that does it from wher
 import dataclasses
 import os
 import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import soundfile
 
 from vocal_extraction.presets import Preset
 from vocal_extraction.settings import MixingSettings, NetworkSettings, SignalSettings, TrainingSettings
 
 N_SONGS = 4
 SONG_S = 1.2
+RECORDING_S = 20.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +69,14 @@ def _write_songs(folder: Path, *, n_train: int = 0, n_valid: int = 0, n_test: in
     write_demo_songs(folder, n_train=n_train, n_valid=n_valid, n_test=n_test, duration_s=SONG_S)
 
 
-def _write_checkpoint(path: Path) -> None:
+def _write_checkpoint(path: Path, preset: Preset | None = None) -> None:
     import torch
 
     from vocal_extraction.checkpointing import save_checkpoint
     from vocal_extraction.networks import create_model
 
     torch.manual_seed(0)
-    save_checkpoint(path, create_model(PRESET), preset=PRESET)
+    save_checkpoint(path, create_model(preset or PRESET), preset=preset or PRESET)
 
 
 def _make_stem_files(folder: Path) -> None:
@@ -189,6 +196,65 @@ def _import(inputs: Path, results: Path) -> None:
         import_model(inputs / "theirs", name="theirs")
 
 
+def _make_stream(folder: Path) -> None:
+    """Raw PCM, and a model that runs forwards only."""
+    network = dataclasses.replace(PRESET.network, bidirectional=False)
+    _write_checkpoint(folder / "tiny.pth", dataclasses.replace(PRESET, network=network))
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (int(RECORDING_S * 44_100), 2))
+    (folder / "song.pcm").write_bytes(noise.astype("<f4").tobytes())
+
+
+def _record(inputs: Path, results: Path) -> None:
+    """Record a stream's stems; whatever was recorded before a kill must be how they begin."""
+    from vocal_extraction.atomic_files import write_bytes
+    from vocal_extraction.live.run import run_live
+
+    _on_one_core()
+    recordings = Path(f"{results}-recordings")
+    with open(inputs / "song.pcm") as sys.stdin, open(os.devnull, "w") as sys.stdout:
+        run_live(["-"], model=inputs / "tiny.pth", record=recordings / "stems", raw=True)
+    last = max(recordings.iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
+    for path in sorted(recordings.rglob("*.wav")):
+        if path.stat().st_size:
+            samples, whole = (soundfile.read(each, dtype="int32")[0] for each in (path, last / path.name))
+            if not np.array_equal(samples, whole[: len(samples)]):
+                raise SystemExit(f"{path} is not how {path.name} begins")
+    for path in last.iterdir():
+        write_bytes(results / path.name, path.read_bytes())
+
+
+def _make_upload(folder: Path) -> None:
+    _write_songs(folder / "dataset", n_test=1)
+    _write_checkpoint(folder / "tiny.pth")
+
+
+def _serve(inputs: Path, results: Path) -> None:
+    """Do a visitor's job on the page's queue; what killed servers left must be gone when the next one ends."""
+    from vocal_extraction.atomic_files import write_bytes
+    from vocal_extraction.musdb_preparation import song_names, song_paths
+    from vocal_extraction.settings import ExtractionSettings
+    from vocal_extraction.web_page.jobs import JobQueue, Options
+    from vocal_extraction.web_page.server import jobs_folder
+    from vocal_extraction.web_page.uploads import Limits
+
+    _on_one_core()
+    (name,) = song_names("test", inputs / "dataset")
+    song = song_paths(inputs / "dataset", "test", name)["mixture"].read_bytes()
+    temporary = Path(f"{results}-temporary")
+    temporary.mkdir(exist_ok=True)
+    tempfile.tempdir = str(temporary)
+    with jobs_folder() as root, JobQueue(root, Limits(), {"tiny": inputs / "tiny.pth"}, "cpu") as queue:
+        path = queue.new_song("a visitor", "song.wav", len(song))
+        path.write_bytes(song)
+        job = queue.submit("a visitor", path, Options("tiny", ExtractionSettings()))
+        while not job.is_over:
+            time.sleep(0.01)
+        for stem in job.files.values():
+            write_bytes(results / stem.name, stem.read_bytes())
+    if left := [str(path) for path in temporary.iterdir()]:
+        raise SystemExit(f"left in the temporary folder: {left}")
+
+
 JOBS = {
     job.name: job
     for job in (
@@ -202,6 +268,8 @@ JOBS = {
         ),
         Job("extract", _make_mixtures, extract, ("**/*.wav",)),
         Job("import", _make_foreign_model, _import, ("*.model.pth",)),
+        Job("record", _make_stream, _record, ("*.wav",)),
+        Job("page", _make_upload, _serve, ("*.wav",)),
     )
 }
 """Jobs by name."""

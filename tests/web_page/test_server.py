@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,8 @@ def test_the_folder_of_all_jobs_is_private_and_goes_away(monkeypatch, tmp_path):
     with jobs_folder() as root:
         assert root.stat().st_mode & 0o077 == 0
         assert not abandoned.exists()
+        assert tempfile.gettempdir() == str(root), "covers and tags of songs lie there as well"
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # as in another process
         with jobs_folder():
             assert root.exists(), "a server that runs keeps its folder when another starts"
     assert not root.exists()

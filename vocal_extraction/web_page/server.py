@@ -114,7 +114,10 @@ def _greet(host: str, port: int, token: str | None, open_browser: bool | None) -
 
 @contextlib.contextmanager
 def jobs_folder() -> Iterator[Path]:
-    """Yield a private folder for all jobs' files, and remove it at the end, as those that killed servers left."""
+    """Yield a private folder for all jobs' files and what else is temporary; it is removed at the end.
+
+    Those that killed servers left are removed as well.
+    """
     for abandoned in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError), open(abandoned / _LOCK) as lock:  # in use, or another user's
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -124,4 +127,8 @@ def jobs_folder() -> Iterator[Path]:
         open(Path(root, _LOCK), "w") as lock,
     ):
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield Path(root)
+        usual, tempfile.tempdir = tempfile.tempdir, root
+        try:
+            yield Path(root)
+        finally:
+            tempfile.tempdir = usual
