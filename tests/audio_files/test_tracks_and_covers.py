@@ -20,7 +20,7 @@ from vocal_extraction.output_formats import FORMATS, Format
 from vocal_extraction.settings import ExtractionSettings
 
 RATE = 44_100
-HISTORY = b"A=PCM,F=44100\r\nA=ANALOGUE,T=tape; 38 cm/s\r\n"  # one line a generation, as EBU R98 has it
+HISTORY = b"A=PCM,F=44100\r\nA=ANALOGUE,T=\xe9t\xe9s; 38 cm/s\r\n"  # one line a generation, as EBU R98 has it
 TONES_HZ = {"eng": 300, "ger": 600, "fre": 900}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -233,7 +233,7 @@ def test_a_cover_that_cannot_be_decoded_is_left_out_with_a_note(songs_with_cover
 
 @pytest.fixture(scope="module")
 def broadcast_wav(wav) -> Path:
-    fields = b"A scene".ljust(256, b"\0") + b"Recorder".ljust(32, b"\0") + b"REF123".ljust(32, b"\0")
+    fields = b"Sc\xe8ne".ljust(256, b"\0") + b"Recorder".ljust(32, b"\0") + b"REF123".ljust(32, b"\0")
     fields += b"2024-05-06" + b"07:08:09" + struct.pack("<IIH", 123_456, 0, 1) + bytes(254) + HISTORY + b"\0"
     data = wav.read_bytes()
     chunk = b"bext" + struct.pack("<I", len(fields)) + fields
@@ -249,7 +249,7 @@ def test_a_broadcast_wav_hands_its_fields_on_to_wavs(broadcast_wav, tmp_path, ki
     size = struct.unpack("<I", data[data.index(b"bext") + 4 :][:4])[0]
     fields = data[data.index(b"bext") + 8 :][:size]
     texts = [part.rstrip(b"\0") for part in (fields[:256], fields[256:288], fields[288:320], fields[320:338])]
-    assert texts == [b"A scene", b"Recorder", b"REF123", b"2024-05-0607:08:09"]
+    assert texts == [b"Sc\xe8ne", b"Recorder", b"REF123", b"2024-05-0607:08:09"]
     assert struct.unpack("<Q", fields[338:346]) == (123_456,)
     assert fields[602:].rstrip(b"\0") == HISTORY
     assert soundfile.info(tmp_path / "stem.wav").frames == 5_000
@@ -259,7 +259,7 @@ def test_other_wavs_get_no_such_fields(wav, broadcast_wav, tmp_path):
     write("wav16", wav, tmp_path / "stem.wav")
     assert b"bext" not in (tmp_path / "stem.wav").read_bytes()
     found, _ = write("flac", broadcast_wav, tmp_path / "stem.flac")
-    assert found["format"]["tags"]["comment"] == "A scene"
+    assert found["format"]["tags"]["comment"] == "Scène"
 
 
 def test_a_row_adds_a_format(wav, tmp_path, monkeypatch):

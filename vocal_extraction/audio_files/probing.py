@@ -58,7 +58,7 @@ class SongFacts:
     track: int = 1  # number of the track among the file's audio tracks, from 1
     offset_s: float = 0.0  # by how much it begins after the picture of a video
     bext: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Fields of a broadcast wav, by the names under which ffmpeg writes them."""
+    """Fields of a broadcast wav, by the names under which ffmpeg writes them, their bytes as surrogates if no UTF-8."""
     unreadable_cover: str = ""  # kind of a cover that ffmpeg does not know
     notes: tuple[str, ...] = ()  # what there is to say of the choice of the track
 
@@ -93,7 +93,7 @@ def examine(path: Path, *, containers: str | None = None, track: str | None = No
         sample_rate=int(audio.get("sample_rate", 0)),
         n_channels=audio.get("channels", 0),
         tags={
-            name: value
+            _readable(name): _readable(value)
             for name, value in tags.items()
             if name.lower() not in _CODING_TAGS and not name.lower().startswith(_DROPPED_PREFIXES)
         },
@@ -112,14 +112,23 @@ def examine(path: Path, *, containers: str | None = None, track: str | None = No
 def _ask_ffprobe(path: Path, containers: str | None) -> tuple[dict[str, Any], str]:
     """Return what ffprobe knows of a file, nothing if it fails, and its messages."""
     whitelist = [] if containers is None else ["-format_whitelist", containers]
-    arguments = ["-v", "warning", "-show_streams", "-show_format", "-of", "json", *whitelist, *input_arguments(path)]
-    with Program("ffprobe", arguments, reads=True) as ffprobe:
+    arguments = ["-v", "warning", "-show_streams", "-show_format", "-of", "json=string_validation=ignore"]
+    with Program("ffprobe", [*arguments, *whitelist, *input_arguments(path)], reads=True) as ffprobe:
         output = b"".join(iter(ffprobe.read, b""))
         try:
             messages = ffprobe.close()
         except ProgramError:
             return {}, ffprobe.messages()
-    return json.loads(output.decode(errors="replace") or "{}"), messages
+    return json.loads(output.decode(errors="surrogateescape") or "{}"), messages
+
+
+def _readable(text: str) -> str:
+    """Return a text of ffprobe's; one whose bytes are no UTF-8 is in Latin-1, as in wavs."""
+    data = text.encode(errors="surrogateescape")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
 def _has(stream: dict[str, Any], disposition: str) -> bool:
@@ -180,7 +189,7 @@ def _chosen_track(path: Path, tracks: list[dict[str, Any]], wanted: str | None) 
 
 def _description(number: int, track: dict[str, Any]) -> str:
     words = [track.get("tags", {}).get(name) for name in ("language", "title")]
-    words = [word for word in words if word and word != "und"]
+    words = [_readable(word) for word in words if word and word != "und"]
     return f"{number} ({', '.join(words)})" if words else str(number)
 
 

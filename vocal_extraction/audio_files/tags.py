@@ -49,7 +49,7 @@ def gather(facts: SongFacts, kind: Format, *, folder: Path) -> Attachments:
         tags |= facts.bext
         outputs += ["-write_bext", "1"]
     lines = [f"{_escaped(name)}={_escaped(value)}\n" for name, value in tags.items()]
-    listed.write_text(";FFMETADATA1\n" + "".join(lines), encoding="utf-8", errors="replace")
+    listed.write_text(";FFMETADATA1\n" + "".join(lines), encoding="utf-8", errors="surrogateescape")
     return Attachments(tuple(inputs), tuple(outputs), tuple(notes))
 
 
