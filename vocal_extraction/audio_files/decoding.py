@@ -49,10 +49,11 @@ class SongReader(Ffmpeg):
         self._checksum = FlacChecksum(facts.path) if facts.path is not None and facts.container == "flac" else None
         # Decoders of several threads lose frames where files were joined.
         self._check = ["-threads", "1", *(["-err_detect", "crccheck"] if facts.is_exact else [])]
+        level = ["-v", "level+warning"]  # see `message_lines`
         # Joined files begin again at 0 s; times counted anew keep the muxer from dropping what follows.
         wanted = ["-map", f"0:a:{facts.track - 1}", "-af", "asetpts=N/SR/TB"]
         coding = ["-c:a", "pcm_f32le", "-fflags", "+bitexact", "-f", "wav", "pipe:1"]
-        super().__init__([*self._check, *input_arguments(facts.path), *wanted, *coding], reads=True)
+        super().__init__([*level, *self._check, *input_arguments(facts.path), *wanted, *coding], reads=True)
         self._held = bytearray()
         self._n_offset = 0
 
@@ -121,17 +122,17 @@ class SongReader(Ffmpeg):
         """Compare what came with what was declared; where that or ffmpeg gives a reason, look at the frames."""
         facts = self._facts
         try:
-            messages = self.close()
+            lines = message_lines(self.close())
         except ProgramError as error:
             self._complain(str(error).rstrip("."))
             return
         declared = None if facts.duration_s is None else facts.duration_s * self.sample_rate
         is_short = declared is not None and n_decoded < declared - self._tolerance()
         if facts.path is None:
-            if messages.strip():
-                self._complain(last_line(messages))
+            if lines:
+                self._complain(lines[-1])
         elif (
-            messages.strip()
+            lines
             or is_short
             or (declared is None and facts.container in SELF_FRAMED)
             or (facts.container == "avi" and len(lost_avi_chunks(facts.path, facts.track)[0]))
@@ -151,15 +152,15 @@ class SongReader(Ffmpeg):
                     "decode"
                 )
             elif declared is None and (survey.is_cut_off or not (survey.gaps or facts.container in _OPEN_ENDED)):
-                self._complain(last_line(messages) if messages.strip() else "its last frame is not whole")
-            self._note_damage(survey, messages)
+                self._complain(lines[-1] if lines else "its last frame is not whole")
+            self._note_damage(survey, lines)
         if self._checksum is not None and self._checksum.is_wrong:
             self.notes.append("its samples differ from the MD5 checksum that its encoder noted: it is damaged")
 
-    def _note_damage(self, survey: Survey, messages: str) -> None:
+    def _note_damage(self, survey: Survey, lines: list[str]) -> None:
         """Say where sound is missing, and how much of it."""
         self.gaps = tuple(dataclasses.replace(gap, start=gap.start + self._n_offset) for gap in survey.gaps)
-        named, n_before, lines = [], 0, message_lines(messages)
+        named, n_before = [], 0
         reason = f" (ffmpeg: {lines[0].rstrip('.')})" if lines else ""
         for gap in self.gaps:
             milliseconds, at_s = 1_000 * gap.n_samples / self.sample_rate, (gap.start + n_before) / self.sample_rate

@@ -22,11 +22,13 @@ from vocal_extraction.errors import ExtractionError
 
 STANDSTILL_S = 60.0  # how long a child may stand still before it is ended
 _PIPE_BYTES = 2**20
-_MESSAGE_BYTES = 4_000
+_MESSAGE_BYTES = 2**16
 _WRITE_FAILURE = re.compile(  # what ffmpeg says when what it wrote is not whole
     "Error (writing|closing|muxing)|No space left|File too large|quota exceeded|Input/output error|Broken pipe",
     re.IGNORECASE,
 )
+_DAMAGE = re.compile(r"\[mpeg(ts)? @ \S+ \[warning\] (Packet corrupt|PES packet size)|Lossless check failed")
+"""Warnings that stand for an error: a packet or a checksum is wrong. A wav from a pipe has corrupt packets, too."""
 _PREFIX = re.compile(r"^(\[[^]]*\] +)*(Error while decoding stream \S+: |file:.*: (?=[^:]+$))?")
 
 
@@ -46,10 +48,13 @@ def input_arguments(path: Path | None) -> list[str]:
 def message_lines(messages: str) -> list[str]:
     """Return what ffmpeg said, line by line, without the parts that spoke, the file's name and what says nothing.
 
+    Of warnings that are marked as such, those of damage are left.
+
     >>> message_lines("[mp3 @ 0x55] Header missing" + chr(10) + "Error while decoding stream #0:0: Invalid data")
     ['Header missing', 'Invalid data']
     """
-    lines = (_PREFIX.sub("", line.strip()) for line in messages.splitlines())
+    said = (line for line in messages.splitlines() if "[warning]" not in line or _DAMAGE.search(line))
+    lines = (_PREFIX.sub("", line.strip()) for line in said)
     return [line for line in lines if line and not line.startswith("Last message repeated")]
 
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from vocal_extraction.audio_files.ffmpeg import Program, input_arguments, read_all
 
-SELF_FRAMED = ("mp3", "aac", "ac3", "eac3", "dts", "mp3 in wav")
+_TRUEHD = ("truehd", "mlp")
+SELF_FRAMED = ("mp3", "aac", "ac3", "eac3", "dts", "mp3 in wav", *_TRUEHD)
 """Files whose frames follow each other without anything between, and have no time of their own."""
 _ASF_FILE_PROPERTIES = bytes.fromhex("A1DCAB8C47A9CF118EE400C00C205365")  # the object of a file that holds its size
 _TAG_STARTS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS", b"3DI")
@@ -49,7 +50,7 @@ class Survey:
 
 
 def find_header_damage(path: Path, container: str) -> str | None:
-    """Return what shows that a wav, w64, AVI, CAF, ASF or Ogg ends early; ffmpeg corrects that silently."""
+    """Return what shows that a wav, w64, AVI, CAF, ASF, VOC or Ogg ends early; ffmpeg corrects that silently."""
     with open(path, "rb") as file:
         head = file.read(12)
         size = file.seek(0, os.SEEK_END)
@@ -69,7 +70,7 @@ def find_header_damage(path: Path, container: str) -> str | None:
 
 
 def _declared_bytes(file: IO[bytes], head: bytes, container: str) -> int:
-    """Return how many bytes a file of one of five kinds says that it has, at least; 0 where it does not."""
+    """Return how many bytes a file of one of six kinds says that it has, at least; 0 where it does not."""
     if container in ("wav", "avi") and head[:4] == b"RIFF":
         (size,) = struct.unpack("<I", head[4:8])
         # Programs that write to a pipe leave 0 or a size that no file has.
@@ -81,6 +82,11 @@ def _declared_bytes(file: IO[bytes], head: bytes, container: str) -> int:
     if container == "w64":
         size = int.from_bytes(file.read(24)[16:], "little")
         return size if size < 2**62 else 0
+    if container == "voc":  # blocks of a kind, three bytes of length, and content, as far as one of kind 0
+        at = int.from_bytes((file.seek(20), file.read(2))[1], "little")
+        while len((file.seek(at), block := file.read(4))[1]) == 4 and block[0] in range(1, 10):
+            at += 4 + int.from_bytes(block[1:], "little")
+        return at
     if container == "caf":
         at, kind, size = 8, b"", 0
         while kind != b"data" and len((file.seek(at), chunk := file.read(12))[1]) == 12:
@@ -153,14 +159,17 @@ def survey_frames(
             n_trailing = max(0, file.seek(0, os.SEEK_END) - int(ends[-1]))
             content = np.memmap(path, np.uint8, "r")
             in_step = content[positions.astype(int).clip(0, len(content) - 1)] == content[int(positions[0])]
-            if n_trailing and not in_step.all():
+            if n_trailing and container not in _TRUEHD and not in_step.all():
                 # ffmpeg goes on counting behind what is no frame of an ADTS file: what is left over was passed over.
                 missing[np.argmin(in_step)] += np.rint(n_trailing / np.median(sizes)) * np.median(lengths)
                 n_trailing = 0
             file.seek(int(positions[0]))
             sync = file.read(1)
             file.seek(int(ends[-1]))
-            begins_a_frame = file.read(1) == sync and n_trailing < 2 * sizes.max()
+            head = file.read(2)
+            begins_a_frame = head[:1] == sync and n_trailing < 2 * sizes.max()
+            if container in _TRUEHD:  # frames begin with their length, in words
+                begins_a_frame = n_trailing < 2 * (int.from_bytes(head, "big") & 0xFFF)
             is_cut_off = begins_a_frame or (n_trailing == 0 and _is_short(file, container, positions, sizes))
     (lost,) = np.nonzero((missing > _SHORTEST_GAP_S * sample_rate) & (missing < _LONGEST_GAP_S * sample_rate))
     gaps = [Gap(int(starts[index]), round(float(missing[index]))) for index in lost]
