@@ -22,7 +22,7 @@ _LONE_SOURCES = {"vocals_only": "vocals", "instrumentals": "accompaniment"}
 _STEM_NAMES = frozenset(("vocals", "accompaniment", "bass", "drums", "other"))
 """A folder with a file of one of these names is a song; its other files are stems too."""
 _MIXTURES = frozenset(("mixture", "mix"))
-_ENDINGS = ("wav", "flac", "aif", "aiff", "m4a", "mp3", "mp4", "oga", "ogg", "opus", "wma", "wv")
+ENDINGS = ("wav", "flac", "aif", "aiff", "m4a", "mp3", "mp4", "oga", "ogg", "opus", "wma", "wv")
 """Audio files by the ending of their names; of two files of one stem, the one whose ending comes first is taken."""
 
 Song = tuple[str | None, str, dict[str, Path]]  # subset or None, name, files by source
@@ -113,7 +113,7 @@ def _folders_below(folder: Path) -> Iterator[Path]:
 def _audio_files(folder: Path) -> dict[str, Path]:
     endings = {path: path.suffix[1:].lower() for path in visible(folder)}
     audio = sorted(
-        (path for path in endings if endings[path] in _ENDINGS), key=lambda path: _ENDINGS.index(endings[path])
+        (path for path in endings if endings[path] in ENDINGS), key=lambda path: ENDINGS.index(endings[path])
     )
     return dict(sorted((path.stem.lower(), path) for path in reversed(audio)))
 

@@ -1,5 +1,7 @@
 """Other people's estimates: found for each song, checked, cut or padded by a little; and songs read in blocks."""
 
+import subprocess
+
 import numpy as np
 import pytest
 from evaluation_songs import QUIET, RATE, songs_in, write
@@ -41,6 +43,27 @@ def test_estimates_are_found_for_each_song(own_stems, tmp_path):
     assert sources.names == SOURCES
     assert tuple(four.files) == SOURCES[:1]
     assert tuple(two.files) == SOURCES
+
+
+@pytest.mark.parametrize("name", ["Vocals.WAV", "VOCALS.flac", "vocals.mp3", "vocals.M4A"])
+def test_names_are_compared_without_case_and_any_audio_is_taken(own_stems, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)  # what is no wav or flac is converted below it
+    (song,) = by_name(own_stems)[1:]
+    tone = 0.1 * np.sin(0.3 * np.arange(1_000, dtype=np.float32))[:, None].repeat(2, axis=1)
+    write(tmp_path / "tone.wav", tone)
+    path = tmp_path / "estimates" / "two files" / name
+    path.parent.mkdir(parents=True)
+    subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "tone.wav", path], check=True, timeout=60)
+    sources, (found,) = find_estimates(tmp_path / "estimates", [song], subset="test")
+    references = np.zeros((2, 2, 1_000), np.float32)
+    np.testing.assert_allclose(found(Excerpt("two files", 0, RATE, references, sources))[0], tone.T, atol=0.03)
+
+
+def test_two_estimates_of_one_source_are_refused(own_stems, tmp_path):
+    for name in ("vocals.wav", "Vocals.flac"):
+        write(tmp_path / "estimates" / "two files" / name, constant(0.1))
+    with pytest.raises(EvaluationError, match=r"both estimates of vocals\. Keep one"):
+        find_estimates(tmp_path / "estimates", by_name(own_stems)[1:], subset="test")
 
 
 def test_missing_estimates_are_counted_and_named(own_stems, tmp_path):

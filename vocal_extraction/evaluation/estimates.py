@@ -1,4 +1,7 @@
-"""Any other separator's estimates, ``<folder>/[<subset>/]<song>/<source>.wav`` or ``.flac``, checked and read."""
+"""Any other separator's estimates, ``<folder>/[<subset>/]<song>/<source>.wav`` or other audio, checked and read.
+
+Names are compared without case. What is neither wav nor flac is converted once, below ``dataset/converted``.
+"""
 
 import dataclasses
 import hashlib
@@ -9,8 +12,10 @@ import numpy as np
 import soundfile
 
 from vocal_extraction.atomic_files import sha256_of
+from vocal_extraction.audio_files.stem_conversion import convert_stems
 from vocal_extraction.evaluation.metrics import Audio, EvaluationError
 from vocal_extraction.evaluation.systems import VOCALS, Excerpt, Sources
+from vocal_extraction.track_layouts import ENDINGS, cache_of, visible
 from vocal_extraction.tracks import Track
 
 TOLERANCE_S = 0.05  # separators that work in frames give some samples more or less, which are cut or padded
@@ -64,16 +69,31 @@ def find_estimates(folder: Path, tracks: Sequence[Track], *, subset: str) -> tup
 
 
 def _files_of(folder: Path, names: Iterable[str]) -> dict[str, Path]:
-    """Return the files of a song's folder by source; a wav comes before a flac."""
-    paths = ((name, folder / f"{name}{suffix}") for name in names for suffix in (".flac", ".wav"))
-    return {name: path for name, path in paths if path.is_file()}
+    """Return the files of a song's folder by source."""
+    known, files = {name.lower(): name for name in names}, dict[str, Path]()
+    for path in visible(folder):
+        name = known.get(path.stem.lower())
+        if name is not None and path.suffix[1:].lower() in ENDINGS:
+            if name in files:
+                raise EvaluationError(f"{files[name]} and {path.name} are both estimates of {name}. Keep one of them.")
+            files[name] = path
+    return files
+
+
+def _decoded(path: Path) -> Path:
+    if path.suffix.lower() in (".wav", ".flac"):
+        return path
+    wav = cache_of(path.parent) / f"{path.name}.wav"
+    convert_stems([path], [wav])
+    return wav
 
 
 def _checked(files: Mapping[str, Path], track: Track) -> SongEstimates:
     lengths, notes = {}, []
     for name, path in files.items():
         try:
-            info = soundfile.info(path)
+            decoded = _decoded(path)
+            info = soundfile.info(decoded)
         except (soundfile.LibsndfileError, OSError) as error:
             raise EvaluationError(f"{path} is no audio file ({error}). Export it again.") from error
         more_ms = 1000 * (info.frames - track.n_samples) / track.sample_rate
@@ -88,7 +108,7 @@ def _checked(files: Mapping[str, Path], track: Track) -> SongEstimates:
             how = "longer than the song and was cut", "shorter than the song and was padded with zeros"
             n_more = abs(info.frames - track.n_samples)
             notes.append(f"{path.name} is {n_more} samples ({abs(more_ms):.3g} ms) {how[more_ms < 0]}")
-        lengths[name] = (path, info.frames)
+        lengths[name] = (decoded, info.frames)
     return SongEstimates(lengths, tuple(notes))
 
 

@@ -172,9 +172,10 @@ def evaluate_model(
 def evaluate_estimates(estimates_folder: PathLike, **options: Any) -> Evaluation:
     """Score estimates that any separator made: ``<estimates_folder>/<song>/<source>.wav``.
 
-    All songs have at least ``vocals.wav``, or another of their stems. Where an ``accompaniment.wav`` is beside the
-    vocals, that is scored; else the mixture less the vocals is. Oracles use the specified STFT. Options are the
-    fields of `EvaluationOptions`; the default output folder is ``evaluation_results/estimates-<name of the folder>``.
+    Other audio formats are taken, too. All songs have at least ``vocals.wav``, or another of their stems. Where an
+    ``accompaniment.wav`` is beside the vocals, that is scored; else the mixture less the vocals is. Oracles use the
+    specified STFT. Options are the fields of `EvaluationOptions`; the default output folder is
+    ``evaluation_results/estimates-<name of the folder>``.
     """
     common, path = EvaluationOptions(**options), Path(estimates_folder)
     choose_metrics(common.metrics)
