@@ -16,6 +16,7 @@ from vocal_extraction.data_augmentation import (
     generate_coherent_mixture,
     generate_incoherent_mixture,
 )
+from vocal_extraction.errors import SettingsError
 from vocal_extraction.presets import PRESETS
 from vocal_extraction.rendering import RenderingError
 from vocal_extraction.settings import STEMS, MixingSettings, SignalSettings
@@ -99,6 +100,19 @@ def test_the_seed_says_everything(demo_dataset, generate):
     np.testing.assert_array_equal(first[0], again[0])
     assert [event.value for event in events_of(first[1])] == [event.value for event in events_of(again[1])]
     assert not np.array_equal(first[0], other[0])
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, "first"])
+def test_a_seed_that_is_none_is_named(demo_dataset, seed):
+    with pytest.raises(SettingsError, match=r"expected a whole number from 0 to 2\*\*32 - 1"):
+        mixture_of(generate_coherent_mixture, folders(demo_dataset), seed)
+
+
+@pytest.mark.parametrize("generate", GENERATORS)
+def test_a_template_without_pitch_and_stretch_has_none(demo_dataset, generate):
+    _, jam, _, _ = mixture_of(generate, folders(demo_dataset), 0, template={"snr": ("const", 0.0)})
+    for event in events_of(jam):
+        assert (event.value["pitch_shift"], event.value["time_stretch"], event.value["snr"]) == (None, None, 0.0)
 
 
 def test_values_lie_in_the_specified_ranges(demo_dataset):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from vocal_extraction.compatibility import scaper
+from vocal_extraction.errors import SettingsError
 from vocal_extraction.rendering import Audio, RenderingError, duration_s_of, mix_events, songs_of
 from vocal_extraction.settings import STEMS, MixingSettings, SignalSettings
 from vocal_extraction.tracks import Track, check_subset, find_tracks, prepare_if_needed
@@ -70,9 +71,10 @@ def generate_coherent_mixture(
     background_dir
         Folder of background sounds that scaper asks for; it may be empty.
     template
-        Scaper's event parameters, as `event_template` makes them.
+        Scaper's event parameters, as `event_template` makes them; without ``pitch_shift`` or ``time_stretch`` there is
+        none, and what else it lacks is as in ``mixing``.
     seed
-        The same seed gives the same mixture.
+        The same seed, from 0 to 2**32 - 1, gives the same mixture.
     mixing, sample_rate
         Duration, reference loudness and the like, and samples per second; the specification's when left out.
 
@@ -86,6 +88,8 @@ def generate_coherent_mixture(
     ------
     RenderingError
         If a folder or a stem is missing or cannot be read.
+    SettingsError
+        If the seed is none.
     """
     mixing = mixing or MixingSettings()
     songs, drawer = _begin(foreground_dir, background_dir, seed, mixing, sample_rate)
@@ -150,7 +154,10 @@ def _add_event(drawer: Any, fitted: dict[str, Any], file: str) -> None:
 def _scaper(
     foreground_dir: str | Path, background_dir: str | Path, seed: int, mixing: MixingSettings, sample_rate: int
 ) -> Any:
-    drawer = scaper.Scaper(mixing.duration_s, str(foreground_dir), str(background_dir), random_state=seed)
+    try:
+        drawer = scaper.Scaper(mixing.duration_s, str(foreground_dir), str(background_dir), random_state=seed)
+    except ValueError as error:
+        raise SettingsError(f"The seed is {seed!r}; expected a whole number from 0 to 2**32 - 1.") from error
     drawer.sr, drawer.ref_db, drawer.n_channels = sample_rate, mixing.ref_db, 2 if mixing.channels == "stereo" else 1
     return drawer
 
@@ -163,6 +170,7 @@ def _fit(
     template: dict[str, Any], source_files: Iterable[str], mixing: MixingSettings, random_state: np.random.RandomState
 ) -> dict[str, Any]:
     """Draw pitch, stretch and time, and narrow excerpt and offset to what these stems hold at that stretch."""
+    template = {**event_template(mixing), "pitch_shift": None, "time_stretch": None, **template}
     source_s = min(map(duration_s_of, source_files))
     pitch, stretch = (
         None if template[name] is None else float(_draw(template[name], random_state))
