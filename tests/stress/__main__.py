@@ -1,12 +1,12 @@
 """``python -m stress [TRIAL [OPTION ...]]``: run one trial with its options, or all of them.
 
-The trials: fuzz, guided_fuzz, kills, catalogue, resources, memory. Exit status 1 if any of them found something.
+The trials: fuzz, guided_fuzz, kills, catalogue, resources, memory, soak. Exit status 1 if any of them found something.
 """
 
 import importlib
 import sys
 
-TRIALS = ("fuzz", "guided_fuzz", "kills", "catalogue", "resources", "memory")
+TRIALS = ("fuzz", "guided_fuzz", "kills", "catalogue", "resources", "memory", "soak")
 
 
 def main() -> int:

@@ -24,7 +24,7 @@ _SONG_ENDINGS = {  # of what is taken from a folder, and cut from a song's name
     "wav", "wave", "w64", "rf64", "aif", "aiff", "aifc", "au", "snd", "caf", "flac", "ape", "wv", "tta", "dsf", "dff",
     "mp3", "mp2", "mpa", "ogg", "oga", "opus", "spx", "m4a", "m4b", "m4r", "aac", "adts", "ac3", "wma", "amr", "mpc",
     "mka", "mp4", "m4v", "mov", "mkv", "webm", "avi", "flv", "3gp", "asf", "wmv", "ts", "m2ts", "mts", "vob", "mpg",
-    "mpeg", "ogv",
+    "mpeg", "ogv", "eac3", "dts", "thd", "mlp", "voc",
 }  # fmt: skip
 _LONGEST_NAME_BYTES, _LONGEST_TAG_BYTES = 200, 72  # names end at 255 bytes, and hold other fields
 _TAG_FIELDS = {"artist", "title", "album", "track"}
