@@ -1,6 +1,7 @@
 """What pip builds and installs: the wheel's contents, its dependencies, and where the package can be imported."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -73,6 +74,7 @@ def test_a_wheel_extracts_with_base_dependencies_alone(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
     soundfile.write(tmp_path / "song.wav", music(0.5, sample_rate=44_100, n_channels=2).T, 44_100)
+    shutil.copy(ROOT / "pretrained_model" / "best.model.pth", tmp_path / "someones.pth")  # has no graph beside it
     code = """
 import importlib.abc, sys
 site, hidden = sys.argv[1], set(sys.argv[2].split())
@@ -90,6 +92,7 @@ assert "torch" in hidden
 assert vocal_extraction.__file__.startswith(site), vocal_extraction.__file__
 models = ("classic", "studio")
 status = max(main(["extract", "song.wav", "--preset", name, "-o", name]) for name in models)
+assert main(["extract", "song.wav", "--model", "someones.pth", "-o", "someones"]) == 1
 sys.exit(status or main(["doctor"]))
 """
     modules = {"pillow": "PIL", "python-multipart": "multipart"}
@@ -100,6 +103,7 @@ sys.exit(status or main(["doctor"]))
     for model in ("classic", "studio"):
         assert soundfile.info(tmp_path / model / "song" / "vocals.wav").frames == 22_050
     assert f"in {tmp_path}" in done.stdout
+    assert "someones.pth runs on PyTorch, which is missing. Install it" in done.stderr
 
 
 SPAWN = """

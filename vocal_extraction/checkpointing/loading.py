@@ -92,8 +92,11 @@ class Loader:
 
 def load_nussl_checkpoint(contents: bytes, name: str) -> Loaded:
     """Load what ``nussl.ml.SeparationModel.save`` wrote, here or elsewhere."""
-    from vocal_extraction.checkpointing.rebuilding import rebuild
-
+    try:
+        from vocal_extraction.checkpointing.rebuilding import rebuild
+    except ModuleNotFoundError as error:
+        remedy = "Install it (pip install 'vocal-extraction[torch]'), or export the model to ONNX where it is"
+        raise CheckpointError(f"{name} runs on PyTorch, which is missing. {remedy}.") from error
     content = parse_checkpoint(contents, name=name)
     try:
         metadata = CheckpointMetadata.parse(content["metadata"])
