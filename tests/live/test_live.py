@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 import types
 import wave
@@ -284,6 +285,9 @@ class Device(types.ModuleType):
     class PortAudioError(Exception):
         pass
 
+    def _exit_handler(self):
+        raise AssertionError
+
     def __init__(self):
         super().__init__("sounddevice")
         self.broken, self.latency = False, (0.01, 0.02)
@@ -292,9 +296,7 @@ class Device(types.ModuleType):
         if self.broken:
             raise self.PortAudioError("Invalid device")
         self.callback, self.shape = callback, (blocksize, channels)
-        return types.SimpleNamespace(
-            start=lambda: None, abort=lambda: None, close=lambda: None, active=True, latency=self.latency
-        )
+        return types.SimpleNamespace(start=lambda: None, close=lambda: None, active=True, latency=self.latency)
 
     def play(self, block):
         played = np.empty(self.shape, np.float32)
@@ -371,7 +373,12 @@ def test_a_worker_that_is_far_behind_goes_on_with_the_newest_blocks_and_what_is_
             with pytest.raises(ExtractionError, match="unplugged"):
                 session.check()
         device.play(block)
-        session._stream.active, device.broken = False, True
+        session._stream.active, session._stream.close = False, threading.Event().wait  # a JACK server that has ended
+        with monkeypatch.context() as changed:
+            changed.setattr(devices, "_STANDSTILL_S", 0.1)
+            with pytest.raises(ExtractionError, match="unplugged"):
+                session.check()
+        session._stream.close, device.broken = lambda: None, True
         with pytest.raises(ExtractionError, match="Invalid device"):
             session.check()
         session._worker.kill()

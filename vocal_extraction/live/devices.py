@@ -4,10 +4,12 @@ What is played is behind by the separator's delay and the blocks that the worker
 there in time, the mixture is played, as far behind.
 """
 
+import atexit
 import contextlib
 import math
 import multiprocessing
 import signal
+import threading
 import time
 from typing import Any, Self
 
@@ -108,16 +110,22 @@ class LiveSession:
         silent_s = time.monotonic() - self._called_at
         if self._stream.active and silent_s <= _STANDSTILL_S:
             return
-        if self.n_blocks == self._n_before:
+        if self.n_blocks == self._n_before or not self._close_stream():
             raise ExtractionError("The audio device gives no more sound: it was unplugged, or its rate was changed.")
         self.n_late += math.ceil(max(silent_s, 0.0) * self.sample_rate / self.n_samples)
-        self._end_stream()
         self._stream = self._opened()
         self.__enter__()
 
-    def _end_stream(self) -> None:
-        self._stream.abort()
-        self._stream.close()
+    def _close_stream(self) -> bool:
+        """Return whether the stream could be closed."""
+        closing = threading.Thread(target=self._stream.close, daemon=True)
+        closing.start()
+        closing.join(_STANDSTILL_S)
+        if (
+            closing.is_alive()
+        ):  # PortAudio waits ten minutes for a JACK server that has ended, and when Python ends again
+            atexit.unregister(_sounddevice()._exit_handler)
+        return not closing.is_alive()
 
     def block_times(self) -> tuple[float, float]:
         """Return the median and the 99th percentile of what the last blocks took, as shares of what they last."""
@@ -127,7 +135,7 @@ class LiveSession:
 
     def __exit__(self, *exception: object) -> None:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not keep files from being closed
-        self._end_stream()
+        self._close_stream()
         with contextlib.suppress(OSError):
             self._pipe.send("stop")
         self._arrived.release()
