@@ -199,7 +199,8 @@ def test_every_cover_arrives_as_a_front_cover(songs_with_covers, tmp_path, kind,
     assert (cover["width"], cover["height"]) == (48, 32)
     assert cover["codec_name"] == ("mjpeg" if picture == "jpg" else "png")
     assert kind == "m4a" or cover["tags"]["comment"] == "Cover (front)"
-    assert notes == ()
+    left_out = ("of several pictures one was taken; left out: Cover (back)",)
+    assert notes == (left_out if picture == "back first" else ())
 
 
 def test_a_webp_cover_arrives_as_png_or_is_named_in_a_note(songs_with_covers, tmp_path):
@@ -208,6 +209,54 @@ def test_a_webp_cover_arrives_as_png_or_is_named_in_a_note(songs_with_covers, tm
     covers = [stream["codec_name"] for stream in found["streams"] if stream["codec_type"] == "video"]
     assert (covers, len(notes)) in ((["png"], 0), ([], 1))
     assert all("image/webp" in note and "left out" in note for note in notes)
+
+
+def id3(*pictures: tuple[int, bytes, bytes]) -> bytes:
+    """Return a tag of ID3v2.3 with pictures: type, media type, content."""
+    bodies = [b"\0" + media + b"\0" + bytes([kind]) + b"\0" + content for kind, media, content in pictures]
+    frames = b"".join(b"APIC" + struct.pack(">IH", len(body), 0) + body for body in bodies)
+    return b"ID3\3\0\0" + bytes(len(frames) >> shift & 127 for shift in (21, 14, 7, 0)) + frames
+
+
+@pytest.mark.parametrize(
+    "label, content", [("jpeg", "gif"), ("png", "gif"), ("png", "jpg"), ("jpeg", "bmp"), ("jpeg", "webp")]
+)
+@pytest.mark.parametrize("kind", ["flac", "ogg"])
+def test_a_cover_with_another_kind_s_label_arrives(songs_with_covers, tmp_path, kind, label, content):
+    """Music players write such files; ffmpeg made no stem at all of some of them."""
+    folder, song = songs_with_covers["png"].parent, tmp_path / "song.mp3"
+    picture = (3, f"image/{label}".encode(), (folder / f"cover.{content}").read_bytes())
+    song.write_bytes(id3(picture) + (folder / "bare.mp3").read_bytes())
+    found, notes = write(kind, song, tmp_path / f"stem.{kind}")
+    (cover,) = [stream for stream in found["streams"] if stream["codec_type"] == "video"]
+    assert (cover["codec_name"], cover["width"], cover["height"]) == ("png", 48, 32)
+    assert notes == ()
+
+
+def test_what_is_no_picture_is_left_out_with_a_note(songs_with_covers, tmp_path):
+    song = tmp_path / "song.mp3"
+    bare = (songs_with_covers["png"].parent / "bare.mp3").read_bytes()
+    song.write_bytes(id3((3, b"image/jpeg", bytes(range(256)))) + bare)
+    found, notes = write("flac", song, tmp_path / "stem.flac")
+    assert [stream["codec_type"] for stream in found["streams"]] == ["audio"]
+    assert "was left out" in notes[0]
+
+
+@pytest.mark.parametrize(
+    "pictures, named",
+    [
+        ([(4, b"image/png")], ("no picture is the front cover; Cover (back)",)),
+        ([(3, b"image/x-bm"), (4, b"image/png")], ("(image/x-bm)", "no picture is the front cover; Cover (back)")),
+        ([(4, b"image/png"), (0, b"image/png")], ("left out: Cover (back)",)),
+    ],
+)
+def test_a_picture_that_is_no_front_cover_is_named(songs_with_covers, tmp_path, pictures, named):
+    folder, song = songs_with_covers["png"].parent, tmp_path / "song.mp3"
+    content = (folder / "cover.png").read_bytes()
+    song.write_bytes(id3(*((*picture, content) for picture in pictures)) + (folder / "bare.mp3").read_bytes())
+    _, notes = write("flac", song, tmp_path / "stem.flac")
+    assert len(notes) == len(named)
+    assert all(words in note for words, note in zip(named, notes, strict=True))
 
 
 @pytest.mark.parametrize("kind, named", [(b"image/x-bm", "image/x-bm"), (b"", "of no type")])

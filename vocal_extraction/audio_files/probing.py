@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ class SongFacts:
     offset_s: float = 0.0  # by how much it begins after the picture of a video
     bext: dict[str, str] = dataclasses.field(default_factory=dict)
     """Fields of a broadcast wav, by the names under which ffmpeg writes them, their bytes as surrogates if no UTF-8."""
-    unreadable_cover: str = ""  # kind of a cover that ffmpeg does not know
+    cover_notes: tuple[str, ...] = ()  # which pictures do not go along, or not as what they are
     notes: tuple[str, ...] = ()  # what there is to say of the choice of the track
 
 
@@ -104,7 +105,7 @@ def examine(path: Path, *, containers: str | None = None, track: str | None = No
         track=number,
         offset_s=_offset_s(audio, videos),
         bext={name: tags[read] for name, read in _BEXT_TAGS.items() if has_bext and read in tags},
-        unreadable_cover="" if pictures else _unreadable_cover(streams, messages),
+        cover_notes=tuple(_cover_notes(pictures, [each for each in streams if each not in pictures], messages)),
         notes=(f"track {_description(number, audio)} was taken; others: {', '.join(others)}",) if others else (),
     )
 
@@ -138,15 +139,36 @@ def _has(stream: dict[str, Any], disposition: str) -> bool:
 def _front_cover(pictures: list[dict[str, Any]]) -> Cover | None:
     if not pictures:
         return None
-    front = min(pictures, key=lambda picture: picture.get("tags", {}).get("comment") != "Cover (front)")
+    front = min(pictures, key=_distance_from_front)
     return Cover(front["index"], front.get("codec_name", ""), front.get("width", 0), front.get("height", 0))
 
 
-def _unreadable_cover(streams: list[dict[str, Any]], messages: str) -> str:
-    complaints = re.findall(r"unknown (?:attached picture mimetype|cover type): ([^,\n]*)", messages, re.IGNORECASE)
+def _kind_of(picture: dict[str, Any]) -> str:
+    """Return what a picture shows, as 'Cover (back)'; nothing if the file does not say."""
+    tags = picture.get("tags", {})
+    return next((name for name in tags if name.startswith("Cover Art (")), tags.get("comment", ""))
+
+
+def _distance_from_front(picture: dict[str, Any]) -> int:
+    """Return 0 for a front cover, 1 for a picture that may be one and 2 for another, as a back cover."""
+    kind = _kind_of(picture)
+    return 0 if "(front)" in kind.lower() else 1 if kind in ("", "Other") else 2
+
+
+def _cover_notes(pictures: list[dict[str, Any]], streams: list[dict[str, Any]], messages: str) -> Iterator[str]:
+    complaints = re.findall(
+        r"unknown (?:attached picture mimetype|cover type): ([^,\n]*?)\.?(?:,|$)", messages, re.I | re.M
+    )
     attached = [stream.get("tags", {}).get("mimetype", "") for stream in streams]
     kinds = [*(kind or "of no type" for kind in complaints), *(kind for kind in attached if kind.startswith("image/"))]
-    return kinds[0] if kinds else ""
+    if kinds:
+        yield f"a picture ({kinds[0]}) is of a kind that ffmpeg cannot read, and was left out"
+    chosen, *others = sorted(pictures, key=_distance_from_front) or [{}]
+    if pictures and _distance_from_front(chosen) == 2:
+        yield f"no picture is the front cover; {_kind_of(chosen)} was taken for it"
+    if others:
+        kinds = [_kind_of(picture) or "a picture of no kind" for picture in others]
+        yield f"of several pictures one was taken; left out: {', '.join(kinds)}"
 
 
 def _check_file(path: Path) -> None:

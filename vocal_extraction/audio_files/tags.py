@@ -15,6 +15,7 @@ from vocal_extraction.audio_files.probing import Cover, SongFacts
 from vocal_extraction.output_formats import Format
 
 _FRONT_COVER = 3
+_JPEG, _PNG = b"\xff\xd8", b"\x89PNG"  # how the files begin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,16 +29,14 @@ def gather(facts: SongFacts, kind: Format, *, folder: Path) -> Attachments:
     """Write the tags of a song, and its cover where the format of the stems can hold one, to a temporary `folder`."""
     listed = folder / "tags.txt"
     inputs, outputs = ["-f", "ffmetadata", *input_arguments(listed)], ["-map_metadata", "1"]
-    tags, notes = dict(facts.tags), []
-    if facts.unreadable_cover and kind.cover:
-        notes.append(f"the cover ({facts.unreadable_cover}) is of a kind that ffmpeg cannot read, and was left out")
+    tags, notes = dict(facts.tags), list(facts.cover_notes if kind.cover else ())
     if facts.cover is not None and kind.cover:
-        is_jpeg = facts.cover.codec == "mjpeg"
-        content = _read_cover(facts.path, facts.cover, "copy" if is_jpeg or facts.cover.codec == "png" else "png")
+        content = _read_cover(facts.path, facts.cover, folder)
+        is_jpeg = content.startswith(_JPEG)
         if not content:
             notes.append(f"the cover ({facts.cover.codec}) cannot be read and was left out")
         elif kind.cover == "tag":
-            block = _picture_block(facts.cover, b"image/jpeg" if is_jpeg else b"image/png", content)
+            block = _picture_block(facts.cover, content, is_jpeg=is_jpeg)
             tags["METADATA_BLOCK_PICTURE"] = base64.b64encode(block).decode()
         else:
             picture = folder / ("cover.jpg" if is_jpeg else "cover.png")
@@ -62,17 +61,29 @@ def _escaped(text: str) -> str:
     return re.sub(r"([=;#\\\r\n])", r"\\\1", text.replace("\0", ""))
 
 
-def _read_cover(song: Path | None, cover: Cover, coder: str) -> bytes:
-    """Return the picture, as it is stored or as png, or nothing if it cannot be read: a song is not lost for that."""
-    wanted = ["-map", f"0:{cover.stream_index}", "-frames:v", "1", "-c", coder, "-f", "image2pipe", "pipe:1"]
+def _read_cover(song: Path | None, cover: Cover, folder: Path) -> bytes:
+    """Return the picture as jpeg or png, or nothing if it cannot be read: a song is not lost for that."""
+    stored = _picture(song, cover.stream_index, "copy")
+    if cover.width and stored.startswith((_JPEG, _PNG)):
+        return stored
+    # It is another kind of picture, perhaps another than its label says: ffmpeg finds out from the content.
+    alone = folder / "picture"
+    alone.write_bytes(stored)
+    return _picture(alone, 0, "png")
+
+
+def _picture(source: Path | None, stream_index: int, coder: str) -> bytes:
+    wanted = ["-map", f"0:{stream_index}", "-frames:v", "1", "-c", coder, "-f", "image2pipe", "pipe:1"]
     try:
-        return read_all(Ffmpeg([*input_arguments(song), *wanted], reads=True))
+        return read_all(Ffmpeg([*input_arguments(source), *wanted], reads=True))
     except (ProgramError, OSError):
         return b""
 
 
-def _picture_block(cover: Cover, media_type: bytes, content: bytes) -> bytes:
+def _picture_block(cover: Cover, content: bytes, *, is_jpeg: bool) -> bytes:
     no_description, bits_per_pixel, no_palette = 0, 24, 0
+    media_type = b"image/jpeg" if is_jpeg else b"image/png"
+    size = (cover.width, cover.height) if is_jpeg else struct.unpack(">II", content[16:24])  # of PNG's first chunk
     kind = struct.pack(">II", _FRONT_COVER, len(media_type)) + media_type
-    facts = (no_description, cover.width, cover.height, bits_per_pixel, no_palette, len(content))
+    facts = (no_description, *size, bits_per_pixel, no_palette, len(content))
     return kind + struct.pack(">6I", *facts) + content
