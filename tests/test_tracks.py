@@ -47,6 +47,15 @@ def test_prepared_songs_are_found_by_subset(demo_dataset):
     assert np.array_equal(track.read(100, 500)[1], expected[100:500].T)
 
 
+def test_a_subset_that_is_missing_beside_others_is_named_with_where_its_songs_go(tmp_path):
+    """As where ``prepare_dataset`` wrote two: to prepare MUSDB18 there would be no remedy."""
+    for subset in ("train", "test"):
+        write(tmp_path / subset / "foreground/vocals/a.wav")
+    with pytest.raises(TrackError, match=r"only of test, train\. Put some into a folder valid") as raised:
+        find_tracks(tmp_path, subset="valid")
+    assert "MUSDB18" not in str(raised.value)
+
+
 def test_prepared_song_without_a_stem_is_named(tmp_path):
     for song in "ab":
         write(tmp_path / "test/foreground/vocals" / f"{song}.wav")

@@ -154,13 +154,20 @@ def find_tracks(
     if limit is not None and limit < 1:
         raise TrackError(f"The limit is a number of songs, 1 or more; got {limit}.")
     given = [folders] if isinstance(folders, str | Path | TrackFolder) else folders
-    tracks: list[Track] = []
+    tracks, found = list[Track](), set[str]()
     for folder in map(TrackFolder.parse, given):
-        songs = _of_subset(_songs_in(folder), subset)[:limit]
+        there = _songs_in(folder)
+        found |= {own for own, _, _ in there if own is not None}
+        songs = _of_subset(there, subset)[:limit]
         place = cache_of(folder.path) / str(sample_rate or "own rate") / subset / "foreground"
         tracks += _tracks_of(songs, place, folder.weight, sample_rate=sample_rate, progress=progress)
     if not tracks:
         names = ", ".join(str(TrackFolder.parse(folder).path) for folder in given)
+        if found:
+            raise TrackError(
+                f"No songs of the {subset!r} subset in {names}, only of {', '.join(sorted(found))}. Put some into a "
+                f"folder {subset} beside {sorted(found)[0]}, in the same layout."
+            )
         raise TrackError(
             f"No songs of the {subset!r} subset in {names}. Prepare MUSDB18 (vocal-extraction prepare), or name a "
             "folder that holds <song>/vocals.wav and <song>/accompaniment.wav."
