@@ -259,7 +259,7 @@ def test_configs_that_describe_no_network_are_refused(tmp_path, config):
 @pytest.mark.parametrize("name", ["Module", "Sequential", "DataParallel", "checkpoint", "blocks", "__builtins__", "os"])
 def test_classes_that_nobody_trains_are_refused(tmp_path, name):
     modules = {"mix_magnitude": {}, "mask": {"class": name, "args": {}}}
-    not_loaded(with_config(tmp_path / "a.pth", modules=modules), f"'mask' is a '{name}', which neither")
+    not_loaded(with_config(tmp_path / "a.pth", modules=modules), f"'mask' is a '{name}', which is no part")
     inner = {"class": name, "args": {"function": "print"}}
     arguments = {
         "num_layers": 1,
@@ -270,7 +270,7 @@ def test_classes_that_nobody_trains_are_refused(tmp_path, name):
         "hidden_size": 4,
     }
     modules["mask"] = {"class": "DualPath", "args": {**arguments, "intra_processor": inner, "inter_processor": inner}}
-    not_loaded(with_config(tmp_path / "a.pth", modules=modules), f"'intra_processor' is a '{name}', which neither")
+    not_loaded(with_config(tmp_path / "a.pth", modules=modules), f"'intra_processor' is a '{name}', which is no part")
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def test_a_network_that_grows_without_end_is_stopped(tmp_path):
     """Forty layers, each of which joins what the last one made to itself, would make 2^40 times its input."""
     config = chained(*["Concatenate"] * 40, "ShiftAndScale", growth=2)
     config["connections"][-1][1] = ["39"]
-    not_loaded(nussl_network(tmp_path / "a.pth", config), "it makes [0-9]+ values of 5 frames")
+    not_loaded(nussl_network(tmp_path / "a.pth", config), "it makes [0-9]+ values of a few frames")
 
 
 def test_a_network_whose_layers_take_much_together_is_stopped(tmp_path):
@@ -387,7 +387,7 @@ def test_a_network_whose_layers_take_much_together_is_stopped(tmp_path):
         ],
         "output": ["end"],
     }
-    not_loaded(nussl_network(tmp_path / "a.pth", config), "it makes [0-9]+ values of 5 frames")
+    not_loaded(nussl_network(tmp_path / "a.pth", config), "it makes [0-9]+ values of a few frames")
 
 
 @pytest.mark.parametrize(

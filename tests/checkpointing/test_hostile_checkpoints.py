@@ -344,6 +344,7 @@ def test_masks_of_a_whole_ensemble_are_bounded(tmp_path, monkeypatch):
         (tensor((5,), (0,)), "its tensors take 5 elements of 4"),
         (tensor((3, 2), (1, 1)), "its tensors take 6 elements of 4"),
         (tensor((4,), (1,)) + tensor((2,), (1,)) + b"\x86", "its tensors take 6 elements of 4"),
+        (3 * tensor((4,), (1,)) + b"\x87", "its tensors take 8 elements of 4"),
         (tensor((-1,), (1,)), "no shape"),
         (tensor((2,), (1, 1)), "no shape"),
         (tensor((1,) * 9, (1,) * 9), "no shape"),

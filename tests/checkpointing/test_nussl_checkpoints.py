@@ -208,6 +208,68 @@ def test_a_model_that_gives_waveforms_loads(tmp_path, kind):
     assert torch.equal(found, expected)
 
 
+LSTM = {
+    "class": "RecurrentStack",
+    "args": {"num_features": 4, "hidden_size": 2, "num_layers": 1, "bidirectional": True, "dropout": 0.0},
+}
+BLOCKS = {  # a layer before nussl's Embedding, and how many features it gives that
+    "a last layer of two names": (
+        {
+            "class": "ConvolutionalStack2D",
+            "args": {
+                "in_channels": 1,
+                "channels": [3, 2],
+                "dilations": [1, 1],
+                "filter_shapes": [3, 3],
+                "residuals": [False, False],
+            },
+        },
+        2 * N_BINS,
+    ),
+    "chunks longer than the trial": (
+        {
+            "class": "DualPath",
+            "args": {
+                "num_layers": 1,
+                "chunk_size": 20,
+                "hop_size": 10,
+                "in_features": N_BINS,
+                "bottleneck_size": 4,
+                "hidden_size": 4,
+                "intra_processor": LSTM,
+                "inter_processor": LSTM,
+            },
+        },
+        N_BINS,
+    ),
+}
+
+
+@pytest.mark.parametrize("block, n_features", BLOCKS.values(), ids=BLOCKS)
+def test_a_network_of_nussls_blocks_gives_its_masks(tmp_path, block, n_features):
+    from vocal_extraction.compatibility import nussl
+
+    embedding = {
+        "num_features": N_BINS,
+        "hidden_size": n_features,
+        "embedding_size": 2,
+        "activation": "sigmoid",
+        "dim_to_embed": [2, 3],
+        "num_audio_channels": 1,
+    }
+    modules = {"mix_magnitude": {}, "block": block, "mask": {"class": "Embedding", "args": embedding}}
+    connections = [["block", ["mix_magnitude"]], ["mask", ["block"]]]
+    torch.manual_seed(0)
+    network = nussl.ml.SeparationModel(
+        {"name": "blocks", "modules": modules, "connections": connections, "output": ["mask"]}
+    ).eval()
+    network.save(str(tmp_path / "blocks.pth"), metadata=forged.old_metadata())
+    seen = {"mix_magnitude": magnitudes(2, 40, N_BINS, 1)}
+    with torch.no_grad():
+        found, expected = load_checkpoint(tmp_path / "blocks.pth").network(dict(seen)), network(dict(seen))
+    assert torch.equal(found["mask"], expected["mask"])
+
+
 def test_nussls_deep_audio_estimation_agrees(tmp_path):
     from vocal_extraction.compatibility import nussl
 

@@ -38,7 +38,7 @@ _LARGEST_NUMBER = 2**20
 _DEEPEST = 16
 _BOUNDS = {"num_layers": MOST_LAYERS, "num_sources": MOST_SOURCES}
 _LARGEST_RESULT = 2**26  # most elements that the layers of a network may make of the few frames of a trial
-_N_FRAMES = 5
+_N_FRAMES = 5  # of a trial, or as many as nussl's DualPath takes together
 _N_ITEMS = 2
 
 _TORCH_RAISES = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, AssertionError)
@@ -144,7 +144,7 @@ def _check_config(value: Any, name: str = "config", depth: int = 0) -> None:
     if isinstance(value, dict):
         kind = value.get("class")
         if kind is not None and kind not in (*NETWORKS, *_NUSSL_CLASSES, *_TORCH_CLASSES):
-            raise CheckpointError(f"{name[:40]!a} is a {str(kind)[:40]!a}, which neither nussl nor this project knows")
+            raise CheckpointError(f"{name[:40]!a} is a {str(kind)[:40]!a}, which is no part that may be loaded")
         for key, item in value.items():
             _check_config(item, str(key), depth + 1)
     elif isinstance(value, list):
@@ -179,7 +179,7 @@ class _Bounded(TorchDispatchMode):
         for tensor in result if isinstance(result, tuple | list) else (result,):
             self._n_values += tensor.numel() if isinstance(tensor, Tensor) else 0
         if self._n_values > _LARGEST_RESULT:
-            raise CheckpointError(f"it makes {self._n_values} values of {_N_FRAMES} frames")
+            raise CheckpointError(f"it makes {self._n_values} values of a few frames")
         return result
 
 
@@ -202,10 +202,11 @@ def _try(network: nn.Module, signal: SignalSettings, n_channels: int, *, device:
     """Give a network two short items; return what it gives, 'mask' or 'audio', and for how many sources."""
     shape: tuple[int, ...]
     wanted = set(getattr(network, "input", {"mix_magnitude"}))
+    n_frames = max(_N_FRAMES, *(getattr(module, "chunk_size", 0) for module in network.modules()))
     if wanted == {"mix_magnitude"}:
-        output, shape = "mask", (_N_ITEMS, _N_FRAMES, signal.n_bins, n_channels)
+        output, shape = "mask", (_N_ITEMS, n_frames, signal.n_bins, n_channels)
     elif wanted == {"mix_audio"}:
-        output, shape = "audio", (_N_ITEMS, n_channels, signal.window_length + _N_FRAMES * signal.hop_length)
+        output, shape = "audio", (_N_ITEMS, n_channels, signal.window_length + n_frames * signal.hop_length)
     else:
         raise CheckpointError(f"its network wants {sorted(wanted)!a}, expected mix_magnitude or mix_audio")
     given = network({min(wanted): torch.full(shape, 0.01, device=device)})
