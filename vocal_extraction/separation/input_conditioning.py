@@ -46,7 +46,8 @@ def channel_groups(covariances: NDArray[np.float64], stereo: str, n_network_chan
     """Return which channels of a song make up each item: (n_items, n_channels_together).
 
     With mid and side, channels are taken two by two, but two with little in common, such as a voice and its band on one
-    side each, are an item each. Where an item has fewer channels than it takes, its last one is repeated.
+    side each, are an item each; so are two of opposite polarity for a network that takes mid and side together, and not
+    alike. Where an item has fewer channels than it takes, its last one is repeated.
     """
     n_channels = covariances.shape[1]
     n_together = 2 if stereo == "mid-side" and n_channels > 1 else n_network_channels
@@ -54,7 +55,8 @@ def channel_groups(covariances: NDArray[np.float64], stereo: str, n_network_chan
     if stereo != "mid-side" or n_channels == 1:
         return groups
     covariance = covariances.sum(axis=0)
-    items = [item for pair in groups for item in ([pair] if _have_much_in_common(covariance, *pair) else pair[:, None])]
+    common = covariance if n_network_channels > 1 else abs(covariance)
+    items = [item for pair in groups for item in ([pair] if _have_much_in_common(common, *pair) else pair[:, None])]
     n_together = n_network_channels if all(len(item) == 1 for item in items) else 2
     return np.array([np.resize(item, n_together) for item in items])
 
@@ -62,7 +64,7 @@ def channel_groups(covariances: NDArray[np.float64], stereo: str, n_network_chan
 def _have_much_in_common(covariance: NDArray[np.float64], one: int, other: int) -> bool:
     """Return whether two channels are better taken as mid and side than each by itself."""
     both = (covariance[one, one] * covariance[other, other]) ** 0.5
-    return not abs(covariance[one, other]) <= _LEAST_CORRELATION * both
+    return not covariance[one, other] <= _LEAST_CORRELATION * both
 
 
 def without_slow_waves(rows: Rows, sample_rate: int, *, beside: tuple[int, int] = (0, 0)) -> Rows:

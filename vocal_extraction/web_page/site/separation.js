@@ -65,7 +65,7 @@ class Song {
       if (window.length !== stop - edges[i]) window = hann(stop - edges[i]);
       return covariance(this.mixture.read(edges[i], stop), window, this.rate, fft);
     });
-    const { gain, areAlike } = levelOf(seconds, this.nChannels, signal.input_level_db);
+    const { gain, areAlike } = levelOf(seconds, this.nChannels, signal.input_level_db, together);
     this.gain = gain;
     const views = Array.from({ length: this.nChannels }, (_, i) => i);
     const isMidSide = signal.stereo === "mid-side";

@@ -69,15 +69,16 @@ export function covariance([left, right], window, sampleRate, fft) {
 }
 
 // From the seconds' [power, power, product]: the factor that brings a song to a level, and whether its two channels have
-// much in common.
-export function levelOf(seconds, nChannels, levelDb) {
+// much in common; opposite polarity counts only where the network takes one view at a time.
+export function levelOf(seconds, nChannels, levelDb, together) {
   const powers = seconds.flatMap((second) => second.slice(0, nChannels));
   const mean = powers.reduce((sum, power) => sum + power, 0) / powers.length;
   const sounding = powers.filter((power) => power > SILENCE * mean);
   const power = sounding.reduce((sum, one) => sum + one, 0) / sounding.length;
   const [one, other, both] = [0, 1, 2].map((i) => seconds.reduce((sum, second) => sum + second[i], 0));
   const gain = levelDb !== null && power > 0 ? 10 ** (levelDb / 20) / Math.sqrt(power) : 1;
-  return { gain, areAlike: !(Math.abs(both) <= LEAST_CORRELATION * Math.sqrt(one * other)) };
+  const common = together === 2 ? both : Math.abs(both);
+  return { gain, areAlike: !(common <= LEAST_CORRELATION * Math.sqrt(one * other)) };
 }
 
 // Removes offset and waves below the cutoff from blocks of two signals that have `margin` more samples on both sides.
