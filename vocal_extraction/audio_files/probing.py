@@ -146,7 +146,7 @@ def _front_cover(pictures: list[dict[str, Any]]) -> Cover | None:
 def _kind_of(picture: dict[str, Any]) -> str:
     """Return what a picture shows, as 'Cover (back)'; nothing if the file does not say."""
     tags = picture.get("tags", {})
-    return next((name for name in tags if name.startswith("Cover Art (")), tags.get("comment", ""))
+    return _readable(next((name for name in tags if name.startswith("Cover Art (")), tags.get("comment", "")))
 
 
 def _distance_from_front(picture: dict[str, Any]) -> int:
@@ -159,7 +159,7 @@ def _cover_notes(pictures: list[dict[str, Any]], streams: list[dict[str, Any]], 
     complaints = re.findall(
         r"unknown (?:attached picture mimetype|cover type): ([^,\n]*?)\.?(?:,|$)", messages, re.I | re.M
     )
-    attached = [stream.get("tags", {}).get("mimetype", "") for stream in streams]
+    attached = [_readable(stream.get("tags", {}).get("mimetype", "")) for stream in streams]
     kinds = [*(kind or "of no type" for kind in complaints), *(kind for kind in attached if kind.startswith("image/"))]
     if kinds:
         yield f"a picture ({kinds[0]}) is of a kind that ffmpeg cannot read, and was left out"
