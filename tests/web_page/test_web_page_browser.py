@@ -150,7 +150,7 @@ def test_models_say_what_they_are_for_and_how_long_they_take(visit):
     rows = [
         ("four-stems", ["bass", "drums", "other", "vocals"], 4.28, 0.2, False, "private use"),
         ("spleeter-2stems", ["vocals", "accompaniment"], 5.86, 0.5, True, "MIT"),
-        ("studio", ["bass", "drums", "other", "vocals"], 5.06, 1.0, False, "private use"),
+        ("studio", ["bass", "drums", "other", "vocals"], 5.25, 1.0, False, "private use"),
         ("classic", ["vocals"], 2.49, 0.02, False, "private use"),
         ("mine", ["vocals"], None, 0.1, False, "not stated"),
     ]
