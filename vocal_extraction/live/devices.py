@@ -121,9 +121,8 @@ class LiveSession:
         closing = threading.Thread(target=self._stream.close, daemon=True)
         closing.start()
         closing.join(_STANDSTILL_S)
-        if (
-            closing.is_alive()
-        ):  # PortAudio waits ten minutes for a JACK server that has ended, and when Python ends again
+        # PortAudio waits ten minutes for a JACK server that has ended, and again when Python ends.
+        if closing.is_alive():
             atexit.unregister(_sounddevice()._exit_handler)
         return not closing.is_alive()
 
