@@ -109,6 +109,12 @@ def test_a_seed_that_is_none_is_named(demo_dataset, seed):
 
 
 @pytest.mark.parametrize("generate", GENERATORS)
+def test_what_no_event_has_is_named(demo_dataset, generate):
+    with pytest.raises(SettingsError, match=r"The template has pitch; an event has label, .*, pitch_shift, "):
+        mixture_of(generate, folders(demo_dataset), 0, template={"pitch": ("const", 1.0)})
+
+
+@pytest.mark.parametrize("generate", GENERATORS)
 def test_a_template_without_pitch_and_stretch_has_none(demo_dataset, generate):
     _, jam, _, _ = mixture_of(generate, folders(demo_dataset), 0, template={"snr": ("const", 0.0)})
     for event in events_of(jam):

@@ -89,7 +89,7 @@ def generate_coherent_mixture(
     RenderingError
         If a folder or a stem is missing or cannot be read.
     SettingsError
-        If the seed is none.
+        If the seed is none, or the template has what no event has.
     """
     mixing = mixing or MixingSettings()
     songs, drawer = _begin(foreground_dir, background_dir, seed, mixing, sample_rate)
@@ -170,7 +170,10 @@ def _fit(
     template: dict[str, Any], source_files: Iterable[str], mixing: MixingSettings, random_state: np.random.RandomState
 ) -> dict[str, Any]:
     """Draw pitch, stretch and time, and narrow excerpt and offset to what these stems hold at that stretch."""
-    template = {**event_template(mixing), "pitch_shift": None, "time_stretch": None, **template}
+    known = event_template(mixing)
+    if unknown := sorted(set(template) - set(known)):
+        raise SettingsError(f"The template has {', '.join(unknown)}; an event has {', '.join(known)}.")
+    template = {**known, "pitch_shift": None, "time_stretch": None, **template}
     source_s = min(map(duration_s_of, source_files))
     pitch, stretch = (
         None if template[name] is None else float(_draw(template[name], random_state))

@@ -343,3 +343,56 @@ def test_gaps_are_filled_from_the_last_to_the_first(n_samples):
         zeros = np.zeros((100_000, 1), np.float32)
         expected = [samples[:2], zeros[:3], samples[2:5], zeros, samples[5:], zeros[:1]]
         np.testing.assert_array_equal(song[0 : len(song)], np.concatenate(expected))
+
+
+@pytest.fixture(scope="module")
+def film(songs, tmp_path_factory) -> Path:
+    """A film of H.264, whose decoder says much of damage, and of the song."""
+    path = tmp_path_factory.mktemp("film") / "film.mkv"
+    picture = ["-f", "lavfi", "-i", "testsrc=size=160x120:rate=25:duration=4"]
+    command = ["ffmpeg", "-nostdin", "-v", "error", *picture, "-i", songs["wav"], "-c:v", "libx264", path]
+    subprocess.run(list(map(str, command)), check=True, timeout=60)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["mkv", "mp4"])
+def test_damage_to_a_picture_is_none_to_its_sound(film, tmp_path, ending):
+    path = tmp_path / f"noise.{ending}"
+    options = ["-c", "copy"] if ending == "mkv" else ["-c:v", "copy", "-c:a", "aac"]
+    noise = ["-bsf:v", "noise=amount=20", path]
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-i", film, *options, *noise]
+    subprocess.run(list(map(str, command)), check=True, timeout=60)
+    assert read(path)[1] == []
+
+
+def test_a_packet_that_is_lost_from_a_picture_is_no_note(film, tmp_path):
+    path = tmp_path / "film.ts"
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-i", film, "-c:v", "mpeg2video", "-c:a", "aac", path]
+    subprocess.run(list(map(str, command)), check=True, timeout=60)
+    data = path.read_bytes()
+    packets = [data[at : at + 188] for at in range(0, len(data), 188)]
+    pictures = [i for i, packet in enumerate(packets) if packet[1] & 0x1F == 1 and packet[2] == 0]  # PID 256
+    lost = set(pictures[50::100])
+    path.write_bytes(b"".join(packet for i, packet in enumerate(packets) if i not in lost))
+    messages = subprocess.run(["ffmpeg", "-v", "warning", "-i", path, "-f", "null", "-"], capture_output=True).stderr
+    assert b"Packet corrupt (stream = 0" in messages
+    assert read(path)[1] == []
+
+
+def test_pcm_in_a_film_of_mpeg_has_no_exact_length(songs, tmp_path):
+    path = tmp_path / "dvd.vob"
+    picture = ["-f", "lavfi", "-i", "testsrc=size=160x120:rate=25:duration=5"]
+    sound = ["-c:a", "pcm_s16be", "-ar", "48000", "-c:v", "mpeg2video", path]
+    command = ["ffmpeg", "-nostdin", "-v", "quiet", *picture, "-i", songs["wav"], *sound]
+    subprocess.run(list(map(str, command)), check=True, timeout=60)
+    assert read(path)[1] == []
+
+
+def test_a_message_is_counted_by_its_first_line():
+    warning = "[h264 @ 0x5] [warning] Could not find parameters\nConsider increasing the value\n"
+    assert message_lines(f"{warning}[mp3 @ 0x5] [error] Header\nmissing\n") == ["Header", "missing"]
+    assert message_lines("the end of a warning\n[h264 @ 0x5] [error] no frame!\n", others=["h264"]) == []
+
+
+def test_what_is_behind_a_flac_whose_checksum_is_right_is_no_damage(songs, tmp_path):
+    assert read(changed(songs["flac"], tmp_path, lambda data: data + ID3V1))[1] == []

@@ -280,6 +280,18 @@ def test_a_cover_that_cannot_be_decoded_is_left_out_with_a_note(songs_with_cover
     assert "was left out" in notes[0]
 
 
+def test_what_a_message_quotes_of_a_file_can_be_printed(wav, tmp_path):
+    song, cover, kind = tmp_path / "song.mka", tmp_path / "cover", "image/xxxx"
+    cover.write_bytes(b"no picture")
+    attached = ["-attach", cover, "-metadata:s:t", f"mimetype={kind}", "-metadata:s:a:0", "title=yyyy"]
+    command = ["ffmpeg", "-v", "error", "-i", wav, "-i", wav, "-map", "0", "-map", "1", *attached, song]
+    subprocess.run(list(map(str, command)), check=True, timeout=60)
+    song.write_bytes(song.read_bytes().replace(b"xxxx", b"\xe9\x1b[m").replace(b"yyyy", b"\xe9\x1b[m"))
+    facts = examine(song)
+    assert any("image/é [m" in note for note in facts.cover_notes)
+    assert facts.notes[0].startswith("track 1 (é [m) was taken")
+
+
 @pytest.fixture(scope="module")
 def broadcast_wav(wav) -> Path:
     fields = b"Sc\xe8ne".ljust(256, b"\0") + b"Recorder".ljust(32, b"\0") + b"REF123".ljust(32, b"\0")

@@ -122,17 +122,20 @@ class SongReader(Ffmpeg):
         """Compare what came with what was declared; where that or ffmpeg gives a reason, look at the frames."""
         facts = self._facts
         try:
-            lines = message_lines(self.close())
+            messages = self.close()
         except ProgramError as error:
             self._complain(str(error).rstrip("."))
             return
+        if self._checksum is not None and self._checksum.is_right:
+            return
+        lines = message_lines(messages, stream=facts.stream, others=facts.pictures)
         declared = None if facts.duration_s is None else facts.duration_s * self.sample_rate
         is_short = declared is not None and n_decoded < declared - self._tolerance()
         if facts.path is None:
             if lines:
                 self._complain(lines[-1])
         elif (
-            lines
+            message_lines(messages, others=facts.pictures)  # damage to a video may have been damage to both
             or is_short
             or (declared is None and facts.container in SELF_FRAMED)
             or (facts.container == "avi" and len(lost_avi_chunks(facts.path, facts.track)[0]))
@@ -151,7 +154,9 @@ class SongReader(Ffmpeg):
                     f"it declares {declared / self.sample_rate:.3f} s, of which {n_decoded / self.sample_rate:.3f} s "
                     "decode"
                 )
-            elif declared is None and (survey.is_cut_off or not (survey.gaps or facts.container in _OPEN_ENDED)):
+            elif declared is None and (
+                survey.is_cut_off or (lines and not (survey.gaps or facts.container in _OPEN_ENDED))
+            ):
                 self._complain(lines[-1] if lines else "its last frame is not whole")
             self._note_damage(survey, lines)
         if self._checksum is not None and self._checksum.is_wrong:

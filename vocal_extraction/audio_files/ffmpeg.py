@@ -14,7 +14,7 @@ import selectors
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -27,8 +27,9 @@ _WRITE_FAILURE = re.compile(  # what ffmpeg says when what it wrote is not whole
     "Error (writing|closing|muxing)|No space left|File too large|quota exceeded|Input/output error|Broken pipe",
     re.IGNORECASE,
 )
-_DAMAGE = re.compile(r"\[mpeg(ts)? @ \S+ \[warning\] (Packet corrupt|PES packet size)|Lossless check failed")
+_DAMAGE = re.compile(r"\[mpeg(ts)? @ \S+ \[warning\] Packet corrupt \(stream = (?P<stream>\d+)|Lossless check failed")
 """Warnings that stand for an error: a packet or a checksum is wrong. A wav from a pipe has corrupt packets, too."""
+_MARK = re.compile(r"^(\[.*\] )?\[(panic|fatal|error|warning)\] ", re.MULTILINE)
 _PREFIX = re.compile(r"^(\[[^]]*\] +)*(Error while decoding stream \S+: |file:.*: (?=[^:]+$))?")
 
 
@@ -45,17 +46,29 @@ def input_arguments(path: Path | None) -> list[str]:
     return ["-protocol_whitelist", "file,pipe", "-i", "pipe:0" if path is None else f"file:{path}"]
 
 
-def message_lines(messages: str) -> list[str]:
+def message_lines(messages: str, *, stream: int | None = None, others: Collection[str] = ()) -> list[str]:
     """Return what ffmpeg said, line by line, without the parts that spoke, the file's name and what says nothing.
 
-    Of warnings that are marked as such, those of damage are left.
+    Of warnings that are marked as such, those of damage are left: if `stream` is not None, damage to that one. What
+    decoders called `others` say is left out.
 
     >>> message_lines("[mp3 @ 0x55] Header missing" + chr(10) + "Error while decoding stream #0:0: Invalid data")
     ['Header missing', 'Invalid data']
     """
-    said = (line for line in messages.splitlines() if "[warning]" not in line or _DAMAGE.search(line))
+    speakers, said = tuple(f"[{name} @" for name in others), []
+    is_heard = _MARK.search(messages) is None
+    for line in messages.splitlines():
+        if _MARK.match(line):  # the lines of one message after its first are not marked
+            is_heard = not line.startswith(speakers) and ("[warning]" not in line or _is_damage(line, stream))
+        if is_heard:
+            said.append(line)
     lines = (_PREFIX.sub("", line.strip()) for line in said)
     return [line for line in lines if line and not line.startswith("Last message repeated")]
+
+
+def _is_damage(warning: str, stream: int | None) -> bool:
+    found = _DAMAGE.search(warning)
+    return found is not None and (stream is None or found["stream"] in (None, str(stream)))
 
 
 def last_line(messages: str) -> str:

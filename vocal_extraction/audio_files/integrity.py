@@ -248,4 +248,9 @@ class FlacChecksum:
     @property
     def is_wrong(self) -> bool:
         """Whether as many samples came as the header declares, and they are not those that were encoded."""
-        return self._is_noted and self._n_samples == self._n_declared and self._md5.digest() != self._expected
+        return self._is_noted and self._n_samples == self._n_declared and not self.is_right
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the samples are those that were encoded, whatever is wrong between or behind the frames."""
+        return self._is_noted and self._md5.digest() == self._expected

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,8 @@ class SongFacts:
     complaint: str | None = None  # what the header alone shows to be wrong
     container: str = ""  # ffmpeg's name of the file's format, or 'mp3 in wav'
     track: int = 1  # number of the track among the file's audio tracks, from 1
+    stream: int | None = None  # number of the track among all that the file holds, from 0
+    pictures: tuple[str, ...] = ()  # codecs of what the file holds beside sound: a video, a cover
     offset_s: float = 0.0  # by how much it begins after the picture of a video
     bext: dict[str, str] = dataclasses.field(default_factory=dict)
     """Fields of a broadcast wav, by the names under which ffmpeg writes them, their bytes as surrogates if no UTF-8."""
@@ -90,7 +92,8 @@ def examine(path: Path, *, containers: str | None = None, track: str | None = No
     return SongFacts(
         path=path,
         duration_s=_declared_duration_s(audio, container, messages, is_alone=len(streams) == 1 + len(pictures)),
-        is_exact=codec.startswith("pcm" if form == "caf" else _EXACT_CODECS),  # CAF counts whole packets of others
+        # CAF counts whole packets of others; MPEG streams have times alone, from which ffmpeg guesses.
+        is_exact=codec.startswith("pcm" if form == "caf" else _EXACT_CODECS) and form not in ("mpeg", "mpegts"),
         sample_rate=int(audio.get("sample_rate", 0)),
         n_channels=audio.get("channels", 0),
         tags={
@@ -103,6 +106,8 @@ def examine(path: Path, *, containers: str | None = None, track: str | None = No
         complaint=find_header_damage(path, form),
         container="mp3 in wav" if (form, codec) == ("wav", "mp3") else form,
         track=number,
+        stream=audio.get("index"),
+        pictures=_picture_codecs(stream for stream in streams if stream not in tracks),
         offset_s=_offset_s(audio, videos),
         bext={name: tags[read] for name, read in _BEXT_TAGS.items() if has_bext and read in tags},
         cover_notes=tuple(_cover_notes(pictures, [each for each in streams if each not in pictures], messages)),
@@ -132,6 +137,17 @@ def _readable(text: str) -> str:
         return data.decode("latin-1")
 
 
+def _printable(text: str) -> str:
+    """Return a text of ffprobe's for a message: control characters would move a terminal's cursor, or worse."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", _readable(text))
+
+
+def _picture_codecs(streams: Iterable[dict[str, Any]]) -> tuple[str, ...]:
+    codecs = {stream["codec_name"] for stream in streams if "codec_name" in stream}
+    # MPEG-1 is taken for MPEG-2 until some of it was read.
+    return tuple(codecs | ({"mpeg2video"} if "mpeg1video" in codecs else set()))
+
+
 def _has(stream: dict[str, Any], disposition: str) -> bool:
     return bool(stream.get("disposition", {}).get(disposition))
 
@@ -146,7 +162,7 @@ def _front_cover(pictures: list[dict[str, Any]]) -> Cover | None:
 def _kind_of(picture: dict[str, Any]) -> str:
     """Return what a picture shows, as 'Cover (back)'; nothing if the file does not say."""
     tags = picture.get("tags", {})
-    return _readable(next((name for name in tags if name.startswith("Cover Art (")), tags.get("comment", "")))
+    return _printable(next((name for name in tags if name.startswith("Cover Art (")), tags.get("comment", "")))
 
 
 def _distance_from_front(picture: dict[str, Any]) -> int:
@@ -159,10 +175,10 @@ def _cover_notes(pictures: list[dict[str, Any]], streams: list[dict[str, Any]], 
     complaints = re.findall(
         r"unknown (?:attached picture mimetype|cover type): ([^,\n]*?)\.?(?:,|$)", messages, re.I | re.M
     )
-    attached = [_readable(stream.get("tags", {}).get("mimetype", "")) for stream in streams]
+    attached = [_printable(stream.get("tags", {}).get("mimetype", "")) for stream in streams]
     kinds = [*(kind or "of no type" for kind in complaints), *(kind for kind in attached if kind.startswith("image/"))]
     if kinds:
-        yield f"a picture ({kinds[0]}) is of a kind that ffmpeg cannot read, and was left out"
+        yield f"a picture ({_printable(kinds[0])}) is of a kind that ffmpeg cannot read, and was left out"
     chosen, *others = sorted(pictures, key=_distance_from_front) or [{}]
     if pictures and _distance_from_front(chosen) == 2:
         yield f"no picture is the front cover; {_kind_of(chosen)} was taken for it"
@@ -211,7 +227,7 @@ def _chosen_track(path: Path, tracks: list[dict[str, Any]], wanted: str | None) 
 
 def _description(number: int, track: dict[str, Any]) -> str:
     words = [track.get("tags", {}).get(name) for name in ("language", "title")]
-    words = [_readable(word) for word in words if word and word != "und"]
+    words = [_printable(word) for word in words if word and word != "und"]
     return f"{number} ({', '.join(words)})" if words else str(number)
 
 
