@@ -232,6 +232,31 @@ def test_an_upload_that_breaks_off_leaves_nothing(server, client):
     assert client.get("/api/jobs").json() == []
 
 
+def test_an_upload_in_chunks_is_no_longer_than_it_says(server, client):
+    before = set(server[0].root.iterdir())
+    headers = {"Content-Length": "3", "Transfer-Encoding": "chunked"}
+    response = client.send("POST", "/api/jobs", b"a\r\n" + b"x" * 10 + b"\r\n0\r\n\r\n", headers)
+    assert response.status == 400
+    assert "longer than its Content-Length" in response.json()["error"]
+    assert set(server[0].root.iterdir()) == before
+
+
+def test_an_upload_that_stands_still_leaves_nothing(server, client, monkeypatch):
+    monkeypatch.setattr("vocal_extraction.web_page.api.STANDSTILL_S", 0.1)
+    before = set(server[0].root.iterdir())
+    with socket.create_connection(("127.0.0.1", client.port), timeout=PATIENCE_S) as connection:
+        head = f"POST /api/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: {client.cookie}\r\nContent-Length: 1000\r\n\r\nx"
+        connection.sendall(head.encode())
+        assert connection.recv(2**16).startswith(b"HTTP/1.1 400")
+    assert set(server[0].root.iterdir()) == before
+
+
+def test_a_request_of_another_kind_is_a_sentence(client):
+    response = client.send("PUT", "/api/jobs")
+    assert response.status == 405
+    assert "does not take such requests" in response.json()["error"]
+
+
 def test_models_and_reports_are_listed(client):
     assert [model["name"] for model in client.get("/api/models").json()] == ["classic"]
     (report,) = client.get("/api/reports").json()

@@ -118,6 +118,12 @@ def test_the_shortest_and_the_most_silent_songs_are_drawn_and_played(tmp_path, n
     assert set(overview(stems["vocals"], longest_s=10).peaks) <= {0}
 
 
+def test_what_is_too_little_to_be_played_is_said(tmp_path):
+    soundfile.write(tmp_path / "vocals.wav", np.zeros(6), 1)
+    with pytest.raises(ExtractionError, match=r"too little to be played: the sample rate is 1 Hz"):
+        prepare_listening(tmp_path, {"vocals": (tmp_path / "vocals.wav", 0)}, upload_of(1, 1))
+
+
 def test_spectrograms_are_drawn_on_one_scale(tmp_path):
     from PIL import Image
 

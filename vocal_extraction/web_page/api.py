@@ -20,6 +20,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from vocal_extraction.audio_files.ffmpeg import STANDSTILL_S
 from vocal_extraction.checkpointing import licence_of
 from vocal_extraction.errors import VocalExtractionError
 from vocal_extraction.extraction import plan_of
@@ -53,6 +54,10 @@ _QUERY = _SETTINGS | {
     "model": {"type": "string", "description": "A name that /api/models gives; without it the first."},
     "stems": {"type": "string", "description": "Names with commas between, or 'all'; without it vocals and the rest."},
     "without": {"type": "string", "description": "Sources to take out of the song, instead of stems."},
+}
+_SENTENCES = {  # for Starlette's
+    "Not Found": "There is nothing here, or its time is over.",
+    "Method Not Allowed": "This address does not take such requests; /api lists those that are taken.",
 }
 _READERS: dict[str, Callable[[str], Any]] = {"integer": int, "number": float, "boolean": "true".__eq__, "string": str}
 
@@ -137,11 +142,15 @@ class Api:
         song = self._queue.new_song(request.state.session, request.query_params.get("name", "song"), int(length))
         try:
             with open(song, "wb") as file:
-                async for block in request.stream():
+                stream = request.stream()
+                while block := await asyncio.wait_for(anext(stream, b""), STANDSTILL_S):
                     file.write(block)
+                    if file.tell() > int(length):  # a body in chunks may have a length that is not its own
+                        raise OSError("it is longer than its Content-Length.")
         except (ClientDisconnect, OSError) as error:
             shutil.rmtree(song.parent, ignore_errors=True)
-            raise HTTPException(400, f"The upload was not stored whole: {error}") from error
+            reason = str(error) or "the connection was lost, or stood still."
+            raise HTTPException(400, f"The upload was not stored whole: {reason}") from error
         return JSONResponse(self._queue.state(self._queue.submit(request.state.session, song, options)), 201)
 
     def _options(self, request: Request) -> Options:
@@ -262,12 +271,13 @@ def _read(name: str, text: str, kind: str = "number") -> Any:
 def _as_json(request: Request, error: Exception) -> Response:
     """Return an error's response: its sentence as JSON."""
     if isinstance(error, HTTPException):
-        return JSONResponse({"error": error.detail}, error.status_code)
+        sentence = _SENTENCES.get(error.detail, error.detail)
+        return JSONResponse({"error": sentence}, error.status_code)
     return JSONResponse({"error": str(error)}, 503 if isinstance(error, RefusedError) else 400)
 
 
 def _missing() -> HTTPException:
-    return HTTPException(404, "There is nothing here, or its time is over.")
+    return HTTPException(404)
 
 
 def reports_in(folders: Iterable[Path]) -> dict[str, Path]:

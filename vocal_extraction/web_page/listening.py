@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vocal_extraction.audio_files.ffmpeg import Ffmpeg, input_arguments
 from vocal_extraction.audio_files.native_stems import native_order
+from vocal_extraction.errors import ExtractionError
 from vocal_extraction.extraction import ALL_STEMS
 from vocal_extraction.reports.pictures import HIGHEST_HZ, LOWEST_HZ, peak_magnitude, spectrogram_png
 from vocal_extraction.web_page.uploads import Upload
@@ -61,6 +62,8 @@ def prepare_listening(folder: Path, stems: Streams, upload: Upload, *, start_s: 
         with open(folder / f"{name}.pcm", "wb") as file:
             file.writelines(_decoded(*stream, ["-af", stereo, "-ar", str(rate)]))
     n_samples = min((folder / f"{name}.pcm").stat().st_size // 4 for name in stems)
+    if n_samples == 0:  # a resampler gives nothing for a few samples of a very low rate
+        raise ExtractionError(f"There is too little to be played: the sample rate is {upload.sample_rate} Hz.")
     samples = {name: np.memmap(folder / f"{name}.pcm", "<i2", "r").reshape(-1, 2).T for name in stems}
     full_scale = max(peak_magnitude(stem, rate) for stem in samples.values())
     for name, stem in samples.items():
