@@ -66,6 +66,13 @@ def test_two_estimates_of_one_source_are_refused(own_stems, tmp_path):
         find_estimates(tmp_path / "estimates", by_name(own_stems)[1:], subset="test")
 
 
+def test_a_folder_is_no_estimate(own_stems, tmp_path):
+    write(tmp_path / "estimates" / "two files" / "vocals.wav", constant(0.1))
+    (tmp_path / "estimates" / "two files" / "vocals.mp3").mkdir()
+    _, (found,) = find_estimates(tmp_path / "estimates", by_name(own_stems)[1:], subset="test")
+    assert found.files["vocals"][0].name == "vocals.wav"
+
+
 def test_missing_estimates_are_counted_and_named(own_stems, tmp_path):
     songs = by_name(own_stems)
     write(tmp_path / "estimates" / "two files" / "vocals.wav", constant(0.1))

@@ -73,7 +73,7 @@ def _files_of(folder: Path, names: Iterable[str]) -> dict[str, Path]:
     known, files = {name.lower(): name for name in names}, dict[str, Path]()
     for path in visible(folder):
         name = known.get(path.stem.lower())
-        if name is not None and path.suffix[1:].lower() in ENDINGS:
+        if name is not None and path.suffix[1:].lower() in ENDINGS and path.is_file():
             if name in files:
                 raise EvaluationError(f"{files[name]} and {path.name} are both estimates of {name}. Keep one of them.")
             files[name] = path
