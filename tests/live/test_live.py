@@ -329,7 +329,8 @@ def test_a_device_gets_the_song_behind_by_the_stated_delay_and_late_blocks_are_c
     blocks = [song[start : start + 512] for start in range(0, len(song) - 511, 512)]
     task = Task(str(checkpoint), None, 2, None, tmp_path / "stems")
     with devices.LiveSession(task, (None, None), n_ahead=2, gains_db={}) as session:
-        assert os.sched_getscheduler(session._worker.pid) == (os.SCHED_FIFO if _may_hurry() else os.SCHED_OTHER)
+        if hasattr(os, "sched_getscheduler"):
+            assert os.sched_getscheduler(session._worker.pid) == (os.SCHED_FIFO if _may_hurry() else os.SCHED_OTHER)
         played = []
         for number, block in enumerate(blocks):
             played.append(device.play(block))

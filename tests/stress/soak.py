@@ -1,8 +1,8 @@
 """``python -m stress.soak``: visitors use a page's server for an hour, and what it holds is counted.
 
 They upload songs, wait or change their minds, fetch stems, send what is no song, and leave event streams open. When all
-have gone, files, processes and open files must be as many as before they came,
-and memory and threads, which wait for work, as after ten minutes.
+have gone, files, processes and open files must be as many as before they came, and memory and threads no more than in
+the first ten minutes.
 """
 
 import argparse

@@ -103,7 +103,7 @@ class LiveSession:
     def check(self) -> None:
         """Open a stream that broke once more, as PortAudio's may where a buffer ran empty; raise if that does not help.
 
-        The blocks that nobody heard count as late. ExtractionError: the device or the worker is gone.
+        The blocks that were lost meanwhile count as late. ExtractionError: the device or the worker is gone.
         """
         if not self._worker.is_alive():
             raise ExtractionError(_ENDED)
