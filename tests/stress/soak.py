@@ -1,4 +1,4 @@
-"""``python -m stress.soak``: visitors use a page's server for an hour, and what it holds is counted.
+"""``python -m stress.soak``: clients use a page's server for an hour, and what it holds is counted.
 
 They upload songs, wait or change their minds, fetch stems, send what is no song, and leave event streams open. When all
 have gone, files, processes and open files must be as many as before they came, and memory and threads no more than in
@@ -36,7 +36,7 @@ _SETTLED_S = 600.0  # from when on memory must not grow
 _GROWTH = 1.15
 
 
-class Visitor(threading.Thread):
+class Client(threading.Thread):
     """Uses the page in a session of its own until told to leave."""
 
     def __init__(self, port: int, seed: int, leaving: threading.Event, counts: Counter[str]) -> None:
@@ -64,7 +64,7 @@ class Visitor(threading.Thread):
             stream.close()
 
     def visit(self) -> None:
-        """Do one of the things that visitors do."""
+        """Do one of the things that clients do."""
         if self.draw.random() < 0.1:
             status, _, content = self.ask("POST", "/api/jobs?name=song.mp3", self.draw.randbytes(50_000))
             if status < 300:
@@ -122,10 +122,10 @@ def held(server: int, folder: Path) -> dict[str, int]:
 
 
 def main() -> int:
-    """Print what is held, once a minute, and what the visitors did; return 1 if something stayed."""
+    """Print what is held, once a minute, and what the clients did; return 1 if something stayed."""
     parser = argparse.ArgumentParser(prog="python -m stress.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--visitors", type=int, default=2)
+    parser.add_argument("--clients", type=int, default=2)
     parser.add_argument("--port", type=int, default=7_871)
     options = parser.parse_args()
     print(f"{datetime.date.today().isoformat()}, {machine()}")
@@ -140,10 +140,10 @@ def main() -> int:
         time.sleep(_SAMPLE_EVERY_S)  # in which it measures its models
         before = held(server.pid, folder)
         print(f"before: {before}", flush=True)
-        visitors = [Visitor(options.port, number, leaving, counts) for number in range(options.visitors)]
+        clients = [Client(options.port, number, leaving, counts) for number in range(options.clients)]
         started, settled = time.monotonic(), before
-        for visitor in visitors:
-            visitor.start()
+        for client in clients:
+            client.start()
         while (minutes := (time.monotonic() - started) / 60) < options.minutes:
             time.sleep(min(_SAMPLE_EVERY_S, 60 * (options.minutes - minutes)))
             now = held(server.pid, folder)
@@ -151,8 +151,8 @@ def main() -> int:
             if 60 * minutes < _SETTLED_S:
                 settled = {each: max(settled[each], now[each]) for each in now}
         leaving.set()
-        for visitor in visitors:
-            visitor.join()
+        for client in clients:
+            client.join()
         time.sleep(_SAMPLE_EVERY_S)
         after = held(server.pid, folder)
         print(f"after: {after}, {dict(counts)}")

@@ -229,7 +229,7 @@ def _make_upload(folder: Path) -> None:
 
 
 def _serve(inputs: Path, results: Path) -> None:
-    """Do a visitor's job on the page's queue; what killed servers left must be gone when the next one ends."""
+    """Do a client's job on the page's queue; what killed servers left must be gone when the next one ends."""
     from vocal_extraction.atomic_files import write_bytes
     from vocal_extraction.musdb_preparation import song_names, song_paths
     from vocal_extraction.settings import ExtractionSettings
@@ -244,9 +244,9 @@ def _serve(inputs: Path, results: Path) -> None:
     temporary.mkdir(exist_ok=True)
     tempfile.tempdir = str(temporary)
     with jobs_folder() as root, JobQueue(root, Limits(), {"tiny": inputs / "tiny.pth"}, "cpu") as queue:
-        path = queue.new_song("a visitor", "song.wav", len(song))
+        path = queue.new_song("a client", "song.wav", len(song))
         path.write_bytes(song)
-        job = queue.submit("a visitor", path, Options("tiny", ExtractionSettings()))
+        job = queue.submit("a client", path, Options("tiny", ExtractionSettings()))
         while not job.is_over:
             time.sleep(0.01)
         for stem in job.files.values():
