@@ -1,10 +1,13 @@
 """Closures: datasets that are prepared when they are asked for, and songs whose stems are not those of others."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import soundfile
 
 from vocal_extraction.data_augmentation import MixClosure, create_mix_closure
+from vocal_extraction.rendering import EQUALIZER_HZ
 from vocal_extraction.settings import STEMS, MixingSettings
 from vocal_extraction.tracks import Track
 
@@ -90,3 +93,19 @@ def test_nothing_is_left_above_a_band_limit(tmp_path):
         energies = np.abs(np.fft.rfft(mixture[:, 0])) ** 2
         limited.append(energies[8_000:].sum() < 1e-9 * energies.sum())
     assert 0 < sum(limited) < 12
+
+
+def test_each_stem_has_the_equalizer_that_the_annotation_says(tmp_path):
+    tracks, plain = tracks_of(tmp_path, {"a": (STEMS, 1.0)}), MixingSettings(duration_s=1.0)
+    *_, before = MixClosure(tracks, plain).mixture(0)
+    mixture, jam, _, stems = MixClosure(tracks, dataclasses.replace(plain, equalizer_db=6.0)).mixture(0)
+    np.testing.assert_allclose(np.sum(stems, axis=0), mixture, atol=2**-22)
+    said = np.array(jam.annotations[0].sandbox.scaper.equalizer_gains_db)
+    assert said.shape == (len(STEMS), len(EQUALIZER_HZ))
+    assert 3 < np.abs(said).max() <= 6
+    for stem, without, gains_db in zip(stems, before, said, strict=True):
+        powers = np.array([np.abs(np.fft.rfft(each[:, 0])) ** 2 for each in (without, stem)])
+        bands = np.array([powers[:, hz - hz // 20 : hz + hz // 20].sum(axis=1) for hz in EQUALIZER_HZ[1:]])
+        found_db = 10 * np.log10(bands[:, 1] / bands[:, 0])
+        difference = found_db - gains_db[1:]
+        assert np.ptp(difference) < 0.8, "apart from the level, to which each stem is brought"

@@ -49,6 +49,7 @@ WRONG: dict[type, list[tuple[str, str, tuple]]] = {
         ("coherent gain db must be none or 0 to 60", "coherent_gain_db", (-1, INFINITY, NAN)),
         ("level db must be a finite range", "level_db", ((3, -12), (NAN, 0))),
         ("band limits hz must be positive", "band_limits_hz", ((8_000, 0), (NAN,))),
+        ("equalizer db must be 0 to 24", "equalizer_db", (-1, 25, NAN)),
         ("channels must be mid any or stereo", "channels", ("left",)),
     ],
     NetworkSettings: [

@@ -17,7 +17,7 @@ import numpy as np
 
 from vocal_extraction.compatibility import scaper
 from vocal_extraction.errors import SettingsError
-from vocal_extraction.rendering import Audio, RenderingError, duration_s_of, mix_events, songs_of
+from vocal_extraction.rendering import EQUALIZER_HZ, Audio, RenderingError, duration_s_of, mix_events, songs_of
 from vocal_extraction.settings import STEMS, MixingSettings, SignalSettings
 from vocal_extraction.tracks import Track, check_subset, find_tracks, prepare_if_needed
 
@@ -221,6 +221,9 @@ def _render(drawer: Any, mixing: MixingSettings, stems_by_file: Mapping[str, str
     options: dict[str, Any] = {"band_limit_hz": random_state.choice(mixing.band_limits_hz) if is_limited else None}
     options |= {"together": coherent, "keeps_balance": coherent and mixing.coherent_gain_db is not None}
     level_db = random_state.uniform(*mixing.level_db)
+    if mixing.equalizer_db:
+        gains_db = random_state.uniform(-mixing.equalizer_db, mixing.equalizer_db, (len(events), len(EQUALIZER_HZ)))
+        options["equalizer_gains_db"] = annotation.sandbox.scaper.equalizer_gains_db = gains_db.tolist()
     mixture, stems, scale = mix_events(events, channels, polarities, drawer, level_db=level_db, **options)
     facts = annotation.sandbox.scaper
     facts.no_audio = False

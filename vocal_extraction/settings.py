@@ -184,6 +184,8 @@ class MixingSettings(Checked):
     """Gain on the finished mixture and all its stems, so that training has quiet and loud songs."""
     band_limits_hz: tuple[float, ...] = ()
     """Cut-off frequencies of low-passes, of which a quarter of the mixtures get one; none: no low-pass."""
+    equalizer_db: float = 0.0
+    """Every stem gets an equalizer of its own, whose gain at each of its frequencies is at most this, up or down."""
 
     def _check(self) -> None:
         require(
@@ -198,6 +200,7 @@ class MixingSettings(Checked):
             coherent_gain_db_must_be_none_or_0_to_60=self.coherent_gain_db is None or 0 <= self.coherent_gain_db <= 60,
             level_db_must_be_a_finite_range=_is_range(self.level_db),
             band_limits_hz_must_be_positive=all(map(_is_positive, self.band_limits_hz)),
+            equalizer_db_must_be_0_to_24=0 <= self.equalizer_db <= 24,
             channels_must_be_mid_any_or_stereo=self.channels in ("mid", "any", "stereo"),
         )
 

@@ -15,6 +15,9 @@ from vocal_extraction.rendering.stretching import change_pitch_and_tempo
 
 _QUIETEST_LUFS = -60.0  # below, an excerpt is lifted as if it had this: scaper would make noise of silence
 
+EQUALIZER_HZ = (60, 200, 600, 2_000, 6_000, 18_000)
+"""Where an equalizer's gains are drawn; between them they are interpolated in decibels over octaves."""
+
 
 def mix_events(
     events: Sequence[dict[str, Any]],
@@ -23,6 +26,7 @@ def mix_events(
     drawer: Any,
     *,
     band_limit_hz: float | None = None,
+    equalizer_gains_db: Sequence[Sequence[float]] = (),
     level_db: float,
     together: bool,
     keeps_balance: bool,
@@ -35,6 +39,8 @@ def mix_events(
     and the factor on all of it: down to full scale where it would clip, times the level.
     """
     rendered = render_events(events, channels, sample_rate=drawer.sr, together=together)
+    if equalizer_gains_db:
+        rendered = [equalize(*each, sample_rate=drawer.sr) for each in zip(rendered, equalizer_gains_db, strict=True)]
     for audio in rendered:
         # Before the loudness is measured, not after as in scaper: a drum that is faded away may be 0.2 dB of it.
         fade(audio, n_in=int(drawer.fade_in_len * drawer.sr), n_out=int(drawer.fade_out_len * drawer.sr))
@@ -76,6 +82,16 @@ def _transform(audio: Audio, event: Mapping[str, Any], sample_rate: int) -> Audi
     n_wanted = round(event["event_duration"] * (event["time_stretch"] or 1.0) * sample_rate)
     semitones = event["pitch_shift"] or 0.0
     return change_pitch_and_tempo(audio, semitones=semitones, n_wanted=n_wanted, sample_rate=sample_rate)
+
+
+def equalize(audio: Audio, gains_db: Sequence[float], *, sample_rate: int) -> Audio:
+    """Return (n_channels, n_samples) with these gains at `EQUALIZER_HZ`, without a delay."""
+    n_samples = audio.shape[1]
+    n_padded = scipy.fft.next_fast_len(n_samples, real=True)
+    octaves = np.log2(np.maximum(scipy.fft.rfftfreq(n_padded, 1 / sample_rate), 1))
+    factors = 10 ** (np.interp(octaves, np.log2(EQUALIZER_HZ), gains_db) / 20)
+    equalized: Audio = scipy.fft.irfft(scipy.fft.rfft(audio, n_padded) * factors.astype(np.float32), n_padded)
+    return equalized[:, :n_samples]
 
 
 def fade(audio: Audio, *, n_in: int, n_out: int) -> None:
