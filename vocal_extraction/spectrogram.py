@@ -95,7 +95,8 @@ def synthesize(spectrogram: Samples, *, signal: SignalSettings) -> Samples:
     Shape: (..., n_frames, n_bins) to (..., (n_frames - 1) * hop_length + window_length).
     """
     window = _window_for(spectrogram, signal)
-    frames = namespace(spectrogram).fft.irfft(spectrogram, n=signal.window_length) * (window * window.sum())
+    frames = namespace(spectrogram).fft.irfft(spectrogram, n=signal.window_length)
+    frames *= window * window.sum()
     overlapped = _overlap_add(frames.reshape(-1, *frames.shape[-2:]), signal.hop_length)
     return overlapped.reshape(*spectrogram.shape[:-2], -1)
 

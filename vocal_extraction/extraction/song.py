@@ -59,8 +59,10 @@ class StemBlocks:
 
         def scaled(rows: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
             rows = rows * np.float32(scale * self.unit)
+            if self.bits is not None:
+                np.rint(rows, out=rows)
             # Sums of several 24-bit integers leave what 32-bit floats hold exactly.
-            return rows if self.bits is None else np.rint(rows).astype(np.float64)
+            return rows.astype(np.float64) if self.bits == 24 else rows
 
         for start in range(0, len(self.mixture), _BLOCK_SAMPLES):
             rows = slice(start, min(start + _BLOCK_SAMPLES, len(self.mixture)))
@@ -161,7 +163,7 @@ def _decode(reader: SongReader, mixture: DiskArray, longest_s: float | None, wat
     most_samples = math.inf if longest_s is None else longest_s * reader.sample_rate
     for block in reader.blocks():
         mixture.append(block.T)
-        peak = max(peak, float(np.abs(block).max(initial=0.0)))
+        peak = max(peak, float(block.max()), -float(block.min()))
         if len(mixture) > most_samples:
             raise SongTooLongError(most_samples / reader.sample_rate)
         watch(len(mixture) / reader.sample_rate)

@@ -10,28 +10,44 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from vocal_extraction.errors import ExtractionError
 from vocal_extraction.separation.disk_array import Array, Rows
 
 MARGIN_S = 0.2  # how far the high-pass reaches, before and after, in seconds
 _CUTOFF_HZ = 25.0  # the lowest voices begin at 60 Hz; the high-pass is 6 dB down here, and closed within 5 Hz
 _LEAST_CORRELATION = 0.35  # above, two channels are taken together (docs/measurements.md)
 _SILENCE = 1e-3  # a second of a channel with less than this share of the song's mean power is silent: -30 dB
+_LARGEST_SAMPLE = 1e15  # squares of larger samples leave the range of 32-bit floats
 
 
 def covariances_of(mixture: Array, sample_rate: int) -> NDArray[np.float64]:
-    """Return the covariance of channels, slow waves aside, of each second of a song: (n, n_channels, n_channels)."""
+    """Return the covariance of channels, slow waves aside, of each second of a song: (n, n_channels, n_channels).
+
+    Raises ExtractionError if a sample is NaN, infinite or absurdly large.
+    """
     n = -(-len(mixture) // sample_rate)
     edges = np.linspace(0, len(mixture), n + 1).astype(int).tolist()
     covariances = np.zeros((n, mixture.shape[1], mixture.shape[1]))
     for covariance, start, stop in zip(covariances, edges, edges[1:], strict=False):
+        rows = mixture[start:stop]
+        refuse_numbers_out_of_range(rows, start, sample_rate)
         n_fft, window = -(-(stop - start) // 4_096) * 4_096, _hann(stop - start)
         first_bin = math.ceil(_CUTOFF_HZ * n_fft / sample_rate)
-        with np.errstate(invalid="ignore", over="ignore"):
-            spectra = np.fft.rfft(mixture[start:stop].T * window, n_fft, norm="forward")[:, first_bin:].astype(
-                np.complex128
-            )
-            covariance[:] = (spectra @ spectra.conj().T).real * 2 * n_fft / np.dot(window, window)
+        spectra = np.fft.rfft(rows.T * window, n_fft, norm="forward")[:, first_bin:].astype(np.complex128)
+        covariance[:] = (spectra @ spectra.conj().T).real * 2 * n_fft / np.dot(window, window)
     return covariances
+
+
+def refuse_numbers_out_of_range(rows: Rows, n_before: int, sample_rate: int) -> None:
+    """Raise at the first sample that is not a number of usual size; both comparisons are false for NaN."""
+    if not rows.size or (-_LARGEST_SAMPLE < rows.min() and rows.max() < _LARGEST_SAMPLE):
+        return
+    usual = np.abs(rows) < _LARGEST_SAMPLE
+    row = int(np.argmin(usual.all(axis=1)))
+    raise ExtractionError(
+        f"The audio holds {rows[row][~usual[row]][0]} at {(n_before + row) / sample_rate:.3f} s, where a number near "
+        "-1 to 1 is expected. Repair the file first."
+    )
 
 
 def input_gain(covariances: NDArray[np.float64], level_db: float | None) -> float:

@@ -5,11 +5,9 @@ import math
 import numpy as np
 import soxr
 
-from vocal_extraction.errors import ExtractionError
-from vocal_extraction.separation.disk_array import Array, Rows, Scratch
+from vocal_extraction.separation.disk_array import Array, Scratch
 
 _BLOCK_ROWS = 2**16
-_LARGEST_SAMPLE = 1e15  # squares of larger samples leave the range of 32-bit floats
 
 
 class Resampler:
@@ -22,9 +20,8 @@ class Resampler:
         scratch: Scratch,
         *,
         n_samples: int | None = None,
-        check: bool = False,
     ) -> None:
-        self._source, self._rate, self._check = source, rates[0], check
+        self._source = source
         self._n_read = self._n_written = 0
         self._stream: soxr.ResampleStream | None = None
         self.target = source
@@ -34,31 +31,16 @@ class Resampler:
             self.target = scratch.new(n_samples, source.shape[1])
 
     def read_to(self, stop: int) -> None:
-        """Take in the source up to a sample; raise ExtractionError if one is NaN, infinite or absurdly large."""
-        while self._n_read < min(stop, len(self._source)) and (self._check or self._stream is not None):
+        """Take in the source up to a sample."""
+        while self._stream is not None and self._n_read < min(stop, len(self._source)):
             start, self._n_read = self._n_read, min(self._n_read + _BLOCK_ROWS, stop, len(self._source))
             rows, is_last = self._source[start : self._n_read], self._n_read == len(self._source)
-            if self._check:
-                refuse_numbers_out_of_range(rows, start, self._rate)
-            if self._stream is not None:
-                rows = self._stream.resample_chunk(np.ascontiguousarray(rows, np.float32), last=is_last)
-                rows = rows[: len(self.target) - self._n_written]
-                self.target[self._n_written : self._n_written + len(rows)] = rows
+            rows = self._stream.resample_chunk(np.ascontiguousarray(rows, np.float32), last=is_last)
+            rows = rows[: len(self.target) - self._n_written]
+            self.target[self._n_written : self._n_written + len(rows)] = rows
             self._n_written = len(self.target) if is_last else self._n_written + len(rows)
 
     def write_to(self, stop: int) -> None:
-        """Take in as much of the source as the target needs up to a sample; raises as `read_to`."""
-        while self._n_written < min(stop, len(self.target)):
+        """Take in as much of the source as the target needs up to a sample."""
+        while self._stream is not None and self._n_written < min(stop, len(self.target)):
             self.read_to(self._n_read + _BLOCK_ROWS)
-
-
-def refuse_numbers_out_of_range(rows: Rows, n_before: int, sample_rate: int) -> None:
-    """Raise at the first sample that is not a number of usual size; both comparisons are false for NaN."""
-    if not rows.size or (-_LARGEST_SAMPLE < rows.min() and rows.max() < _LARGEST_SAMPLE):
-        return
-    usual = np.abs(rows) < _LARGEST_SAMPLE
-    row = int(np.argmin(usual.all(axis=1)))
-    raise ExtractionError(
-        f"The audio holds {rows[row][~usual[row]][0]} at {(n_before + row) / sample_rate:.3f} s, where a number near "
-        "-1 to 1 is expected. Repair the file first."
-    )

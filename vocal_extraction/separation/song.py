@@ -72,7 +72,8 @@ class SongSeparation:
         self._model, self._signal, self._runtime = model, model.signal, runtime
         self._settings, self._scratch = settings, scratch
         rate = model.signal.sample_rate
-        self._incoming = Resampler(mixture, (sample_rate, rate), scratch, check=True)
+        covariances = conditioning.covariances_of(mixture, sample_rate)
+        self._incoming = Resampler(mixture, (sample_rate, rate), scratch)
         self._song = self._incoming.target
         self._n_samples, self._n_channels = len(self._song), self._song.shape[1]
         self._estimates = {name: scratch.new(*self._song.shape) for name in sources}
@@ -80,13 +81,13 @@ class SongSeparation:
             name: Resampler(estimate, (rate, sample_rate), scratch, n_samples=len(mixture))
             for name, estimate in self._estimates.items()
         }
-        covariances = conditioning.covariances_of(mixture, sample_rate)
         level_db = model.signal.input_level_db
         self._gain = conditioning.input_gain(covariances, level_db)
         self._margin = 0 if level_db is None else round(conditioning.MARGIN_S * rate)
         self._reach = model.signal.window_length + self._margin  # samples beyond those of its frames that a chunk needs
         factor = 1 if model.is_on_cpu else _ON_AN_ACCELERATOR
         self._items_together = max(1, factor * _BINS_TOGETHER // (model.signal.n_bins * model.n_channels))
+        self._stereo = "each" if model.output == "audio" else model.signal.stereo
         self._channels_of_items = conditioning.channel_groups(covariances, model.signal.stereo, model.n_channels)
         self._beside = -(-model.signal.window_length // 2 // model.signal.hop_length)
         self._n_before = self._beside if model.signal.padding == "whole" else 0
@@ -180,8 +181,7 @@ class SongSeparation:
 
     def _network_input(self, items: Samples) -> Rows:
         """Return magnitudes (n_batch, n_frames, n_bins, n_channels) of what `_items` gave, for the runtime."""
-        spectrum = analyze(items, signal=self._signal)
-        magnitudes = self._gain * magnitude(masking.views_of(spectrum, self._signal.stereo))
+        magnitudes = self._gain * magnitude(analyze(items, signal=self._signal))
         return self._runtime.rows(masking.as_batch(magnitudes, n_network_channels=self._model.n_channels))
 
     def _reached_by(self, frames: slice) -> slice:
@@ -191,15 +191,14 @@ class SongSeparation:
         return slice(first, first + n_hops * self._signal.hop_length + self._signal.window_length)
 
     def _items(self, samples: slice) -> Samples:
-        """Return the channels of some samples in groups, zeros or a mirror beyond: (n_items, n_channels, n_samples)."""
+        """Return the views of some samples in groups, zeros or a mirror beyond: (n_items, n_channels, n_samples)."""
         start, stop = max(samples.start, 0), min(samples.stop, self._n_samples)
         if self._signal.padding == "reflect":
             period = max(2 * (self._n_samples - 1), 1)
             mirrored = np.arange(samples.start, samples.stop) % period
             mirrored = np.minimum(mirrored, period - mirrored)
             first = int(mirrored.min())
-            rows = self._song[first : int(mirrored.max()) + 1].T[:, mirrored - first]
-            return self._runtime.samples(rows[self._channels_of_items])
+            return self._views_of(self._song[first : int(mirrored.max()) + 1].T[:, mirrored - first])
         rows = np.zeros((self._n_channels, samples.stop - samples.start), np.float32)
         if self._filtered_song is not None:
             read = self._filtered_song[start:stop].T
@@ -210,7 +209,11 @@ class SongSeparation:
                 beside = (start - first, last - stop)
                 read = conditioning.without_slow_waves(read, self._signal.sample_rate, beside=beside)
         rows[:, start - samples.start : stop - samples.start] = read
-        return self._runtime.samples(rows[self._channels_of_items])
+        return self._views_of(rows)
+
+    def _views_of(self, channels: Rows) -> Samples:
+        views = masking.views_of(channels[self._channels_of_items][..., None], self._stereo)[..., 0]
+        return self._runtime.samples(views)
 
     def _estimate_masked(self, group: Sequence[Chunk]) -> None:
         spectra = [analyze(self._items(self._reached_by(chunk.computed)), signal=self._signal) for chunk in group]
@@ -219,7 +222,7 @@ class SongSeparation:
             masks = [masking.as_masks(self._runtime.samples(self._layers.masks(group[0].computed)), n_items=n_items)]
         else:
             joined = namespace(spectra[0]).concatenate(spectra)
-            magnitudes = self._gain * magnitude(masking.views_of(joined, self._signal.stereo))
+            magnitudes = self._gain * magnitude(joined)
             masks = _parts(self._together(self._infer_masks, magnitudes), n_items)
         for chunk, spectrum, chunk_masks in zip(group, spectra, masks, strict=True):
             filtered = self._filtered(spectrum, chunk_masks) if self._settings.wiener else None
@@ -229,14 +232,14 @@ class SongSeparation:
                 if self._block_frames is None:
                     self._write(name, chunk, self._waveform(spectrum, mask, chunk))
                 elif filtered is None:
-                    self._add(name, chunk.kept, masking.masked(spectrum, mask, self._signal.stereo))
+                    self._add(name, chunk.kept, spectrum * mask)
                 else:
                     self._add(name, chunk.kept, filtered[index])
 
     def _filtered(self, spectrum: Samples, masks: Samples) -> list[Samples]:
         """Return the spectrum of each source behind the Wiener filter: (n_items, n_channels, n_frames, n_bins)."""
         kinds, rows = range(masks.shape[-1]), self._runtime.rows
-        estimates = [rows(masking.masked(spectrum, masks[..., i], self._signal.stereo)) for i in kinds]
+        estimates = [rows(spectrum * masks[..., i]) for i in kinds]
         found = masking.wiener_filtered(rows(spectrum), np.stack(estimates, axis=-1), n_rounds=self._settings.wiener)
         return [self._runtime.samples(found[..., i]) for i in kinds]
 
@@ -263,14 +266,14 @@ class SongSeparation:
         signal, samples = self._signal, self._samples_of(chunk.kept)
         first, n_samples = chunk.computed.start, max(samples.stop - samples.start, 0)
         if self._settings.phase == "griffin-lim":
-            spectrum = masking.masked(spectrum, mask, signal.stereo)
+            spectrum = spectrum * mask
             n_computed, start = (spectrum.shape[-2] - 1) * signal.hop_length, samples.start - self._middle_of(first)
             waveform = griffin_lim(abs(spectrum), phase_of=spectrum, n_samples=n_computed, signal=signal)
             return waveform[..., start : start + n_samples]
         # Frames beside those that are kept reach into their samples.
         frames = slice(max(chunk.kept.start - self._beside - first, 0), chunk.kept.stop + self._beside - first)
         start = samples.start - self._middle_of(first + frames.start) + signal.window_length // 2
-        part = masking.masked(spectrum[..., frames, :], mask[..., frames, :], signal.stereo)
+        part = spectrum[..., frames, :] * mask[..., frames, :]
         return masking.synthesize_part(part, slice(start, start + n_samples), signal=signal)
 
     def _estimate_audio(self, group: Sequence[Chunk]) -> None:
@@ -293,8 +296,9 @@ class SongSeparation:
         self._estimates[name][start : start + len(rows)] = rows
 
     def _rows_of(self, waveform: Samples) -> Rows:
-        """Return the samples (n_items, n_channels, n_samples) of items as rows of the song."""
+        """Return the views (n_items, n_channels, n_samples) of items as rows of the song."""
         _, first = np.unique(self._channels_of_items, return_index=True)
+        waveform = masking.channels_of(waveform[..., None], self._stereo)[..., 0]
         channels = waveform.reshape(waveform.shape[0] * waveform.shape[1], waveform.shape[2])
         return self._runtime.rows(channels[first].T)
 

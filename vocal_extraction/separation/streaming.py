@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from vocal_extraction.checkpointing import LoadedModel
 from vocal_extraction.errors import ExtractionError
 from vocal_extraction.separation.disk_array import Rows
+from vocal_extraction.separation.input_conditioning import refuse_numbers_out_of_range
 from vocal_extraction.separation.layerwise import runtime_of
 from vocal_extraction.separation.masking import as_batch, as_masks, channels_of, views_of
-from vocal_extraction.separation.resampling import refuse_numbers_out_of_range
 from vocal_extraction.separation.stems import stem_plan
 from vocal_extraction.spectrogram import (
     Samples,
