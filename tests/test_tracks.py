@@ -168,6 +168,16 @@ def test_stems_of_other_formats_rates_and_lengths_are_converted_once(tmp_path):
     assert wav.stat().st_ctime_ns > written
 
 
+@pytest.mark.parametrize("endings", [("flac", "ogg"), ("wav", "aiff"), ("flac", "mp3")])
+def test_of_two_files_of_a_stem_the_one_whose_ending_is_listed_first_is_taken(tmp_path, endings):
+    """An mp3 was taken in place of the FLAC beside it."""
+    write_songs(tmp_path / "songs", ["a"], stems=("accompaniment",))
+    for ending in endings:
+        write(tmp_path / f"songs/a/vocals.{ending}")
+    ((_, _, files),) = LAYOUTS["songs"].songs(tmp_path / "songs")
+    assert files["vocals"].suffix == f".{endings[0]}"
+
+
 def test_no_copy_is_made_of_stems_that_fit(tmp_path):
     write_songs(tmp_path / "songs", ["a"])
     write(tmp_path / "songs/a/vocals.wav", n_channels=2)

@@ -21,7 +21,6 @@ from vocal_extraction.settings import DATASET_FOLDER
 _LONE_SOURCES = {"vocals_only": "vocals", "instrumentals": "accompaniment"}
 _STEM_NAMES = frozenset(("vocals", "accompaniment", "bass", "drums", "other"))
 """A folder with a file of one of these names is a song; its other files are stems too."""
-_MIXTURES = frozenset(("mixture", "mix"))
 ENDINGS = ("wav", "flac", "aif", "aiff", "m4a", "mp3", "mp4", "oga", "ogg", "opus", "wma", "wv")
 """Audio files by the ending of their names; of two files of one stem, the one whose ending comes first is taken."""
 
@@ -96,7 +95,7 @@ def _songs_below(folder: Path) -> Iterator[Song]:
         files = _audio_files(parent)
         if _STEM_NAMES.isdisjoint(files):
             continue
-        stems = {name: path for name, path in files.items() if name not in _MIXTURES}
+        stems = {name: path for name, path in files.items() if name not in ("mixture", "mix")}
         if set(stems) == {"vocals"} and len(files) > 1:
             raise TrackError(f"{parent} holds the mixture and the vocals. Export the accompaniment, too.")
         yield None, " - ".join(parent.relative_to(folder).parts) or folder.name, stems
@@ -111,11 +110,12 @@ def _folders_below(folder: Path) -> Iterator[Path]:
 
 
 def _audio_files(folder: Path) -> dict[str, Path]:
-    endings = {path: path.suffix[1:].lower() for path in visible(folder)}
-    audio = sorted(
-        (path for path in endings if endings[path] in ENDINGS), key=lambda path: ENDINGS.index(endings[path])
-    )
-    return dict(sorted((path.stem.lower(), path) for path in reversed(audio)))
+    found, files = dict[str, Path](), visible(folder)
+    for ending in ENDINGS:
+        for path in files:
+            if path.suffix.lower() == f".{ending}":
+                found.setdefault(path.stem.lower(), path)
+    return dict(sorted(found.items()))
 
 
 def lone_files(folder: Path, source: str) -> Iterator[Song]:
