@@ -216,6 +216,15 @@ def test_from_standard_input_to_files(tmp_path, make_song, model, standard_input
     assert files_in(tmp_path / "out") == stems_of("stdin")
 
 
+def test_a_file_called_minus_is_not_taken_for_standard_input(tmp_path, make_song, model, standard_input, monkeypatch):
+    """Its checksum stood in the manifest, so that another song on standard input would have counted as done."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-").write_text("a file")
+    standard_input(make_song("song.wav"))
+    extract_songs(["-"], tmp_path / "out", model=model, show=False)
+    assert json.loads((tmp_path / "out/manifest.jsonl").read_text())["source_sha256"] is None
+
+
 def test_nothing_on_standard_input(tmp_path, model, standard_input):
     standard_input(os.devnull)
     (outcome,) = extract_songs(["-"], tmp_path / "out", model=model, show=False)

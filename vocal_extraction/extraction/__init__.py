@@ -1,8 +1,4 @@
-"""Songs in, files of their stems out.
-
-`batch` and `catalogue` go through the songs, `workers` do them side by side, `naming` chooses where their stems go,
-`manifest` remembers what is done, and `song` takes one from file to files: decode, separate, keep the levels, encode.
-"""
+"""Songs in, files of their stems out: one (`song`), those of a folder (`batch`), or millions (`catalogue`)."""
 
 from vocal_extraction.errors import ExtractionCancelledError, ExtractionError, SongTooLongError
 from vocal_extraction.extraction.batch import extract_songs, extract_vocals, plan_of

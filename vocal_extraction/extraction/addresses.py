@@ -1,7 +1,7 @@
-"""Songs and stems at addresses, ``s3://bucket/song.flac`` and the like: whatever fsspec reads and writes.
+"""Songs and stems at addresses that fsspec reads and writes, as ``s3://bucket/song.flac``.
 
-Paths of this machine, ``file://`` before them or not, never come near fsspec. Files go to and from addresses whole, and
-what may pass (a refusal for haste, a connection that breaks) is tried three times.
+Paths of this machine, ``file://`` before them or not, need no fsspec. Files are copied whole, and what fails for a
+moment (too many requests, a broken connection) is tried three times.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 class AddressError(ExtractionError):
     """What is at an address could not be read or written."""
 
-    may_pass = False  # whether the same may do well a little later
+    may_pass = False  # whether it is worth another try
 
 
 def plain(place: str | Path) -> str | Path:
@@ -47,7 +47,7 @@ def is_address(place: Any) -> TypeGuard[str]:
 
 
 class _Explained(contextlib.AbstractContextManager["_Explained"]):
-    """Turns what fsspec's file systems raise, which has no common root, into a sentence."""
+    """Turns the errors of fsspec's file systems, which have no common root, into an AddressError."""
 
     def __init__(self, doing: str, address: str) -> None:
         self.doing, self.address = doing, address
@@ -93,7 +93,7 @@ def _tried(doing: str, address: str, action: Callable[[Any, str], Result]) -> Re
 
 
 def fetch(address: str, folder: Path) -> Path:
-    """Copy the file at an address into a folder, under the song's name as far as that may be one; or AddressError."""
+    """Copy the file at an address into a folder, under a safe form of its name; raise AddressError if that fails."""
     name = address.partition("?")[0] if address.startswith("http") else address
     name = name.rpartition("/")[2]
     target = folder / ((safe_name(song_name(name)) or "song") + Path(name).suffix[:10])
@@ -154,7 +154,7 @@ def files_below(address: str, pattern: str = "**") -> list[str]:
 
 
 def songs_at(address: str) -> Iterator[str]:
-    """Yield an address that ends as a song does, or was given for http, else the songs below it, or AddressError."""
+    """Yield the address itself if it is a song's or http, else the songs below it; AddressError if there are none."""
     if has_song_ending(address) or address.startswith("http"):
         yield address
         return
@@ -182,13 +182,11 @@ def songs_listed(place: str | Path, folder: Path) -> Iterator[str]:
 
 def _rows(path: Path) -> Iterable[str]:
     try:
-        parquet = importlib.import_module("pyarrow.parquet")
+        table = importlib.import_module("pyarrow.parquet").ParquetFile(path)
     except ModuleNotFoundError as error:
         raise ExtractionError(
             f"{path} is a table in Parquet, which needs pyarrow: pip install pyarrow. A text, a song a line, does not."
         ) from error
-    try:
-        table = parquet.ParquetFile(path)
     except ValueError as error:  # pyarrow's own are such
         raise ExtractionError(f"{path} is no table in Parquet ({error}). Write it again.") from error
     names = table.schema_arrow.names

@@ -5,7 +5,6 @@ fails, or kills its process, is recorded, and the others go on. Two batches in o
 """
 
 import contextlib
-import functools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from vocal_extraction.extraction.folder_job import FolderJob, FolderWork, Task
 from vocal_extraction.extraction.manifest import Manifest
 from vocal_extraction.extraction.naming import STANDARD_INPUT, find_songs, identity
 from vocal_extraction.extraction.outcome import Outcome, ProgressBars
-from vocal_extraction.extraction.workers import ProcessWorker, Tries, do_all
+from vocal_extraction.extraction.workers import ProcessWorker, Tries, Worker, do_all
 from vocal_extraction.output_formats import FORMATS
 from vocal_extraction.separation import Cancelled, Progress, Separator, StemPlan, load_model, stem_plan, worker_pool
 from vocal_extraction.settings import EXTRACTION_FOLDER, ExtractionSettings
@@ -83,13 +82,8 @@ def extract_vocals(
         plan = plan_of(loaded.sources, stems, without, settings.format, folder)
         job = FolderJob(manifest, plan, Separator(loaded, settings, folder=manifest.folder if manifest else None))
         paths = job.places({song: Path()}).get(identity(song))
-        try:
-            outcome = job.extract(song, paths, longest_s=longest_s, progress=progress, cancelled=cancelled)
-            return cast(Outcome, outcome)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise ExtractionError(f"{song} could not be extracted ({error}). Check the disk and try again.") from error
+        outcome = job.extract(song, paths, longest_s=longest_s, progress=progress, cancelled=cancelled)
+        return cast(Outcome, outcome)
 
 
 def extract_songs(
@@ -162,23 +156,23 @@ def extract_songs(
                 outcomes[song] = result if isinstance(result, Outcome) else job.failed(task[0], 0.0, result)
                 bars.report(outcomes[song])
 
+            def hire() -> Worker:
+                return ProcessWorker(work) if n_workers > 1 else _OwnWorker(job, bars)
+
             tasks = ((song, places.get(identity(song))) for song in found)
-            if n_workers > 1:
-                hire = functools.partial(ProcessWorker, work)
-                do_all(tasks, hire, n_workers=n_workers, tries=tries, name=lambda task: identity(task[0]), done=report)
-            else:
-                for task in tries.suspects_last(tasks, lambda task: identity(task[0])):
-                    try:
-                        tries.begin(identity(task[0]))
-                    except ExtractionError as error:
-                        report(task, error)
-                        continue
-                    with bars.song(task[0]) as progress:
-                        outcome = job.extract(*task, in_batch=True, progress=progress)
-                    tries.end(identity(task[0]))
-                    if outcome is not None:
-                        report(task, outcome)
+            do_all(tasks, hire, n_workers=n_workers, tries=tries, name=lambda task: identity(task[0]), done=report)
             return [outcomes[identity(song)] for song in found]
+
+
+class _OwnWorker(Worker):
+    """This process as the only worker, with a bar for each song."""
+
+    def __init__(self, job: FolderJob, bars: ProgressBars) -> None:
+        self._job, self._bars = job, bars
+
+    def __call__(self, task: Task) -> Outcome | None:
+        with self._bars.song(task[0]) as progress:
+            return self._job.extract(*task, in_batch=True, progress=progress)
 
 
 def plan_of(
@@ -189,18 +183,16 @@ def plan_of(
     folder: Path = EXTRACTION_FOLDER,
 ) -> StemPlan:
     """Return the `stem_plan` of what is written in a format to a folder or, as '-', to standard output."""
-    if FORMATS[format_name].holds_all:
-        plan = stem_plan(sources, stems or (None if without else ["all"]), without)
-        if len(plan.names) != 4 or str(folder) == STANDARD_OUTPUT:
-            raise ExtractionError(
-                f"{format_name} is a file of four stems beside the mixture, got {', '.join(plan.names)}. Choose a "
-                "model of four sources: --model PATH, or another --format."
-            )
-        return plan
-    if str(folder) != STANDARD_OUTPUT:
-        return stem_plan(sources, stems, without)
-    plan = stem_plan(sources, stems if stems or without else ["vocals"], without)
-    if len(plan.names) != 1:
+    holds_all, to_output = FORMATS[format_name].holds_all, str(folder) == STANDARD_OUTPUT
+    if (holds_all or to_output) and not stems and not without:
+        stems = ["all"] if holds_all else ["vocals"]
+    plan = stem_plan(sources, stems, without)
+    if holds_all and (len(plan.names) != 4 or to_output):
+        raise ExtractionError(
+            f"{format_name} is a file of four stems beside the mixture, got {', '.join(plan.names)}. Choose a model of "
+            "four sources: --model PATH, or another --format."
+        )
+    if to_output and len(plan.names) != 1:
         raise ExtractionError(f"Standard output takes one stem, got {', '.join(plan.names)}. Name a folder: -o DIR.")
     return plan
 

@@ -1,8 +1,8 @@
 """Catalogues: songs by the million, from lists or storage, divided into shards, on processes or a Ray cluster.
 
 Where a song's stems go depends on its contents and the options alone, ``ab/ab12.../<song>/<stem>.wav`` by their
-SHA-256, so that no two machines have to agree on anything, and what is done twice is the same. What is done is known
-from the shard's manifest, without a look at the stems; docs/scale.md.
+SHA-256, so that machines need not agree on names, and a song that is done twice has the same stems. What is done is
+known from the shard's manifest, without a look at the stems; docs/scale.md.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ from vocal_extraction.extraction.naming import STANDARD_INPUT, choose_paths, fin
 from vocal_extraction.extraction.outcome import DONE, FAILED, Outcome, ProgressBars, Totals
 from vocal_extraction.extraction.shards import Shard
 from vocal_extraction.extraction.song import extract_song
-from vocal_extraction.extraction.workers import ProcessWorker, Stopped, Tries, Work, Worker, do_all
-from vocal_extraction.separation import Separator, load_model, worker_pool
+from vocal_extraction.extraction.workers import ProcessWorker, Tries, Work, Worker, do_all
+from vocal_extraction.separation import Cancelled, Separator, load_model, worker_pool
 from vocal_extraction.settings import EXTRACTION_FOLDER, ExtractionSettings
 
 _UPLOAD_EVERY_S = 30.0
@@ -39,7 +39,7 @@ _Result = tuple[Outcome, str | None]  # of a song, with its SHA-256
 
 
 class CatalogueWork(Work):
-    def prepare(self, stopped: Stopped) -> Callable[[str], _Result | None]:
+    def prepare(self, stopped: Cancelled) -> Callable[[str], _Result | None]:
         model = self.load()
         separator = Separator(model, self.settings, pool=worker_pool(model, n_beside=self.n_workers))
         options = options_of(self.settings, model.sha256, self.plan)

@@ -14,8 +14,8 @@ from vocal_extraction.extraction.manifest import Manifest, options_of
 from vocal_extraction.extraction.naming import STANDARD_INPUT, choose_paths, identity, path_key
 from vocal_extraction.extraction.outcome import FAILED, SKIPPED, Outcome
 from vocal_extraction.extraction.song import extract_song
-from vocal_extraction.extraction.workers import Stopped, Work
-from vocal_extraction.separation import Separator, StemPlan, worker_pool
+from vocal_extraction.extraction.workers import Work
+from vocal_extraction.separation import Cancelled, Separator, StemPlan, worker_pool
 
 Places = dict[str, Path] | VocalExtractionError | None  # by stem, or why there are none; None is standard output
 Task = tuple[str | Path, Places]
@@ -40,17 +40,16 @@ class FolderJob:
             own, base = identity(song), folder / place if is_mirrored else folder
             try:
                 paths = choose_paths(song, self._plan.names, base, settings, naming, owners=owners, inputs=inputs)
+                owners |= {path_key(path): own for path in paths.values()}
+                chosen[own] = paths
             except VocalExtractionError as error:
                 chosen[own] = error
-                continue
-            chosen[own] = paths
-            owners |= {path_key(path): own for path in paths.values()}
         return chosen
 
     def extract(self, song: str | Path, paths: Places, *, in_batch: bool = False, **watched: Any) -> Outcome | None:
-        """Extract a song, unless that is done already, and record it.
+        """Extract a song, unless that is done already, and record it; return None if a batch was stopped.
 
-        In a batch a failure is an outcome, too, and None says that it was to stop.
+        Raises ExtractionError or another VocalExtractionError if that fails; in a batch a failure is an outcome.
         """
         started = time.monotonic()
         try:
@@ -61,16 +60,22 @@ class FolderJob:
                 return before
             record = None if self._manifest is None else partial(self._manifest.add, made=made)
             return extract_song(song, paths, self._plan, self._separator, record=record, **watched)
+        except BrokenPipeError:  # the reader of standard output has gone
+            raise
         except (VocalExtractionError, OSError) as error:
-            # With a broken pipe, whoever read our standard output has gone.
-            if not in_batch or isinstance(error, BrokenPipeError):
-                raise
+            if isinstance(error, OSError):
+                error = ExtractionError(f"{song} could not be extracted ({error}). Check the disk and try again.")
+            if not in_batch:
+                raise error
             cancelled = isinstance(error, ExtractionCancelledError)
             return None if cancelled else self.failed(song, time.monotonic() - started, error)
 
     def _made(self, song: str | Path) -> dict[str, Any]:
-        sha256 = _sha256_if_readable(song) if self._manifest is not None else None
-        return {"source": identity(song), "source_sha256": sha256, **self._options}
+        source, sha256 = identity(song), None
+        if self._manifest is not None and source != STANDARD_INPUT:
+            with contextlib.suppress(OSError):  # what cannot be read is named when it is decoded
+                sha256 = sha256_of(song) if Path(song).is_file() else None
+        return {"source": source, "source_sha256": sha256, **self._options}
 
     def _done_before(self, song: str | Path, paths: Mapping[str, Path], made: Mapping[str, Any]) -> Outcome | None:
         """Return the outcome of a song that is done already, None if it may be begun; refuse to replace other files."""
@@ -88,10 +93,8 @@ class FolderJob:
             )
         return None
 
-    def failed(self, song: str | Path, seconds: float, error: VocalExtractionError | OSError) -> Outcome:
+    def failed(self, song: str | Path, seconds: float, error: VocalExtractionError) -> Outcome:
         """Record a failure; if not even that can be done, as on a full disk, say so, and let the batch go on."""
-        if isinstance(error, OSError):
-            error = ExtractionError(f"{song} could not be extracted ({error}). Check the disk and try again.")
         outcome = Outcome(str(song), FAILED, seconds, str(error))
         try:
             if self._manifest is not None:
@@ -102,17 +105,9 @@ class FolderJob:
 
 
 class FolderWork(Work):
-    def prepare(self, stopped: Stopped) -> Callable[[Task], Outcome | None]:
+    def prepare(self, stopped: Cancelled) -> Callable[[Task], Outcome | None]:
         model = self.load()
         pool = worker_pool(model, n_beside=self.n_workers)
         separator = Separator(model, self.settings, pool=pool, folder=self.output)
         job = FolderJob(Manifest(self.output), self.plan, separator)
         return lambda task: job.extract(*task, in_batch=True, cancelled=stopped)
-
-
-def _sha256_if_readable(song: str | Path) -> str | None:
-    """Return the checksum of a song; what cannot be read is named when it is decoded."""
-    with contextlib.suppress(OSError, ValueError):
-        if Path(song).is_file():
-            return sha256_of(song)
-    return None

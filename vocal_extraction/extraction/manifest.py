@@ -1,7 +1,7 @@
 """The record of a folder of stems: ``manifest.jsonl``, one JSON object a line, one line for every song that was tried.
 
-From it the next run knows what is done, and whose the files are. A line is written just before complete stems get
-their names, so that a run that is killed in between knows its own files again.
+The next run reads from it what is done, and which song a file belongs to. A line is written just before complete
+stems get their names, so that the files of a run that was killed in between are known, too.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ class Manifest:
     """
 
     def __init__(self, folder: Path, name: str = MANIFEST_NAME) -> None:
-        self._path = folder / name
+        self.folder, self._path = folder, folder / name
         self._lock = threading.Lock()
         self._lines: dict[str, dict[str, Any]] = {}  # of each stem, by `naming.path_key`; 'file': size, time
         try:
@@ -67,21 +67,17 @@ class Manifest:
             ) from error
 
     @property
-    def folder(self) -> Path:
-        return self._path.parent
-
-    @property
     def owners(self) -> dict[str, str]:
         """Identity of the song whose stem a path is, by `naming.path_key`."""
         return {key: line["source"] for key, line in self._lines.items()}
 
     def is_done(self, paths: Mapping[str, Path], made: Mapping[str, Any]) -> bool:
-        """Return whether these files were made just so, and are not older than their lines: about to be replaced."""
+        """Return whether these files were made like that; one older than its line was to be replaced, and was not."""
         lines = [self._line_of(stem, path, made) for stem, path in paths.items()]
         return all(map(_stands, paths.values(), lines)) and len({line.get("scale") for line in lines if line}) == 1
 
     def foreign(self, paths: Mapping[str, Path], made: Mapping[str, Any]) -> list[Path]:
-        """List what stands at `paths` and was not made just so."""
+        """List the files at `paths` that are there and were not made like that."""
         found = []
         for stem, path in paths.items():
             if path.exists() or path.is_symlink():
@@ -98,11 +94,9 @@ class Manifest:
 
     def add(self, outcome: Outcome, temporary: Mapping[str, Path], made: Mapping[str, Any]) -> None:
         """Append the line of a song that was tried; `temporary` are complete stems that wait for their names."""
-        folder = self.folder
-        record = outcome.as_record()
-        places = {name: str(path) for name, path in outcome.stems.items()}
-        record["stems"] = {name: p if "://" in p else os.path.relpath(p, folder) for name, p in places.items()}
-        record |= made
+        folder, record = self.folder, {**outcome.as_record(), **made}
+        stems = record["stems"].items()
+        record["stems"] = {name: path if "://" in path else os.path.relpath(path, folder) for name, path in stems}
         record["written"] = {name: _size_and_time(path) for name, path in temporary.items()}
         record["time"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         line = json.dumps(record, ensure_ascii=False) + "\n"
@@ -112,8 +106,7 @@ class Manifest:
                 with open(self._path, "ab+") as file:
                     with contextlib.suppress(OSError):  # of network file systems that have no locks
                         fcntl.lockf(file, fcntl.LOCK_EX)
-                    file.seek(0, os.SEEK_END)
-                    if file.tell() > 0:  # a full disk or a crash may have cut off the last line
+                    if file.seek(0, os.SEEK_END):  # a full disk or a crash may have cut off the last line
                         file.seek(-1, os.SEEK_END)
                         line = line if file.read() == b"\n" else "\n" + line
                     file.write(line.encode(errors="backslashreplace"))

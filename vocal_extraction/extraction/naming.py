@@ -36,7 +36,7 @@ def path_key(path: str | Path) -> str:
 
 
 def _real(path: str | Path) -> str:
-    """Return a real path, spelt alike in every locale."""
+    """Return a real path, spelt the same in every locale."""
     real = os.path.realpath(native_name(os.fspath(path)))
     return os.fsencode(real).decode(errors="surrogateescape")
 
@@ -59,22 +59,20 @@ def find_songs(
 
     Folders are searched to the bottom, linked ones too, in alphabetical order. Hidden files are left out, and so that a
     second run does not take stems for songs, the output folder and what is `owned` (by `path_key`) by earlier runs.
-    A file that is named is a song, whatever it is; what is missing fails later, by name.
+    A file that is named is taken for a song; a missing one fails later, by name.
     """
     found: dict[str, tuple[str | Path, Path]] = {}
     for given in [inputs] if isinstance(inputs, str | Path) else inputs:
-        identity(given)  # which refuses what can be no song's name
-        path = Path(given)
-        songs: Iterable[str | Path] = [STANDARD_INPUT if str(given) == STANDARD_INPUT else path]
+        own, path = identity(given), Path(given)
         # Unlike Path's own, this takes a name that is too long for the disk as that of no folder.
-        is_folder = str(given) != STANDARD_INPUT and os.path.isdir(path)  # noqa: PTH112
-        if is_folder:
-            songs = _songs_below(path, os.path.realpath(output_folder), owned)
-            if not songs:
-                raise ExtractionError(f"{path} holds no audio files. Name a file, or another folder.")
+        if own == STANDARD_INPUT or not os.path.isdir(path):  # noqa: PTH112
+            found.setdefault(own, (own if own == STANDARD_INPUT else path, Path()))
+            continue
+        songs = _songs_below(path, os.path.realpath(output_folder), owned)
+        if not songs:
+            raise ExtractionError(f"{path} holds no audio files. Name a file, or another folder.")
         for song in songs:
-            place = Path(song).parent.relative_to(path) if is_folder else Path()
-            found.setdefault(identity(song), (song, place))
+            found.setdefault(identity(song), (song, song.parent.relative_to(path)))
     return dict(found.values())
 
 
@@ -86,11 +84,9 @@ def _songs_below(folder: Path, output_folder: str, owned: Collection[str]) -> li
     seen = {output_folder, real, *map(str, Path(real).parents)}  # links may lead in circles
     songs: list[Path] = []
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        places = {
-            os.path.realpath(Path(parent, name)): name for name in sorted(folders, reverse=True) if name[0] != "."
-        }
-        folders[:] = sorted(name for place, name in places.items() if place not in seen)
-        seen |= places.keys()
+        paths = {os.path.realpath(Path(parent, name)): name for name in sorted(folders, reverse=True) if name[0] != "."}
+        folders[:] = sorted(name for path, name in paths.items() if path not in seen)
+        seen |= paths.keys()
         visible = [Path(parent, name) for name in sorted(files) if name[0] != "."]
         songs += [path for path in visible if path_key(path) not in owned and _is_song(path)]
     return songs

@@ -1,4 +1,4 @@
-"""What a batch says: the outcome of each song, and progress bars on standard error where that is a terminal."""
+"""The outcome of each song, the totals of a batch, and progress bars on standard error where that is a terminal."""
 
 import collections
 import contextlib
@@ -80,7 +80,7 @@ class Totals:
     def add(self, outcome: Outcome) -> None:
         self.worked_s += outcome.seconds
         if outcome.failed:
-            # Names, numbers and what libraries say in brackets would make a reason of every song.
+            # Names, numbers and what libraries say in brackets would make every song's reason another.
             names = "|".join((re.escape(outcome.file), re.escape(Path(outcome.file).name)))
             reason = re.sub(names, "the song", outcome.reason or "")
             self.failures[re.sub(r"\d[\d.]*", "N", re.sub(r" \[.*\]", "", reason))] += 1

@@ -1,4 +1,4 @@
-"""Shards: which of many machines does a song, by a hash of its address, so that nobody has to share out a list."""
+"""Shards: which of many machines does a song, by a hash of its address, so that no list has to be divided."""
 
 import dataclasses
 import hashlib

@@ -1,12 +1,11 @@
 """Workers that extract songs, each with the model loaded: processes here, or actors of a Ray cluster.
 
-A worker that dies costs the song that it had in hand, which another one takes up; a song that was begun three times and
-never ended, in this run or one that was killed, is given up.
+If a worker dies, another one takes up its song; a song that was begun three times and never ended, in this run or in
+earlier ones that were killed, is given up.
 """
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import multiprocessing
 import os
@@ -15,18 +14,17 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from vocal_extraction.checkpointing import LoadedModel
 from vocal_extraction.errors import ExtractionError, VocalExtractionError
 from vocal_extraction.extraction.addresses import read_text, write_text
-from vocal_extraction.separation import StemPlan, load_model
+from vocal_extraction.separation import Cancelled, StemPlan, load_model
 from vocal_extraction.settings import ExtractionSettings
 
 MOST_TRIES = 3
 
 Task = TypeVar("Task")
-Stopped = Callable[[], bool]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Work:
             raise ExtractionError(f"{model.path} is another model here: its SHA-256 is {model.sha256}.")
         return model
 
-    def prepare(self, stopped: Stopped) -> Callable[[Any], Any]:
+    def prepare(self, stopped: Cancelled) -> Callable[[Any], Any]:
         """Load the model, and return the function that does a task."""
         raise NotImplementedError
 
@@ -64,10 +62,11 @@ class WorkerDiedError(ExtractionError):
     """A worker ended in the middle of a song, without an answer."""
 
 
-class Worker(Protocol):
+class Worker:
     """Does one task at a time and returns its result, or raises `WorkerDiedError`."""
 
-    def __call__(self, task: Any) -> Any: ...
+    def __call__(self, task: Any) -> Any:
+        raise NotImplementedError
 
     def stop(self) -> None:
         """Let the task in hand end soon, from another thread."""
@@ -113,7 +112,7 @@ class ProcessWorker(Worker):
 
 
 def _serve(pipe: Any, work: Work, stopped: Any) -> None:
-    """Do tasks as they come through a pipe; whoever started this process answers Ctrl-C."""
+    """Do tasks as they come through a pipe; Ctrl-C is for the process that started this one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
@@ -146,7 +145,7 @@ class Tries:
         self._why: dict[str, str] = {}
         before = "" if place is None else read_text(place)
         if isinstance(place, str):
-            write_text(place, before or "{}")  # an address that nothing can be written to is known at once
+            write_text(place, before or "{}")  # fails now if nothing can be written to the address
         with contextlib.suppress(ValueError, TypeError, AttributeError):  # of a text that was damaged
             self._begun = {} if afresh else {song: int(n) for song, n in json.loads(before or "{}").items()}
         self._suspects = frozenset(self._begun)
@@ -209,58 +208,51 @@ def do_all(
     waiting, lock, stopped = tries.suspects_last(tasks, name), threading.Lock(), threading.Event()
     hired: list[Worker] = []
 
-    def attend() -> None:
-        """Be in charge of one worker, and of those that replace it."""
-        worker: Worker | None = None
-        try:
-            while not stopped.is_set():
-                with lock:
-                    found = list(itertools.islice(waiting, 1))
-                if not found:
-                    return
-                worker = attempt(found[0], worker)
-        finally:
-            if worker is not None:
-                worker.close()
-
     def hired_anew() -> Worker:
         for _ in range(MOST_TRIES):
             try:
                 worker = hire()
-            except WorkerDiedError as error:
-                why = str(error)
-            else:
                 hired.append(worker)
                 return worker
-        raise ExtractionError(
-            f"No worker could be started {MOST_TRIES} times ({why}). Look at the memory that is free."
-        )
-
-    def attempt(task: Task, worker: Worker | None) -> Worker | None:
-        while not stopped.is_set():
-            worker = worker or hired_anew()
-            try:
-                tries.begin(name(task))
-            except ExtractionError as error:
-                done(task, error)
-                return worker
-            try:
-                result = worker(task)
             except WorkerDiedError as error:
-                tries.died(name(task), str(error))
-                hired.remove(worker)
-                worker.close()
-                worker = None
-            except BaseException:
+                why = str(error)
+        raise ExtractionError(f"No worker could be started {MOST_TRIES} times ({why}). Look at the free memory.")
+
+    def attend() -> None:
+        """Give tasks to one worker, and to those that replace it, until there are no more."""
+        worker: Worker | None = None
+        task: Task | None = None
+        try:
+            while not stopped.is_set():
+                if task is None:
+                    with lock:
+                        task = next(waiting, None)
+                if task is None:
+                    return
+                worker = worker or hired_anew()
+                try:
+                    tries.begin(name(task))
+                    result = worker(task)
+                except WorkerDiedError as error:  # the task is tried again
+                    tries.died(name(task), str(error))
+                    hired.remove(worker)
+                    worker.close()
+                    worker = None
+                    continue
+                except ExtractionError as error:  # it was tried too often
+                    done(task, error)
+                else:
+                    tries.end(name(task))
+                    if result is not None:
+                        done(task, result)
+                task = None
+        except BaseException:
+            if worker is not None:
                 worker.stop()
+            raise
+        finally:
+            if worker is not None:
                 worker.close()
-                raise
-            else:
-                tries.end(name(task))
-                if result is not None:
-                    done(task, result)
-                return worker
-        return worker
 
     if n_workers < 2:
         return attend()
