@@ -29,26 +29,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 from vocal_extraction.command_line.menu import run_menu
 
                 return run_menu()
-            from vocal_extraction.command_line.commands import COMMANDS, explained
+            from vocal_extraction.command_line.commands import run_command
             from vocal_extraction.command_line.parser import parse
 
             command, options = parse(typed)
-            with explained(command, options):
-                return COMMANDS[command](**options)
+            return run_command(command, **options)
         finally:
             sys.stdout.flush()
-    except VocalExtractionError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("\nStopped by Ctrl-C.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of the output has gone
         return 1
-    except OSError as error:
+    except (VocalExtractionError, OSError) as error:
         print(f"Error: {sentence_of(error)}", file=sys.stderr)
         return 1
-    except Exception as error:  # noqa: BLE001 - a bug of ours, whatever it is
+    except Exception as error:  # noqa: BLE001 - a bug of this program
         print(_internal_error(error, arguments), file=sys.stderr)
         return 1
     finally:

@@ -20,11 +20,8 @@ from typing import IO, Any
 from vocal_extraction.errors import VocalExtractionError
 
 _ASIDE = ".partial-"
-_MOST_STEM_BYTES = 120
-_MOST_SUFFIX_BYTES = 20
+_MOST_STEM_BYTES, _MOST_SUFFIX_BYTES = 120, 20
 """A temporary name keeps this much of the final one, so that it stays within the 255 bytes of a file's name."""
-
-_LONGEST_SHOWN = 200
 
 _counter = itertools.count()
 _folder_locks: dict[str, threading.Lock] = {}
@@ -52,14 +49,15 @@ def _explain(error: OSError, path: Path) -> StorageError:
     return StorageError(f"Cannot write {path}. {reason}.")
 
 
-def sentence_of(error: OSError) -> str:
-    """Describe an error of the system that no module has handled, and what to do.
+def sentence_of(error: VocalExtractionError | OSError) -> str:
+    """Return an error's text; for an error of the system that no module has handled, with what to do.
 
     >>> sentence_of(FileNotFoundError(errno.ENOENT, "No such file or directory", "song.wav"))
     'song.wav: No such file or directory. Look at the path, its permissions and the disk, and run it again.'
     """
-    names = [ascii(name)[1:-1] for name in (error.filename, error.filename2) if isinstance(name, str)]
-    what = ", ".join(name if len(name) <= _LONGEST_SHOWN else name[:_LONGEST_SHOWN] + "..." for name in names)
+    if isinstance(error, VocalExtractionError):
+        return str(error)
+    what = ", ".join(ascii(name)[1:-1] for name in (error.filename, error.filename2) if isinstance(name, str))
     reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
     return f"{what + ': ' if what else ''}{reason}. Look at the path, its permissions and the disk, and run it again."
 
@@ -93,7 +91,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def native_name(name: str, n_bytes: int | None = None) -> str:
-    """Return a name, cut to so many bytes of whole characters, as this process's locale spells names of files.
+    """Return a name as this process's locale spells names of files, cut to `n_bytes` between two characters.
 
     >>> native_name("Caf\\udcc3\\udca9"), native_name("Caf\\u00e9", 4)
     ('Café', 'Caf')
@@ -122,10 +120,10 @@ def _concerns(error: OSError, aside: Path, final: Path) -> bool:
 def sole_writer(
     folder: Path, *, doing: str, wait: Callable[[str], None] | None = None, name: str = ".lock"
 ) -> Iterator[None]:
-    """Hold the lock of a folder, so that nobody else does the same there; it ends with this process, however that ends.
+    """Hold the lock of a folder, so that no other process or thread works there; it ends with this process.
 
-    If somebody else is at it, `wait` is called with a sentence before waiting for the end of that; without it a
-    `StorageError` is raised. A folder that was made for it and stayed empty is removed.
+    If another holds it, `wait` is called with a sentence before waiting; without `wait` a `StorageError` is raised. A
+    folder that was made for the lock and stayed empty is removed.
     """
     path, was_there = folder / name, folder.exists()
     with contextlib.ExitStack() as stack:
@@ -206,15 +204,13 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> int:
 
 
 def _has_writer(aside: Path) -> bool:
-    process_number = aside.name.removeprefix(_ASIDE).split("-")[0]
-    if not (process_number.isascii() and process_number.isdigit()):
-        return False
-    if int(process_number) == os.getpid():
-        # In a container, every start may have the number of the one that was killed.
-        return aside.name in _being_written
     try:
-        os.kill(int(process_number), 0)
-    except (ProcessLookupError, OverflowError):
+        process_number = int(aside.name.removeprefix(_ASIDE).split("-")[0])
+        if process_number == os.getpid():
+            # In a container, every start may have the number of the one that was killed.
+            return aside.name in _being_written
+        os.kill(process_number, 0)
+    except (ValueError, ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass  # another user's

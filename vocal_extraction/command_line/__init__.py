@@ -1,5 +1,4 @@
-"""What a person sees: the parser of ``python main.py ...``, the menu, the doctor and the demo.
+"""The parser of ``python main.py ...``, the menu, the doctor and the demo: they ask, call and print.
 
-Nothing here computes: it asks, calls and prints. Every module stays quick to import; what needs torch or nussl is
-imported inside the function that uses it.
+Every module stays quick to import; what needs torch or nussl is imported inside the function that uses it.
 """

@@ -3,7 +3,6 @@
 Each takes the options that were typed as keyword arguments and returns the exit status.
 """
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -11,7 +10,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +22,19 @@ class MissingPartError(VocalExtractionError):
     """A command needs packages that are not installed."""
 
 
-_KEPT = {  # what Ctrl-C leaves, by command; a training says it by itself
+_KEPT = {  # what is kept after Ctrl-C, by command; `train` has a message of its own
     "prepare": "Songs that are prepared stay.",
     "evaluate": "Songs that are scored stay.",
     "extract": "Songs that are done stay.",
 }
 
 
-@contextlib.contextmanager
-def explained(name: str, options: dict[str, Any]) -> Iterator[None]:
-    """Take the folder of imported models from a command's options; explain missing libraries and what Ctrl-C leaves."""
+def run_command(name: str, /, **options: Any) -> int:
+    """Run a command and return its exit status; explain missing libraries, and say what is kept after Ctrl-C."""
     if (folder := options.pop("models_folder", None)) is not None:
         os.environ["VOCAL_EXTRACTION_MODELS"] = str(folder.absolute())  # for processes that are started, too
     try:
-        yield
+        return COMMANDS[name](**options)
     except KeyboardInterrupt:
         if kept := _KEPT.get(name):
             print(f"\n{kept} The same command or choice goes on with the rest.", file=sys.stderr)
@@ -52,21 +50,18 @@ def explained(name: str, options: dict[str, Any]) -> Iterator[None]:
         raise MissingPartError(message) from error
 
 
-def run_command(name: str, /, **options: Any) -> int:
-    """Run a command by its name; what ends it is `explained`."""
-    with explained(name, options):
-        return COMMANDS[name](**options)
+def _show(record: Any, text: Any, *, as_json: bool) -> int:
+    """Print what came of a command, as JSON if that was asked for; return 0."""
+    print(json.dumps(record) if as_json else text)
+    return 0
 
 
 def prepare(*, as_json: bool = False, **options: Any) -> int:
     from vocal_extraction.musdb_preparation import prepare_musdb
 
     n_songs = prepare_musdb(**options)
-    if as_json:
-        print(json.dumps(n_songs))
-    else:
-        print("Prepared songs: " + ", ".join(f"{count} {subset}" for subset, count in n_songs.items()))
-    return 0
+    counts = ", ".join(f"{count} {subset}" for subset, count in n_songs.items())
+    return _show(n_songs, f"Prepared songs: {counts}", as_json=as_json)
 
 
 def train(*, checkpoint_folder: Path = CHECKPOINT_FOLDER, as_json: bool = False, **options: Any) -> int:
@@ -88,7 +83,7 @@ def train(*, checkpoint_folder: Path = CHECKPOINT_FOLDER, as_json: bool = False,
             print(f"\n{kept} This goes on: {again}", file=sys.stderr)
         raise
     if is_first_process:
-        print(json.dumps({"checkpoint": str(checkpoint)}) if as_json else f"Best checkpoint: {checkpoint}")
+        _show({"checkpoint": str(checkpoint)}, f"Best checkpoint: {checkpoint}", as_json=as_json)
     return 0
 
 
@@ -120,8 +115,7 @@ def ensemble(*, as_json: bool = False, **options: Any) -> int:
     from vocal_extraction.checkpointing.joining import join_checkpoints
 
     checkpoint = join_checkpoints(**options)
-    print(json.dumps({"checkpoint": str(checkpoint)}) if as_json else f"Joined: {checkpoint}")
-    return 0
+    return _show({"checkpoint": str(checkpoint)}, f"Joined: {checkpoint}", as_json=as_json)
 
 
 def export(*, models: Sequence[str], site_folder: Path | None = None, as_json: bool = False, **options: Any) -> int:
@@ -129,8 +123,7 @@ def export(*, models: Sequence[str], site_folder: Path | None = None, as_json: b
     from vocal_extraction.web_page.static_site import export_site
 
     path = export_model(*models, **options) if site_folder is None else export_site(models, site_folder, **options)
-    print(json.dumps({"model": str(path)}) if as_json else f"Exported: {path}")
-    return 0
+    return _show({"model": str(path)}, f"Exported: {path}", as_json=as_json)
 
 
 def models(*, action: str = "list", what: str = "", as_json: bool = False, **options: Any) -> int:
@@ -141,8 +134,7 @@ def models(*, action: str = "list", what: str = "", as_json: bool = False, **opt
     if action == "list":
         rows = model_library.models_table(**options)
         cells = [[_cell(value) for value in row.values()] for row in rows]
-        print(json.dumps(rows) if as_json else text_table([name.replace("_", " ") for name in rows[0]], cells))
-        return 0
+        return _show(rows, text_table([name.replace("_", " ") for name in rows[0]], cells), as_json=as_json)
     if action == "show":
         result, text = what, model_library.model_card(what)
     elif action == "remove":
@@ -152,8 +144,7 @@ def models(*, action: str = "list", what: str = "", as_json: bool = False, **opt
         add = model_library.import_model if action == "import" else model_library.fetch_model
         result = str(path := add(what, **options))
         text = f"{model_library.model_card(model_name(path))}\nUse it: extract SONG --preset {model_name(path)}"
-    print(json.dumps({action: result, "text": text}) if as_json else text)
-    return 0
+    return _show({action: result, "text": text}, text, as_json=as_json)
 
 
 def _cell(value: Any) -> str:
@@ -173,8 +164,7 @@ def extract(
         from vocal_extraction.checkpointing import named_checkpoints
 
         models = {name: str(path) for name, path in named_checkpoints().items()}
-        print(json.dumps(models) if as_json else "\n".join(f"{name:<10} {path}" for name, path in models.items()))
-        return 0
+        return _show(models, "\n".join(f"{name:<10} {path}" for name, path in models.items()), as_json=as_json)
     if merge_manifests:
         from vocal_extraction.extraction.catalogue import merge_manifests as merge
 
@@ -194,9 +184,8 @@ def extract(
         print(json.dumps([outcome.as_record() for outcome in outcomes]), file=results)
     failures = [f"{outcome.file}, {(outcome.reason or '').rstrip('.')}" for outcome in outcomes if outcome.failed]
     if len(outcomes) > 1:
-        n_done = len(outcomes) - len(failures)
-        summary = f"{n_done} of {len(outcomes)} done" + (f", {len(failures)} failed: " if failures else ".")
-        print(summary + "; ".join(failures) + "." * bool(failures), file=sys.stderr)
+        failed = f", {len(failures)} failed: {'; '.join(failures)}" if failures else ""
+        print(f"{len(outcomes) - len(failures)} of {len(outcomes)} done{failed}.", file=sys.stderr)
     return 1 if failures else 0
 
 
@@ -204,7 +193,7 @@ _OF_CATALOGUES = {"list_path", "shard", "engine", "cluster", "gpu_share", "price
 
 
 def _print_totals(totals: Any, *, as_json: bool) -> int:
-    print(json.dumps(totals.as_record()) if as_json else totals)
+    _show(totals.as_record(), totals, as_json=as_json)
     return 1 if totals.failures else 0
 
 
@@ -231,9 +220,7 @@ def serve(**options: Any) -> int:
     from vocal_extraction.web_page.uploads import Limits
 
     names = {field.name for field in dataclasses.fields(Limits)} & options.keys()
-    if names:
-        options["limits"] = Limits(**{name: options.pop(name) for name in names})
-    serve_page(**options)
+    serve_page(limits=Limits(**{name: options.pop(name) for name in names}), **options)
     return 0
 
 

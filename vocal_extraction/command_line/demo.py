@@ -21,7 +21,7 @@ SONG_S = 8.0
 N_MIXTURES = 200
 LONGEST_SILENCE_S = 10.0
 
-DEMO: Preset = dataclasses.replace(  # the specified network and recipe, for as long as one cares to watch
+DEMO: Preset = dataclasses.replace(  # the specified network and recipe, for a few minutes
     SPECIFIED,
     name="demo",
     training=dataclasses.replace(SPECIFIED.training, n_epochs=3, batches_per_epoch=20, n_validation_mixtures=20),
@@ -38,7 +38,7 @@ _STEPS = (
 
 @contextlib.contextmanager
 def _step(number: int) -> Iterator[None]:
-    """Say on stderr what begins, and how long it took; where no bar moves, also that it goes on."""
+    """Say on stderr what begins and how long it took; outside a terminal, which shows no bars, also the time so far."""
     print(f"{number}/{len(_STEPS)}  {_STEPS[number - 1]} ...", file=sys.stderr, flush=True)
     started, ended = time.monotonic(), threading.Event()
 
@@ -76,9 +76,8 @@ def run_demo(*, as_json: bool = False) -> int:
         evaluation = evaluate_model(checkpoint, dataset_folder=dataset, oracles=True, show=False, **kept)
     mixture = song_paths(dataset, "test", song_names("test", dataset)[0])["mixture"]
     with _step(5):
-        extracted = extract_vocals(
-            mixture, DEMO_FOLDER / "extracted", model=checkpoint, settings=ExtractionSettings(overwrite=True)
-        )
+        settings = ExtractionSettings(overwrite=True)
+        extracted = extract_vocals(mixture, DEMO_FOLDER / "extracted", model=checkpoint, settings=settings)
     places = {"songs": dataset, "checkpoint": checkpoint, "scores": evaluation.output_folder / "report.html"}
     places |= {"mixture": mixture, **extracted.stems}
     if as_json:
@@ -95,15 +94,10 @@ def run_demo(*, as_json: bool = False) -> int:
 
 def _score_table(summary: dict[str, Any]) -> str:
     """Return the mean SI-SDR of vocals and accompaniment, a row for each thing that was scored."""
-    from vocal_extraction.reports.tables import text_table
+    from vocal_extraction.reports.tables import number, text_table
 
-    def cell(row: dict[str, Any], source: str) -> str:
-        mean = row["scores"]["SI-SDR"][source]["mean"]
-        return "-" if mean is None else f"{mean:.2f}"
-
-    titles = {"evaluated": "the model just trained"}
-    rows = [
-        [titles.get(row["role"], row["title"]), cell(row, "vocals"), cell(row, ACCOMPANIMENT)]
-        for row in summary["rows"].values()
-    ]
+    rows = []
+    for row in summary["rows"].values():
+        means = [number(row["scores"]["SI-SDR"][source]["mean"]) for source in ("vocals", ACCOMPANIMENT)]
+        rows.append(["the model just trained" if row["role"] == "evaluated" else row["title"], *means])
     return text_table(["SI-SDR in dB", "vocals", "accompaniment"], rows)

@@ -101,18 +101,18 @@ def _examine_libraries() -> list[Finding]:
         else:
             strayed.append(f"{name} {version} instead of {wanted}")
     remedy = f"make setup, or: pip install -r requirements.txt   (in {PROJECT_FOLDER})" if IS_CHECKOUT else _REINSTALL
-    findings = []
+    rows = []
     for extra, names in missing.items():
         found = f"not installed: {', '.join(names)}"
         if extra:
-            remedy_of_extra = f"pip install 'vocal-extraction[{extra}]'"
-            findings.append(Finding("libraries", "warning", f"{found}. Extraction does without", remedy_of_extra))
+            rows.append(("warning", f"{found}. Extraction does without", f"pip install 'vocal-extraction[{extra}]'"))
         else:
-            findings.append(Finding("libraries", "failed", found, remedy))
+            rows.append(("failed", found, remedy))
     if strayed:
-        found = f"not the versions this was tested with: {', '.join(strayed)}"
-        findings.append(Finding("libraries", "warning", found, remedy))
-    return [*findings, Finding("libraries", "ok", ", ".join(right))] if right else findings
+        rows.append(("warning", f"not the versions this was tested with: {', '.join(strayed)}", remedy))
+    if right:
+        rows.append(("ok", ", ".join(right), ""))
+    return [Finding("libraries", *row) for row in rows]
 
 
 def _examine_device() -> Finding:
@@ -143,7 +143,7 @@ def _expect_length(path: Path, *, length_s: float) -> str:
 
 
 def _use_sox(folder: Path) -> str:
-    """Ask for what scaper's own rendering and nussl's effects ask for."""
+    """Shift and stretch silence, as scaper's own rendering and nussl's effects do."""
     given, changed = folder / "given.s16", folder / "changed.s16"
     given.write_bytes(bytes(2 * _SAMPLE_RATE))
     form = ("-t", "s16", "-r", str(_SAMPLE_RATE), "-c", "1")

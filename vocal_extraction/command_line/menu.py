@@ -44,7 +44,7 @@ def run_menu() -> int:
 
 
 def _choices() -> dict[str, tuple[str, Callable[[], object]]]:
-    """Return what each line says and does, by what is typed."""
+    """Return the label and the action of each choice, by the key that is typed."""
     pretrained = functools.partial(run_command, "evaluate", models=[PRETRAINED_MODEL])
     return {
         "1": ("Train MaskInference model", _train),
@@ -89,22 +89,17 @@ def _perform(act: Callable[[], object]) -> None:
         act()
     except EOFError:
         pass
-    except VocalExtractionError as error:
-        print(f"Error: {error}", file=sys.stderr)
-    except OSError as error:
+    except (VocalExtractionError, OSError) as error:
         print(f"Error: {sentence_of(error)}", file=sys.stderr)
     except KeyboardInterrupt:
         print("\nStopped. Back to the menu; Ctrl-C once more leaves.", file=sys.stderr)
 
 
 def _train() -> None:
-    options = _training_options() if _is_terminal() else {}
-    if options is not None:
-        run_command("train", **options)
-
-
-def _training_options() -> dict[str, Any] | None:
-    """Ask what is trained, on which songs and for how long; None: not at all."""
+    """Train; first ask a person at a terminal what, on which songs and for how long."""
+    if not _is_terminal():
+        run_command("train")
+        return
     options: dict[str, Any] = {}
     history = CHECKPOINT_FOLDER / "history.jsonl"
     n_done = len(history.read_bytes().splitlines()) if history.exists() else 0
@@ -117,17 +112,15 @@ def _training_options() -> dict[str, Any] | None:
         print("MUSDB18: name its folder, or download the sample of 7 s a song: 140 MB, prepared 1.7 GB, 5 minutes.")
         options["musdb_path"] = _ask_until_read("Folder", place, _folder)
     print(f"With {SPECIFIED.name} a training takes about 20 minutes on two cores, with the other presets hours.")
-    options["preset"] = _ask_until_read(
-        f"Preset, one of {', '.join(PRESETS)}, or a .toml file", SPECIFIED.name, find_preset
-    )
+    question = f"Preset, one of {', '.join(PRESETS)}, or a .toml file"
+    options["preset"] = _ask_until_read(question, SPECIFIED.name, find_preset)
     training = (options["preset"] or SPECIFIED).training
     if training.n_mixtures is not None:
         name = "maximum_number_of_mixtures"
         options[name] = _ask_until_read("Mixtures to draw from", str(training.n_mixtures), _positive)
     options["n_epochs"] = _ask_until_read("Epochs", str(training.n_epochs), _positive)
-    if not _agrees(f"Checkpoints go to {CHECKPOINT_FOLDER}; Ctrl-C stops, and choice 1 then goes on. Start?"):
-        return None
-    return {name: value for name, value in options.items() if value is not None}
+    if _agrees(f"Checkpoints go to {CHECKPOINT_FOLDER}; Ctrl-C stops, and choice 1 then goes on. Start?"):
+        run_command("train", **{name: value for name, value in options.items() if value is not None})
 
 
 def _agrees(question: str, default: str = "yes") -> bool:
@@ -199,9 +192,9 @@ def _models() -> None:
             run_command("models", action="fetch", what=answer, accept_licence=True)
 
 
-def _path_of(name: str) -> str:
-    """Return the path that a name means, which some terminals write as the address of a file."""
-    return url2pathname(urlsplit(name).path) if name.startswith("file://") else name
+def _path_of(name: str) -> Path:
+    """Return the path that a name means: some terminals write ``file://`` before it, and a ~ may be no user's."""
+    return Path(os.path.expanduser(url2pathname(urlsplit(name).path) if name.startswith("file://") else name))  # noqa: PTH111
 
 
 def _existing(answer: str) -> tuple[list[Path], list[str]]:
@@ -210,8 +203,7 @@ def _existing(answer: str) -> tuple[list[Path], list[str]]:
     with contextlib.suppress(ValueError):  # an apostrophe in a name is no quotation
         readings.append(shlex.split(answer))
     readings.append(answer.split())
-    # Names may begin with the ~ of a user that nobody knows.
-    found = [{name: Path(os.path.expanduser(_path_of(name))) for name in names} for names in readings if names]  # noqa: PTH111
+    found = [{name: _path_of(name) for name in names} for names in readings if names]
     # Unlike Path's own, this takes a name that is too long for any file.
     missing = [[name for name, path in paths.items() if not os.path.exists(path)] for paths in found]  # noqa: PTH110
     best = min(range(len(found)), key=lambda i: len(missing[i]) / len(found[i]))

@@ -299,11 +299,10 @@ def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
         names = {flags: name or flags[2:].replace("-", "_") for flags, name, *_ in _EVALUATE}
         if idle := ", ".join(flag for flag in _ONLY_FOR_MODELS if names[flag] in options):
             error(f"--estimates scores what is there already; {idle} would change nothing")
-    if command == "export" and (
-        ("output_path" not in options or options["models"][1:]) and "site_folder" not in options
-    ):
-        error("export takes one model and -o, or --site and any number of models")
-    if command == "export" and "site_folder" in options and "streaming" in options:
+    if command == "export" and "site_folder" not in options:
+        if "output_path" not in options or len(options["models"]) > 1:
+            error("export takes one model and -o, or --site and any number of models")
+    elif command == "export" and "streaming" in options:
         error("--streaming belongs to -o")
     if "changed_data" in options and "resume" not in options:
         error("--changed-data is for --resume; a new training takes the songs as they are")
@@ -320,9 +319,9 @@ def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
         error("--shard scores one model; compare when all shards are done")
     if command == "models":
         action = options["action"]
-        needless = [name for name, actions in _OF_ACTIONS.items() if name in options and action not in actions]
-        if needless:
-            error(f"models {action} takes no {needless[0].replace('_', '-')}")
+        for name, actions in _OF_ACTIONS.items():
+            if name in options and action not in actions:
+                error(f"models {action} takes no {name.replace('_', '-')}")
         if action in _ACTIONS and "what" not in options:
             error(f"models {action} needs the {'path' if action == 'import' else 'name'} of a model")
     return command, options

@@ -20,7 +20,7 @@ class _MessageStream(io.TextIOWrapper):
 
 
 def prepare_streams() -> None:
-    """Let stdin, stdout and stderr take whatever comes, and open the null device for one that is closed."""
+    """Let stdin, stdout and stderr take any character, and open the null device for one that is closed."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             null = open(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8")  # noqa: SIM115 - open to the end
@@ -31,10 +31,8 @@ def prepare_streams() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     if type(sys.stderr) is io.TextIOWrapper and sys.stderr is sys.__stderr__:
-        encoding = sys.stderr.encoding
-        sys.stderr = _MessageStream(
-            sys.stderr.detach(), encoding=encoding, errors="backslashreplace", line_buffering=True
-        )
+        stderr, encoding = sys.stderr, sys.stderr.encoding
+        sys.stderr = _MessageStream(stderr.detach(), encoding=encoding, errors="backslashreplace", line_buffering=True)
         sys.__stderr__ = sys.stderr  # type: ignore[misc] # the old object is empty now
 
 
