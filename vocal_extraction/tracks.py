@@ -57,9 +57,8 @@ class Track:
 
     def select(self, names: Iterable[str]) -> "Track":
         """Return the track with those of these sources that its stems have, or add up to."""
-        files = {
-            name: tuple(path for stem in stems_of(name, self.sources) for path in self.sources[stem]) for name in names
-        }
+        own = self.sources
+        files = {name: tuple(path for stem in stems_of(name, own) for path in own[stem]) for name in names}
         return dataclasses.replace(self, sources={name: paths for name, paths in files.items() if paths})
 
     def sha256(self) -> str:
@@ -129,9 +128,7 @@ class TrackFolder:
             except ValueError:
                 weight = 0.0
             if not 0 < weight < float("inf"):
-                raise TrackError(
-                    f"{number!r} in {str(text)!r} is no weight; expected a number above 0, as in {name}=2."
-                )
+                raise TrackError(f"{number!r} in {str(text)!r} is no weight; expected more than 0, as in {name}=2.")
         if not Path(name).exists() and ":" in name:
             name, _, source = name.rpartition(":")
         return cls(Path(name).expanduser(), source or None, weight)
@@ -166,7 +163,7 @@ def find_tracks(
         if found:
             raise TrackError(
                 f"No songs of the {subset!r} subset in {names}, only of {', '.join(sorted(found))}. Put some into a "
-                f"folder {subset} beside {sorted(found)[0]}, in the same layout."
+                f"folder {subset} beside {min(found)}, in the same layout."
             )
         raise TrackError(
             f"No songs of the {subset!r} subset in {names}. Prepare MUSDB18 (vocal-extraction prepare), or name a "
@@ -189,16 +186,15 @@ def prepare_if_needed(
     limit: int | None = None,
     progress: bool = False,
 ) -> None:
-    """Prepare MUSDB18 in a data set folder with these arguments of `prepare_musdb`, but not among other things.
+    """Prepare MUSDB18 in a data set folder with these arguments of `prepare_musdb`.
 
-    Songs of somebody's own in it are joined by MUSDB18's only where `musdb_path` is given.
+    A folder that has other songs stays as it is unless `musdb_path` is given; one of other files is a TrackError.
     """
     folder = Path(folder)
-    layout = layout_of(folder) if folder.is_dir() else None
     if musdb_path is None and not (folder / "sources.json").exists():
-        if layout is not None:
+        if folder.is_dir() and layout_of(folder) is not None:
             return
-        if layout is None and folder != DATASET_FOLDER and any(visible(folder)) and not has_begun(folder):
+        if folder != DATASET_FOLDER and any(visible(folder)) and not has_begun(folder):
             raise TrackError(
                 f"No songs in {folder}. Name an empty folder for MUSDB18, or one that holds <song>/vocals.wav and "
                 "<song>/accompaniment.wav."

@@ -12,22 +12,15 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from vocal_extraction.audio_files import integrity
 from vocal_extraction.audio_files.ffmpeg import Ffmpeg, ProgramError, input_arguments, last_line, message_lines
-from vocal_extraction.audio_files.integrity import (
-    SELF_FRAMED,
-    FlacChecksum,
-    Gap,
-    Survey,
-    lost_avi_chunks,
-    survey_frames,
-)
 from vocal_extraction.audio_files.probing import SongFacts
 from vocal_extraction.errors import DamagedSongError, ExtractionError
 
 Samples = NDArray[np.float32]  # shape: (n_channels, n_samples)
 _BLOCK_SAMPLES = 2**16
 _LOSSY_FRAMES = 4_608  # samples of a few coded frames: what encoders add before and after a song
-_OPEN_ENDED = (*SELF_FRAMED, "ogg", "asf")
+_OPEN_ENDED = (*integrity.SELF_FRAMED, "ogg", "asf")
 """Files whose end is known without a declared duration: by a last frame or page that is whole, or by their size."""
 _NAMED_GAPS = 5
 
@@ -42,11 +35,11 @@ class SongReader(Ffmpeg):
         facts = facts or SongFacts()
         self._facts, self._keep_partial = facts, keep_partial
         self._song = str(facts.path or "Standard input")
-        self.gaps: tuple[Gap, ...] = ()  # where sound is missing, once the song was read; see `integrity.fill_gaps`
+        self.gaps: tuple[integrity.Gap, ...] = ()  # where sound is missing, once the song was read
         self.notes: list[str] = list(facts.notes)  # what there is to say of the song, once it was read
         if facts.complaint is not None:
             self._complain(facts.complaint)
-        self._checksum = FlacChecksum(facts.path) if facts.path is not None and facts.container == "flac" else None
+        self._checksum = integrity.FlacChecksum(facts.path) if facts.path and facts.container == "flac" else None
         # Decoders of several threads lose frames where files were joined.
         self._check = ["-threads", "1", *(["-err_detect", "crccheck"] if facts.is_exact else [])]
         level = ["-v", "level+warning"]  # see `message_lines`
@@ -111,7 +104,7 @@ class SongReader(Ffmpeg):
         return ExtractionError(f"{self._song} could not be decoded ({reason.rstrip('.')}).")
 
     def _take(self, n_bytes: int) -> bytes:
-        """Return so many of the bytes that ffmpeg writes, fewer at their end."""
+        """Return `n_bytes` of what ffmpeg writes, fewer at the end."""
         while len(self._held) < n_bytes and (fresh := self.read(wait_forever=self._facts.path is None)):
             self._held += fresh
         taken = bytes(self._held[:n_bytes])
@@ -119,7 +112,7 @@ class SongReader(Ffmpeg):
         return taken
 
     def _judge(self, n_decoded: int) -> None:
-        """Compare what came with what was declared; where that or ffmpeg gives a reason, look at the frames."""
+        """Compare the samples decoded with those declared; look at the frames if that, or ffmpeg, gives a reason to."""
         facts = self._facts
         try:
             messages = self.close()
@@ -137,10 +130,10 @@ class SongReader(Ffmpeg):
         elif (
             message_lines(messages, others=facts.pictures)  # damage to a video may have been damage to both
             or is_short
-            or (declared is None and facts.container in SELF_FRAMED)
-            or (facts.container == "avi" and len(lost_avi_chunks(facts.path, facts.track)[0]))
+            or (declared is None and facts.container in integrity.SELF_FRAMED)
+            or (facts.container == "avi" and len(integrity.lost_avi_chunks(facts.path, facts.track)[0]))
         ):
-            survey = survey_frames(
+            survey = integrity.survey_frames(
                 facts.path,
                 track=facts.track,
                 sample_rate=self.sample_rate,
@@ -162,7 +155,7 @@ class SongReader(Ffmpeg):
         if self._checksum is not None and self._checksum.is_wrong:
             self.notes.append("its samples differ from the MD5 checksum that its encoder noted: it is damaged")
 
-    def _note_damage(self, survey: Survey, lines: list[str]) -> None:
+    def _note_damage(self, survey: integrity.Survey, lines: list[str]) -> None:
         """Say where sound is missing, and how much of it."""
         self.gaps = tuple(dataclasses.replace(gap, start=gap.start + self._n_offset) for gap in survey.gaps)
         named, n_before = [], 0

@@ -17,8 +17,8 @@ from vocal_extraction.settings import ExtractionSettings
 
 _MOST_MIXED_DOWN = 8
 _QUEUE = ["-thread_queue_size", "512"]
-"""Packets that ffmpeg reads ahead. With tags as a second input it reads in a thread of its own, and naps for 10 ms
-whenever the few packets of its default are used up: ten times as long as the encoding takes."""
+"""Packets that ffmpeg reads ahead. With tags as a second input it reads in a thread of its own, which waits for 10 ms
+whenever the few packets of its default are used up: encoding would take ten times as long."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +84,6 @@ class StemWriter(Ffmpeg):
         try:
             self.write(memoryview(data.tobytes()))
         except BrokenPipeError:
-            # ffmpeg ended early: its own words say more.
+            # ffmpeg ended early: `close` raises the reason.
             self.close()
             raise

@@ -1,8 +1,8 @@
-"""The one runner of ffmpeg, ffprobe and whatever else is started: start, read or write, time out, quote, end.
+"""Run ffmpeg, ffprobe and other programs: start, read or write, time out, quote their messages, end.
 
-Programs are called with argument lists, files by ``file:`` and their path, so that no name can pass for an option, a
-protocol or a pattern. A child that neither takes nor gives anything for a while is ended: a damaged file must not
-hang a batch. Children have a session of their own, so that Ctrl-C reaches this program alone, which then ends them.
+Files are named as ``file:PATH``, so that no name is taken for an option, a protocol or a pattern. A child that neither
+reads nor writes for a while is ended: a damaged file must not hang a batch. Children have a session of their own, so
+that Ctrl-C reaches this program alone, which then ends them.
 """
 
 import contextlib
@@ -47,28 +47,25 @@ def input_arguments(path: Path | None) -> list[str]:
 
 
 def message_lines(messages: str, *, stream: int | None = None, others: Collection[str] = ()) -> list[str]:
-    """Return what ffmpeg said, line by line, without the parts that spoke, the file's name and what says nothing.
+    """Return ffmpeg's messages, a line each, without the names of its parts and of the file.
 
-    Of warnings that are marked as such, those of damage are left: if `stream` is not None, damage to that one. What
-    decoders called `others` say is left out.
+    Marked warnings are dropped unless they report damage (to `stream`, if that is given), and so are the messages of
+    decoders named in `others`.
 
     >>> message_lines("[mp3 @ 0x55] Header missing" + chr(10) + "Error while decoding stream #0:0: Invalid data")
     ['Header missing', 'Invalid data']
     """
-    speakers, said = tuple(f"[{name} @" for name in others), []
-    is_heard = _MARK.search(messages) is None
+    ignored, lines = tuple(f"[{name} @" for name in others), []
+    is_kept = _MARK.search(messages) is None
     for line in messages.splitlines():
         if _MARK.match(line):  # the lines of one message after its first are not marked
-            is_heard = not line.startswith(speakers) and ("[warning]" not in line or _is_damage(line, stream))
-        if is_heard:
-            said.append(line)
-    lines = (_PREFIX.sub("", line.strip()) for line in said)
-    return [line for line in lines if line and not line.startswith("Last message repeated")]
-
-
-def _is_damage(warning: str, stream: int | None) -> bool:
-    found = _DAMAGE.search(warning)
-    return found is not None and (stream is None or found["stream"] in (None, str(stream)))
+            damage = _DAMAGE.search(line)
+            is_damage = damage is not None and (stream is None or damage["stream"] in (None, str(stream)))
+            is_kept = not line.startswith(ignored) and ("[warning]" not in line or is_damage)
+        text = _PREFIX.sub("", line.strip())
+        if is_kept and text and not text.startswith("Last message repeated"):
+            lines.append(text)
+    return lines
 
 
 def last_line(messages: str) -> str:
@@ -115,7 +112,7 @@ class Program:
         self._messages.close()
 
     def read(self, *, wait_forever: bool = False) -> bytes:
-        """Return what has come, at least a byte; nothing at the end."""
+        """Return the bytes that have arrived, at least one; none at the end."""
         self._wait(None if wait_forever else STANDSTILL_S)
         return os.read(self._file_number, _PIPE_BYTES)
 
@@ -128,7 +125,7 @@ class Program:
     def close(self) -> str:
         """Wait for the program to end by itself and return its messages.
 
-        Raises OSError on a full disk, BrokenPipeError if nobody reads its standard output any more, else ProgramError.
+        Raises OSError on a full disk, BrokenPipeError if its standard output has no reader any more, else ProgramError.
         """
         if self._child.stdin is not None:
             self._child.stdin.close()
@@ -150,7 +147,7 @@ class Program:
         return messages
 
     def messages(self) -> str:
-        """Return the end of what it wrote to its standard error."""
+        """Return the last part of its standard error."""
         size = self._messages.seek(0, os.SEEK_END)
         self._messages.seek(max(0, size - _MESSAGE_BYTES))
         return self._messages.read().decode(errors="replace")
@@ -161,9 +158,8 @@ class Program:
 
     def _standstill(self) -> ProgramError:
         self._child.kill()
-        return ProgramError(
-            f"{self._name} stood still for {STANDSTILL_S:g} s and was ended: {last_line(self.messages())}."
-        )
+        said = last_line(self.messages())
+        return ProgramError(f"{self._name} stood still for {STANDSTILL_S:g} s and was ended: {said}.")
 
 
 def _not_started(name: str, error: OSError) -> ProgramError:

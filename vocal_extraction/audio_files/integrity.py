@@ -26,8 +26,7 @@ _TAG_STARTS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS", b"3DI")
 """How tags begin that lie between the frames of files that were joined, or behind the last."""
 _SHORTEST_GAP_S, _LONGEST_GAP_S = 0.003, 600.0
 """Containers round times to a millisecond; longer gaps are times that are wrong."""
-_BUMP_FRAMES = 3
-"""Vorbis frames of another length have times that are late, and those behind them have not: nothing is missing."""
+_BUMP_FRAMES = 3  # Vorbis frames of another length have late times, those behind them have not: nothing is missing
 _FILLED_SAMPLES = 2**16
 _READ_BYTES = 2**20
 
@@ -160,7 +159,7 @@ def survey_frames(
             content = np.memmap(path, np.uint8, "r")
             in_step = content[positions.astype(int).clip(0, len(content) - 1)] == content[int(positions[0])]
             if n_trailing and container not in _TRUEHD and not in_step.all():
-                # ffmpeg goes on counting behind what is no frame of an ADTS file: what is left over was passed over.
+                # ffmpeg counts what is no frame of an ADTS file, too: as many bytes as are left over were skipped.
                 missing[np.argmin(in_step)] += np.rint(n_trailing / np.median(sizes)) * np.median(lengths)
                 n_trailing = 0
             file.seek(int(positions[0]))
@@ -174,7 +173,7 @@ def survey_frames(
     (lost,) = np.nonzero((missing > _SHORTEST_GAP_S * sample_rate) & (missing < _LONGEST_GAP_S * sample_rate))
     gaps = [Gap(int(starts[index]), round(float(missing[index]))) for index in lost]
     if container == "mp3" and gaps and declared_s is not None and not is_cut_off:
-        # Frames that were taken out, and what was put between, show in the count of all frames at the beginning alone.
+        # Bytes that were inserted look like missing frames; the header's count of frames says how many are missing.
         n_frames_missing = ((declared_s - times[0]) * sample_rate - starts[-1]) // np.median(lengths)
         largest = max(gaps, key=lambda gap: gap.n_samples)
         excess = sum(gap.n_samples for gap in gaps) - round(n_frames_missing * np.median(lengths))

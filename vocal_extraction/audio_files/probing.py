@@ -84,6 +84,7 @@ def examine(path: Path, *, containers: str | None = None, track: str | None = No
     if form == "avi":
         audio["start_time"] = _avi_start_s(path, audio)
     pictures = [stream for stream in streams if _has(stream, "attached_pic")]
+    main: Any = min(pictures, key=_distance_from_front, default=None)
     videos = [stream for stream in streams if stream.get("codec_type") == "video" and stream not in pictures]
     tags = audio.get("tags", {}) | container.get("tags", {})
     # No other chunk has a time reference.
@@ -102,7 +103,7 @@ def examine(path: Path, *, containers: str | None = None, track: str | None = No
             if name.lower() not in _CODING_TAGS and not name.lower().startswith(_DROPPED_PREFIXES)
         },
         channel_layout=audio.get("channel_layout"),
-        cover=_front_cover(pictures),
+        cover=main and Cover(main["index"], main.get("codec_name", ""), main.get("width", 0), main.get("height", 0)),
         complaint=find_header_damage(path, form),
         container="mp3 in wav" if (form, codec) == ("wav", "mp3") else form,
         track=number,
@@ -152,13 +153,6 @@ def _has(stream: dict[str, Any], disposition: str) -> bool:
     return bool(stream.get("disposition", {}).get(disposition))
 
 
-def _front_cover(pictures: list[dict[str, Any]]) -> Cover | None:
-    if not pictures:
-        return None
-    front = min(pictures, key=_distance_from_front)
-    return Cover(front["index"], front.get("codec_name", ""), front.get("width", 0), front.get("height", 0))
-
-
 def _kind_of(picture: dict[str, Any]) -> str:
     """Return what a picture shows, as 'Cover (back)'; nothing if the file does not say."""
     tags = picture.get("tags", {})
@@ -205,9 +199,7 @@ def _no_audio(path: Path, messages: str, streams: list[dict[str, Any]]) -> Extra
         kinds = ", ".join(sorted({str(stream.get("codec_type")) for stream in streams}))
         return ExtractionError(f"{path} holds no audio, only {kinds}.")
     if "moov atom not found" in messages:
-        return DamagedSongError(
-            f"{path} is truncated: its table of contents (moov atom) is missing, so nothing decodes."
-        )
+        return DamagedSongError(f"{path} is truncated: its table of contents (moov atom) is missing.")
     return ExtractionError(f"{path} is no audio that ffmpeg can read ({last_line(messages)}).")
 
 
@@ -238,7 +230,7 @@ def _declared_duration_s(
     declared = audio.get("duration") or (container.get("duration") if is_alone else None)
     if declared is None or "Estimating duration from bitrate" in messages or float(declared) < 0:
         return None
-    # That of a stream in ASF is the file's, in AVI it counts from the file's beginning.
+    # In ASF a stream's duration is the file's; in AVI it counts from the file's beginning.
     kind = container.get("format_name")
     if kind == "asf" and not is_alone:
         return None

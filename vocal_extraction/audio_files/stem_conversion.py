@@ -21,8 +21,8 @@ _SAME_TIME_NS = 2 * 10**9  # file systems keep times to 2 s or better
 def convert_stems(stems: Sequence[Path], wavs: Sequence[Path], *, sample_rate: int | None = None) -> None:
     """Decode the stems of one song to 32-bit float wavs, all or none, unless that was done before.
 
-    Shorter stems end in silence. A wav has its stem's time of change, by which it is known to be up to date. Without a
-    `sample_rate`, the highest of the stems is taken.
+    Shorter stems end in silence. A wav gets its stem's modification time, which shows whether it is up to date. Without
+    a `sample_rate`, the highest of the stems is taken.
     """
     if are_converted(stems, wavs):
         return

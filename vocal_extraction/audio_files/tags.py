@@ -62,7 +62,7 @@ def _escaped(text: str) -> str:
 
 
 def _read_cover(song: Path | None, cover: Cover, folder: Path) -> bytes:
-    """Return the picture as jpeg or png, or nothing if it cannot be read: a song is not lost for that."""
+    """Return the picture as jpeg or png, or nothing if it cannot be read, which is no reason to fail."""
     stored = _picture(song, cover.stream_index, "copy")
     if cover.width and stored.startswith((_JPEG, _PNG)):
         return stored
