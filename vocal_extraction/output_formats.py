@@ -18,7 +18,7 @@ def _bitrate(kbps: int, sample_rate: int, n_channels: int) -> tuple[str, ...]:
 
 
 def _vorbis_quality(kbps: int, sample_rate: int, n_channels: int) -> tuple[str, ...]:
-    """Return the quality that comes near a bit rate; asked for the rate itself, libvorbis refuses many combinations."""
+    """Return the quality nearest to a bit rate; libvorbis refuses many bit rates themselves."""
     per_pair = min(max(kbps * 2 / n_channels * 44_100 / max(sample_rate, 22_050), _VORBIS_KBPS[0]), _VORBIS_KBPS[-1])
     above = max(1, bisect.bisect_left(_VORBIS_KBPS, per_pair))
     low, high = _VORBIS_KBPS[above - 1 : above + 1]

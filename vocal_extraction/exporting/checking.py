@@ -59,7 +59,6 @@ def _songs(folder: str | Path | None) -> tuple[str, Iterator[Song]]:
     if folder is None and not (Path(given).is_dir() and layout_of(Path(given))):
         names = "synthesised songs (without validation songs; --tracks DIR or $MUSDB_PATH name some)"
         return names, ((dict[str, Any](synthesize_song(seed, _DEMO_S)), SAMPLE_RATE) for seed in range(_N_DEMO_SONGS))
-    found = find_tracks(given, subset="valid")
-    return f"validation songs of {given}", (
-        (dict(zip(track.sources, track.read(), strict=True)), track.sample_rate) for track in found
-    )
+    tracks = find_tracks(given, subset="valid")
+    songs = ((dict(zip(track.sources, track.read(), strict=True)), track.sample_rate) for track in tracks)
+    return f"validation songs of {given}", songs

@@ -53,9 +53,8 @@ def export_graphs(
             results = parts[name].eval()(*given)
         values.update(zip(outputs, results if isinstance(results, tuple) else [results], strict=True))
         graphs[name] = _exported(parts[name], given, inputs, outputs, fold=fold)
-    return graphs, [
-        {"directions": n, "units": layer.lstm.hidden_size} for n, layer in zip(directions, layers, strict=True)
-    ]
+    units = [layer.lstm.hidden_size for layer in layers]
+    return graphs, [{"directions": n, "units": m} for n, m in zip(directions, units, strict=True)]
 
 
 def _layerwise_parts(network: Any, layers: Sequence[OverTime]) -> dict[str, _Part]:

@@ -1,7 +1,7 @@
 """Live separation between audio devices: the callback copies blocks in and mixes stems out, and never waits.
 
-What is played is behind by the separator's delay and the blocks that the worker has time for. Where stems are not
-there in time, the mixture is played, as far behind.
+What is played lags by the separator's delay and the blocks that the worker has time for. Where stems are late, the
+mixture is played with the same delay.
 """
 
 import atexit
@@ -63,9 +63,9 @@ class LiveSession:
         self._stream = self._opened()
         self._n_ahead = n_ahead
         n_behind = self._separator_delay + n_ahead * self.n_samples
-        devices_s, block_s = sum(self._stream.latency), self.n_samples / self.sample_rate
+        devices_s = sum(self._stream.latency)
         if devices_s > _STANDSTILL_S:  # PortAudio's JACK may give 2^32 samples; it is behind by one block
-            devices_s = block_s
+            devices_s = self.n_samples / self.sample_rate
         self.delays_s = (n_behind / self.sample_rate, devices_s)
         self._ring = Ring(len(names), self.n_samples, task.n_channels)
         self._pipe.send(self._ring.memory.name)

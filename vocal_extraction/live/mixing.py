@@ -1,4 +1,4 @@
-"""What of the stems is played: a gain for each, changed without clicks."""
+"""The mix that is played: a gain for each stem, changed without clicks."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ def parse_gains(text: str) -> dict[str, float]:
 
 
 class Mixer:
-    """Sums stems with gains that move to what they shall be within a block; `solo` plays one stem alone."""
+    """Sums stems with gains that reach their targets within a block; `solo` plays one stem alone."""
 
     def __init__(
         self, stems: Sequence[str], sample_rate: int, *, gains_db: Mapping[str, float], solo: str | None = None

@@ -73,7 +73,7 @@ class PcmInput:
 
 
 def wav_header(sample_rate: int, n_channels: int) -> bytes:
-    """Return the header of a wav of 32-bit floats whose length nobody knows yet."""
+    """Return the header of a wav of 32-bit floats of unknown length."""
     frame_bytes = 4 * n_channels
     form = struct.pack("<HHIIHH", _FLOAT, n_channels, sample_rate, frame_bytes * sample_rate, frame_bytes, 32)
     unknown = struct.pack("<I", _UNKNOWN_LENGTH)

@@ -1,4 +1,4 @@
-"""Stems written as they come, so that what is there is whole whenever recording ends."""
+"""Stems written block by block, so that files are whole whenever recording ends."""
 
 import contextlib
 import wave
@@ -42,10 +42,10 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         file = self._files.get(name)
         if file is not None and file.tell() * 3 * self._n_channels + n_bytes < 2**32 - 2**16:
             return file
-        number = len(list(self.folder.glob(f"{name}*.wav"))) + 1 if file is not None else 1
+        path = self.folder / f"{name}.wav"
         if file is not None:
             file.close()
-        path = self.folder / (f"{name}.wav" if number == 1 else f"{name}-{number}.wav")
+            path = self.folder / f"{name}-{len([*self.folder.glob(f'{name}*.wav')]) + 1}.wav"
         file = self._files[name] = wave.open(str(path), "wb")  # noqa: SIM115 - closed at the end
         file.setnchannels(self._n_channels)
         file.setsampwidth(3)

@@ -45,23 +45,18 @@ def run_live(
     named = {*mix["gains_db"], *([stem] if stem else [])}
     stems = ("all",) if named - {"vocals", "accompaniment", "other"} else None
     if audio and list(audio) != ["-"]:
-        raise SettingsError(
-            f"Live takes what is playing, or - for standard input, not {audio[0]!r}; extract takes files."
-        )
+        raise SettingsError(f"Live takes what is playing, or - for stdin, not {audio[0]!r}; extract takes files.")
     if audio:
         found = PcmInput(sys.stdin.buffer, sample_rate=sample_rate or 44_100, n_channels=n_channels)
         task = Task(str(model), found.sample_rate, found.n_channels, stems, record)
         return _filter(found, sys.stdout.buffer, task, mix, raw=raw)
     from vocal_extraction.live.devices import LiveSession
 
+    task = Task(str(model), sample_rate, n_channels, stems, record)
     devices = _device(input_device), _device(output_device)
-    with LiveSession(
-        Task(str(model), sample_rate, n_channels, stems, record), devices, n_ahead=n_ahead, **mix
-    ) as session:
-        here, devices_s = session.delays_s
-        behind = (
-            f"{1000 * (here + devices_s):.0f} ms behind ({1000 * here:.0f} here, {1000 * devices_s:.0f} in the devices)"
-        )
+    with LiveSession(task, devices, n_ahead=n_ahead, **mix) as session:
+        here_ms, devices_ms = (1000 * delay_s for delay_s in session.delays_s)
+        behind = f"{here_ms + devices_ms:.0f} ms behind ({here_ms:.0f} here, {devices_ms:.0f} in the devices)"
         print(f"Live, {behind}. Ctrl-C ends it; {_KEYS}.", file=sys.stderr)
         _watch(session, behind)
     median, most = session.block_shares
@@ -96,7 +91,7 @@ def _device(name: str | None) -> str | int | None:
 
 @contextlib.contextmanager
 def _keyboard() -> Iterator[Callable[[float], str]]:
-    """Yield what waits so many seconds for a key and returns it, or nothing; keys come without Enter meanwhile."""
+    """Yield a function that waits a number of seconds for a key and returns it, or ""; keys need no Enter meanwhile."""
     if not sys.stdin.isatty():
 
         def no_key(wait_s: float) -> str:
@@ -123,7 +118,7 @@ def _filter(found: PcmInput, target: BinaryIO, task: Task, mix: dict[str, Any], 
     """Separate all that a stream has, block by block as it arrives."""
     rate, n_channels, separating_s, n_samples = found.sample_rate, found.n_channels, 0.0, 0
     separator = task.separator()
-    mixer, delay = Mixer(separator.plan.names, rate, **mix), separator.delay()
+    mixer, delay_ms = Mixer(separator.plan.names, rate, **mix), 1000 * separator.delay() / rate
     with task.recording(separator) as write:
         if not raw:
             target.write(wav_header(rate, n_channels))
@@ -136,8 +131,5 @@ def _filter(found: PcmInput, target: BinaryIO, task: Task, mix: dict[str, Any], 
             target.write(mixer.mix(parts, parts.sum(axis=0)).astype("<f4").tobytes())
             target.flush()
             write(separated)
-    print(
-        f"{n_samples / rate:.1f} s, {1000 * delay / rate:.0f} ms behind; separated in {separating_s:.1f} s.",
-        file=sys.stderr,
-    )
+    print(f"{n_samples / rate:.1f} s, {delay_ms:.0f} ms behind; separated in {separating_s:.1f} s.", file=sys.stderr)
     return 0

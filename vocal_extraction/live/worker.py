@@ -1,7 +1,7 @@
 """The process that separates while sound plays, and the memory that it shares with the audio callback.
 
 Block number i of what came in lies at ``incoming[i % RING]``, its stems at ``stems[:, i % RING]``. Each side counts its
-own blocks and reads the other's count; nobody waits for a lock.
+own blocks and reads the other's count, so there is no lock.
 """
 
 import contextlib
@@ -83,14 +83,14 @@ class Ring:
         return np.where(places[:, None] >= 0, kept[places % len(kept)], 0.0)
 
     def close(self) -> None:
-        """Give the memory back; for the one that made it, when the other has ended."""
+        """Free the memory; for the process that made it, when the other has ended."""
         del self.counts, self.incoming, self.stems, self.durations_s
         self.memory.close()
         self.memory.unlink()
 
 
 def work(task: Task, pipe: Any, arrived: Any) -> None:
-    """Load the model, say what it gives, and separate blocks until asked to stop or until nobody is there any more."""
+    """Load the model, send its stems, rate, hop and delay, and separate blocks until asked to stop or left alone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the other process, which then ends this one
     try:
         separator = task.separator()

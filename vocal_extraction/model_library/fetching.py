@@ -18,7 +18,7 @@ from vocal_extraction.errors import VocalExtractionError
 
 _TIMEOUT_S = 30.0
 _BLOCK_BYTES = 2**18
-_ALL_HERE = 416  # the status of a server that is asked for bytes behind the end of a file
+_ALL_HERE = 416  # HTTP status: the range asked for begins at the file's end
 
 
 class LibraryError(VocalExtractionError):

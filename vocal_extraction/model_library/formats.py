@@ -22,7 +22,7 @@ class Imported(NamedTuple):
     """A network, and what is known of it from its files."""
 
     network: torch.nn.Module
-    metadata: CheckpointMetadata  # its preset is what the model is called where nobody says
+    metadata: CheckpointMetadata  # its preset is the model's default name
     files: list[str]  # those that the weights are from
 
 
@@ -68,9 +68,8 @@ def open_unmix(files: Files, high: str) -> Imported | None:
         for key, values in states[by_source[source]].items()
         if not re.match(r"stft\.|transform\.|sample_rate", key)  # of the STFT, in some releases
     }
-    signal = SignalSettings(
-        window_length=2 * (n_bins - 1), hop_length=(n_bins - 1) // 2, window_type="hann", padding="reflect"
-    )
+    half = n_bins - 1
+    signal = SignalSettings(window_length=2 * half, hop_length=half // 2, window_type="hann", padding="reflect")
     return _imported("SourceNetworks", arguments, members, signal, sorted(by_source), list(states), "open-unmix")
 
 

@@ -9,17 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vocal_extraction.atomic_files import remove_leftovers, sha256_of
-from vocal_extraction.checkpointing import (
-    CheckpointError,
-    licence_of,
-    load_checkpoint,
-    named_checkpoint,
-    named_checkpoints,
-    read_metadata,
-    shipped_checkpoints,
-)
+from vocal_extraction.checkpointing import CheckpointError, licence_of, load_checkpoint, named_checkpoint, read_metadata
 from vocal_extraction.checkpointing.archive import reason_of
-from vocal_extraction.checkpointing.shipped import ENDING, member_paths
+from vocal_extraction.checkpointing.shipped import ENDING, member_paths, named_checkpoints, shipped_checkpoints
 from vocal_extraction.errors import SettingsError
 from vocal_extraction.model_library.fetching import LibraryError, LicenceError, download, size_of
 from vocal_extraction.model_library.files import files_at, read

@@ -29,9 +29,7 @@ def read_arrays(index: bytes, data: bytes) -> dict[str, NDArray[Any]]:
     """Return the arrays by name; a CheckpointError says that the index or an array is damaged, or of another kind."""
     try:
         (_, _, *handle), _ = _varints(index[-_FOOTER_BYTES:], 0, 4)
-        entries = [
-            entry for _, block in _entries(index, *handle) for entry in _entries(index, *_varints(block, 0, 2)[0])
-        ]
+        entries = [each for _, block in _entries(index, *handle) for each in _entries(index, *_varints(block, 0, 2)[0])]
         return {key.decode(): _array(dict(_fields(entry)), data) for key, entry in entries if key}
     except (LookupError, TypeError, ValueError, struct.error, DecodeError) as error:  # TypeError: fields of other kinds
         raise CheckpointError(f"its index is damaged ({error})") from error
