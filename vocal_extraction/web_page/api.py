@@ -34,7 +34,7 @@ from vocal_extraction.web_page.uploads import RefusedError
 
 _SITE = Path(__file__).with_name("site")
 _EVENT_EVERY_S = 0.25
-# A report is a page by itself, from a folder that anything may have written into: it may draw and play, not ask.
+# Any program may have written into the folder of a report: it may draw and play, but send no requests.
 _REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data:; media-src data:; font-src data:; frame-ancestors 'self'"
@@ -234,7 +234,7 @@ class Api:
         for track in (job.track, *job.previews):
             if track is not None and track.folder.name == folder and file[:-4] in track.stems:
                 return _file(track.folder / file)
-        raise _missing()
+        raise HTTPException(404)
 
     def list_reports(self, request: Request) -> Response:
         """List the reports of evaluations, the newest first, with models, date, machine and commit."""
@@ -250,13 +250,13 @@ class Api:
     def _found(self, request: Request, *, done: bool = False) -> Job:
         job = self._queue.find(request.state.session, request.path_params["id"])
         if job is None or (done and job.state != DONE):
-            raise _missing()
+            raise HTTPException(404)
         return job
 
 
 def _file(path: Path, download_as: str | None = None, *, is_temporary: bool = False) -> Response:
     if not path.is_file():
-        raise _missing()
+        raise HTTPException(404)
     then = BackgroundTask(path.unlink, missing_ok=True) if is_temporary else None
     return FileResponse(path, filename=download_as, background=then)
 
@@ -276,14 +276,10 @@ def _as_json(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 503 if isinstance(error, RefusedError) else 400)
 
 
-def _missing() -> HTTPException:
-    return HTTPException(404)
-
-
 def reports_in(folders: Iterable[Path]) -> dict[str, Path]:
     """Return the reports below `folders` by their paths, the newest first; links that lead out are left out."""
     found = [
-        (folder / path.relative_to(folder))
+        path
         for folder in folders
         for name in _DATA
         for path in folder.rglob(name)

@@ -83,7 +83,7 @@ class Job:
 
     @property
     def id(self) -> str:
-        """Name of the job, which nobody guesses."""
+        """Name of the job, which cannot be guessed."""
         return self.folder.name
 
     @property

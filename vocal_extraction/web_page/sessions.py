@@ -24,9 +24,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-_STRANGER = (
-    "This server wants its token: open the address that it printed at its start, or send 'Authorization: Bearer TOKEN'."
-)
+_STRANGER = "A token is needed: open the address that the server printed, or send 'Authorization: Bearer TOKEN'."
 
 
 class SessionMiddleware:
@@ -37,7 +35,7 @@ class SessionMiddleware:
         self._key = secrets.token_bytes(32)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer it here; what is no HTTP is not answered, and the connection closed."""
+        """Pass a request on, or refuse it; connections of other kinds, as WebSockets, are closed."""
         if scope["type"] != "http":
             return
         request, app, headers = Request(scope, receive), self._app, dict(_HEADERS)

@@ -54,10 +54,8 @@ def export_site(
         ]
         (site / "models.json").write_text(json.dumps(described))
         (site / "colours.css").write_text(COLOURS)
-        head = (
-            f'<html lang="en" data-engine="browser">\n<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        )
-        page = site / "index.html"
+        policy = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        head, page = f'<html lang="en" data-engine="browser">\n{policy}', site / "index.html"
         page.write_text(page.read_text().replace('<html lang="en">', head))
         _list_files(site)
         if folder.exists():
@@ -93,5 +91,4 @@ def _list_files(site: Path) -> None:
     version = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
     names = ["./", *(path.relative_to(site).as_posix() for path in files)]
     worker = site / "sw.js"
-    filled = worker.read_text().replace('["", []]', json.dumps([version, names]))
-    worker.write_text(filled)
+    worker.write_text(worker.read_text().replace('["", []]', json.dumps([version, names])))

@@ -24,7 +24,7 @@ class RefusedError(VocalExtractionError):
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Bounds that keep one session from filling the disk or the day."""
+    """Limits that keep one session from taking all of the disk or of the server's time."""
 
     upload_bytes: int = 300 * 2**20  # largest song file
     longest_s: float = 20 * 60.0  # longest song, decoded
@@ -52,7 +52,7 @@ class Upload:
     expected_s: float  # how long it says it is; where it does not say, the longest that it may be
 
     def stored_bytes(self, n_stems: int) -> float:
-        """Return about what its job takes of the disk, at most."""
+        """Return about how many bytes its job takes on the disk, at most."""
         return self.expected_s * self.sample_rate * self.n_channels * 4 * (_STORED + _STORED_PER_STEM * n_stems)
 
 
