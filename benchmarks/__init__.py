@@ -12,11 +12,8 @@ class Row:
 
     what: str
     this_s: float
-    """Seconds that this project takes."""
     reference_s: float
-    """Seconds that the reference takes."""
-    notes: tuple[str, ...] = ()
-    """How it was measured, where a number of seconds does not say it all."""
+    notes: tuple[str, ...] = ()  # how it was measured, where that is not obvious
 
     @property
     def factor(self) -> float:

@@ -1,20 +1,15 @@
-"""``python -m benchmarks [NAME ...]``: measure, and print one table with the date and the machine.
-
-NAME is a module of this folder; without one, all are measured.
-"""
+"""``python -m benchmarks [NAME ...]``: measure, and print one table with the date and the machine."""
 
 import argparse
 import datetime
 import importlib
 import os
-import pkgutil
 import platform
 from pathlib import Path
 
-import benchmarks
 from vocal_extraction.reports.tables import text_table
 
-NAMES = sorted(module.name for module in pkgutil.iter_modules(benchmarks.__path__) if not module.name.startswith("_"))
+NAMES = ("evaluation", "extraction", "mixing", "training")
 
 
 def machine() -> str:

@@ -2,8 +2,8 @@
 
 The reference is the tutorial's training: nussl's `OnTheFly` dataset around scaper's mixtures, one worker that mixes,
 nussl's network, and engines of ignite. It would take most of a day, so some of its batches are timed and multiplied; of
-this project's, whole training epochs and a part of the validation. The notes under the table say every factor.
-Both take turns on the same songs, by the clock, since what counts is how long one waits: measure on an idle machine.
+this project's, whole training epochs and a part of the validation. The notes under the table have every factor.
+Both take turns on the same songs and are timed by the clock: measure on an idle machine.
 """
 
 import dataclasses
@@ -19,7 +19,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks import Row
-from vocal_extraction.compatibility import nussl, scaper
+from benchmarks.mixing import plain_scaper
+from vocal_extraction.compatibility import nussl
 from vocal_extraction.data_augmentation import event_template
 from vocal_extraction.demo_songs import write_demo_songs
 from vocal_extraction.musdb_preparation import song_names
@@ -33,8 +34,7 @@ from vocal_extraction.training.state import TrainingState
 from vocal_extraction.training.trainer import Trainer
 
 N_ROUNDS = 3
-N_VALIDATED = 200
-"""Validation mixtures of this project in each round."""
+N_VALIDATED = 200  # validation mixtures of this project in each round
 N_REFERENCE_BATCHES = 3
 N_REFERENCE_VALIDATION_BATCHES = 2
 
@@ -44,18 +44,13 @@ _CPU = torch.device("cpu")
 
 @dataclasses.dataclass
 class Seconds:
-    """What the parts of a run took, one entry a round; made whole already."""
+    """What the parts of a run took, extrapolated to the whole run's, one entry a round."""
 
-    start: list[float] = dataclasses.field(default_factory=list)
-    """Everything before the first epoch."""
-    rendering: list[float] = dataclasses.field(default_factory=list)
-    """What the first validation takes longer than the others, since its mixtures are made."""
-    training: list[float] = dataclasses.field(default_factory=list)
-    """One epoch's batches."""
-    validation: list[float] = dataclasses.field(default_factory=list)
-    """One epoch's validation."""
-    writing: list[float] = dataclasses.field(default_factory=list)
-    """Checkpoints, history and plots of one epoch."""
+    start: list[float] = dataclasses.field(default_factory=list)  # everything before the first epoch
+    rendering: list[float] = dataclasses.field(default_factory=list)  # mixtures of the first validation
+    training: list[float] = dataclasses.field(default_factory=list)  # one epoch's batches
+    validation: list[float] = dataclasses.field(default_factory=list)  # one epoch's
+    writing: list[float] = dataclasses.field(default_factory=list)  # checkpoints, history and plots of one epoch
 
     def whole_run(self) -> float:
         """Put a run together from the medians of its parts."""
@@ -167,8 +162,12 @@ def _our_round(seconds: Seconds, dataset: Path, folder: Path, *, epoch: int) -> 
 
 def _reference_round(seconds: Seconds, dataset: Path, *, first_seed: int) -> None:
     """Train and validate some batches as the tutorial does."""
-    arguments = (SPECIFIED.signal.n_bins, *_network_arguments())
-    network = nussl.ml.SeparationModel(nussl.ml.networks.builders.build_recurrent_mask_inference(*arguments))
+    specified, n_bins, n_sources = SPECIFIED.network, SPECIFIED.signal.n_bins, len(SPECIFIED.sources)
+    config = nussl.ml.networks.builders.build_recurrent_mask_inference(
+        n_bins, specified.hidden_size, specified.num_layers, specified.bidirectional, specified.dropout, n_sources,
+        [specified.activation],
+    )  # fmt: skip
+    network = nussl.ml.SeparationModel(config)
     optimizer = torch.optim.Adam(network.parameters(), lr=_SCHEDULE.learning_rate)
     loss_of = nussl.ml.train.loss.L1Loss()
 
@@ -193,23 +192,11 @@ def _reference_round(seconds: Seconds, dataset: Path, *, first_seed: int) -> Non
     seconds.validation.append(_timed(lambda: validator.run(batches, max_epochs=1))[0] * validation)
 
 
-def _network_arguments() -> tuple[Any, ...]:
-    network = SPECIFIED.network
-    return (
-        network.hidden_size,
-        network.num_layers,
-        network.bidirectional,
-        network.dropout,
-        len(SPECIFIED.sources),
-        [network.activation],
-    )
-
-
 def _loader(folder: Path, n_batches: int, first_seed: int) -> DataLoader[Any]:
     """Return nussl's dataset of so many batches, mixed by one worker as published."""
     transforms, stft = nussl.datasets.transforms, SPECIFIED.signal
     mixtures = nussl.datasets.OnTheFly(
-        lambda asking, index: _plain_scaper(asking, folder, first_seed + index),
+        lambda asking, index: _plain_mixture(asking, folder, first_seed + index),
         num_mixtures=n_batches * _SCHEDULE.batch_size,
         stft_params=nussl.STFTParams(stft.window_length, stft.hop_length, stft.window_type),
         sample_rate=stft.sample_rate,
@@ -225,12 +212,9 @@ def _loader(folder: Path, n_batches: int, first_seed: int) -> DataLoader[Any]:
     return DataLoader(mixtures, batch_size=_SCHEDULE.batch_size, num_workers=1)
 
 
-def _plain_scaper(asking: Any, folder: Path, seed: int) -> dict[str, Any]:
+def _plain_mixture(asking: Any, folder: Path, seed: int) -> dict[str, Any]:
     """Mix as the tutorial does; every second mixture is coherent."""
-    mixing = MixingSettings()
-    mixer = scaper.Scaper(mixing.duration_s, str(folder / "foreground"), str(folder / "background"), random_state=seed)
-    mixer.sr, mixer.ref_db, mixer.n_channels = SPECIFIED.signal.sample_rate, mixing.ref_db, 1
-    template = event_template(mixing)
+    mixer, template = plain_scaper(folder, seed), event_template(MixingSettings())
     if seed % 2:
         mixer.add_event(**{**template, "label": ("const", "vocals")})
         drawn = mixer._instantiate_event(mixer.fg_spec[0])
