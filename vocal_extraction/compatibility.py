@@ -1,8 +1,8 @@
-"""The few lines that let nussl 1.1.9, scaper 1.6.5 and museval run on current NumPy, SciPy, pandas, librosa and torch.
+"""Bridges that let nussl 1.1.9, scaper 1.6.5 and museval run on current NumPy, SciPy, pandas, librosa and torch.
 
-`install` puts a finder in front of Python's own: when one of these libraries is imported, by whomever, the bridges in
-`BEFORE` run first and those in `AFTER` right after. Nothing is imported before that, since nussl takes seconds. This
-package's own modules write ``from vocal_extraction.compatibility import nussl`` (or ``scaper``, or ``museval``).
+`install` adds an import hook: when one of these libraries is imported, from wherever, the bridges in `BEFORE` run
+first and those in `AFTER` right after. Nothing is imported before that, since nussl takes seconds. This package's own
+modules write ``from vocal_extraction.compatibility import nussl`` (or ``scaper``, or ``museval``).
 """
 
 import collections
@@ -32,11 +32,8 @@ def _bridge_numpy() -> None:
     """NumPy 2 removed ``np.Inf`` (scaper) and ``np.mat`` (nussl), 2.4 ``np.linalg.linalg`` (museval)."""
     import numpy
 
-    for name, value in (("Inf", numpy.inf), ("mat", numpy.asmatrix)):
-        if name not in vars(numpy):
-            setattr(numpy, name, value)
-    if not hasattr(numpy.linalg, "linalg"):
-        numpy.linalg.linalg = numpy.linalg  # type: ignore[attr-defined]
+    numpy.Inf, numpy.mat = numpy.inf, numpy.asmatrix  # type: ignore[attr-defined]
+    numpy.linalg.linalg = numpy.linalg  # type: ignore[attr-defined]
 
 
 def _bridge_scipy() -> None:
@@ -44,15 +41,14 @@ def _bridge_scipy() -> None:
     import scipy.signal
 
     for name in ("hamming", "hann", "blackman"):
-        if not hasattr(scipy.signal, name):
-            setattr(scipy.signal, name, getattr(scipy.signal.windows, name))
+        setattr(scipy.signal, name, getattr(scipy.signal.windows, name))
 
 
 def _bridge_numba() -> None:
-    """numba caches a `guvectorize` (librosa's) in two files, joined by numbers that depend on what else it compiled.
+    """numba caches a `guvectorize` (librosa's) in two files, linked by numbers that depend on what else it compiled.
 
-    Files of two processes that compiled in other orders then end the next by a signal. Counted by name, as in numba's
-    pull request 10545, the numbers do not depend on the order.
+    A process that finds files of two others, which compiled in different orders, crashes. Counted by name, as in
+    numba's pull request 10545, the numbers do not depend on the order.
     """
     identity = sys.modules["numba.core.bytecode"].FunctionIdentity
     from_function, counts = identity.from_function, collections.Counter[str]()
@@ -68,7 +64,7 @@ def _bridge_numba() -> None:
 
 
 def _bridge_soundfile() -> None:
-    """soundfile encodes names strictly, and so refuses files that Python lists, with bytes that are no characters."""
+    """soundfile refuses names of files with bytes that are no UTF-8, which Python lists."""
     import soundfile
 
     strict = soundfile.SoundFile._open
@@ -102,8 +98,7 @@ def _bridge_librosa() -> None:
 def _bridge_librosa_display() -> None:
     """librosa 0.10 renamed ``waveplot``; 0.11 gave ``__scale_axes``, which nussl calls, two parameters more."""
     display: Any = sys.modules["librosa.display"]
-    if not hasattr(display, "waveplot"):
-        display.waveplot = display.waveshow
+    display.waveplot = display.waveshow
     vars(display)["__scale_axes"].__defaults__ = (16, 480)  # of tempo_min and tempo_max
 
 
@@ -201,10 +196,7 @@ def _bridge_module_snapshots() -> None:
 
 
 def _allow_plain_classes() -> None:
-    """torch 2.6 reads files with ``weights_only``, which knows none of the classes in checkpoints of nussl's.
-
-    For those there are stand-ins, which make instances of nussl's, and import it for that.
-    """
+    """torch 2.6 reads files with ``weights_only``, which refuses nussl's classes; stand-ins import nussl for them."""
     import numpy
     import torch
 
@@ -232,11 +224,11 @@ def _stand_in(path: str) -> type:
 
 
 def _allow_nussls_classes() -> None:
-    """Put nussl's classes in the place of their stand-ins, which a file that is being read may still refer to."""
+    """Replace the stand-ins by nussl's classes; a file that is being read may still refer to the stand-ins."""
     import torch
 
     known: list[Any] = torch.serialization.get_safe_globals()
-    # A stand-in without the name that it stands for is kept: it is called, but no longer found.
+    # Stand-ins are kept without the names that they stand for: they may be called, but are no longer found.
     kept = [each[0] if isinstance(each, tuple) and each[0] in _STAND_INS else each for each in known]
     torch.serialization.clear_safe_globals()
     nussl = sys.modules["nussl"]
@@ -260,8 +252,6 @@ AFTER: dict[str, list[Callable[[], None]]] = {  # what is done right after
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Import hook that applies the bridges when their libraries are imported."""
-
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
         if name not in BEFORE and name not in AFTER:
             return None
@@ -295,7 +285,5 @@ def install() -> None:
 def __getattr__(name: str) -> types.ModuleType:
     if name not in BEFORE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    install()
-    module = importlib.import_module(name)
-    globals()[name] = module
-    return module
+    globals()[name] = importlib.import_module(name)
+    return globals()[name]

@@ -32,12 +32,9 @@ def choose_device(name: str = "auto") -> Any:
 
 def known_device(name: Any) -> Any:
     """Return what `choose_device` returns, or 'cpu', for which torch is not imported."""
-    if str(name) == "cpu" or (name == "auto" and not _may_be_accelerated()):
+    if name == "auto":
+        has_accelerator = sys.platform != "linux" or any(Path("/dev", each).exists() for each in _ACCELERATORS)
+        name = "auto" if has_accelerator and importlib.util.find_spec("torch") else "cpu"
+    if str(name) == "cpu":
         return "cpu"
     return choose_device(name) if isinstance(name, str) else name
-
-
-def _may_be_accelerated() -> bool:
-    if sys.platform == "linux" and not any(Path("/dev", name).exists() for name in _ACCELERATORS):
-        return False
-    return importlib.util.find_spec("torch") is not None

@@ -1,16 +1,7 @@
 """Presets: a signal, a network and a recipe under the name that ``--preset`` takes.
 
-`specified` is what settings.py has. Any other, one's own too, is a TOML file with only what differs from a named one::
-
-    based_on = "studio"                 # specified, if it is left out
-    sources = ["vocals", "drums", "bass", "other"]
-
-    [network]                           # and [signal], [mixing], [training]: the fields of settings.py
-    hidden_size = 96
-
-    [training]
-    n_mixtures = 5_000
-    gradient_clip_norm = "none"         # TOML has no other word for it
+`specified` is what settings.py has. Any other is a TOML file with only what differs from a named one, as in
+docs/training.md.
 """
 
 import dataclasses
