@@ -219,7 +219,7 @@ def test_arguments_that_make_no_network_are_refused(tmp_path, arguments, reason)
     [
         ({"sample_rate": 0}, "expected 8000 to 192000"),
         ({"sample_rate": -8_000}, "expected 8000 to 192000"),
-        ({"num_features": 1}, "No bands can be made"),
+        ({"num_features": 1}, "no network can be made of its config"),
     ],
 )
 def test_bands_that_cannot_be_made_are_refused(tmp_path, arguments, reason):

@@ -269,7 +269,8 @@ def test_a_loader_for_another_kind_of_file_is_one_row(tmp_path, monkeypatch, sav
 
 def test_what_others_store_is_ignored(saved):
     metadata = CheckpointMetadata.parse({**read_checkpoint(saved[1])["metadata"], "mood": ["blue"], "seed": "zero"})
-    assert (metadata.seed, metadata.preset, metadata.history["train/loss"]) == (None, "small", [0.5])
+    history = metadata.trainer["trainer.state.epoch_history"]
+    assert (metadata.seed, metadata.preset, history["train/loss"]) == (None, "small", [0.5])
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_a_run_leaves_everything_behind(pictures, dataset, tmp_path, monkeypatch
         loaded = load_checkpoint(tmp_path / "run" / name)
         assert loaded.metadata.seed == 0
         assert loaded.metadata.trainer["trainer.state_dict"]["epoch_length"] == 3
-    history = load_checkpoint(tmp_path / "run" / "latest.model.pth").metadata.history
+    history = load_checkpoint(tmp_path / "run" / "latest.model.pth").metadata.trainer["trainer.state.epoch_history"]
     assert history["validation/loss"] == [row["validation_loss"] for row in history_of(tmp_path / "run")]
 
 

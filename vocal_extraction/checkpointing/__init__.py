@@ -1,7 +1,4 @@
-"""Checkpoints: what ``nussl.ml.SeparationModel.save`` writes, read as data.
-
-Data comes out of a file, or a `CheckpointError`; no code runs. docs/checkpoints.md lists the contents and the steps.
-"""
+"""Checkpoints as ``nussl.ml.SeparationModel.save`` writes them, read as data and never as code: docs/checkpoints.md."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

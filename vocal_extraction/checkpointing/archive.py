@@ -1,7 +1,4 @@
-"""The first check: a checkpoint's file, and the zip archive that it must be.
-
-torch writes archives without compression, so one can be no larger unpacked than it is on disk.
-"""
+"""The first check: a checkpoint's file, and the zip archive that it must be, which torch writes without compression."""
 
 import io
 import struct
@@ -10,7 +7,7 @@ from pathlib import Path
 
 from vocal_extraction.errors import VocalExtractionError
 
-LARGEST_BYTES = 2**30  # most bytes that a checkpoint may have, and the tensors in it
+LARGEST_BYTES = 2**30  # of a checkpoint's file
 PICKLE = "data.pkl"  # the record that says what the others are
 _LARGEST_PICKLE_BYTES = 2**21
 _ADVICE = "Train or download it again."
@@ -66,10 +63,10 @@ def records_of(contents: bytes | Path, *, name: str, only: str | None = None) ->
 
 
 def packed(records: dict[str, bytes]) -> io.BytesIO:
-    """Pack records anew, so that torch sees these and nothing else that the file may have held; they are taken out."""
+    """Pack records anew, so that torch sees nothing else of the file. They are removed, to hold large weights once."""
     archive_file = io.BytesIO()
     with zipfile.ZipFile(archive_file, "w") as archive:
         for record in [*records]:
-            archive.writestr(f"archive/{record}", records.pop(record))  # so that large weights are not there twice
+            archive.writestr(f"archive/{record}", records.pop(record))
     archive_file.seek(0)
     return archive_file

@@ -1,6 +1,4 @@
-"""Several trained networks as one: networks of one kind joined to one whose masks are the mean of theirs, or a list of
-any models, whose estimates are averaged. docs/models.md has figures.
-"""
+"""Several trained networks as one: a network whose masks are the mean of theirs, or a list of models of any kinds."""
 
 import json
 import os
@@ -27,7 +25,7 @@ _PREFIX = "layers.model."
 def join_checkpoints(paths: Sequence[str | Path], output_path: str | Path, *, overwrite: bool = False) -> Path:
     """Join two or more checkpoints of one network and signal to one, which is used like any other.
 
-    With the ending .toml, the output lists them, of whatever kinds, and the mean of their estimates is the model. Else
+    With the ending .toml, the output lists models of any kinds, the mean of whose estimates is the model. Else
     the new file's metadata has, under ``members``, the SHA-256 of each member's file and what is known of its training.
     """
     output_path = Path(output_path)

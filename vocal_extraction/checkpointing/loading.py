@@ -1,8 +1,4 @@
-"""From a checkpoint to a network that is ready for use, by the loader for its kind of file.
-
-The source-separation tutorial's issue 46 describes how nussl's own loading fails; the specification's workaround
-(network built by hand, weights put in, metadata handed over) is what happens here, on contents that were read as data.
-"""
+"""From a checkpoint to a network that is ready for use, by the loader for its kind of file."""
 
 import ctypes
 import dataclasses
@@ -37,9 +33,7 @@ _MOST_MEMBERS = 16  # models in a list
 class LoadedModel:
     """A network that is ready for use, and how it is fed."""
 
-    network: Any
-    """An `OnnxNetwork`, or a module of torch: in ``eval()``, on its device, called with ``{'mix_magnitude': ...}`` or
-    ``{'mix_audio': ...}``. Of the mean of several models, a tuple of these."""
+    network: Any  # as in `Loaded`, in ``eval()`` and on its device; of the mean of several models, a tuple of these
     signal: SignalSettings  # sample rate and STFT of its input
     n_channels: int  # channels that go in together; 1 means that each channel is an item of the batch
     sources: tuple[str, ...]  # names along the last axis of the output
@@ -50,7 +44,7 @@ class LoadedModel:
 
     @property
     def name(self) -> str:
-        """What it is called: a model that ships or was imported by its name, a trained one by preset and folder."""
+        """The name of a model that ships or was imported; preset and folder of a trained one."""
         name = shipped.model_name(self.path)
         if name not in ("best", "latest"):
             return name

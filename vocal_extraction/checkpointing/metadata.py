@@ -1,7 +1,6 @@
-"""The schema of a checkpoint's metadata: nussl's keys and this project's, written and read here and nowhere else.
+"""The schema of a checkpoint's metadata: nussl's keys and this project's, which docs/checkpoints.md lists.
 
-docs/checkpoints.md lists all keys; others are ignored. Files of nussl's from before its version 1.1.3 keep STFT and
-sample rate with the training data only.
+Files of nussl's from before its version 1.1.3 keep STFT and sample rate with the training data only.
 """
 
 import dataclasses
@@ -49,20 +48,10 @@ class CheckpointMetadata:
     git_commit: str | None = None
     machine: str | None = None
     nussl_version: str | None = None
-    trainer: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """What nussl's trainer stores: optimizer, loss, epochs, and the history of both losses."""
-    train_dataset: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """nussl's description of the training data, with its transforms."""
-    members: tuple[dict[str, Any], ...] = ()
-    """Of an ensemble: SHA-256 of each member's file, and where its weights come from."""
-    imported: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Of other people's weights: ``source``, where they come from, and ``files``, the SHA-256 of each by its name."""
-
-    @property
-    def history(self) -> dict[str, list[float]]:
-        """Losses by epoch, under 'train/loss' and 'validation/loss'; empty where the file does not say."""
-        history = self.trainer.get("trainer.state.epoch_history")
-        return history if isinstance(history, dict) else {}
+    trainer: dict[str, Any] = dataclasses.field(default_factory=dict)  # what nussl's trainer stores, by its keys
+    train_dataset: dict[str, Any] = dataclasses.field(default_factory=dict)  # nussl's, with its transforms
+    members: tuple[dict[str, Any], ...] = ()  # of an ensemble: SHA-256 and `origin` of each
+    imported: dict[str, Any] = dataclasses.field(default_factory=dict)  # ``source`` and ``files`` of others' weights
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -81,12 +70,7 @@ class CheckpointMetadata:
 
     @classmethod
     def of_preset(
-        cls,
-        preset: Preset,
-        *,
-        history: list[tuple[float, float]] | None = None,
-        dataset_folder: str = "dataset",
-        **facts: Any,
+        cls, preset: Preset, *, history: list[tuple[float, float]] | None = None, **facts: Any
     ) -> "CheckpointMetadata":
         """Return the metadata of a network that was trained with a preset.
 
@@ -99,7 +83,6 @@ class CheckpointMetadata:
             preset=preset.name,
             settings=json.dumps(dataclasses.asdict(preset)),
             trainer=_trainer(preset.training, history) if history else {},
-            train_dataset={"folder": dataset_folder},
             **facts,
         )
 
@@ -196,7 +179,7 @@ def _names(stored: Any) -> tuple[str, ...]:
 
 
 def _names_by_transforms(transforms: Any) -> tuple[str, ...]:
-    """Follow nussl's transforms from the four stems: some are summed under a new name, one may be picked."""
+    """Return the sources that nussl's transforms make of the four stems: sums under new names, perhaps one of them."""
     names = list(STEMS)
     steps = getattr(transforms, "transforms", ())
     for step in steps if isinstance(steps, list) else ():

@@ -1,7 +1,4 @@
-"""Models in ONNX: one graph from magnitudes to masks, and the graphs that it is cut into at its recurrent layers.
-
-docs/edge.md describes names and shapes of both, and the metadata. Nothing here needs torch.
-"""
+"""Models in ONNX: one graph, and the graphs that it is cut into at its recurrent layers, as docs/edge.md has them."""
 
 import dataclasses
 import json
@@ -17,18 +14,13 @@ from vocal_extraction.checkpointing.archive import CheckpointError, reason_of
 from vocal_extraction.checkpointing.metadata import CheckpointMetadata, STFTParams
 
 FORMAT = 1
-METADATA_KEY = "vocal_extraction"
-"""Entry of ``metadata_props`` that holds the metadata as JSON."""
-WAYS = ("forward", "backward")
-"""Names of a layer's directions."""
+METADATA_KEY = "vocal_extraction"  # entry of ``metadata_props`` that holds the metadata as JSON
+WAYS = ("forward", "backward")  # names of a layer's directions
+# What is kept of a checkpoint's metadata, beside the signal.
 _KEPT = ("n_channels", "sources", "preset", "licence", "n_steps", "training_s", "git_commit", "members", "imported")
-"""What is kept of a checkpoint's metadata, beside the signal."""
 MOST_LAYERS = 64
-NETWORK = "network"
-"""Name of the only graph of a network that is not cut."""
-
-Ends = tuple[list[str], list[str]]
-"""Names of a graph's inputs and outputs."""
+NETWORK = "network"  # name of the only graph of a network that is not cut
+Ends = tuple[list[str], list[str]]  # names of a graph's inputs and outputs
 
 
 def graph_ends(directions: Sequence[int]) -> dict[str, Ends]:
@@ -52,10 +44,7 @@ def graph_ends(directions: Sequence[int]) -> dict[str, Ends]:
 
 
 def cut(model: onnx.ModelProto, directions: Sequence[int]) -> dict[str, onnx.ModelProto]:
-    """Cut a network's graph at its recurrent layers; a layer's graph takes and returns its states.
-
-    A CheckpointError says that the graph lacks one of the values at which it is cut.
-    """
+    """Cut a network's graph at its recurrent layers, whose graphs take and return states, or raise CheckpointError."""
     try:
         return _cut(model, directions)
     except (LookupError, TypeError, ValueError) as error:  # TypeError: names that are no UTF-8 are bytes
@@ -95,7 +84,7 @@ def _cut(model: onnx.ModelProto, directions: Sequence[int]) -> dict[str, onnx.Mo
 
 
 def _take_states(graph: onnx.GraphProto, states: Sequence[str], following: Sequence[str]) -> None:
-    """Let a layer begin with given states, and go through the frames in the order in which it is given them."""
+    """Make a layer's states inputs, and let it take the frames in the given order."""
     (node,) = (node for node in graph.node if following[0] in node.output)
     given = [*node.input, *[""] * (7 - len(node.input))]  # features, weights, bias, lengths, two states, ...
     given[5:7] = states
@@ -122,8 +111,8 @@ def parse(contents: bytes, *, weights: bytes | None = None) -> tuple[onnx.ModelP
         model = onnx.load_model_from_string(contents)
     except DecodeError as error:
         raise CheckpointError("it is no ONNX model, or only a part of one") from error
-    tensors = [*model.graph.initializer, *(each.t for node in model.graph.node for each in node.attribute)]
-    for tensor in tensors:
+    attributes = [each for node in model.graph.node for each in node.attribute]
+    for tensor in (*model.graph.initializer, *(each.t for each in attributes)):
         if not onnx.external_data_helper.uses_external_data(tensor):
             continue
         if weights is None:
@@ -135,9 +124,7 @@ def parse(contents: bytes, *, weights: bytes | None = None) -> tuple[onnx.ModelP
             values = np.frombuffer(values, "<f2").astype("<f4").tobytes()  # a checkpoint of half its size
         tensor.ClearField("external_data")
         tensor.data_location, tensor.raw_data = onnx.TensorProto.DEFAULT, values
-    if model.functions or any(
-        each.HasField("g") or each.graphs for node in model.graph.node for each in node.attribute
-    ):
+    if model.functions or any(each.HasField("g") or each.graphs for each in attributes):
         raise CheckpointError("it has functions or graphs within its graph, which no export of this program has")
     stored = [entry.value for entry in model.metadata_props if entry.key == METADATA_KEY]
     try:
@@ -172,7 +159,7 @@ def layers_of(stored: dict[str, Any]) -> list[dict[str, int]]:
 
 
 def lookahead_of(stored: dict[str, Any]) -> int:
-    """Return by how many frames masks follow behind their frames."""
+    """Return by how many frames masks are delayed."""
     lookahead = stored.get("lookahead", 0)
     if type(lookahead) is not int or not 0 <= lookahead <= MOST_LAYERS:
         raise CheckpointError("its metadata has a lookahead that is none")

@@ -1,4 +1,4 @@
-"""A network in ONNX on ONNX Runtime, with the methods that `separation.layerwise.Runtime` lists."""
+"""A network in ONNX on ONNX Runtime, with those methods of `separation.layerwise.Runtime` that masks need."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -79,9 +79,6 @@ class OnnxNetwork:
 
     def masks(self, magnitudes: Rows) -> Rows:
         return self.run(NETWORK, magnitudes)[0]
-
-    def audio(self, samples: Rows) -> Rows:
-        raise NotImplementedError
 
 
 def load_onnx(

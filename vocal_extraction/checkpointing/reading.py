@@ -1,11 +1,4 @@
-"""From a checkpoint's file to plain values, in steps each of which would by itself keep code out.
-
-1. `archive` unpacks it, `survey` finds out what its pickle would make.
-2. `torch.load` with ``weights_only`` reads the records, with stand-ins for nussl's plain classes and no other.
-3. `_plain` copies what came out into fresh dictionaries and lists, within bounds.
-
-The metadata alone need neither torch nor the weights: the survey says what they are.
-"""
+"""From a checkpoint's file to plain values, without running code: steps 1 to 4 in docs/checkpoints.md."""
 
 import contextlib
 import io
@@ -67,17 +60,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def parse_checkpoint(contents: bytes, *, name: str) -> dict[str, Any]:
-    """Do what `read_checkpoint` does, on the contents of a file that messages call `name`."""
+    """Do what `read_checkpoint` does, on the contents of a file, called `name` in messages."""
     from torch import Tensor
 
-    loaded = parse_torch_file(contents, name=name)
-    state = loaded.get("state_dict") if isinstance(loaded, dict) else None
-    is_state = isinstance(state, dict) and all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
-    )
-    if not is_state or not isinstance(loaded.get("metadata"), dict):
-        raise CheckpointError(f"{name} is no checkpoint of nussl's: it lacks 'state_dict' or 'metadata'.")
-    return dict(loaded)
+    match parse_torch_file(contents, name=name):
+        case {"state_dict": dict(state), "metadata": dict()} as loaded if all(
+            isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+        ):
+            return loaded
+    raise CheckpointError(f"{name} is no checkpoint of nussl's: it lacks 'state_dict' or 'metadata'.")
 
 
 def read_metadata(path: str | Path) -> CheckpointMetadata:
@@ -131,7 +122,7 @@ def _surveyed_old_file(contents: bytes) -> io.BytesIO:
             pass
         n_found, _ = survey({}, pickle=contents[start : file.tell()])
         n_bytes += n_found if number == _OLD_PICKLES - 2 else 0
-    # Before the elements of each storage stands their number.
+    # Each storage begins with its number of elements.
     n_left = len(contents) - file.tell() - n_bytes
     if n_left < 0 or n_left % 8:
         raise ValueError("its elements are not all there")
@@ -164,7 +155,7 @@ def _plain(content: Any, weights: type) -> Any:
         if n_left < 0 or depth > _DEEPEST:
             raise ValueError("its metadata is too large or too deep")
         if isinstance(value, dict):
-            # Called so because an OrderedDict may carry attributes that hide its methods.
+            # dict.items, since an OrderedDict may have attributes that hide its methods.
             return {copied(key, depth + 1): copied(item, depth + 1) for key, item in dict.items(value)}
         if isinstance(value, list | tuple):
             items = [copied(item, depth + 1) for item in value]

@@ -1,9 +1,4 @@
-"""From a network to a checkpoint's file, and from a checkpoint's config and weights to a network that was tried.
-
-The config is untrusted: names of classes are looked up in `NETWORKS` and two short lists, numbers are bounded,
-shapes are compared on torch's ``meta`` device, where tensors take no memory, and the finished network must turn a few
-quiet frames into masks, or a short waveform into waveforms, of the right shape.
-"""
+"""From a network to a checkpoint's file, and back; the config is untrusted: step 5 in docs/checkpoints.md."""
 
 import copy
 import functools
@@ -26,13 +21,13 @@ from vocal_extraction.networks.base import MOST_LAYERS, MOST_SOURCES
 from vocal_extraction.presets import Preset
 from vocal_extraction.settings import SignalSettings
 
+# What nussl's own builders put together; a config may name no other class, at any depth.
 _NUSSL_CLASSES = (
     *("Alias", "AmplitudeToDB", "BatchNorm", "Concatenate", "ConvolutionalStack2D", "DualPath", "Embedding", "Expand"),
     *("GroupNorm", "InstanceNorm", "LayerNorm", "LearnedFilterBank", "Mask", "RecurrentStack", "STFT", "ShiftAndScale"),
     "Split",
 )
 _TORCH_CLASSES = ("Linear", "PReLU", "ReLU", "Sigmoid", "Tanh")
-"""What nussl's own builders put together; a config may name no other class, at any depth."""
 
 _LARGEST_NUMBER = 2**20
 _DEEPEST = 16
@@ -40,9 +35,8 @@ _BOUNDS = {"num_layers": MOST_LAYERS, "num_sources": MOST_SOURCES}
 _LARGEST_RESULT = 2**26  # most elements that the layers of a network may make of the few frames of a trial
 _N_FRAMES = 5  # of a trial, or as many as nussl's DualPath takes together
 _N_ITEMS = 2
-
+# What torch's and nussl's modules raise of a config that makes no network, or one whose parts do not fit.
 _TORCH_RAISES = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, AssertionError)
-"""What torch's and nussl's modules raise of a config that makes no network, or one whose parts do not fit."""
 
 
 class MaskNetwork(nn.Module):
@@ -51,14 +45,13 @@ class MaskNetwork(nn.Module):
     def __init__(self, kind: str, arguments: dict[str, Any]) -> None:
         super().__init__()
         self.kind, self.arguments = kind, arguments
-        self.layers = nn.ModuleDict({"model": NETWORKS[kind](**arguments)})
+        self.layers: Any = nn.ModuleDict({"model": NETWORKS[kind](**arguments)})
         self.block_frames = NETWORKS[kind].block_frames
         self.has_one_for_each_source = NETWORKS[kind].has_one_for_each_source
 
     def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
         """Take ``{'mix_magnitude'}``, give ``{'mask'}``."""
-        network: Any = self.layers["model"]
-        return {"mask": network.masks(data["mix_magnitude"])}
+        return {"mask": self.layers["model"].masks(data["mix_magnitude"])}
 
     def save(self, file: Any, *, metadata: dict[str, Any]) -> None:
         """Save what `rebuild` takes, as nussl's SeparationModel does, but without nussl."""
@@ -66,10 +59,9 @@ class MaskNetwork(nn.Module):
         torch.save({"state_dict": self.state_dict(), "config": config, "metadata": metadata}, file)
 
     def only(self, indices: list[int]) -> "MaskNetwork":
-        """Return this on the same weights, without what is for other sources alone."""
+        """Return the network of some of its sources, on the same weights."""
         one = copy.copy(self)
-        network: Any = self.layers["model"]
-        one._modules = {"layers": nn.ModuleDict({"model": network.only(indices)})}
+        one._modules = {"layers": nn.ModuleDict({"model": self.layers["model"].only(indices)})}
         return one
 
 
@@ -170,7 +162,7 @@ def _bound(arguments: dict[str, Any], state: dict[str, Tensor], signal: SignalSe
 
 
 class _Bounded(TorchDispatchMode):
-    """Stops a network whose layers make ever larger tensors of each other's, or ever more: nussl keeps them all."""
+    """Stops a network whose layers make too many values in all: nussl keeps every tensor."""
 
     _n_values = 0
 

@@ -1,11 +1,7 @@
-"""What a pickle would make torch do, found out without making anything.
+"""What a pickle would make torch do, found out without making anything: step 2 in docs/checkpoints.md.
 
-`torch.load` with ``weights_only`` runs no foreign code, but a few hundred bytes can ask it for gigabytes: tensors
-larger than the elements in the file, chains of calls each of which doubles a text, dictionaries that are copied a
-thousand times. `survey` follows the pickle opcode by opcode, in the subset that ``torch.save`` writes, and refuses
-those, and every name that no checkpoint needs. Whether the values fit together is left to torch.
-
-Source: the opcodes as Python's module pickletools documents them.
+`torch.load` with ``weights_only`` runs no foreign code, but a few hundred bytes can ask it for gigabytes. So the pickle
+is followed opcode by opcode (see Python's module pickletools), in the subset that ``torch.save`` writes.
 """
 
 import dataclasses
@@ -27,7 +23,6 @@ _FUNCTIONS = ("collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "_co
 _CLASSES = (STFT_PARAMS, *(f"{TRANSFORMS_MODULE}.{name}" for name in TRANSFORMS))
 _NAMES = {*_FUNCTIONS, *NUMPY_SCALARS, *_CLASSES, *_ELEMENT_BYTES}  # all that a pickle may refer to
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_TUPLE_LENGTHS = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _MOST_AXES = 8
 _MOST_ATTRIBUTES = 16  # of a transform, or of an OrderedDict of weights; each object gets a copy of its own
 _DEEPEST = 64  # how many dictionaries, lists and tuples may be open at once
@@ -70,7 +65,7 @@ def survey(records: dict[str, bytes], *, pickle: bytes | None = None) -> tuple[i
 
 
 class _Machine:
-    """A pickle's machine with a stack, that makes dictionaries, lists and tuples, and of other objects stand-ins."""
+    """A pickle machine that makes dictionaries, lists and tuples, and stand-ins for all other objects."""
 
     def __init__(self, records: dict[str, bytes] | None) -> None:
         self.records = records
@@ -112,7 +107,7 @@ class _Machine:
                 elif isinstance(self.stack[-1], list):
                     self.stack[-1].extend(stack)
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                stack.append(self._popped(_TUPLE_LENGTHS[opcode]))
+                stack.append(self._popped(int(opcode[-1])))
             case "APPEND":
                 self.stack[-2].append(self._popped(1)[0])
             case "SETITEM":
@@ -152,7 +147,7 @@ class _Machine:
         raise RefusedError("it sets the state of something that has none")
 
     def _called(self, function: Any, arguments: Any) -> Any:
-        """Say what a call would make, if it is one of those that a checkpoint needs, with arguments that fit."""
+        """Return what a call would make, if a checkpoint needs it and its arguments fit."""
         name = function.name if isinstance(function, _Global) else "what is no function"
         match name, arguments:
             case "collections.OrderedDict", ():
@@ -204,7 +199,7 @@ class _Machine:
 
 
 def _is_key(value: Any) -> bool:
-    """Whether it may be hashed, which is no matter of course: Python crashes on tuples that are nested too deep."""
+    """Whether it can be hashed safely: Python crashes on tuples that are nested too deep."""
     if isinstance(value, tuple):
         return not any(isinstance(part, tuple) for part in value) and all(map(_is_key, value))
     return value is None or isinstance(value, str | int | float)

@@ -1,7 +1,4 @@
-"""The networks: magnitudes of the mixture in, masks and masked magnitudes out.
-
-A network of one's own is a subclass of `Network` and a row of `NETWORKS`. Only `Network.build` imports nussl.
-"""
+"""The networks, a row of `NETWORKS` each; only `Network.build` imports nussl."""
 
 import dataclasses
 import inspect
@@ -30,8 +27,7 @@ NETWORKS: dict[str, type[Network]] = {
         UNetMaskInference,
     )
 }
-"""The networks by the name that presets and checkpoints use. A row that is added is trained, loaded and run like those
-that are here; worker processes have it if the module that adds it is imported there, as the main module is."""
+"""By the name that presets and checkpoints use. Rows may be added, see docs/extending.md."""
 
 
 def create_model(preset: Preset | str = SPECIFIED) -> nn.Module:

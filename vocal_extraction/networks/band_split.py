@@ -2,13 +2,12 @@
 
 After Luo and Yu, "Music source separation with band-split RNN", 2022: the spectrum is split into bands that are narrow
 where voices have their harmonics; an LSTM runs over time, then another, or attention, over the bands of each frame.
-All sources share this body; behind it, each has layers of its own, its head.
+All sources share these layers; behind them, each has a head of its own.
 """
 
 import functools
-from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +63,7 @@ class BandSplitMaskInference(Network):
         self.activation, self.lookahead = known_activation(activation), lookahead
         self.input_normalization = BatchNorm(num_features * num_audio_channels)
         self.split = nn.ModuleList(nn.Linear(width * num_audio_channels, hidden_size) for width in widths)
-        self.rounds = nn.ModuleList(
+        self.rounds: Any = nn.ModuleList(
             nn.ModuleList(
                 [
                     ResidualLSTM(hidden_size, hidden_size, bidirectional, dropout),
@@ -87,7 +86,7 @@ class BandSplitMaskInference(Network):
     def masks(self, data: Tensor) -> Tensor:
         """Infer masks from magnitudes; shapes as for `Network.forward`."""
         features = self.encode(nn.functional.pad(data, (0, 0, 0, 0, 0, self.lookahead)))
-        for over_time, over_bands in cast(Iterable[tuple[Any, Any]], self.rounds):
+        for over_time, over_bands in self.rounds:
             features = self._over_bands(over_bands, over_time(features))
         return self.decode(features[:, self.lookahead :])
 
@@ -104,7 +103,7 @@ class BandSplitMaskInference(Network):
         """Return the LSTMs over time; the LSTM over the bands belongs to what comes after each."""
         return [
             OverTime(over_time.lstm, 0, over_time.norm, functools.partial(self._end_of_round, over_time, over_bands))
-            for over_time, over_bands in cast(Iterable[tuple[Any, Any]], self.rounds)
+            for over_time, over_bands in self.rounds
         ]
 
     def _end_of_round(self, over_time: Any, over_bands: Any, features: Tensor, output: Tensor) -> Tensor:

@@ -1,7 +1,4 @@
-"""What every network is: magnitudes of the mixture in, masks and masked magnitudes out.
-
-Axes: magnitudes are ``(n_batch, n_frames, n_bins, n_channels)``, masks ``(..., n_sources)`` behind that.
-"""
+"""The base class of all networks: magnitudes of the mixture in, masks and masked magnitudes out."""
 
 import inspect
 import math
@@ -14,7 +11,7 @@ from vocal_extraction.settings import converted
 
 MOST_LAYERS = 64
 MOST_SOURCES = 16
-_BOUNDS: dict[str, tuple[Any, Any]] = {
+_BOUNDS: dict[str, tuple[Any, Any]] = {  # lowest and highest value of the arguments that networks share
     **dict.fromkeys(("num_features", "num_input_features", "hidden_size"), (1, 2**20)),
     "num_audio_channels": (1, 8),
     "num_layers": (1, MOST_LAYERS),
@@ -24,7 +21,6 @@ _BOUNDS: dict[str, tuple[Any, Any]] = {
     "lookahead": (0, 64),
     "sample_rate": (8_000, 192_000),
 }
-"""Lowest and highest value of those arguments that all networks have."""
 
 
 class Network(nn.Module):
@@ -34,10 +30,9 @@ class Network(nn.Module):
     a song of any length, as if that were one item. Any other is run on chunks with context.
     """
 
-    block_frames: int | None = None
-    """Frames of the blocks that it has to be given one after the other; None: it may be given any number of frames."""
-    has_one_for_each_source = False
-    """Whether it is a network for each source, of which `only` returns some."""
+    block_frames: int | None = None  # frames of the blocks that it takes in turn; None: it takes any number of frames
+    has_one_for_each_source = False  # whether it is a network for each source, of which `only` returns some
+    lookahead = 0  # by how many frames masks are delayed, for a network that runs forwards only
 
     def forward(self, data: Tensor) -> dict[str, Tensor]:
         """Infer masks from magnitudes.
@@ -60,17 +55,10 @@ class Network(nn.Module):
         """Return the masks alone, which is all that losses and separation take."""
         return self(data)["mask"]
 
-    lookahead = 0
-    """By how many frames masks follow behind their frames, where a network that runs forwards only waits for some."""
-
     @property
     def is_layerwise(self) -> bool:
         """Whether the network can be run layer by layer."""
         return all(hasattr(self, name) for name in ("encode", "layers_over_time", "decode"))
-
-    def only(self, indices: list[int]) -> "Network":
-        """Return the network of some of its sources, on the same weights."""
-        raise NotImplementedError
 
     @classmethod
     def checked_arguments(cls, *arguments: Any, **named: Any) -> dict[str, Any]:

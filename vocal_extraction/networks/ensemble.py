@@ -1,4 +1,4 @@
-"""Several networks as one: whose masks are the mean of theirs, or one for each source."""
+"""Several networks as one: the mean of their masks, or one network for each source."""
 
 import copy
 from typing import Any
@@ -24,8 +24,9 @@ class EnsembleMaskInference(Network):
     def __init__(self, member: str, n_members: int, **arguments: Any) -> None:
         super().__init__()
         kind = _member_class(member, n_members)
-        self.members = nn.ModuleList(kind(**arguments) for _ in range(n_members))
-        self.lookahead = self._each[0].lookahead
+        members = [kind(**arguments) for _ in range(n_members)]
+        self.members: Any = nn.ModuleList(members)
+        self.lookahead = members[0].lookahead
 
     @classmethod
     def checked_arguments(cls, *arguments: Any, **named: Any) -> dict[str, Any]:
@@ -37,35 +38,31 @@ class EnsembleMaskInference(Network):
     @property
     def is_layerwise(self) -> bool:
         """Whether all members can be run layer by layer."""
-        return all(member.is_layerwise for member in self._each)
+        return all(member.is_layerwise for member in self.members)
 
     def _joined(self, masks: list[Tensor]) -> Tensor:
         return torch.stack(masks).mean(dim=0)
 
-    @property
-    def _each(self) -> list[Any]:
-        return list(self.members)
-
     def masks(self, data: Tensor) -> Tensor:
         """Infer masks from magnitudes; shapes as for `Network.forward`."""
-        return self._joined([member.masks(data) for member in self._each])
+        return self._joined([member.masks(data) for member in self.members])
 
     def encode(self, data: Tensor) -> Tensor:
         """Return the features of all members, side by side."""
-        return torch.cat([member.encode(data) for member in self._each], dim=-1)
+        return torch.cat([member.encode(data) for member in self.members], dim=-1)
 
     def layers_over_time(self) -> list[OverTime]:
         """Return the layers of one member after the other; the features of the current member come first."""
         return [
             _among_others(layer, is_last=layer is layers[-1])
-            for layers in (member.layers_over_time() for member in self._each)
+            for layers in (member.layers_over_time() for member in self.members)
             for layer in layers
         ]
 
     def decode(self, features: Tensor) -> Tensor:
         """Infer the masks of each frame; each member's last layer has moved its features to the end, in order."""
         chunks = features.chunk(len(self.members), dim=-1)
-        return self._joined([member.decode(own) for member, own in zip(self._each, chunks, strict=True)])
+        return self._joined([member.decode(own) for member, own in zip(self.members, chunks, strict=True)])
 
 
 class SourceNetworks(EnsembleMaskInference):

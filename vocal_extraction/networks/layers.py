@@ -1,8 +1,7 @@
 """The building blocks of the networks.
 
 The first four are nussl's, by name and by arithmetic (a test compares them), written on torch alone, since nussl's
-import takes longer than the extraction of a song. The others belong to the band-split network, but for the last, which
-describes a layer for running networks layer by layer.
+import takes longer than the extraction of a song.
 """
 
 from collections.abc import Callable
@@ -15,16 +14,13 @@ from vocal_extraction.errors import SettingsError
 
 
 def draw_weights(weights: Tensor) -> None:
-    """Draw weights as nussl does.
-
-    On the meta device there are none to draw, and torch would import its whole compiler for that.
-    """
-    if not weights.is_meta:
+    """Draw weights as nussl does."""
+    if not weights.is_meta:  # for which torch would import its whole compiler
         nn.init.xavier_normal_(weights)
 
 
 class AmplitudeToDB(nn.Module):
-    """Decibels of a magnitude, which is not let below 1e-4."""
+    """Decibels of magnitudes, which are clamped to at least 1e-4."""
 
     def forward(self, data: Tensor) -> Tensor:
         """Keep the shape."""
@@ -44,7 +40,7 @@ class BatchNorm(nn.Module):
         if norm.training:
             turned = data.transpose(1, 2)  # (n_batch, n_bins, n_frames, n_channels)
             return norm(turned.flatten(2)).reshape(turned.shape).transpose(1, 2)
-        # Bins that never sound have next to no variance: a runtime that subtracts the mean last is wrong by -78 dB.
+        # Silent bins have almost no variance, where a runtime that subtracts the mean last has errors of -78 dB.
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         return (data - norm.running_mean[:, None]) * scale[:, None] + norm.bias[:, None]
 
@@ -56,14 +52,9 @@ class RecurrentStack(nn.Module):
         self, num_features: int, hidden_size: int, num_layers: int, bidirectional: bool, dropout: float
     ) -> None:
         super().__init__()
-        # torch warns of dropout where there is no second layer to drop between.
+        dropout = dropout if num_layers > 1 else 0.0  # torch warns of dropout where there is no second layer
         self.rnn = nn.LSTM(
-            num_features,
-            hidden_size,
-            num_layers,
-            batch_first=True,
-            bidirectional=bidirectional,
-            dropout=dropout if num_layers > 1 else 0.0,
+            num_features, hidden_size, num_layers, batch_first=True, bidirectional=bidirectional, dropout=dropout
         )
         for name, weights in self.rnn.named_parameters():
             if "weight" in name:
@@ -96,9 +87,7 @@ class Embedding(nn.Module):
 
 
 def known_activation(activation: str | list[str]) -> str:
-    """Return the name of an activation if it is one that `activate` knows; like nussl, take it from a list of one.
-
-    Another is a SettingsError: masks bounded in another way than in training would be wrong without a word.
+    """Return the name of an activation if `activate` knows it, else raise SettingsError; nussl has it in a list of one.
 
     >>> known_activation(["softmax"])
     'softmax'
@@ -115,18 +104,16 @@ def activate(logits: Tensor, activation: str) -> Tensor:
     return logits.softmax(dim=-1) if activation == "softmax" else logits.sigmoid()
 
 
-_BAND_PLANS = {
+_BAND_PLANS = {  # (lowest, highest, width) in Hz, after the bands that Luo and Yu found best for vocals ("V7")
     "coarse": ((0, 1_000, 125), (1_000, 4_000, 250), (4_000, 8_000, 500), (8_000, 200_000, 2_000)),
     "fine": ((0, 500, 50), (500, 2_000, 100), (2_000, 4_000, 250), (4_000, 8_000, 500), (8_000, 200_000, 2_000)),
 }
-"""Bands as (lowest, highest, width) in Hz, after those that Luo and Yu found best for vocals ("V7")."""
 
 
 def band_edges(num_features: int, sample_rate: int, plan: str = "coarse") -> list[int]:
     """Return the first bin of every band and, last, the number of bins.
 
-    The plan is 'coarse' (125 Hz wide up to 1 kHz) or 'fine' (50 Hz wide up to 500 Hz). A SettingsError says that there
-    is no such plan, or there are no bands to make of that.
+    The plan is 'coarse' (125 Hz wide up to 1 kHz) or 'fine' (50 Hz wide up to 500 Hz); another is a SettingsError.
 
     >>> edges = band_edges(1025, 44_100)
     >>> len(edges) - 1, edges[:3], edges[-1]
@@ -134,8 +121,6 @@ def band_edges(num_features: int, sample_rate: int, plan: str = "coarse") -> lis
     """
     if plan not in tuple(_BAND_PLANS):
         raise SettingsError(f"There are no {plan!r} bands; there are {', '.join(_BAND_PLANS)}.")
-    if num_features < 2 or sample_rate <= 0:
-        raise SettingsError(f"No bands can be made of {num_features} bins at {sample_rate} samples per second.")
     hz_per_bin = sample_rate / 2 / (num_features - 1)
     bins = [round(edge / hz_per_bin) for low, high, width in _BAND_PLANS[plan] for edge in range(low, high, width)]
     edges = sorted({edge for edge in bins if edge < num_features})
@@ -145,8 +130,7 @@ def band_edges(num_features: int, sample_rate: int, plan: str = "coarse") -> lis
     return [*edges, num_features]
 
 
-N_ATTENTION_HEADS = 4
-"""Heads of the attention over bands."""
+N_ATTENTION_HEADS = 4  # of the attention over bands
 
 
 class BandLinear(nn.Module):
@@ -207,18 +191,13 @@ class OverTime(NamedTuple):
     """One recurrent layer over the frames of a song, and what is computed of each frame before and after it."""
 
     lstm: nn.LSTM
-    layer: int
-    """Which of its layers."""
-    before: Callable[[Tensor], Tensor] | None = None
-    """From features to the LSTM's input, of the same shape; None: the features."""
+    layer: int  # which of its layers
+    before: Callable[[Tensor], Tensor] | None = None  # from features to the LSTM's input, of the same shape
     after: Callable[[Tensor, Tensor], Tensor] | None = None
     """From features and the LSTM's output of all directions to the next layer's features; None: the output."""
-
-    n_beside: int = 0
-    """Features of each frame that it hands on beside those that the LSTM takes."""
+    n_beside: int = 0  # features of each frame that it hands on beside those that the LSTM takes
 
     @property
     def n_features(self) -> int:
         """Features of each frame that the LSTM takes."""
-        weight: Tensor = getattr(self.lstm, f"weight_ih_l{self.layer}")
-        return weight.shape[1]
+        return getattr(self.lstm, f"weight_ih_l{self.layer}").shape[1]

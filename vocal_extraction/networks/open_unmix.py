@@ -47,7 +47,7 @@ class OpenUnmix(Network):
 
     def encode(self, data: Tensor) -> Tensor:
         """Return the features of each frame before the first recurrent layer: (n_batch, n_frames, hidden_size)."""
-        # Its STFT does not divide a window by its sum, which is half of its length.
+        # The original STFT does not divide the window by its sum, which is half of its length.
         levels = data[:, :, : len(self.input_mean)].transpose(2, 3) * (self.mask_shape[1] - 1)
         features = self.fc1(((levels + self.input_mean) * self.input_scale).flatten(2))
         return _normalized(self.bn1, features).tanh()

@@ -12,12 +12,10 @@ from vocal_extraction.errors import SettingsError
 from vocal_extraction.networks.base import Network
 
 N_FILTERS = (16, 32, 64, 128, 256, 512)
-_SMALLEST = 1e-10
-"""Added to the sum of powers that masks are ratios of."""
-_MOST_SHUFFLED = 16
-"""Transposed convolutions to so few channels take twice the time of a convolution whose outputs are interleaved."""
+_SMALLEST = 1e-10  # added to the sum of powers, of which masks are ratios
+_MOST_SHUFFLED = 16  # channels up to which a convolution with interleaved outputs is twice as fast as a transposed one
+# What follows convolutions and transposed ones, by name.
 _ACTIVATIONS = {"leaky": (nn.LeakyReLU(0.2, inplace=True), nn.ReLU(inplace=True)), "elu": (nn.ELU(inplace=True),) * 2}
-"""What follows convolutions and transposed ones, by name."""
 
 
 class Spleeter(Network):
@@ -47,7 +45,7 @@ class Spleeter(Network):
     def masks(self, data: Tensor) -> Tensor:
         """Infer masks from magnitudes; shapes as for `Network.forward`. What lacks of the last block is silence."""
         n_batch, n_frames = data.shape[:2]
-        # Its STFT does not divide a window by its sum, which is half of its length.
+        # The original STFT does not divide the window by its sum, which is half of its length.
         seen = data[:, :, : self.n_seen] * (self.n_bins - 1)
         seen = functional.pad(seen, (0, 0, 0, 0, 0, -n_frames % self.block_frames))
         blocks = seen.reshape(-1, self.block_frames, *seen.shape[2:]).permute(0, 3, 1, 2)

@@ -13,12 +13,9 @@ from torch.nn import functional
 from vocal_extraction.errors import SettingsError
 from vocal_extraction.networks.base import Network
 
-_BINS_PER_ROW = 4
-"""Neighbouring bins that are channels of one row of the convolutions."""
-_SCALE = 1_000.0
-"""On magnitudes, of which log(1 + x) is taken then: the quietest that is heard comes to about a tenth."""
-_SHARE_ABOVE = 8
-"""Bins above those that are looked at have the mean mask of the highest one in so many of these."""
+_BINS_PER_ROW = 4  # neighbouring bins that are channels of one row of the convolutions
+_SCALE = 1_000.0  # of magnitudes, before log(1 + x) is taken: the quietest that is heard becomes about 0.1
+_SHARE_ABOVE = 8  # bins above the input's have the mean mask of the highest 1/8 of the input's
 
 
 class UNetMaskInference(Network):
@@ -39,10 +36,9 @@ class UNetMaskInference(Network):
     ) -> None:
         super().__init__()
         self.n_bins, self.n_seen, self.multiple = num_features, num_input_features, 2**num_layers
-        if num_input_features > num_features or num_input_features % (_BINS_PER_ROW * self.multiple):
+        if num_input_features % (n_bins := _BINS_PER_ROW * self.multiple):
             raise SettingsError(
-                f"A U-Net of {num_layers} layers looks at a multiple of {_BINS_PER_ROW * self.multiple} bins, and at "
-                f"no more than there are; got {num_input_features} of {num_features}."
+                f"A U-Net of {num_layers} layers takes a multiple of {n_bins} bins; got {num_input_features}."
             )
         self.outputs = num_audio_channels, num_sources
         widths = [hidden_size * max(2 * i, 1) for i in range(num_layers + 1)]
