@@ -18,7 +18,7 @@ from vocal_extraction.training.mixtures import Batch, MixtureDataset, MixtureSam
 from vocal_extraction.training.processes import Processes
 
 Tracks = Mapping[str, Sequence[Track]]  # tracks by subset: 'train' and 'valid'
-_EXCERPT_S = 30.0  # of each song, the middle: enough to follow the SI-SDR of a run that is validated on mixtures
+_EXCERPT_S = 30.0  # from the middle of each validation song, where a run is validated on mixtures
 
 
 def find_training_tracks(
@@ -40,13 +40,13 @@ def find_training_tracks(
 
 
 def mixture_folder(folder: str | Path | TrackFolder) -> Path:
-    """Return where mixtures are kept: beside prepared songs, but not among those of somebody's own."""
+    """Return where mixtures are kept: beside prepared songs, but not in a folder of other songs."""
     path = TrackFolder.parse(folder).path
     return path if (path / "train" / "foreground").is_dir() else cache_of(path)
 
 
 class ValidationSong:
-    """A song to validate on, or an excerpt, read when its turn comes: whole albums need not fit into memory."""
+    """A song to validate on, or its middle, which is read when it is needed: not all songs fit into memory."""
 
     def __init__(self, track: Track, sources: tuple[str, ...], *, longest_s: float = math.inf) -> None:
         self.name, self.sources = track.name, sources
@@ -94,7 +94,7 @@ class DataModule:
             closure = MixClosure(tuple(tracks[subset]), preset.mixing, preset.signal.sample_rate, seed)
             if not kept_bytes:
                 return MixtureDataset(closure, preset.sources)
-            # A cache must not change what is trained; the validation set is what it is from its first use on.
+            # The training set is kept in full precision, since a cache must not change what is trained.
             parent, half = cache_folder / subset / "rendered", subset == "valid"
             cache = MixtureCache(closure, preset.sources, parent=parent, largest_bytes=kept_bytes, half_precision=half)
             if processes.is_first:
@@ -105,7 +105,7 @@ class DataModule:
         loader = functools.partial(
             make_loader, batch_size=size, n_workers=n_workers, pin_memory=pin_memory, seed=loader_seed
         )
-        # Only a fixed set ever comes again.
+        # Only the mixtures of a fixed set are used again.
         self.training_mixtures = mixtures("train", cache_bytes if training.n_mixtures is not None else 0)
         self.sampler = MixtureSampler(preset, seed=seed, rank=rank, n_ranks=n_ranks)
         self.training_loader = loader(self.training_mixtures, self.sampler)
@@ -124,7 +124,7 @@ class DataModule:
     def validation_batches(self) -> Iterator[Callable[[], Batch]]:
         """Yield functions that return the batches of validation mixtures.
 
-        Threads on a CPU read mixtures that are kept in a third of the time in which workers hand them over.
+        On a CPU, threads read cached mixtures in a third of the time that workers need.
         """
         mixtures, addresses, n = self.validation_mixtures, self.validation_addresses, self.batch_size
         if self.device.type == "cpu" and mixtures and mixtures.cache and mixtures.cache.holds(addresses):

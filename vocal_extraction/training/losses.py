@@ -1,9 +1,9 @@
-"""From a batch of waveforms to one loss an item.
+"""The losses of a batch of waveforms, one an item.
 
 ``magnitude_l1`` is the specification's: the mean absolute difference between estimated and true magnitudes.
-``waveform`` is the error's energy over the mixture's, in decibels, with a floor: unlike a loss on magnitudes it knows
-that phases differ, and unlike the plain ratio it does not chase items that are right already. ``waveform_batch`` takes
-the mean over the batch before the logarithm: trivial items, such as those with silent vocals, do not take over.
+``waveform`` is the error's energy over the mixture's, in decibels, with a floor: it includes errors of phase, and does
+not improve what is right already. ``waveform_batch`` takes the mean over the batch before the logarithm, so that
+trivial items, such as those with silent vocals, do not dominate; ``spectrum_batch`` does so on spectra.
 """
 
 import numpy as np
@@ -21,15 +21,12 @@ from vocal_extraction.separation.masking import as_batch, as_masks, infer_masks,
 from vocal_extraction.settings import SignalSettings
 from vocal_extraction.spectrogram import istft, magnitude, stft
 
-_FLOOR = 1e-3
-"""Share of the mixture's energy (-30 dB) below which less error hardly counts."""
-
-_LONGEST_CHUNK_S = 60.0
-"""Validation songs go through the network in chunks of this length, so that memory does not grow with the song."""
+_FLOOR = 1e-3  # share of the mixture's energy (-30 dB) below which less error hardly counts
+_LONGEST_CHUNK_S = 60.0  # of a validation song that goes through the network at once, which bounds memory
 
 
 def item_losses(network: nn.Module, sources: Tensor, *, preset: Preset, known: Tensor | None = None) -> Tensor:
-    """Compute the loss of every item: (n_batch,); 0 where no target is known; for ``waveform_batch`` all are one.
+    """Compute the loss of every item: (n_batch,); 0 where no target is known; for losses of a batch all are the same.
 
     `network` is nussl's SeparationModel, perhaps inside a wrapper. `sources`, (n_batch, 1 + n_sources, n_channels,
     n_samples), are the residual and the targets in the order of ``preset.sources``; the mixture is their sum. `known`,

@@ -1,7 +1,6 @@
-"""Mixtures that are needed again and again, kept on disk, as far as that can take them.
+"""A cache of rendered mixtures on disk.
 
-A set of them lies in a folder named after everything that its content depends on, so that other settings, songs or
-renderings never find it. At most one set of a subset is kept.
+A set of mixtures lies in a folder named by a hash of all that its content depends on. One set of a subset is kept.
 """
 
 import contextlib
@@ -43,8 +42,8 @@ def render_mixture(closure: MixClosure, address: Address, sources: tuple[str, ..
 class MixtureCache:
     """The mixtures of one closure, made on demand and kept in `parent` as far as a bound allows.
 
-    Of epoch 0, which alone comes again, the first by index are kept until `largest_bytes`. `half_precision` keeps, and
-    gives, 16-bit floats: 72 dB below every sample, at half the bytes; the mixture stays the sum of its sources.
+    Only mixtures of epoch 0 are used again; the first of them by index are kept, up to `largest_bytes`. With
+    `half_precision` they are 16-bit floats, with errors of -72 dB; the mixture stays the sum of its sources.
     """
 
     def __init__(
@@ -65,8 +64,7 @@ class MixtureCache:
         epoch, index = address
         path = self.folder / f"{index}.npy"
         if epoch == 0:
-            # Missing, or damaged meanwhile: either way it is made anew.
-            with contextlib.suppress(OSError, ValueError, EOFError):
+            with contextlib.suppress(OSError, ValueError, EOFError):  # missing or damaged: it is made anew
                 return torch.from_numpy(np.load(path, allow_pickle=False)).float()
         mixture = render_mixture(self.closure, address, self.sources).astype(self.kept_type)
         if epoch == 0 and (index + 1) * (mixture.nbytes + _HEADER_BYTES) <= self.largest_bytes:

@@ -1,7 +1,4 @@
-"""The dataset of mixtures, its samplers and loaders.
-
-An item is addressed by (epoch, index), so that workers hold no state: whoever makes it, it is the same.
-"""
+"""The dataset of mixtures, its sampler and loader; an item depends on its address, (epoch, index), and on no state."""
 
 import contextlib
 import signal as signals
@@ -11,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from vocal_extraction.data_augmentation import MixClosure
 from vocal_extraction.errors import TrainingError, VocalExtractionError
@@ -40,8 +37,7 @@ class MixtureDataset(Dataset[Batch]):
 
     def batch(self, addresses: Sequence[Address]) -> Batch:
         """Stack mixtures as a loader would, in this process."""
-        items = [self[address] for address in addresses]
-        return {key: torch.stack([item[key] for item in items]) for key in items[0]}
+        return default_collate([self[address] for address in addresses])
 
 
 class MixtureSampler(Sampler[Address]):
@@ -86,25 +82,23 @@ def make_loader(
         prefetch_factor=4 if n_workers else None,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker if n_workers else None,
-        # Forked, a worker notices when its parent is killed. Behind a server, as later Pythons have it by default, its
-        # parent would be that server, and it would live for ever.
+        # A forked worker ends when its parent is killed. Under a fork server, the default of later Pythons, its parent
+        # would be that server, and it would never end.
         multiprocessing_context="fork" if n_workers and sys.platform.startswith("linux") else None,
-        # A generator of its own, since a loader draws a number whenever its workers start: neither their count nor a
-        # stop and a resumption in between may move the random numbers of the network.
+        # A loader draws a number whenever its workers start, which must not change the network's random numbers.
         generator=torch.Generator().manual_seed(seed),
     )
 
 
 def _start_worker(_: int) -> None:
-    """Leave Ctrl-C to the main process, and the cores to the network."""
-    signals.signal(signals.SIGINT, signals.SIG_IGN)
+    signals.signal(signals.SIGINT, signals.SIG_IGN)  # Ctrl-C is for the main process
     torch.set_num_threads(1)
 
 
 @contextlib.contextmanager
 def worker_errors() -> Iterator[None]:
     """Turn errors of loaders' workers into one sentence, wherever torch's handler of ended children raises them."""
-    # The workers of two loaders may end at one moment; the second error then interrupts the handling of the first.
+    # The workers of two loaders may end at the same time; the second error then interrupts the handling of the first.
     with _worker_errors(), _worker_errors():
         yield
 
@@ -116,15 +110,15 @@ def _worker_errors() -> Iterator[None]:
     except VocalExtractionError as error:
         if "in DataLoader worker process" not in str(error):
             raise
-        # torch hands over the worker's whole traceback as text; its last line is the message.
+        # torch's message is the worker's whole traceback, whose last line is the error's own message.
         *_, last_line = str(error).strip().splitlines()
         sentence = last_line.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")
         raise type(error)(sentence) from error
     except (RuntimeError, ConnectionError) as error:  # ConnectionError: as it was handing over a batch
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
-        # torch's handler of ended children raises the same again whenever one ends, whatever it was for. Without it,
-        # loaders look after their workers every few seconds.
+        # torch's handler raises the same error again whenever any child ends. Without it, loaders check their workers
+        # every few seconds.
         signals.signal(signals.SIGCHLD, signals.SIG_DFL)
         raise TrainingError(
             f"A process that mixes was killed ({' '.join(str(error).split())[:160]}); perhaps memory ran out. "

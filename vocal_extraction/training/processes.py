@@ -1,12 +1,4 @@
-"""One process or several.
-
-``torchrun --nproc-per-node N main.py train`` starts N processes ("ranks") that each see their own mixtures; gradients
-are averaged by torch's DistributedDataParallel, over NCCL on GPUs and gloo on CPUs. Rank 0 alone writes and talks.
-
-Batch normalization: on CUDA its statistics are taken over all ranks (`SyncBatchNorm`). On CPUs torch has no such
-layer: each rank normalizes by its own part of the batch, and rank 0's running statistics are broadcast to all before
-every step, so that one set of them is validated and saved.
-"""
+"""Training in one process or, started by torchrun, in several ("ranks"): "Several processes" in docs/training.md."""
 
 import contextlib
 import dataclasses
@@ -31,7 +23,7 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes and talks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
@@ -73,8 +65,8 @@ def joined_processes(device: torch.device, batch_size: int) -> Iterator[Processe
         yield Processes(rank, n_ranks)
         distributed.barrier()
     finally:
-        # gloo's threads need Python's lock to let go of the last sums, and whoever ends the group waits for them with
-        # that lock in hand: without a pause the process that has the least to write now and then waits for ever.
+        # gloo's threads need Python's lock to release the last sums, but destroy_process_group waits for them while it
+        # holds that lock: without a pause, the process that has the least to write sometimes waits for ever.
         time.sleep(_PAUSE_S)
         distributed.destroy_process_group()
 

@@ -1,4 +1,4 @@
-"""What a run takes of the machine: cores, memory; and which code it is."""
+"""Cores and memory for a run, and the commit of the code."""
 
 import collections
 import contextlib
@@ -52,8 +52,8 @@ def in_threads(
 ) -> Iterator[_Result]:
     """Apply a function to items and yield the results in order; on a CPU, to as many at once as there are cores.
 
-    Threads that each take an item of their own never wait for each other, as those do that share every small step of
-    a recurrent network: where another process holds a core, such a step takes a thousand times as long.
+    Threads that share each small step of a recurrent network wait for each other: where another process uses a core,
+    such a step takes a thousand times as long. Threads with an item each do not.
     """
     if device.type != "cpu":
         yield from map(function, items)
@@ -81,7 +81,7 @@ def _n_cores() -> int:
 
 
 def keep_freed_memory(keep: bool) -> None:
-    """Tell glibc to keep large blocks for the next step: a third of its time went into fresh pages otherwise."""
+    """Tell glibc to keep large blocks for the next step, a third of whose time is spent on fresh pages otherwise."""
     if platform.libc_ver()[0] != "glibc":
         return
     mallopt = ctypes.CDLL(None).mallopt

@@ -1,7 +1,4 @@
-"""What a run leaves in its folder after every epoch, beside the state that a resumed run reads.
-
-``latest.model.pth`` and ``best.model.pth``, the history as JSON lines and for TensorBoard, and a plot of it.
-"""
+"""What a run writes after every epoch: checkpoints, history (JSON lines, TensorBoard, a plot) and its state."""
 
 import dataclasses
 import itertools
@@ -47,8 +44,16 @@ class Example(NamedTuple):
 
 
 def write_epoch(state: TrainingState, folder: Path, example: Example | None = None) -> None:
-    """Write all that the last completed epoch leaves in `folder`; the state, which a killed run goes on from, last."""
-    row, facts = state.history[-1], _facts(state)
+    """Write all files of the last completed epoch; the state, from which a killed run goes on, last."""
+    row = state.history[-1]
+    facts: dict[str, Any] = {
+        "seed": state.seed,
+        "n_steps": state.n_steps,
+        "training_s": round(sum(row["duration_s"] for row in state.history), 1),
+        "git_commit": git_commit(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {state.device.type}, torch {torch.__version__}",
+        "history": [(row["train_loss"], row["validation_loss"]) for row in state.history],
+    }
     save_checkpoint(folder / LATEST_NAME, state.result, preset=state.preset, **facts)
     if row["is_best"]:
         save_checkpoint(folder / BEST_NAME, state.result, preset=state.preset, **facts)
@@ -73,24 +78,11 @@ def move_earlier_run(folder: Path) -> Path | None:
     return earlier
 
 
-def _facts(state: TrainingState) -> dict[str, Any]:
-    """Return where the weights come from, as `CheckpointMetadata.of_preset` takes it."""
-    return {
-        "seed": state.seed,
-        "n_steps": state.n_steps,
-        "training_s": round(sum(row["duration_s"] for row in state.history), 1),
-        "git_commit": git_commit(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {state.device.type}, torch {torch.__version__}",
-        "history": [(row["train_loss"], row["validation_loss"]) for row in state.history],
-    }
-
-
 def _write_tensorboard(row: Row, folder: Path, state: TrainingState, example: Example | None) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     epoch, preset = row["epoch"], state.preset
-    # What an earlier run left of this epoch and later ones is hidden.
-    with SummaryWriter(str(folder), purge_step=epoch) as writer:
+    with SummaryWriter(str(folder), purge_step=epoch) as writer:  # this and later epochs of an earlier run are hidden
         for name in _PLOTTED:
             if row.get(name) is not None:
                 writer.add_scalar(name, row[name], epoch)

@@ -1,7 +1,6 @@
-"""The state of a training run, and how it goes on after a stop.
+"""The state of a training run: weights, optimizer, moving average, history and random state.
 
-After every epoch all of it goes into one file, by an atomic write: weights, optimizer, moving average, history and
-random state. So a run that was killed at any moment goes on from its last completed epoch, to the last bit.
+After every epoch it is written to one file, from which a run that was killed goes on, to the last bit.
 """
 
 import dataclasses
@@ -21,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from vocal_extraction.atomic_files import write_bytes
 from vocal_extraction.checkpointing import CheckpointError, read_checkpoint, source_names
-from vocal_extraction.checkpointing.archive import packed, records_of
+from vocal_extraction.checkpointing.archive import packed, reason_of, records_of
 from vocal_extraction.errors import ResumeError, TrainingError
 from vocal_extraction.networks import create_model
 from vocal_extraction.presets import Preset
@@ -32,7 +31,7 @@ WARM_UP_SHARE = 0.02  # share of a cosine schedule's steps in which the learning
 
 
 class TrainingState:
-    """A network in training, and everything that changes while it is."""
+    """A network in training, and everything that changes meanwhile."""
 
     def __init__(self, preset: Preset, *, seed: int, device: torch.device, rank: int = 0) -> None:
         torch.manual_seed(seed)
@@ -46,8 +45,7 @@ class TrainingState:
         self.history: list[dict[str, Any]] = []
         self.n_steps = 0
         self.songs: dict[str, int] = {}  # checksums of songs by name and length, which a resumed run must share
-        self.origin: dict[str, Any] = {"seed": seed, "device": str(device)}
-        """What else than the preset makes the run what it is, for the record."""
+        self.origin: dict[str, Any] = {"seed": seed, "device": str(device)}  # for TensorBoard, beside the preset
         self.loader_seed = int(torch.empty((), dtype=torch.int64).random_())
 
     @property
@@ -70,7 +68,7 @@ class TrainingState:
             torch.manual_seed(int(np.random.SeedSequence((self.seed, epoch, self.rank)).generate_state(1)[0]))
 
     def set_learning_rate(self) -> float:
-        """Put the schedule's learning rate of the step to come into the optimizer, and return it."""
+        """Set the optimizer's learning rate to the schedule's for the next step, and return it."""
         training = self.preset.training
         rate = training.learning_rate
         if training.learning_rate_schedule == "cosine":
@@ -118,12 +116,12 @@ class TrainingState:
         if not path.is_file():
             raise ResumeError(f"Nothing to resume: {path} does not exist. Start without --resume.")
         try:
-            # Checked as a checkpoint is: what is damaged or holds code is no error of ours, all that follows would be.
             records = records_of(path.read_bytes(), name=str(path))
             content = torch.load(packed(records), map_location="cpu", weights_only=True)
         except (CheckpointError, OSError, pickle.UnpicklingError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ResumeError(f"{path} cannot be resumed from ({reason}). Start again without --resume.") from error
+            raise ResumeError(
+                f"{path} cannot be resumed from ({reason_of(error)}). Start again without --resume."
+            ) from error
         if _settings_of(content["fingerprint"]) != _settings_of(_fingerprint(self.preset, self.seed)):
             raise ResumeError(f"{path} belongs to a run of other settings or another seed. Resume with those.")
         if not changed_data:
@@ -138,10 +136,9 @@ class TrainingState:
         if content["cuda_random_state"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(content["cuda_random_state"], self.device)
 
-    def _check_songs(self, before: dict[str, int | None] | list[str]) -> None:
-        before = before if isinstance(before, dict) else dict.fromkeys(before)  # earlier versions kept names alone
+    def _check_songs(self, before: dict[str, int]) -> None:
         added, removed = sorted({*self.songs} - {*before}), sorted({*before} - {*self.songs})
-        replaced = sorted(name for name in self.songs.keys() & before if before[name] not in (None, self.songs[name]))
+        replaced = sorted(name for name in self.songs.keys() & before if before[name] != self.songs[name])
         if before and (added or removed or replaced):
             changes = (("added", added), ("removed", removed), ("replaced", replaced))
             what = " and ".join(f"{len(names)} {verb} (as {names[0]})" for verb, names in changes if names)
@@ -162,10 +159,10 @@ def song_marks(songs: Mapping[str, Sequence[Track]]) -> dict[str, int]:
 
 
 def _average(decay: float) -> Any:
-    """Return the averaging of weights and of BatchNorm's statistics; its counters of integers are left alone.
+    """Return the function that averages weights and BatchNorm's statistics, but not its counters, which are integers.
 
-    The decay starts low and rises to `decay`: an average that began with BatchNorm's first statistics, which are
-    almost nothing, was still wrong by a third of them after 500 steps.
+    The decay starts low and rises to `decay`: with a constant one, the average of BatchNorm's statistics, the first of
+    which are near zero, was still off by a third after 500 steps.
     """
 
     @torch.no_grad()

@@ -116,7 +116,7 @@ def train_model(
     songs_of = functools.partial(find_training_tracks, tracks or [dataset_folder], preset)
     found = None
     if os.environ.get("RANK", "0") == "0":
-        # The other processes wait where they join until the first has prepared and converted what has to be.
+        # The other processes wait in `joined_processes` until the first has prepared and converted the songs.
         if not tracks:
             prepare_if_needed(dataset_folder, musdb_path, progress=progress)
         found = songs_of(progress=progress)
@@ -239,7 +239,7 @@ class Trainer:
                 if state.average is not None:
                     state.average.update_parameters(state.network)
                 state.n_steps += 1
-                # Only here does a GPU have to be waited for. What a bad loss did to the weights is never saved.
+                # This waits for the GPU. Weights that a non-finite loss has changed are never saved.
                 total += self._checked_sum(losses, batch["address"])
                 n_items += len(losses)
                 ready = time.monotonic()
@@ -309,8 +309,7 @@ class Trainer:
         """Return the mean SI-SDR over the song's sources and 1, or twice 0 if all of its sources are silent."""
         mixture, targets = (audio.to(self.device) for audio in song.read())
         sounding = targets.flatten(1).any(dim=1)
-        # A silent source has no SI-SDR; the evaluation leaves it out, too.
-        if not bool(sounding.any()):
+        if not bool(sounding.any()):  # a silent source has no SI-SDR; the evaluation leaves it out, too
             return 0.0, 0
         with self._precision():
             estimates = self._estimate(network, mixture)
@@ -325,6 +324,7 @@ class Trainer:
         with _own_random_numbers(self.device):
             self.state = copy.deepcopy(self.state)
             self.model = self.state.network
+            folder = self.folder / ".sanity-check"
             try:
                 addresses = list(data.sampler)[: 2 * _N_CHECKED]
                 pairs = [addresses[i : i + _N_CHECKED] for i in range(0, len(addresses), _N_CHECKED)]
@@ -335,17 +335,12 @@ class Trainer:
                 for song in data.validation_songs[:_N_CHECKED]:
                     self._song_si_sdr(network, song)
                 if self.processes.is_first:
-                    self._check_saving()
+                    save_checkpoint(folder / BEST_NAME, self.state.result, preset=self.preset)
+                    self.state.save(folder)
             finally:
                 self.state, self.model = original
-
-    def _check_saving(self) -> None:
-        folder = self.folder / ".sanity-check"
-        try:
-            save_checkpoint(folder / BEST_NAME, self.state.result, preset=self.preset)
-            self.state.save(folder)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+                if self.processes.is_first:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def _write(self, row: Row) -> None:
         """Write what the epoch leaves; what an earlier run left is moved, now that there is something in its place."""
@@ -370,7 +365,7 @@ class Trainer:
         return len(recent) == self.preset.training.early_stopping_epochs and not any(row["is_best"] for row in recent)
 
     def _bar(self, title: str, n_items: int) -> "tqdm[Any]":
-        # No bar in a file or a pipe (None): there, the line of each epoch is enough.
+        # None: no bar where stderr is no terminal, but the line of each epoch.
         return tqdm(total=n_items, desc=title, unit="mixture", disable=None if self.progress else True, leave=False)
 
     def _report(self, row: Row) -> None:
