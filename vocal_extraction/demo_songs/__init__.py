@@ -1,7 +1,6 @@
 """Synthesised songs with known stems, for the demonstration and the tests where there is no MUSDB18.
 
-A seed decides key, tempo, progression, singer and groove of a pop song. It has what a separator meets in songs: moving
-harmonics over steady ones, sibilants beside cymbals, a bass below a kick, stems panned and at their usual levels.
+A seed decides key, tempo, progression, singer and groove of a pop song, whose stems have usual levels and places.
 """
 
 import os
@@ -23,10 +22,9 @@ from vocal_extraction.musdb_preparation import (
 )
 from vocal_extraction.progress import counted
 
+# Power of a stem relative to the mixture's, and a mixture's peak: medians over the MUSDB18 sample's 80 training songs.
 STEM_LEVELS_DB = {"bass": -7.2, "drums": -7.1, "other": -6.2, "vocals": -5.3}
-"""Power of a stem relative to the mixture's: medians over the 80 training songs of the MUSDB18 sample."""
-
-MIXTURE_PEAK = 0.85  # highest sample of a mixture: the median over the same songs
+MIXTURE_PEAK = 0.85
 _SHORTEST_S = 1.0
 _SEEDS_PER_SUBSET = 10_000
 
@@ -45,7 +43,12 @@ def synthesize_song(seed: int, duration_s: float = 7.0) -> dict[str, Signal]:
     score = compose(_generator(seed, "score"), round(duration_s * SAMPLE_RATE))
     players = {"bass": play_bass, "drums": play_drums, "other": play_chords, "vocals": sing}
     stems = {stem: play(score, _generator(seed, stem)) for stem, play in players.items()}
-    return _balance(stems, _generator(seed, "levels"))
+    rng = _generator(seed, "levels")
+    for stem, level_db in STEM_LEVELS_DB.items():
+        gain_db = level_db + rng.normal(0, 1.5)
+        stems[stem] *= 10 ** (gain_db / 20) / np.sqrt(np.mean(stems[stem] ** 2) + 1e-12)
+    gain = MIXTURE_PEAK / np.abs(sum(stems.values())).max()
+    return {stem: gain * signal for stem, signal in stems.items()}
 
 
 def _check(seed: int, duration_s: float, *counts: int) -> None:
@@ -58,15 +61,6 @@ def _check(seed: int, duration_s: float, *counts: int) -> None:
 
 def _generator(seed: int, part: str) -> np.random.Generator:
     return np.random.default_rng([seed, *part.encode()])
-
-
-def _balance(stems: dict[str, Signal], rng: np.random.Generator) -> dict[str, Signal]:
-    """Bring each stem near its usual level, and their sum to its peak."""
-    for stem, level_db in STEM_LEVELS_DB.items():
-        gain_db = level_db + rng.normal(0, 1.5)
-        stems[stem] *= 10 ** (gain_db / 20) / np.sqrt(np.mean(stems[stem] ** 2) + 1e-12)
-    gain = MIXTURE_PEAK / np.abs(sum(stems.values())).max()
-    return {stem: gain * signal for stem, signal in stems.items()}
 
 
 def write_demo_songs(

@@ -21,10 +21,9 @@ _NOISES = {  # duration and half-life in seconds, band in Hz, level
     "hat": (0.12, 0.014, 6_500, 16_000, 0.25),
     "crash": (1.8, 0.28, 2_500, 15_000, 0.2),
 }
+# Sixteen steps of a bar: X root, 5 fifth, 8 octave; D from the lowest string, U from the highest.
 _BASS_LINES = ("X.X.X.X.X.X.X.X.", "X.....X.X.....5.", "X...8...X...8...", "X.........X.....", "X..X..X.5.5.8...")
-"""Sixteen steps of a bar: X root, 5 fifth, 8 octave."""
 _STRUMS = ("D...D.UU.UD.D.U.", "D...D...D...D.U.", "D.DUD.DUD.DUD.DU", "D.......D...U.U.")
-"""Sixteen steps of a bar: D from the lowest string, U from the highest."""
 
 _VOWELS_HZ = {  # first three formants of a man's vowels (Peterson and Barney 1952)
     "a": (730, 1_090, 2_440),

@@ -1,4 +1,4 @@
-"""What all players share: the score, and tools for pitches, waves, bands, echo and panning."""
+"""The score, and functions for pitches, waves, bands, echo and panning."""
 
 import dataclasses
 import math
@@ -63,7 +63,7 @@ def hertz(midi: ArrayLike) -> Signal:
 
 
 def add(track: Signal, start_sample: int, sound: Signal) -> None:
-    """Add `sound` to `track` (n_channels, n_samples) in place, as far as it lies inside."""
+    """Add `sound` to `track` (n_channels, n_samples) in place, as far as it is inside."""
     skip = max(-start_sample, 0)
     start = start_sample + skip
     length = min(sound.shape[-1] - skip, track.shape[-1] - start)
@@ -72,17 +72,17 @@ def add(track: Signal, start_sample: int, sound: Signal) -> None:
 
 
 def band(signal: Signal, low_hz: float, high_hz: float) -> Signal:
-    """Keep what lies between two frequencies (second-order Butterworth); a low edge of 0 is none."""
+    """Keep what is between two frequencies (second-order Butterworth); a low edge of 0 is none."""
     edges, kind = ((low_hz, high_hz), "bandpass") if low_hz else (high_hz, "lowpass")
     filters = scipy.signal.butter(2, edges, kind, fs=SAMPLE_RATE, output="sos")
     return np.asarray(scipy.signal.sosfilt(filters, signal))
 
 
-def wave(frequency_hz: Signal, *, top_hz: float, tilt: float = 1.0) -> Signal:
-    """Follow a pitch contour (n_samples,) with harmonics below `top_hz`, the k-th of amplitude ``1 / k ** tilt``."""
+def wave(frequency_hz: Signal, *, top_hz: float) -> Signal:
+    """Follow a pitch contour (n_samples,) with harmonics below `top_hz`, the k-th of amplitude ``1 / k``."""
     n_harmonics = int(np.clip(top_hz / frequency_hz.max(), 1, _TABLE_LENGTH // 4))
     spectrum = np.zeros(_TABLE_LENGTH // 2 + 1, dtype=complex)
-    spectrum[1 : n_harmonics + 1] = -0.5j * _TABLE_LENGTH / np.arange(1, n_harmonics + 1) ** tilt
+    spectrum[1 : n_harmonics + 1] = -0.5j * _TABLE_LENGTH / np.arange(1, n_harmonics + 1)
     table = scipy.fft.irfft(spectrum)  # one period
     position = np.cumsum(frequency_hz) / SAMPLE_RATE % 1.0 * _TABLE_LENGTH
     return np.interp(position, np.arange(_TABLE_LENGTH + 1), np.append(table, table[0]))

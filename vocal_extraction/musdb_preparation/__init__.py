@@ -1,7 +1,7 @@
 """MUSDB18 to wavs on the disk, once: `sources` finds the songs, `decoding` reads them, `layout` writes them.
 
-What is there is not decoded again, so an interrupted preparation goes on when it is started again. Sources: Rafii et
-al., The MUSDB18 corpus for music separation, 2017, doi:10.5281/zenodo.1117372; https://github.com/sigsep/sigsep-mus-db.
+Sources: Rafii et al., The MUSDB18 corpus for music separation, 2017, doi:10.5281/zenodo.1117372;
+https://github.com/sigsep/sigsep-mus-db.
 """
 
 import concurrent.futures
@@ -122,10 +122,10 @@ def _decode_songs(songs: list[Song], dataset_folder: Path, record: _Record, *, n
             "MUSDB18 is decoded by ffmpeg, which was not found on the PATH. Install it (apt-get install ffmpeg, or "
             "brew install ffmpeg)."
         )
-    # Written before the first song, so that a folder in which a crash left some is still known as one that is prepared.
+    # Written before the first song, so that a folder in which a crash left songs is known as one that is prepared.
     record |= {song.key: song.n_bytes for song in songs} | {song.key: _UNDER_WAY for song in pending}
     if record != _read_record(dataset_folder):
-        _write_record(dataset_folder, record)
+        write_json(dataset_folder / _RECORD, dict(sorted(record.items())))
     stop, complaints = threading.Event(), []
 
     def decode(song: Song) -> str | None:
@@ -143,7 +143,7 @@ def _decode_songs(songs: list[Song], dataset_folder: Path, record: _Record, *, n
             for job in counted(concurrent.futures.as_completed(jobs), len(jobs), "decoding", show=progress):
                 if complaint := job.result():
                     complaints.append(complaint)
-                _write_record(dataset_folder, record)
+                write_json(dataset_folder / _RECORD, dict(sorted(record.items())))
         finally:
             # On a full disk or Ctrl-C, songs under way stop at their next block and leave nothing behind.
             stop.set()
@@ -159,7 +159,3 @@ def _read_record(dataset_folder: Path) -> _Record:
         return {}
     entries = record.items() if isinstance(record, dict) else ()
     return {key: value for key, value in entries if isinstance(value, str if key == _SOURCE else int)}
-
-
-def _write_record(dataset_folder: Path, record: _Record) -> None:
-    write_json(dataset_folder / _RECORD, dict(sorted(record.items())))

@@ -1,7 +1,6 @@
-"""A song's five signals, block by block, from one ffmpeg process.
+"""A song's five signals, block by block, from one ffmpeg process: five times as fast as the `musdb` package.
 
-That takes a fifth of the time of the `musdb` package, which starts ffmpeg seven times and rounds to 16 bits. All
-signals get the mixture's length: shorter ones end in silence, longer ones are cut.
+All signals get the mixture's length: shorter ones end in silence, longer ones are cut.
 """
 
 import threading
@@ -43,7 +42,10 @@ def song_blocks(song: Song, stop: threading.Event) -> Iterator[Block]:
                 yield block
             ffmpeg.close()
     except ProgramError as error:
-        raise PreparationError(f"{song.place} cannot be decoded: {_reason(error)} {_REMEDY}") from error
+        reason = str(error).replace("ffmpeg failed:", "it is truncated or damaged, ffmpeg says:")
+        if "matches no streams" in reason:
+            reason = f"it does not hold {len(STREAMS)} audio streams."
+        raise PreparationError(f"{song.place} cannot be decoded: {reason} {_REMEDY}") from error
     if n_samples == 0:
         raise PreparationError(f"The mixture of {song.place} is empty. {_REMEDY}")
 
@@ -75,9 +77,3 @@ def _check_wav(path: Path) -> None:
         raise PreparationError(f"{path} cannot be read: {error}. {_REMEDY}") from error
     if damage is not None:
         raise PreparationError(f"{path} is truncated: {damage}. {_REMEDY}")
-
-
-def _reason(error: ProgramError) -> str:
-    if "matches no streams" in str(error):
-        return f"it does not hold {len(STREAMS)} audio streams."
-    return str(error).replace("ffmpeg failed:", "it is truncated or damaged, ffmpeg says:")

@@ -21,9 +21,7 @@ from vocal_extraction.errors import VocalExtractionError
 from vocal_extraction.settings import DATASET_FOLDER, STEMS
 
 SUBSETS = ("train", "valid", "test")
-
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")  # in the order of a stem file's audio streams
-
 SAMPLE_RATE = 44_100  # samples per second of MUSDB18, and of every song that is written here
 N_CHANNELS = 2
 _BYTES_PER_SAMPLE = 4 * N_CHANNELS

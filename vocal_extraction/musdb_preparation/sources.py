@@ -95,8 +95,7 @@ def _songs_in(folder: Path) -> Iterator[tuple[str, tuple[Path, ...]]]:
 def download_sample(folder: Path, *, progress: bool = True) -> Path:
     """Download and unpack the 7 s sample into `folder`, unless it is there, and return the folder.
 
-    `musdb` waits for ever for a server that falls silent, and leaves what it has when it is interrupted: so it gets a
-    time limit, and a temporary folder.
+    `musdb` has no time limit for a server that sends nothing, and leaves half of the files when it is interrupted.
     """
     if folder.exists():
         return folder
