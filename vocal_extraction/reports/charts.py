@@ -1,4 +1,4 @@
-"""Charts as rows of marks, placed in percent of their track, so that they fit a phone; ``macros.html`` draws them."""
+"""Charts as rows of marks, placed in percent of the row's width; ``macros.html`` draws them."""
 
 import dataclasses
 import math
@@ -7,10 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-MINUS = "\N{MINUS SIGN}"
-
-
-Mark = tuple[str, float, float | None]  # class of the style sheet, beginning and width in percent of the track
+Mark = tuple[str, float, float | None]  # class of the style sheet, beginning and width in percent of the row
 
 
 class Row(NamedTuple):
@@ -77,7 +74,7 @@ def decibels(value: float | None, *, signed: bool = False, digits: int = 2) -> s
     """
     if value is None:
         return "–"
-    return f"{value:{'+' if signed else ''}z.{digits}f}".replace("-", MINUS)
+    return f"{value:{'+' if signed else ''}z.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def dot_chart(dots: Sequence[tuple[str, str, float | None, float | None, str]], *, unit: str) -> Chart:

@@ -1,7 +1,6 @@
 """The reports of an evaluation and of a comparison as self-contained pages that load nothing and run no script.
 
-What comes in is the content of the JSON files, and clips as arrays. A song may be called anything: the templates
-beside this file escape every text, and the page's own policy forbids whatever an oversight would let in.
+The templates beside this file escape every text, and the page's content security policy forbids scripts.
 """
 
 import concurrent.futures
@@ -47,6 +46,8 @@ class Example:
 def report_page(summary: Summary, songs: Sequence[Mapping[str, Any]], *, examples: Sequence[Example] = ()) -> str:
     """Return the page of an evaluation as HTML, from the contents of ``summary.json`` and of the songs' files."""
     metric, rows = main_metric(summary), summary["rows"]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        drawn = list(zip(examples, pool.map(_figures, examples), strict=True))
     marked = {name: words for name, words in _MARKED_IN_BARS.items() if name in rows}
     return _template("evaluation.html").render(
         title=f"Evaluation of {summary['evaluated']['name']}",
@@ -57,7 +58,7 @@ def report_page(summary: Summary, songs: Sequence[Mapping[str, Any]], *, example
         **_boxes(summary, songs),
         bars=_bars(summary, songs, metric, marked),
         marked={ROLES[rows[name]["role"]]: words for name, words in marked.items()},
-        examples=_drawn(examples),
+        examples=drawn,
         facts=_facts(summary),
     )
 
@@ -132,7 +133,7 @@ def _dots(summary: Summary, metric: str, rows: Sequence[tuple[str, Mapping[str, 
 
 
 def _boxes(summary: Summary, songs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Chart values by metric and source; improvements would only repeat the metrics that they belong to."""
+    """Chart values by metric and source, without improvements, which are the metrics less a constant of each song."""
     row, (main, *others) = next(iter(summary["rows"])), summary["sources"]
     boxes = []
     for metric, definition in summary["definitions"].items():
@@ -173,16 +174,20 @@ def _differences(found: Mapping[str, Any], summary: Summary, metric: str) -> Cha
     return bar_chart(bars, unit=definition["unit"], signed=True)
 
 
-def _drawn(examples: Sequence[Example]) -> list[tuple[Example, list[dict[str, str]]]]:
-    """Return examples with a figure for each clip: its spectrogram, its player and the texts beside them."""
-    sounds = [(samples, example.sample_rate) for example in examples for samples in example.clips.values()]
-    # Coding sound and drawing spectrograms leave Python to the other threads.
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        players = pool.map(lambda sound: coded(*sound), sounds)
-        pictures = list(pool.map(_pictures, examples))
+def _figures(example: Example) -> list[dict[str, str]]:
+    """Return for each clip its spectrogram, on the scale of the first, the mixture; its sound, and the texts."""
+    rate = example.sample_rate
+    full_scale = peak_magnitude(next(iter(example.clips.values())), rate)
     return [
-        (one, [_figure(one, title, picture, *next(players)) for title, picture in drawn.items()])
-        for one, drawn in zip(examples, pictures, strict=True)
+        {
+            "title": title,
+            "picture": data_uri(spectrogram_png(clip, rate, full_scale=full_scale), "image/png"),
+            "audio": data_uri(*coded(clip, rate)),
+            "high": f"{min(HIGHEST_HZ, rate / 2) / 1000:g} kHz",
+            "low": f"{LOWEST_HZ:g} Hz, {example.start_s:.1f} s",
+            "end": f"{example.start_s + clip.shape[1] / rate:.1f} s",
+        }
+        for title, clip in example.clips.items()
     ]
 
 
@@ -194,20 +199,3 @@ def coded(samples: NDArray[np.float32], rate: int) -> tuple[bytes, str]:
         return written.getvalue(), "audio/mpeg"
     soundfile.write(written, stereo, rate, "PCM_16", format="WAV")
     return written.getvalue(), "audio/wav"
-
-
-def _pictures(example: Example) -> dict[str, bytes]:
-    """Draw all clips of a song on the scale of the first, the mixture."""
-    rate, full_scale = example.sample_rate, peak_magnitude(next(iter(example.clips.values())), example.sample_rate)
-    return {title: spectrogram_png(clip, rate, full_scale=full_scale) for title, clip in example.clips.items()}
-
-
-def _figure(example: Example, title: str, picture: bytes, audio: bytes, kind: str) -> dict[str, str]:
-    return {
-        "title": title,
-        "picture": data_uri(picture, "image/png"),
-        "audio": data_uri(audio, kind),
-        "high": f"{min(HIGHEST_HZ, example.sample_rate / 2) / 1000:g} kHz",
-        "low": f"{LOWEST_HZ:g} Hz, {example.start_s:.1f} s",
-        "end": f"{example.start_s + example.clips[title].shape[1] / example.sample_rate:.1f} s",
-    }

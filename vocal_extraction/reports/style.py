@@ -20,8 +20,8 @@ _COLOURS = {  # few, each with one meaning: light and dark
 
 LIGHT, DARK = (SimpleNamespace(**{name: pair[i] for name, pair in _COLOURS.items()}) for i in (0, 1))
 
+# The reader's own interface font: nothing is fetched.
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Noto Sans', sans-serif"
-"""The reader's own interface font: nothing is fetched."""
 
 
 def _css_variables(palette: SimpleNamespace) -> str:

@@ -78,6 +78,5 @@ def _dress(axes: "Axes", title: str) -> None:
     axes.tick_params(colors=LIGHT.muted, labelsize=8)
     axes.grid(axis="y", color=LIGHT.rule, linewidth=0.8)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(LIGHT.rule)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(LIGHT.rule)
