@@ -12,7 +12,6 @@ import soundfile
 from evaluation_songs import QUIET, save_model, songs_in, write_songs
 
 from vocal_extraction.checkpointing import CheckpointError, named_checkpoint
-from vocal_extraction.errors import VocalExtractionError
 from vocal_extraction.evaluation import (
     Evaluation,
     EvaluationError,
@@ -23,7 +22,7 @@ from vocal_extraction.evaluation import (
     scoring,
 )
 from vocal_extraction.evaluation.results import song_file, validator
-from vocal_extraction.evaluation.scale_metrics import SCALE_METRICS, ScaleMetrics
+from vocal_extraction.evaluation.scale_metrics import SCALE_METRICS
 
 pytestmark = pytest.mark.usefixtures("quick_evaluation")
 
@@ -388,13 +387,6 @@ def test_a_comparison_pairs_songs(short_songs, checkpoint, tmp_path, capsys):
 def test_what_is_no_path_is_no_checkpoint(nothing):
     with pytest.raises(CheckpointError, match=f"Expected the path of a checkpoint.*got {nothing}"):
         evaluate_model(nothing)
-
-
-def test_no_samples_have_no_scores():
-    scores = ScaleMetrics(8_000)
-    scores.add(np.zeros((2, 1, 0)), np.zeros((1, 2, 1, 0)))
-    with pytest.raises(VocalExtractionError, match="no samples"):
-        scores.values()
 
 
 def test_a_comparison_takes_two(checkpoint):

@@ -1,10 +1,8 @@
 """BSSEval v4 (SDR, ISR, SIR, SAR in frames of a second) from correlations alone, with museval's definitions.
 
-Fit and energies need nothing but products of signals delayed by 0 to 511 samples, so a song of any length is read once,
-block by block, and all estimates of a song share the references' matrix and its factorisation. Source and edge values
-are in docs/evaluation.md; a test compares every frame with museval's own.
-
-A *row* is one channel of one signal; rows are counted signal by signal, references first.
+A song is read once, block by block, and all its estimates share the references' matrix and its factorisation. Source
+and edge values are in docs/evaluation.md; a test compares every frame with museval's own. A *row* is one channel of one
+signal; rows are counted signal by signal, references first.
 """
 
 import contextlib
@@ -54,7 +52,7 @@ class BssEvalV4:
             start = stop
 
     def _add_frame(self, *, is_whole: bool) -> None:
-        """Add what waits to the song's sums, and to the frames if it is a whole one."""
+        """Add the waiting samples to the song's sums, and to the frames if they are a whole one."""
         rows, self._waiting = self._waiting, self._waiting[:, :0]
         references, head = rows[: len(self._past)], rows[:, : N_TAPS - 1]
         products = _delayed_products(np.concatenate([np.zeros_like(self._past), references], axis=1), rows)
@@ -169,7 +167,7 @@ def _matrix(products: Array, n_rows: int) -> Array:
 
 
 def _solve(matrix: Array, wanted: Array) -> Array:
-    """Solve the normal equations; take the shortest solution where channels are alike, which no elimination notices."""
+    """Solve the normal equations; where channels are alike and elimination fails, take the shortest solution."""
     if not len(matrix):
         return wanted
     with contextlib.suppress(np.linalg.LinAlgError):

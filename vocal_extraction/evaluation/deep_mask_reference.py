@@ -1,8 +1,6 @@
-"""The specification's workaround: nussl's `DeepMaskEstimation`, fed by hand.
+"""The specification's workaround for tutorial issue 46: nussl's `DeepMaskEstimation` with all attributes set by hand.
 
-nussl's own loader rejects checkpoints whose metadata differ in the least from what it expects (tutorial issue 46). So
-device, network, config, metadata and transforms are handed over one by one. `Separator` computes the same estimates
-many times faster; a test compares the two.
+`Separator` computes the same estimates many times faster; a test compares the two.
 
 With thanks to Emily Kuo-Wen (github.com/emilykuowen), whose hint the workaround began with.
 """

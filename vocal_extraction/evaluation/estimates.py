@@ -80,19 +80,14 @@ def _files_of(folder: Path, names: Iterable[str]) -> dict[str, Path]:
     return files
 
 
-def _decoded(path: Path) -> Path:
-    if path.suffix.lower() in (".wav", ".flac"):
-        return path
-    wav = cache_of(path.parent) / f"{path.name}.wav"
-    convert_stems([path], [wav])
-    return wav
-
-
 def _checked(files: Mapping[str, Path], track: Track) -> SongEstimates:
     lengths, notes = {}, []
     for name, path in files.items():
+        decoded = path
         try:
-            decoded = _decoded(path)
+            if path.suffix.lower() not in (".wav", ".flac"):
+                decoded = cache_of(path.parent) / f"{path.name}.wav"
+                convert_stems([path], [decoded])
             info = soundfile.info(decoded)
         except (soundfile.LibsndfileError, OSError) as error:
             raise EvaluationError(f"{path} is no audio file ({error}). Export it again.") from error

@@ -1,4 +1,4 @@
-"""The entrances of the evaluation: a checkpoint, or a folder of anyone's estimates; see docs/evaluation.md."""
+"""Evaluation of a checkpoint, or of a folder of any separator's estimates; see docs/evaluation.md."""
 
 import dataclasses
 import os
@@ -63,7 +63,7 @@ class EvaluationOptions:
     output_folder: PathLike | None = None
     """Where the results go; None is ``evaluation_results``, for a model that ships or for estimates a folder in it."""
     metrics: str | Sequence[str] | None = None
-    """Families of metrics: 'scale' (SI-SDR and its kin), 'bsseval_v4' (museval's SDR, ISR, SIR, SAR), 'leakage', or
+    """Families of metrics: 'scale' (SI-SDR and others), 'bsseval_v4' (museval's SDR, ISR, SIR, SAR), 'leakage', or
     metrics of one's own; None is all."""
     oracles: bool = False  # also score ideal masks at the network's STFT
     baselines: bool = False  # also score a random mask and nussl's REPET-SIM, 2DFT and HPSS; the mixture always is
@@ -77,6 +77,7 @@ class EvaluationOptions:
     show: bool = True  # print the report card on stdout
 
     def __post_init__(self) -> None:
+        choose_metrics(self.metrics)  # which raises an EvaluationError
         for name in ("limit", "n_jobs"):
             converted(getattr(self, name), int | None, name)
 
@@ -89,7 +90,7 @@ class EvaluationOptions:
 
     @property
     def data(self) -> dict[str, Any]:
-        """What is written of the songs' whereabouts."""
+        """Folders and subset of the songs, as results have them."""
         return {"folder": ", ".join(map(shown_path, self._folders)), "subset": self.subset}
 
     @property
@@ -141,7 +142,6 @@ def evaluate_model(
         if value not in _CHOICES[what]:
             raise EvaluationError(f"Unknown {what}: {value!r}. Expected one of {', '.join(_CHOICES[what])}.")
     common = EvaluationOptions(**options)
-    choose_metrics(common.metrics)
     runtime = "auto" if separator == "extraction" and normalization == "stored" else "torch"
     model = load_checkpoint(path_to_trained_model, device=device, runtime=runtime)
     path, name = model.path, model.name
@@ -178,7 +178,6 @@ def evaluate_estimates(estimates_folder: PathLike, **options: Any) -> Evaluation
     ``evaluation_results/estimates-<name of the folder>``.
     """
     common, path = EvaluationOptions(**options), Path(estimates_folder)
-    choose_metrics(common.metrics)
     if not path.is_dir():
         raise EvaluationError(f"No folder {path} with estimates. Name one that holds SONG/vocals.wav.")
     tracks, name = common.find(), path.resolve().name

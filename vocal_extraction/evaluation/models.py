@@ -20,7 +20,7 @@ IN_MEMORY_SAMPLES = 80 * 16_384  # longer songs are on disk while they are estim
 
 @dataclasses.dataclass(frozen=True)
 class ModelSystem:
-    """A model and how it estimates, see `evaluate_model`; called with an excerpt, it separates that by itself."""
+    """A model and how it estimates, see `evaluate_model`; called with an excerpt, it separates that alone."""
 
     model: LoadedModel
     mask: str = "soft"
@@ -52,12 +52,11 @@ class ModelSystem:
 
     def _separate(self, mixture: Array, sample_rate: int, sources: Sources) -> Mapping[str, Array]:
         """Return estimates by source; all arrays have the shape (n_samples, n_channels)."""
+        if self.separator == "extraction" and self.normalization == "stored":
+            separator = Separator(self.model, ExtractionSettings(mask=self.mask))
+            return separator(mixture, sample_rate, sources=sources.estimated)
         from vocal_extraction.evaluation.deep_mask_reference import separate_with_nussl
 
-        if self.separator == "extraction" and self.normalization == "stored":
-            return Separator(self.model, ExtractionSettings(mask=self.mask))(
-                mixture, sample_rate, sources=sources.estimated
-            )
         samples = np.ascontiguousarray(mixture[:].T)
         found = separate_with_nussl(samples, sample_rate, model=self.model, mask=self.mask)
         return {name: estimate.T for name, estimate in found.items()}

@@ -1,7 +1,4 @@
-"""The files of an evaluation: one JSON a song, a summary, a table for spreadsheets, museval's own JSON.
-
-Whose results a folder may hold, and what is not scored twice, is in docs/evaluation.md.
-"""
+"""The files of an evaluation: one JSON a song, a summary, a table for spreadsheets, museval's own JSON."""
 
 import csv
 import datetime
@@ -29,11 +26,8 @@ if TYPE_CHECKING:
     from vocal_extraction.evaluation.scoring import Job
 
 SONG_SCHEMA, SONG_SCHEMA_VERSION = "vocal-extraction/song-scores", 1
-
 SUMMARY, SCORES, CARD, PAGE = "summary.json", "scores.csv", "report_card.txt", "report.html"
-COMPARISON = "comparison.json"
-ESTIMATES_FOLDER = "estimates"
-MUSEVAL_FOLDER = "museval"
+COMPARISON, ESTIMATES_FOLDER, MUSEVAL_FOLDER = "comparison.json", "estimates", "museval"
 
 _DEFINITION = ("definition", "unit", "more_is_better", "statistic", "ranks")
 _SOFTWARE = ("numpy", "scipy", "torch", "nussl", "museval")
@@ -67,7 +61,7 @@ def song_file(folder: Path, song: str) -> Path:
 
 
 def read_song(path: Path) -> dict[str, Any] | None:
-    """Return a song's scores, or None where `path` holds none of this version, for whatever reason."""
+    """Return a song's scores, or None where `path` holds none of this version."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -98,7 +92,7 @@ def validator(name: str) -> Any:
 def claim_folder(
     folder: Path, *, evaluated: Mapping[str, Any], data: Mapping[str, Any], overwrite: bool = False
 ) -> Path | None:
-    """See that `folder` may hold the results of `evaluated`; return where earlier ones were moved, if any were."""
+    """Check that `folder` may hold the results of `evaluated`; return where earlier ones were moved, if any were."""
     songs = [found for path in sorted(folder.glob("*.json")) if (found := read_song(path)) is not None]
     others = [found for found in songs if not _is_of(found, evaluated, data)]
     if not others:
@@ -115,7 +109,7 @@ def claim_folder(
 
 
 def _is_of(found: Content, evaluated: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
-    """Return whether scores are of the same model, wherever it lies, and data; without a checksum the path decides."""
+    """Return whether scores are of the same model, in any folder, and data; without a checksum, by the path."""
 
     def marks(model: Mapping[str, Any], songs: Mapping[str, Any]) -> tuple[Any, ...]:
         identity = model["sha256"] if evaluated["sha256"] else (shown_path(model["path"]), model["name"])

@@ -6,19 +6,12 @@ Definitions, source and edge values are in docs/evaluation.md; a test compares w
 import numpy as np
 from numpy.typing import NDArray
 
-from vocal_extraction.errors import VocalExtractionError
-
 Array = NDArray[np.float64]
 
-SCALE_METRICS = ("SI-SDR", "SI-SIR", "SI-SAR", "SD-SDR", "SNR", "SRR", "SI-SDRi", "SD-SDRi", "SNRi")
-"""In nussl's order. SRR is the source-to-rescaled-source ratio. An ``i`` is the improvement over the mixture."""
-
+SCALE_METRICS = ("SI-SDR", "SI-SIR", "SI-SAR", "SD-SDR", "SNR", "SRR", "SI-SDRi", "SD-SDRi", "SNRi")  # nussl's order
 LIMIT_DB = 100.0  # ratios are clipped to ± this; double precision resolves energies to 1e-15
-
 SILENCE_DB = -90.0  # a weaker reference, relative to all of the channel together, is silent, as 16-bit dither is
-
 _ROUNDING = 1e-15  # energies below this share of the signal as given are rounding errors, as of 32-bit samples
-
 _CHUNK_SAMPLES = 1 << 15  # samples that are converted to double precision at a time
 
 
@@ -48,8 +41,6 @@ class ScaleMetrics:
 
     def _gram(self) -> tuple[Array, Array]:
         """Return the Gram matrix of the zero-mean signals, and the energies of the signals as given."""
-        if not self._n_samples:
-            raise VocalExtractionError("There are no samples to score.")
         gram = self._products - self._sums[:, :, None] * self._sums[:, None, :] / self._n_samples
         mean = self._shift[..., 0] + self._sums / self._n_samples
         return gram, np.diagonal(gram, axis1=1, axis2=2) + self._n_samples * mean**2
@@ -124,7 +115,7 @@ def _interference(
 def _decibels(signal: Array, noise: Array, *, scale: Array) -> Array:
     """Return 10 log10 of signal over noise, clipped; where both are rounding errors of `scale`, the lower limit.
 
-    Noise is never taken to be less than those errors, above which a signal may be by a little only.
+    Noise is taken to be at least those errors, since a signal may be only a little above them.
     """
     floor = _ROUNDING * scale
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -1,5 +1,6 @@
-"""Songs as jobs. A song is read once, in blocks: all systems estimate each block, and each family of metrics adds up
-what it needs. What a song's file has already is not scored again. Scores are plain values, see `metrics.entry`.
+"""Songs as jobs. A song is read once, in blocks, which all systems estimate and all families of metrics accumulate.
+
+What a song's file has already is not scored again. Scores are plain values, see `metrics.entry`.
 """
 
 import contextlib
@@ -20,10 +21,8 @@ from vocal_extraction.evaluation.systems import Excerpt, Sources, System
 from vocal_extraction.settings import ACCOMPANIMENT
 from vocal_extraction.tracks import Track
 
+# Excerpts begin at a multiple of the longest window, so that ideal masks are those of the whole song.
 GRID_SAMPLES = 16_384
-"""Excerpts begin at a multiple of this, the longest window: so the frames of all blocks lie on one grid, and an ideal
-mask is the same as that of the whole song."""
-
 CONTEXT_SAMPLES = 16 * GRID_SAMPLES  # samples on either side of a block that are estimated and dropped: about 6 s
 BLOCK_SAMPLES = 80 * GRID_SAMPLES  # samples of a block: about 30 s
 Scores = dict[str, dict[str, dict[str, Any]]]
@@ -45,17 +44,14 @@ class Job:
 
 
 def run_jobs(jobs: Sequence[Job], *, n_jobs: int | None) -> Iterator[dict[str, Any]]:
-    """Run jobs on threads, and yield the contents of their songs' files as they are done; one thread is this one."""
+    """Run jobs on threads, or one after the other on this one, and yield the contents of their songs' files."""
     import joblib
 
     if n_jobs is not None and n_jobs < 1:
         raise EvaluationError(f"The number of jobs is 1 or more; got {n_jobs}.")
     n_threads = min(n_jobs or joblib.cpu_count(), len(jobs))
-    if n_threads == 1:
-        yield from map(run_job, jobs)
-    else:
-        parallel = joblib.Parallel(n_jobs=n_threads, backend="threading", return_as="generator_unordered")
-        yield from parallel(joblib.delayed(run_job)(job) for job in jobs)
+    parallel = joblib.Parallel(n_jobs=n_threads, backend="threading", return_as="generator_unordered")
+    yield from parallel(joblib.delayed(run_job)(job) for job in jobs)
 
 
 def run_job(job: Job) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""Which sources are scored, and what a model is compared with: baselines, which have learnt nothing, and oracles, which
-know the references. Formulas of the ideal masks are in docs/evaluation.md.
+"""The sources that are scored, and what a model is compared with: baselines, which have learnt nothing, and oracles,
+which know the references. Formulas of the ideal masks are in docs/evaluation.md.
 """
 
 import dataclasses
