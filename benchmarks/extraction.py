@@ -170,7 +170,7 @@ def _spleeter(song: np.ndarray, folder: Path) -> list[Row]:
 def _runtimes(song: np.ndarray, folder: Path) -> list[Row]:
     """Measure ONNX Runtime, in 32-bit floats and with weights of 8 bits, against torch."""
     found = []
-    for name in [each for each in ("classic", "four-stems") if each in shipped_checkpoints()]:
+    for name in [each for each in ("classic", "studio") if each in shipped_checkpoints()]:
         small = export_model(name, folder / f"{name}.onnx", int8=True, check=False)
         models = {each: load_checkpoint(name, runtime=each) for each in ("torch", "onnxruntime")}
         models["int8"] = load_checkpoint(small)

@@ -147,11 +147,12 @@ def test_nussl_migrates_old_checkpoints(tmp_path):
     assert metadata["trainer.state.epoch_history"]["train/loss"] == [0.5, 0.25]
 
 
-@pytest.mark.parametrize("preset", ["classic", "four-stems"])
-def test_nussls_separator_loads_the_models_that_ship(preset):
-    signal = nussl.AudioSignal(audio_data_array=np.random.default_rng(0).normal(0, 0.1, (1, 8_820)), sample_rate=RATE)
+@pytest.mark.parametrize("preset, n_channels", [("classic", 1), ("band-split", 1), ("studio", 2)])
+def test_nussls_separator_loads_the_models_that_ship(preset, n_channels):
+    noise = np.random.default_rng(0).normal(0, 0.1, (n_channels, 8_820))
+    signal = nussl.AudioSignal(audio_data_array=noise, sample_rate=RATE)
     separator = nussl.separation.deep.DeepMaskEstimation(signal, model_path=str(named_checkpoint(preset)))
-    assert separator()[0].audio_data.shape == (1, 8_820)
+    assert separator()[0].audio_data.shape == (n_channels, 8_820)
 
 
 def test_scaper_draws_with_infinity():

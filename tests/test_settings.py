@@ -205,7 +205,7 @@ def test_specified_preset_has_the_specifications_numbers():
 
 
 def test_presets_are_found_by_their_names():
-    assert list(PRESETS) == ["specified", "classic", "four-stems", "studio", "live", "low-latency"]
+    assert list(PRESETS) == ["specified", "classic", "band-split", "studio", "live", "low-latency"]
     assert [preset.name for preset in PRESETS.values()] == list(PRESETS)
     assert CLASSIC.network == SPECIFIED.network
     assert dataclasses.replace(CLASSIC.signal, stereo="each", input_level_db=None) == SPECIFIED.signal

@@ -103,5 +103,5 @@ def _near(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(known)}"
 
 
-for _name in ("classic", "four-stems", "studio", "live", "low-latency"):
+for _name in ("classic", "band-split", "studio", "live", "low-latency"):
     PRESETS[_name] = read_preset(PACKAGE_FOLDER / "shipped_presets" / f"{_name}.toml")

@@ -180,8 +180,8 @@ def shipped(tmp_path, monkeypatch, saved):
 def test_shipped_models_are_found_by_preset(shipped):
     assert shipped_checkpoints() == {"classic": shipped / "best.model.pth"}
     assert named_checkpoint("classic") == default_checkpoint() == shipped / "best.model.pth"
-    (shipped / "four-stems.model.pth").write_bytes(b"")
-    assert default_checkpoint() == shipped / "four-stems.model.pth"
+    (shipped / "studio.model.pth").write_bytes(b"")
+    assert default_checkpoint() == shipped / "studio.model.pth"
 
 
 def test_a_name_of_no_model_is_refused_with_those_that_are_there(shipped):

@@ -215,8 +215,8 @@ def test_a_person_imports_a_model_and_takes_it(answer, chosen, tmp_path, monkeyp
     (tmp_path / "models" / "theirs.model.pth").write_bytes(b"")
     answer("e", "song.wav", "their", "theirs", "e", "song.wav", "", "m", "")
     said = capsys.readouterr().out
-    names = "classic, studio, four-stems, live, low-latency, theirs"
-    assert f"Model, one of {names} [four-stems]: 'their' does not fit." in said
+    names = "classic, studio, ensemble, band-split, live, low-latency, theirs"
+    assert f"Model, one of {names} [studio]: 'their' does not fit." in said
     songs = [Path("song.wav")]
     assert chosen == [
         ("extract", {"songs": songs}),

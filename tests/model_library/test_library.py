@@ -111,18 +111,18 @@ def test_the_table_and_the_card_of_models(umx, capsys):
     import_model(umx, name="theirs")
     assert main(["models", "--json"]) == 0
     rows = {row["model"]: row for row in json.loads(capsys.readouterr().out)}
-    assert rows.keys() == {"classic", "studio", "four-stems", "live", "low-latency", "theirs", *known.KNOWN}
+    assert rows.keys() == {"classic", "studio", "ensemble", "band-split", "live", "low-latency", "theirs", *known.KNOWN}
     assert rows["theirs"]["stems"] == ["bass", "drums", "other", "vocals"]
-    assert rows["studio"]["vocals_db"] == 5.25
+    assert rows["ensemble"]["vocals_db"] == 5.25
     assert rows["umxl"]["licence"] == "CC-BY-NC-SA-4.0"
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert next(line for line in lines if line.startswith("| theirs")).endswith(" umx |")
-    assert main(["models", "show", "studio"]) == 0
+    assert main(["models", "show", "ensemble"]) == 0
     card = capsys.readouterr().out
     assert "the mean of the estimates" in " ".join(card.split())
-    assert rows["studio"]["stems"] == rows["four-stems"]["stems"]
-    assert rows["studio"]["mb"] > rows["four-stems"]["mb"]
+    assert rows["ensemble"]["stems"] == rows["studio"]["stems"]
+    assert rows["ensemble"]["mb"] > rows["studio"]["mb"]
     assert "## Data and licence" in card
     assert "## classic" not in card
 
@@ -137,7 +137,7 @@ def test_the_table_is_there_at_once():
 
 
 def test_speeds_are_measured_where_they_are_asked_for(monkeypatch):
-    factors = iter([0.1, 0.5, 0.25, 0.2, 0.3])
+    factors = iter([0.1, 0.5, 0.25, 0.2, 0.3, 1.0])
     monkeypatch.setattr("vocal_extraction.model_library.library.real_time_factor", lambda model: next(factors))
     assert [row["times_real_time"] for row in models_table(measure=True)[:4]] == [10, 2, 4, 5]
     assert "times_real_time" not in models_table()[0]

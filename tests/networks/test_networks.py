@@ -25,7 +25,7 @@ from vocal_extraction.networks.layers import band_edges
 from vocal_extraction.presets import PRESETS, SPECIFIED, Preset
 from vocal_extraction.settings import NetworkSettings, SignalSettings
 
-CLASSIC, FOUR_STEMS = PRESETS["classic"], PRESETS["four-stems"]
+CLASSIC, BAND_SPLIT = PRESETS["classic"], PRESETS["band-split"]
 
 SMALL = {"num_features": 33, "num_audio_channels": 1, "hidden_size": 6, "num_layers": 2, "bidirectional": True}
 KINDS = [MaskInference, BandSplitMaskInference]
@@ -410,8 +410,8 @@ def test_missing_arguments_are_named():
 
 
 def test_the_band_split_network_knows_its_sample_rate():
-    slow = dataclasses.replace(FOUR_STEMS, signal=dataclasses.replace(FOUR_STEMS.signal, sample_rate=22_050))
-    fast, slow = (create_model(preset).get_submodule("layers.model.split") for preset in (FOUR_STEMS, slow))
+    slow = dataclasses.replace(BAND_SPLIT, signal=dataclasses.replace(BAND_SPLIT.signal, sample_rate=22_050))
+    fast, slow = (create_model(preset).get_submodule("layers.model.split") for preset in (BAND_SPLIT, slow))
     assert len(fast) > len(slow)
 
 

@@ -31,7 +31,7 @@ from vocal_extraction.errors import ExtractionCancelledError, ExtractionError
 from vocal_extraction.networks import NETWORKS
 from vocal_extraction.separation import DiskArray, Separator, separate
 from vocal_extraction.separation.torch_runtime import layerwise_network
-from vocal_extraction.settings import PRETRAINED_FOLDER, STEMS, ExtractionSettings, SignalSettings
+from vocal_extraction.settings import STEMS, ExtractionSettings, SignalSettings
 from vocal_extraction.spectrogram import griffin_lim, istft, n_frames_of, stft
 
 SINGLE = ["MaskInference", "BandSplitMaskInference", "OpenUnmix"]
@@ -101,7 +101,7 @@ def test_a_network_of_one_direction_gives_what_it_gives_on_the_whole_song(kind, 
 @pytest.mark.parametrize(
     "preset_name, runtime",
     [
-        *(("classic", "torch"), ("classic", "onnxruntime"), ("four-stems", "torch"), ("four-stems", "onnxruntime")),
+        *(("classic", "torch"), ("classic", "onnxruntime"), ("band-split", "torch"), ("band-split", "onnxruntime")),
         ("low-latency", "onnxruntime"),
     ],
 )
@@ -228,7 +228,7 @@ def test_chunks_go_through_the_network_together_where_they_are_small():
 
 @pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
 def test_a_network_that_halves_time_does_not_depend_on_where_chunks_begin(runtime):
-    model = load_checkpoint(PRETRAINED_FOLDER / "u-net.model.pth", runtime=runtime)
+    model = load_checkpoint("studio", runtime=runtime)
     mixture = music(5.0, n_channels=2)
     whole = whole_song(mixture, load_checkpoint(model.path, runtime="torch"))
     found = estimate(mixture, model, chunk_s=1.3)

@@ -135,10 +135,10 @@ def test_a_model_that_cannot_be_used_is_said_at_once(tmp_path):
 
 
 def test_models_are_offered_best_first(monkeypatch, tmp_path):
-    names = ("classic", "four-stems", "live", "low-latency", "mine", "spleeter-2stems")  # two are for live use
+    names = ("classic", "studio", "live", "low-latency", "mine", "spleeter-2stems")  # two are for live use
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(server, "named_checkpoints", lambda: dict.fromkeys(names, Path("a")))
     Path("checkpoints").mkdir()
     Path("checkpoints/best.model.pth").touch()
-    expected = ["four-stems", "spleeter-2stems", "classic", "mine", "checkpoints/best.model.pth"]
+    expected = ["studio", "spleeter-2stems", "classic", "mine", "checkpoints/best.model.pth"]
     assert list(server._models(None)) == expected

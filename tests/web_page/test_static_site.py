@@ -53,7 +53,7 @@ def looking_ahead(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory, looking_ahead):
-    return export_site(["classic", "four-stems", looking_ahead], tmp_path_factory.mktemp("www") / "site")
+    return export_site(["classic", "band-split", looking_ahead], tmp_path_factory.mktemp("www") / "site")
 
 
 @contextlib.contextmanager
@@ -170,8 +170,8 @@ def compare(page, song, folder, *, model=None):
 
 def test_four_stems_add_up_play_and_outlive_the_page(page, tmp_path, screenshot):
     song = synthesised(tmp_path / "song.wav", "stereo")
-    extract_vocals(song, tmp_path / "alone", stems=["all"], model=named_checkpoint("four-stems"), device="cpu")
-    page.get_by_label("Model").select_option("four-stems")
+    extract_vocals(song, tmp_path / "alone", stems=["all"], model=named_checkpoint("band-split"), device="cpu")
+    page.get_by_label("Model").select_option("band-split")
     separate(page, song)
     stems = {stem: save(page, stem, tmp_path) for stem in ("vocals", "drums", "bass", "other")}
     for stem, path in stems.items():

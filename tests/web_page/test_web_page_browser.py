@@ -148,9 +148,9 @@ def test_models_say_what_they_are_for_and_how_long_they_take(visit):
     """By a stand-in for the server's list: to measure all models takes long."""
     names = ("name", "sources", "vocals_db", "real_time_factor", "is_imported", "licence")
     rows = [
-        ("four-stems", ["bass", "drums", "other", "vocals"], 4.28, 0.2, False, "private use"),
+        ("studio", ["bass", "drums", "other", "vocals"], 4.99, 0.2, False, "private use"),
         ("spleeter-2stems", ["vocals", "accompaniment"], 5.86, 0.5, True, "MIT"),
-        ("studio", ["bass", "drums", "other", "vocals"], 5.25, 1.0, False, "private use"),
+        ("ensemble", ["bass", "drums", "other", "vocals"], 5.25, 1.0, False, "private use"),
         ("classic", ["vocals"], 2.49, 0.02, False, "private use"),
         ("mine", ["vocals"], None, 0.1, False, "not stated"),
     ]
@@ -159,8 +159,8 @@ def test_models_say_what_they_are_for_and_how_long_they_take(visit):
     page.reload()
     model = page.get_by_role("combobox", name="Model")
     expect(model.locator("option")).to_have_text(
-        ["4 stems (four-stems), about 48 s", "Best vocals, imported (spleeter-2stems), about 2:00 min",
-         "Best 4 stems (studio), about 4:00 min", "Quick (classic), about 5 s", "Vocals (mine), about 24 s"]
+        ["4 stems (studio), about 48 s", "Best vocals, imported (spleeter-2stems), about 2:00 min",
+         "Best 4 stems (ensemble), about 4:00 min", "Quick (classic), about 5 s", "Vocals (mine), about 24 s"]
     )  # fmt: skip
     model.select_option("spleeter-2stems")
     expect(page.locator("#model-facts")).to_contain_text("Licence of the model: MIT.")

@@ -10,21 +10,19 @@ from vocal_extraction.settings import PRETRAINED_FOLDER, models_folder
 
 _SHIPPED = {
     "classic": "best.model.pth",
-    "studio": "studio.toml",
-    "four-stems": "four-stems.model.pth",
+    "studio": "studio.model.pth",
+    "ensemble": "ensemble.toml",
+    "band-split": "band-split.model.pth",
     "live": "live.model.pth",
     "low-latency": "low-latency.model.pth",
 }
-
-_MEMBERS = ("u-net.model.pth",)
-"""What ships only as a member of a list."""
 _SHIPPED_LICENCE = "research and private use"
 """Of their weights, by the songs that they were trained on; pretrained_model/README.md has more."""
 ENDING = ".model.pth"
 """Of an imported model's file, behind its name."""
 
 LIST_ENDING = ".toml"
-"""Of a text that lists models, ``members = ["four-stems", "mine.pth"]``; the mean of their estimates is a model."""
+"""Of a text that lists models, ``members = ["studio", "mine.pth"]``; the mean of their estimates is a model."""
 
 
 def shipped_checkpoints() -> dict[str, Path]:
@@ -89,8 +87,8 @@ def licence_of(path: Path, stated: str | None) -> str:
 
 
 def default_checkpoint() -> Path:
-    """Return the best model that ships: 'four-stems', else 'classic'."""
-    return named_checkpoint("four-stems" if "four-stems" in shipped_checkpoints() else "classic")
+    """Return the model that is used where none is named: 'studio' if it ships, else 'classic'."""
+    return named_checkpoint("studio" if "studio" in shipped_checkpoints() else "classic")
 
 
 def graph_beside(path: Path) -> Path | None:
@@ -101,7 +99,7 @@ def graph_beside(path: Path) -> Path | None:
 
 def _ships(path: Path) -> bool:
     path = path.resolve()
-    return path.parent == PRETRAINED_FOLDER.resolve() and path.name in (*_SHIPPED.values(), *_MEMBERS)
+    return path.parent == PRETRAINED_FOLDER.resolve() and path.name in _SHIPPED.values()
 
 
 def check_shipped(path: Path, sha256: str) -> None:

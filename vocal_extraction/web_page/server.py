@@ -78,7 +78,7 @@ def serve_page(
 def _models(model: str | Path | None) -> dict[str, Path]:
     """Return the checkpoints to choose from: the default first, then by what their vocals scored."""
     named = {name: path for name, path in named_checkpoints().items() if name not in _FOR_LIVE}
-    order = sorted(named, key=lambda name: (name == "four-stems", VOCALS_DB.get(name, 0.0)), reverse=True)
+    order = sorted(named, key=lambda name: (name == "studio", VOCALS_DB.get(name, 0.0)), reverse=True)
     models = {load_checkpoint(model).path.name: Path(model)} if model is not None else {}
     models |= {name: named[name] for name in order}
     models |= {str(TRAINED_MODEL): TRAINED_MODEL} if TRAINED_MODEL.is_file() else {}
