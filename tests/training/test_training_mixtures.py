@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 
 import numpy as np
 import pytest
@@ -47,6 +48,17 @@ def test_mixtures_are_the_same_whoever_makes_them(closure, n_workers):
     for one, other in zip(here, there, strict=True):
         assert torch.equal(one["address"], other["address"])
         assert torch.equal(one["sources"], other["sources"])
+
+
+def test_batches_arrive_where_the_folder_for_temporary_files_has_a_long_name(closure, tmp_path, monkeypatch):
+    """A socket's name has 107 bytes at most; the batches of a worker that finds no place for one never came."""
+    folder = tmp_path / ("a" * 90)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    mixtures = MixtureDataset(closure, ("vocals",))
+    loader = make_loader(mixtures, [(1, 0), (1, 1)], batch_size=2, n_workers=1, pin_memory=False, seed=0)
+    loader.timeout = 60
+    assert [len(batch["sources"]) for batch in loader] == [2]
 
 
 @pytest.mark.parametrize("sources, stems", [(VOCALS, [3]), (("drums", "bass+vocals"), [1, [0, 3]]), (STEMS, range(4))])

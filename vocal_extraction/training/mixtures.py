@@ -1,8 +1,10 @@
 """The dataset of mixtures, its sampler and loader; an item depends on its address, (epoch, index), and on no state."""
 
 import contextlib
+import os
 import signal as signals
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -18,6 +20,9 @@ from vocal_extraction.training.mixture_cache import UNKNOWN, Address, MixtureCac
 Batch = dict[str, Tensor]
 """'sources' (n_batch, 1 + n_sources, n_channels, n_samples), the residual first; 'known' (n_batch, n_sources), whether
 a target is known (others are silent in 'sources'); 'address' (n_batch, 2)."""
+
+_LONGEST_SOCKET_FOLDER = 70
+"""Bytes of a folder's name that leave room for a socket in it: Linux allows 107 in all."""
 
 
 class MixtureDataset(Dataset[Batch]):
@@ -93,6 +98,9 @@ def make_loader(
 def _start_worker(_: int) -> None:
     signals.signal(signals.SIGINT, signals.SIG_IGN)  # Ctrl-C is for the main process
     torch.set_num_threads(1)
+    if len(os.fsencode(tempfile.gettempdir())) > _LONGEST_SOCKET_FOLDER:
+        # torch hands batches over through sockets there; where their names are too long, the batches are lost.
+        tempfile.tempdir = "/tmp"  # noqa: S108 - in a folder of its own
 
 
 @contextlib.contextmanager
