@@ -29,11 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 from vocal_extraction.command_line.menu import run_menu
 
                 return run_menu()
-            from vocal_extraction.command_line.commands import run_command
+            from vocal_extraction.command_line.commands import COMMANDS, explained
             from vocal_extraction.command_line.parser import parse
 
             command, options = parse(typed)
-            return run_command(command, **options)
+            with explained(command, options):
+                return COMMANDS[command](**options)
         finally:
             sys.stdout.flush()
     except KeyboardInterrupt:

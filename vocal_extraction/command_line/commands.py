@@ -3,6 +3,7 @@
 Each takes the options that were typed as keyword arguments and returns the exit status.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -10,7 +11,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,13 @@ _KEPT = {  # what is kept after Ctrl-C, by command; `train` has a message of its
 }
 
 
-def run_command(name: str, /, **options: Any) -> int:
-    """Run a command and return its exit status; explain missing libraries, and say what is kept after Ctrl-C."""
+@contextlib.contextmanager
+def explained(name: str, options: dict[str, Any]) -> Iterator[None]:
+    """Take the folder of imported models from a command's options; explain missing libraries and what Ctrl-C leaves."""
     if (folder := options.pop("models_folder", None)) is not None:
         os.environ["VOCAL_EXTRACTION_MODELS"] = str(folder.absolute())  # for processes that are started, too
     try:
-        return COMMANDS[name](**options)
+        yield
     except KeyboardInterrupt:
         if kept := _KEPT.get(name):
             print(f"\n{kept} The same command or choice goes on with the rest.", file=sys.stderr)
@@ -48,6 +50,12 @@ def run_command(name: str, /, **options: Any) -> int:
         remedy = "pip install 'vocal-extraction[ray]'" if error.name == "ray" else remedy
         message = f"{name} needs the module {error.name!r}, which is missing. Install it: {remedy}"
         raise MissingPartError(message) from error
+
+
+def run_command(name: str, /, **options: Any) -> int:
+    """Run a command by its name; what ends it is `explained`."""
+    with explained(name, options):
+        return COMMANDS[name](**options)
 
 
 def _show(record: Any, text: Any, *, as_json: bool) -> int:

@@ -5,6 +5,7 @@ fails, or kills its process, is recorded, and the others go on. Two batches in o
 """
 
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from vocal_extraction.extraction.folder_job import FolderJob, FolderWork, Task
 from vocal_extraction.extraction.manifest import Manifest
 from vocal_extraction.extraction.naming import STANDARD_INPUT, find_songs, identity
 from vocal_extraction.extraction.outcome import Outcome, ProgressBars
-from vocal_extraction.extraction.workers import ProcessWorker, Tries, Worker, do_all
+from vocal_extraction.extraction.workers import ProcessWorker, Tries, do_all
 from vocal_extraction.output_formats import FORMATS
 from vocal_extraction.separation import Cancelled, Progress, Separator, StemPlan, load_model, stem_plan, worker_pool
 from vocal_extraction.settings import EXTRACTION_FOLDER, ExtractionSettings
@@ -156,23 +157,23 @@ def extract_songs(
                 outcomes[song] = result if isinstance(result, Outcome) else job.failed(task[0], 0.0, result)
                 bars.report(outcomes[song])
 
-            def hire() -> Worker:
-                return ProcessWorker(work) if n_workers > 1 else _OwnWorker(job, bars)
-
             tasks = ((song, places.get(identity(song))) for song in found)
-            do_all(tasks, hire, n_workers=n_workers, tries=tries, name=lambda task: identity(task[0]), done=report)
+            if n_workers > 1:
+                hire = functools.partial(ProcessWorker, work)
+                do_all(tasks, hire, n_workers=n_workers, tries=tries, name=lambda task: identity(task[0]), done=report)
+            else:
+                for task in tries.suspects_last(tasks, lambda task: identity(task[0])):
+                    try:
+                        tries.begin(identity(task[0]))
+                    except ExtractionError as error:
+                        report(task, error)
+                        continue
+                    with bars.song(task[0]) as progress:
+                        outcome = job.extract(*task, in_batch=True, progress=progress)
+                    tries.end(identity(task[0]))
+                    if outcome is not None:
+                        report(task, outcome)
             return [outcomes[identity(song)] for song in found]
-
-
-class _OwnWorker(Worker):
-    """This process as the only worker, with a bar for each song."""
-
-    def __init__(self, job: FolderJob, bars: ProgressBars) -> None:
-        self._job, self._bars = job, bars
-
-    def __call__(self, task: Task) -> Outcome | None:
-        with self._bars.song(task[0]) as progress:
-            return self._job.extract(*task, in_batch=True, progress=progress)
 
 
 def plan_of(
