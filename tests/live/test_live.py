@@ -330,8 +330,7 @@ def test_a_device_gets_the_song_behind_by_the_stated_delay_and_late_blocks_are_c
     task = Task(str(checkpoint), None, 2, None, tmp_path / "stems")
     with devices.LiveSession(task, (None, None), n_ahead=2, gains_db={}) as session:
         if hasattr(os, "sched_getscheduler"):
-            policies = {os.sched_getscheduler(process) for process in (session._worker.pid, os.getpid())}
-            assert policies == {os.SCHED_FIFO | os.SCHED_RESET_ON_FORK if _may_hurry() else os.SCHED_OTHER}
+            assert os.sched_getscheduler(session._worker.pid) == (os.SCHED_FIFO if _may_hurry() else os.SCHED_OTHER)
         played = []
         for number, block in enumerate(blocks):
             played.append(device.play(block))
@@ -343,7 +342,6 @@ def test_a_device_gets_the_song_behind_by_the_stated_delay_and_late_blocks_are_c
             device.play(blocks[0])
         assert session.n_late == 1
         os.kill(session._worker.pid, signal.SIGCONT)
-    assert not hasattr(os, "sched_getscheduler") or os.sched_getscheduler(0) == os.SCHED_OTHER
     played, n_behind = np.concatenate(played), DELAY + 2 * 512
     assert session.delays_s == pytest.approx((n_behind / 44_100, 0.03))
     np.testing.assert_allclose(played[n_behind:], song[: len(played) - n_behind], atol=1e-6)

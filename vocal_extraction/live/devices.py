@@ -17,7 +17,7 @@ import numpy as np
 
 from vocal_extraction.errors import ExtractionError
 from vocal_extraction.live.mixing import Mixer, level_db
-from vocal_extraction.live.worker import RING, Ring, Task, take_priority, work
+from vocal_extraction.live.worker import RING, Ring, Task, work
 
 _STANDSTILL_S = 3.0  # without a callback for so long, the device is gone
 _ENDING_S = 10.0
@@ -73,8 +73,6 @@ class LiveSession:
         self.levels_db = (-np.inf, -np.inf)
 
     def __enter__(self) -> Self:
-        # The callback needs the interpreter's lock: were this thread to wait for a core with it, so would the callback.
-        take_priority()
         self._n_before, self._called_at = self.n_blocks, time.monotonic()
         self._stream.start()
         return self
@@ -135,7 +133,6 @@ class LiveSession:
         return float(median), float(most)
 
     def __exit__(self, *exception: object) -> None:
-        take_priority(back=True)
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not keep files from being closed
         self._close_stream()
         with contextlib.suppress(OSError):

@@ -89,16 +89,6 @@ class Ring:
         self.memory.unlink()
 
 
-def take_priority(*, back: bool = False) -> None:
-    """Let this thread run before all other work, or give that `back`, where the system has that and allows it.
-
-    Threads and processes that it starts are as before.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        policy = os.SCHED_OTHER if back else os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
-        os.sched_setscheduler(0, policy, os.sched_param(0 if back else _PRIORITY))
-
-
 def work(task: Task, pipe: Any, arrived: Any) -> None:
     """Load the model, send its stems, rate, hop and delay, and separate blocks until asked to stop or left alone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the other process, which then ends this one
@@ -107,7 +97,8 @@ def work(task: Task, pipe: Any, arrived: Any) -> None:
     except VocalExtractionError as error:
         pipe.send(error)
         return
-    take_priority()
+    with contextlib.suppress(OSError, AttributeError):  # where the system allows it and has it: before all other work
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_PRIORITY))
     hop = separator.hop_length
     for _ in range(20):  # the first blocks take longer
         separator.process(np.zeros((hop, task.n_channels), np.float32))
