@@ -24,6 +24,7 @@ from vocal_extraction.extraction import extract_vocals
 from vocal_extraction.networks import create_model
 from vocal_extraction.presets import SPECIFIED
 from vocal_extraction.settings import ExtractionSettings
+from vocal_extraction.web_page import api
 from vocal_extraction.web_page.uploads import Limits
 
 RATE = 44_100
@@ -242,7 +243,7 @@ def test_an_upload_in_chunks_is_no_longer_than_it_says(server, client):
 
 
 def test_an_upload_that_stands_still_leaves_nothing(server, client, monkeypatch):
-    monkeypatch.setattr("vocal_extraction.web_page.api.STANDSTILL_S", 0.1)
+    monkeypatch.setattr(api, "STANDSTILL_S", 0.1)
     before = set(server[0].root.iterdir())
     with socket.create_connection(("127.0.0.1", client.port), timeout=PATIENCE_S) as connection:
         head = f"POST /api/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: {client.cookie}\r\nContent-Length: 1000\r\n\r\nx"
