@@ -174,7 +174,7 @@ _EXTRACT = [
     ("songs", "", {"nargs": "*", "metavar": "SONG_OR_FOLDER"}, "audio files or folders; - is stdin"),
     [
         ("--preset", "preset_name", _NAME, "a model that ships or was imported: `models` lists them"),
-        ("--model", "", _PATH, "a checkpoint of yours (default: the best that ships)"),
+        ("--model", "", _PATH, "a checkpoint of yours (default: studio, which ships)"),
     ],
     ("-o --output", "output_folder", {"metavar": "DIR"}, f"default: {EXTRACTION_FOLDER}; - is stdout"),
     [

@@ -197,7 +197,7 @@ def load_model(
 ) -> LoadedModel:
     """Return a model that is loaded already; else load it with `load_checkpoint`, whose runtime and errors are these.
 
-    Without a model, `preset_name` is the name of one that ships or was imported; None is the best that ships. `device`
+    Without a model, `preset_name` is the name of one that ships or was imported; None is 'studio'. `device`
     is where a model that is loaded here shall be: 'auto', or a name that torch knows.
     """
     if isinstance(model, LoadedModel):
