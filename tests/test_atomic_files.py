@@ -247,6 +247,14 @@ def test_process_numbers_beyond_any_are_dead(tmp_path):
     assert remove_leftovers(tmp_path) == 1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says which processes have ended, unasked")
+def test_a_process_that_has_ended_unasked_is_dead(tmp_path):
+    with subprocess.Popen(["true"]) as ended:
+        (tmp_path / f".partial-{ended.pid}-0-a").write_text("x")
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        assert remove_leftovers(tmp_path) == 1
+
+
 def test_a_process_of_somebody_else_is_alive(tmp_path, monkeypatch):
     def denied(*_):
         raise PermissionError

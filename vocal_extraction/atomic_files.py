@@ -213,8 +213,12 @@ def _has_writer(aside: Path) -> bool:
     except (ValueError, ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        pass  # another user's
-    return True
+        return True  # another user's
+    try:
+        state = Path(f"/proc/{process_number}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return True  # not Linux
+    return state.rpartition(")")[2].split()[0] != "Z"  # dead, but nobody has asked how it ended
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

@@ -105,6 +105,20 @@ def test_equal_songs_and_runs_give_equal_places(make_song, model, tmp_path):
     assert len(files_in(tmp_path / "out0")) == 5, "two songs are one"
 
 
+def test_leftovers_are_removed_that_appear_while_a_song_is_done_again(make_song, model, tmp_path, monkeypatch):
+    separated, leftovers = catalogue.extract_song, []
+
+    def extract(song, paths, *others, **more):
+        outcome = separated(song, paths, *others, **more)
+        leftovers.append(paths["vocals"].with_name(".partial-999999999-0-vocals.wav"))
+        leftovers[0].write_bytes(b"half")
+        return outcome
+
+    monkeypatch.setattr(catalogue, "extract_song", extract)
+    extract_catalogue([make_song("song.wav")], tmp_path / "out", model=model, show=False)
+    assert [leftover.exists() for leftover in leftovers] == [False]
+
+
 def test_shards_do_each_song_once_and_are_merged(make_song, model, tmp_path, monkeypatch):
     songs = [make_song(f"in/{number}.wav", seed=number) for number in range(6)]
     for index in range(3):

@@ -47,14 +47,16 @@ class CatalogueWork(Work):
 
         def extract(song: str) -> _Result | None:
             started, sha256, local = time.monotonic(), None, Path(song)
-            with tempfile.TemporaryDirectory(prefix="song-") as scratch:
+            with contextlib.ExitStack() as stack:
+                scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="song-"))
                 try:
                     local = addresses.fetch(song, Path(scratch)) if is_address(song) else local
                     sha256 = atomic_files.sha256_of(local) if local.is_file() else None
                     key = hashlib.sha256(json.dumps([sha256, options], sort_keys=True).encode()).hexdigest()
                     below = f"{key[:2]}/{key[:32]}"
                     base = Path(scratch, "stems") if is_address(self.output) else Path(self.output, below)
-                    atomic_files.remove_leftovers(base)
+                    # When the song is done, since the encoder of a worker that was killed may still have written a bit.
+                    stack.callback(atomic_files.remove_leftovers, base)
                     own: dict[str, Any] = {"owners": {}, "inputs": {path_key(local)}}
                     paths = choose_paths(local, self.plan.names, base, self.settings, name, **own)
                     outcome = extract_song(local, paths, self.plan, separator, cancelled=stopped)
