@@ -233,6 +233,11 @@ def test_what_cannot_be_used_is_named(tmp_path, make, complaint):
         find_tracks("songs", subset="test")
 
 
+def test_a_subset_is_told_from_its_data_set(demo_dataset):
+    with pytest.raises(TrackError, match=f"one subset of a data set. Name the data set itself: {demo_dataset}$"):
+        find_tracks(demo_dataset / "test", subset="test")
+
+
 def test_unknown_subset_and_limit_are_named():
     with pytest.raises(TrackError, match="no subset 'training'; there are train, valid, test"):
         find_tracks("songs", subset="training")

@@ -21,7 +21,7 @@ from vocal_extraction.settings import DATASET_FOLDER
 _LONE_SOURCES = {"vocals_only": "vocals", "instrumentals": "accompaniment"}
 _STEM_NAMES = frozenset(("vocals", "accompaniment", "bass", "drums", "other"))
 """A folder with a file of one of these names is a song; its other files are stems too."""
-ENDINGS = ("wav", "flac", "aif", "aiff", "m4a", "mp3", "mp4", "oga", "ogg", "opus", "wma", "wv")
+ENDINGS = ("wav", "flac", "aif", "aiff", "caf", "m4a", "mp3", "mp4", "oga", "ogg", "opus", "w64", "wma", "wv")
 """Audio files by the ending of their names; of two files of one stem, the one whose ending comes first is taken."""
 
 Song = tuple[str | None, str, dict[str, Path]]  # subset or None, name, files by source

@@ -159,7 +159,11 @@ def find_tracks(
         place = cache_of(folder.path) / str(sample_rate or "own rate") / subset / "foreground"
         tracks += _tracks_of(songs, place, folder.weight, sample_rate=sample_rate, progress=progress)
     if not tracks:
-        names = ", ".join(str(TrackFolder.parse(folder).path) for folder in given)
+        paths = [TrackFolder.parse(folder).path for folder in given]
+        names = ", ".join(map(str, paths))
+        for path in paths:
+            if path.name in SUBSETS and layout_of(path.parent) is not None:
+                raise TrackError(f"{path} is one subset of a data set. Name the data set itself: {path.parent}")
         if found:
             raise TrackError(
                 f"No songs of the {subset!r} subset in {names}, only of {', '.join(sorted(found))}. Put some into a "

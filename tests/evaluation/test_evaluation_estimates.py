@@ -45,7 +45,7 @@ def test_estimates_are_found_for_each_song(own_stems, tmp_path):
     assert tuple(two.files) == SOURCES
 
 
-@pytest.mark.parametrize("name", ["Vocals.WAV", "VOCALS.flac", "vocals.mp3", "vocals.M4A"])
+@pytest.mark.parametrize("name", ["Vocals.WAV", "VOCALS.flac", "vocals.mp3", "vocals.M4A", "vocals.w64"])
 def test_names_are_compared_without_case_and_any_audio_is_taken(own_stems, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)  # what is no wav or flac is converted below it
     (song,) = by_name(own_stems)[1:]
