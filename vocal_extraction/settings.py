@@ -332,10 +332,10 @@ class ExtractionSettings(Checked):
     """Where separation begins; before it all sources are silent, and what they leave of the song is the song."""
     to_s: float | None = None
     """Where separation ends; None is the song's end."""
-    chunk_s: float = 10.0
+    chunk_s: float = 5.0
     """Length of the chunks in which a song goes through the network, without context. Memory grows with it. Networks
     that are run layer by layer take shorter ones on a CPU: 2 s, and twice `context_s` more for Griffin-Lim."""
-    context_s: float = 1.0
+    context_s: float = 0.75
     """What is computed before and after a chunk and dropped, by Griffin-Lim and by networks that know chunks only."""
     wiener: int = 0
     """Rounds of a multichannel Wiener filter behind the masks of a model of several sources; 0: none."""

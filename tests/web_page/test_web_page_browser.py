@@ -148,9 +148,9 @@ def test_models_say_what_they_are_for_and_how_long_they_take(visit):
     """By a stand-in for the server's list: to measure all models takes long."""
     names = ("name", "sources", "vocals_db", "real_time_factor", "is_imported", "licence")
     rows = [
-        ("studio", ["bass", "drums", "other", "vocals"], 4.99, 0.2, False, "private use"),
+        ("studio", ["bass", "drums", "other", "vocals"], 5.05, 0.2, False, "private use"),
         ("spleeter-2stems", ["vocals", "accompaniment"], 5.86, 0.5, True, "MIT"),
-        ("ensemble", ["bass", "drums", "other", "vocals"], 5.25, 1.0, False, "private use"),
+        ("ensemble", ["bass", "drums", "other", "vocals"], 5.29, 1.0, False, "private use"),
         ("classic", ["vocals"], 2.49, 0.02, False, "private use"),
         ("mine", ["vocals"], None, 0.1, False, "not stated"),
     ]

@@ -29,8 +29,8 @@ KNOWN = {  # models by the name that `models fetch` takes
 
 VOCALS_DB = {  # mean SI-SDR of the vocals of the 24 test songs, where it was measured (docs/measurements.md)
     "classic": 2.61,
-    "studio": 4.99,
-    "ensemble": 5.25,
+    "studio": 5.05,
+    "ensemble": 5.29,
     "band-split": 4.28,
     "live": 3.19,
     "low-latency": 3.20,
