@@ -1,6 +1,7 @@
 """The doctor with programs that work, are missing, fail, hang or give the wrong answer."""
 
 import json
+import shlex
 import shutil
 import stat
 import sys
@@ -18,7 +19,8 @@ def write_program(folder, name, body):
     """Write an executable Python script that stands in for a program."""
     folder.mkdir(exist_ok=True)
     script = folder / name
-    script.write_text(f"#!{sys.executable}\nimport os, sys, time\n{body}\n")
+    code = shlex.quote(f"import os, sys, time\n{body}")
+    script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c {code} "$@"\n')
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     return script
 

@@ -108,21 +108,28 @@ def test_a_fault_of_the_program_is_not_hidden(answer, monkeypatch):
         answer("1")
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The current folder, so that the path to it, which may have blanks, is not part of what is typed."""
+    monkeypatch.chdir(tmp_path)
+    return Path()
+
+
 @pytest.mark.parametrize("spelling", ["{}", "'{}'", '"{}"'])
-def test_song_is_asked_for_until_it_exists(answer, chosen, capsys, tmp_path, spelling):
-    song = tmp_path / "-a song's \u266a.wav"
+def test_song_is_asked_for_until_it_exists(answer, chosen, capsys, here, spelling):
+    song = here / "-a song's \u266a.wav"
     song.touch()
     if spelling == "'{}'":
-        song = song.rename(tmp_path / "a song.wav")
-    assert answer("e", str(tmp_path / "nothing.wav"), "'unclosed", spelling.format(song), "4") == 0
+        song = song.rename(here / "a song.wav")
+    assert answer("e", "nothing.wav", "'unclosed", spelling.format(song), "4") == 0
     assert chosen == [("extract", {"songs": [song]})]
     assert "There is no" in capsys.readouterr().out
 
 
-def test_a_song_with_escaped_blanks_is_found(answer, chosen, tmp_path):
-    (tmp_path / "two words.wav").touch()
-    answer("e", f"{tmp_path}/two\\ words.wav")
-    assert chosen == [("extract", {"songs": [tmp_path / "two words.wav"]})]
+def test_a_song_with_escaped_blanks_is_found(answer, chosen, here):
+    (here / "two words.wav").touch()
+    answer("e", "two\\ words.wav")
+    assert chosen == [("extract", {"songs": [here / "two words.wav"]})]
 
 
 @pytest.mark.parametrize("answers", [("e", ""), ("e",)])
@@ -136,19 +143,19 @@ def test_no_song_leads_back_to_the_menu(answer, chosen, answers):
     ["'{0}' '{1}'", "{0!s} {1!s}", '"{0}"  "{1}" ', "{2} {1}", "{3} {1}"],
     ids=["quoted", "bare", "double", "escaped", "address"],
 )
-def test_several_files_dropped_at_once_are_all_extracted(answer, chosen, tmp_path, dropped):
-    one, two = tmp_path / ("a.wav" if "!s" in dropped else "a b.wav"), tmp_path / "c.wav"
+def test_several_files_dropped_at_once_are_all_extracted(answer, chosen, here, dropped):
+    one, two = here / ("a.wav" if "!s" in dropped else "a b.wav"), here / "c.wav"
     one.touch()
     two.touch()
-    answer("e", dropped.format(one, two, str(one).replace(" ", "\\ "), one.as_uri()))
-    assert chosen == [("extract", {"songs": [one, two]})]
+    answer("e", dropped.format(one, two, str(one).replace(" ", "\\ "), one.absolute().as_uri()))
+    assert [song.absolute() for song in chosen[0][1]["songs"]] == [one.absolute(), two.absolute()]
 
 
-def test_nothing_is_extracted_if_one_of_several_files_is_not_there(answer, chosen, tmp_path, capsys):
-    (tmp_path / "a.wav").touch()
-    answer("e", f"{tmp_path}/a.wav '{tmp_path}/b c.wav'", "")
+def test_nothing_is_extracted_if_one_of_several_files_is_not_there(answer, chosen, here, capsys):
+    (here / "a.wav").touch()
+    answer("e", "a.wav 'b c.wav'", "")
     assert chosen == []
-    assert f"There is no '{tmp_path}/b c.wav'. Type" in capsys.readouterr().out
+    assert "There is no 'b c.wav'. Type" in capsys.readouterr().out
 
 
 CLASSIC = PRESETS["classic"]

@@ -33,6 +33,7 @@ print(json.dumps({word: str(result) for word, result in results.items()}))
 def test_a_song_whose_actor_dies_is_done_by_another_and_so_is_the_rest(tmp_path):
     search = os.pathsep.join(map(str, (ROOT, ROOT / "tests", Path(__file__).parent)))
     environment = os.environ | {"PYTHONPATH": search, "HOME": str(tmp_path), "RAY_DEDUP_LOGS": "0"}
+    environment["RAY_TMPDIR"] = "/tmp"  # noqa: S108 - Ray's sockets lie there, whose names may not be long
     command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-2_000:]
