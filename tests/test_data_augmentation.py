@@ -8,9 +8,8 @@ import pyloudnorm
 import pytest
 import soundfile
 
-from vocal_extraction.compatibility import nussl, scaper
+from vocal_extraction.compatibility import scaper
 from vocal_extraction.data_augmentation import (
-    MixClosure,
     create_mix_closure,
     event_template,
     generate_coherent_mixture,
@@ -381,64 +380,6 @@ def test_songs_as_short_as_the_mixture_need_no_repair(tmp_path, generate, n_samp
             longest = min(5 * RATE, n_samples * value["time_stretch"])
             assert end == pytest.approx(longest, abs=1.5)
             assert np.abs(stem[end - 882 : end - 441]).max() > 0, "sounds until the fade at its end"
-
-
-def test_closure_feeds_nussls_on_the_fly_dataset(demo_dataset):
-    transforms = nussl.datasets.transforms
-    dataset = nussl.datasets.OnTheFly(
-        create_mix_closure(demo_dataset, "train"),
-        num_mixtures=3,
-        stft_params=nussl.STFTParams(window_length=512, hop_length=128, window_type="sqrt_hann"),
-        sample_rate=RATE,
-        strict_sample_rate=False,
-        transform=transforms.Compose(
-            [
-                transforms.SumSources([["bass", "drums", "other"]]),
-                transforms.MagnitudeSpectrumApproximation(),
-                transforms.IndexSources("source_magnitudes", 1),
-                transforms.ToSeparationModel(),
-            ]
-        ),
-    )
-    item = dataset[1]
-    n_frames = 5 * RATE // HOP_SAMPLES + 2
-    assert tuple(item["mix_magnitude"].shape) == (n_frames, 257, 1)
-    assert tuple(item["source_magnitudes"].shape) == (n_frames, 257, 1, 1)
-    assert len(dataset) == 3
-    again = dataset[1]
-    np.testing.assert_array_equal(item["mix_magnitude"], again["mix_magnitude"])
-
-
-def test_closure_without_transforms_gives_signals_that_add_up(demo_dataset):
-    dataset = nussl.datasets.OnTheFly(create_mix_closure(demo_dataset, "valid"), num_mixtures=1, sample_rate=RATE)
-    item = dataset[0]
-    assert sorted(item["sources"]) == list(STEMS)
-    total = sum(source.audio_data for source in item["sources"].values())
-    np.testing.assert_allclose(total, item["mix"].audio_data, atol=2**-22)
-    assert item["metadata"]["labels"] == list(STEMS)
-
-
-def test_index_epoch_and_seed_each_matter(demo_dataset):
-    def first_offset(seed=0, index=0, epoch=0):
-        closure = create_mix_closure(demo_dataset, "train", mixing=MixingSettings(duration_s=0.5), seed=seed)
-        return events_of(closure.mixture(index, epoch)[1])[0].value["source_time"]
-
-    assert len({first_offset(), first_offset(seed=1), first_offset(index=1), first_offset(epoch=1)}) == 4
-    assert first_offset() == first_offset()
-
-
-def test_about_half_of_the_mixtures_are_coherent(demo_dataset):
-    closure = create_mix_closure(demo_dataset, "train", mixing=MixingSettings(duration_s=0.5))
-    n_coherent = sum(
-        len({event.value["source_time"] for event in events_of(closure.mixture(i)[1])}) == 1 for i in range(30)
-    )
-    assert 7 <= n_coherent <= 23  # three standard deviations around 15
-
-
-def test_closure_is_a_mix_closure(demo_dataset):
-    closure = create_mix_closure(str(demo_dataset), "test")
-    assert isinstance(closure, MixClosure)
-    assert closure.mixing == MixingSettings()
 
 
 def test_missing_data_is_named(tmp_path, demo_dataset):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from vocal_extraction.compatibility import nussl
 from vocal_extraction.data_augmentation import MixClosure, create_mix_closure
 from vocal_extraction.rendering import EQUALIZER_HZ
 from vocal_extraction.settings import STEMS, MixingSettings
@@ -109,3 +110,61 @@ def test_each_stem_has_the_equalizer_that_the_annotation_says(tmp_path):
         found_db = 10 * np.log10(bands[:, 1] / bands[:, 0])
         difference = found_db - gains_db[1:]
         assert np.ptp(difference) < 0.8, "apart from the level, to which each stem is brought"
+
+
+def test_closure_feeds_nussls_on_the_fly_dataset(demo_dataset):
+    transforms = nussl.datasets.transforms
+    dataset = nussl.datasets.OnTheFly(
+        create_mix_closure(demo_dataset, "train"),
+        num_mixtures=3,
+        stft_params=nussl.STFTParams(window_length=512, hop_length=128, window_type="sqrt_hann"),
+        sample_rate=RATE,
+        strict_sample_rate=False,
+        transform=transforms.Compose(
+            [
+                transforms.SumSources([["bass", "drums", "other"]]),
+                transforms.MagnitudeSpectrumApproximation(),
+                transforms.IndexSources("source_magnitudes", 1),
+                transforms.ToSeparationModel(),
+            ]
+        ),
+    )
+    item = dataset[1]
+    n_frames = 5 * RATE // 128 + 2
+    assert tuple(item["mix_magnitude"].shape) == (n_frames, 257, 1)
+    assert tuple(item["source_magnitudes"].shape) == (n_frames, 257, 1, 1)
+    assert len(dataset) == 3
+    again = dataset[1]
+    np.testing.assert_array_equal(item["mix_magnitude"], again["mix_magnitude"])
+
+
+def test_closure_without_transforms_gives_signals_that_add_up(demo_dataset):
+    dataset = nussl.datasets.OnTheFly(create_mix_closure(demo_dataset, "valid"), num_mixtures=1, sample_rate=RATE)
+    item = dataset[0]
+    assert sorted(item["sources"]) == list(STEMS)
+    total = sum(source.audio_data for source in item["sources"].values())
+    np.testing.assert_allclose(total, item["mix"].audio_data, atol=2**-22)
+    assert item["metadata"]["labels"] == list(STEMS)
+
+
+def test_index_epoch_and_seed_each_matter(demo_dataset):
+    def first_offset(seed=0, index=0, epoch=0):
+        closure = create_mix_closure(demo_dataset, "train", mixing=MixingSettings(duration_s=0.5), seed=seed)
+        return events_of(closure.mixture(index, epoch)[1])[0].value["source_time"]
+
+    assert len({first_offset(), first_offset(seed=1), first_offset(index=1), first_offset(epoch=1)}) == 4
+    assert first_offset() == first_offset()
+
+
+def test_about_half_of_the_mixtures_are_coherent(demo_dataset):
+    closure = create_mix_closure(demo_dataset, "train", mixing=MixingSettings(duration_s=0.5))
+    n_coherent = sum(
+        len({event.value["source_time"] for event in events_of(closure.mixture(i)[1])}) == 1 for i in range(30)
+    )
+    assert 7 <= n_coherent <= 23  # three standard deviations around 15
+
+
+def test_closure_is_a_mix_closure(demo_dataset):
+    closure = create_mix_closure(str(demo_dataset), "test")
+    assert isinstance(closure, MixClosure)
+    assert closure.mixing == MixingSettings()
