@@ -12,6 +12,7 @@ LAYERS = (
     "errors",
     "output_formats",
     "settings",
+    "machine",
     "presets",
     "device",
     "compatibility",

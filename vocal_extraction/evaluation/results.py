@@ -19,8 +19,8 @@ from vocal_extraction.atomic_files import native_name, whole_file, write_json, w
 from vocal_extraction.evaluation.bsseval_v4 import BSSEVAL_METRICS, FRAME_S
 from vocal_extraction.evaluation.metrics import EvaluationError
 from vocal_extraction.evaluation.scale_metrics import LIMIT_DB
+from vocal_extraction.machine import git_commit
 from vocal_extraction.settings import ACCOMPANIMENT
-from vocal_extraction.training.resources import git_commit
 
 if TYPE_CHECKING:
     from vocal_extraction.evaluation.scoring import Job

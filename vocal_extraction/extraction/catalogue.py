@@ -30,6 +30,7 @@ from vocal_extraction.extraction.outcome import DONE, FAILED, Outcome, ProgressB
 from vocal_extraction.extraction.shards import Shard
 from vocal_extraction.extraction.song import extract_song
 from vocal_extraction.extraction.workers import ProcessWorker, Tries, Work, Worker, do_all
+from vocal_extraction.machine import n_cores
 from vocal_extraction.separation import Cancelled, Separator, load_model, worker_pool
 from vocal_extraction.settings import EXTRACTION_FOLDER, ExtractionSettings
 
@@ -152,8 +153,8 @@ def extract_catalogue(
     options = options_of(settings, loaded.sha256, plan)
     name = MANIFEST_NAME if part is None else f"manifest-{part.index:05}-of-{part.n_shards:05}.jsonl"
     work = CatalogueWork.of(loaded, model, device, runtime, plan, settings, output, n_jobs)
-    hire, n_cores = _engine(engine, work, cluster=cluster, gpu_share=gpu_share, n_jobs=n_jobs)
-    turn, totals = threading.Lock(), Totals(price_per_core_hour, n_cores)
+    hire, n_paid = _engine(engine, work, cluster=cluster, gpu_share=gpu_share, n_jobs=n_jobs)
+    turn, totals = threading.Lock(), Totals(price_per_core_hour, n_paid)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="catalogue-")))
         if isinstance(output, Path):
@@ -196,8 +197,7 @@ def _engine(
         return partial(RayWorker, work, gpu_share=gpu_share), n_jobs
     if engine != "processes":
         raise ExtractionError(f"There is no engine {engine!r}, expected 'processes' or 'ray'.")
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return partial(ProcessWorker, work), n_cores
+    return partial(ProcessWorker, work), n_cores()
 
 
 def _all_songs(

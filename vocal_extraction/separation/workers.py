@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 from vocal_extraction.checkpointing import LoadedModel
+from vocal_extraction.machine import n_cores
 
 Item = TypeVar("Item")
 
@@ -25,10 +26,8 @@ def _n_cores() -> int:
     """Return how many threads torch would use; asked once, since our own threads lower what later calls return."""
     if "torch" in sys.modules:
         return int(sys.modules["torch"].get_num_threads())
-    given, count = os.environ.get("OMP_NUM_THREADS", ""), os.cpu_count() or 1
-    if given.isdecimal():
-        return max(int(given), 1)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else count
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return max(int(given), 1) if given.isdecimal() else n_cores()
 
 
 def worker_pool(model: LoadedModel, *, n_beside: int = 1) -> ThreadPoolExecutor:

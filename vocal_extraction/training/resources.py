@@ -1,11 +1,10 @@
-"""Cores and memory for a run, and the commit of the code."""
+"""Cores and memory for a run."""
 
 import collections
 import contextlib
 import ctypes
 import os
 import platform
-import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -13,7 +12,7 @@ from typing import TypeVar
 import torch
 
 import vocal_extraction
-from vocal_extraction.settings import PROJECT_FOLDER
+from vocal_extraction.machine import n_cores
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -31,14 +30,14 @@ def has_bfloat16(device: torch.device) -> bool:
 @contextlib.contextmanager
 def resources(device: torch.device, n_workers: int | None) -> Iterator[int]:
     """Share the cores out between network and workers, and keep freed memory; yield the number of workers."""
-    n_cores = _n_cores()
+    n_own = _n_cores()
     if n_workers is None:
         # On a CPU the small recurrences of a step run best on few threads, so half the cores can mix.
-        n_workers = n_cores // 2 if device.type == "cpu" else min(n_cores - 2, 16)
+        n_workers = n_own // 2 if device.type == "cpu" else min(n_own - 2, 16)
     n_workers = max(n_workers, 0)
     n_threads_before = torch.get_num_threads()
     if device.type == "cpu":
-        torch.set_num_threads(1 if vocal_extraction.LACKS_THREADS else max(n_cores - n_workers, 1))
+        torch.set_num_threads(1 if vocal_extraction.LACKS_THREADS else max(n_own - n_workers, 1))
     keep_freed_memory(True)
     try:
         yield n_workers
@@ -76,8 +75,7 @@ def in_threads(
 
 def _n_cores() -> int:
     """Return how many cores this process may use: its share, where torchrun started several on this machine."""
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(n_cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+    return max(n_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
 
 
 def keep_freed_memory(keep: bool) -> None:
@@ -89,13 +87,3 @@ def keep_freed_memory(keep: bool) -> None:
     mallopt(trim_threshold, 2**31 - 1 if keep else 2**17)
     mallopt(mmap_threshold, 2**30 if keep else 2**17)
     mallopt(mmap_max, 0 if keep else 65_536)
-
-
-def git_commit() -> str:
-    """Name the commit of the code, with a mark where it has been changed since; empty outside a checkout."""
-    command = ["git", "-C", str(PROJECT_FOLDER), "describe", "--always", "--dirty", "--abbrev=12", "--match", ""]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return answer.stdout.strip()

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from vocal_extraction.atomic_files import write_text
 from vocal_extraction.checkpointing import save_checkpoint
+from vocal_extraction.machine import git_commit
 from vocal_extraction.presets import Preset
 from vocal_extraction.reports.training_plots import write_loss_plot
 from vocal_extraction.settings import TRAINED_MODEL
 from vocal_extraction.spectrogram import magnitude, stft
-from vocal_extraction.training.resources import git_commit
 from vocal_extraction.training.state import STATE_NAME, TrainingState
 
 BEST_NAME = TRAINED_MODEL.name
