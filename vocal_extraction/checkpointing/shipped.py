@@ -102,16 +102,19 @@ def _ships(path: Path) -> bool:
     return path.parent == PRETRAINED_FOLDER.resolve() and path.name in _SHIPPED.values()
 
 
+def is_published(path: Path, sha256: str) -> bool:
+    """Return whether the SHA256SUMS beside a file list it with this checksum."""
+    try:
+        lines = path.with_name("SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return False
+    return [sha256, path.name] in [line.replace("*", " ").split() for line in lines]
+
+
 def check_shipped(path: Path, sha256: str) -> None:
     """Raise CheckpointError if a shipped model's checksum is not the published one; other files may have any."""
     path = path.resolve()
-    if not _ships(path):
-        return
-    try:
-        lines = (PRETRAINED_FOLDER / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        lines = []
-    if [sha256, path.name] not in [line.replace("*", " ").split() for line in lines]:
+    if _ships(path) and not is_published(path, sha256):
         raise CheckpointError(
             f"{path} is not the file that was published: its SHA-256 is {sha256}. "
             f"Restore it: git checkout -- {path.parent.name}."

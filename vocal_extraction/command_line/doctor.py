@@ -19,6 +19,7 @@ from pathlib import Path
 
 from vocal_extraction.atomic_files import sha256_of
 from vocal_extraction.audio_files.ffmpeg import Program, ProgramError, read_all
+from vocal_extraction.checkpointing.shipped import is_published
 from vocal_extraction.command_line.programs import PROGRAM_VARIABLES, put_programs_on_path
 from vocal_extraction.settings import IS_CHECKOUT, PRETRAINED_FOLDER, PROJECT_FOLDER
 
@@ -65,8 +66,6 @@ def print_findings(findings: list[Finding], *, as_json: bool = False) -> int:
 
 def _examine_python() -> Finding:
     found = f"{platform.python_version()} at {sys.executable}, {platform.system()} {platform.machine()}"
-    if sys.version_info < (3, 11):  # noqa: UP036 - the one place that may run on an older Python
-        return Finding("python", "failed", found, "Install Python 3.11 or later, then: make setup")
     return Finding("python", "ok", found)
 
 
@@ -202,14 +201,11 @@ def _examine_models() -> list[Finding]:
     if not models:
         remedy = f"{_RESTORE_MODELS}, or train one: vocal-extraction train"
         return [Finding("models", "warning", f"no shipped model in {PRETRAINED_FOLDER}", remedy)]
-    sums = PRETRAINED_FOLDER / "SHA256SUMS"
-    lines = sums.read_text(encoding="utf-8", errors="replace").splitlines() if sums.exists() else []
-    stated = [line.replace("*", " ").split() for line in lines]
     findings = []
     for path in models:
         try:
-            line = [sha256_of(path), path.name]
-            is_right, found = line in stated, f"{path.name}, SHA-256 {line[0][:12]}..."
+            sha256 = sha256_of(path)
+            is_right, found = is_published(path, sha256), f"{path.name}, SHA-256 {sha256[:12]}..."
         except OSError as error:
             is_right, found = False, f"{path} cannot be read ({error.strerror})"
         if is_right:
