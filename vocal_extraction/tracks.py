@@ -55,12 +55,6 @@ class Track:
                 source += _read(path, start, stop)
         return audio
 
-    def select(self, names: Iterable[str]) -> "Track":
-        """Return the track with those of these sources that its stems have, or add up to."""
-        own = self.sources
-        files = {name: tuple(path for stem in stems_of(name, own) for path in own[stem]) for name in names}
-        return dataclasses.replace(self, sources={name: paths for name, paths in files.items() if paths})
-
     def sha256(self) -> str:
         """Return one hash of all files, in the order of their sources."""
         digest = hashlib.sha256()

@@ -11,6 +11,7 @@ from vocal_extraction.evaluation import SYSTEMS, EvaluationError, System, evalua
 from vocal_extraction.evaluation.evaluate import loudest_clip
 from vocal_extraction.evaluation.metrics import choose_metrics
 from vocal_extraction.evaluation.results import read_song, song_file
+from vocal_extraction.evaluation.systems import Sources
 
 pytestmark = pytest.mark.usefixtures("quick_evaluation")
 
@@ -119,7 +120,7 @@ def test_of_a_long_song_the_stretch_with_the_most_vocals_is_shown(tmp_path):
     for name in ("vocals", "accompaniment"):
         write(tmp_path / "song" / f"{name}.wav", vocals.T)
     (song,) = songs_in(tmp_path)
-    assert loudest_clip(song.select(["vocals"])) == (12 * RATE, 22 * RATE)
+    assert loudest_clip(Sources(("vocals",)).of(song)) == (12 * RATE, 22 * RATE)
 
 
 def test_estimates_that_are_not_finite_stop_the_run_with_their_name(songs):

@@ -55,7 +55,7 @@ class EvaluationOptions:
     """The options that `evaluate_model` and `evaluate_estimates` share."""
 
     tracks: PathLike | Sequence[PathLike] | None = None
-    """Folders of songs with stems, in any layout of `tracks.LAYOUTS`; None is `dataset_folder`."""
+    """Folders of songs with stems, in any of `track_layouts.LAYOUTS`; None is `dataset_folder`."""
     dataset_folder: PathLike = DATASET_FOLDER  # of prepared songs, or for MUSDB18's; see `tracks.prepare_if_needed`
     musdb_path: PathLike | None = None
     """Where MUSDB18 lies; None takes the environment variable ``MUSDB_PATH``, or downloads the 7 s sample."""
@@ -269,7 +269,7 @@ def loudest_clip(track: Track) -> tuple[int, int]:
     length, second = round(CLIP_S * track.sample_rate), track.sample_rate
     if track.n_samples <= length:
         return 0, track.n_samples
-    first_source = track.select([next(iter(track.sources))])
+    first_source = dataclasses.replace(track, sources=dict([next(iter(track.sources.items()))]))
     starts = range(0, track.n_samples - second + 1, second)
     energy = np.array([np.square(first_source.read(start, start + second)).sum(dtype=float) for start in starts])
     n_seconds = min(round(CLIP_S), len(energy))
