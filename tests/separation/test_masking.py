@@ -6,9 +6,8 @@ import torch
 from extraction_models import ConstantMask, loaded
 
 from vocal_extraction.separation import separate
-from vocal_extraction.separation.masking import infer_masks, mask_waveform, source_mask
+from vocal_extraction.separation.masking import infer_masks, source_mask
 from vocal_extraction.settings import SignalSettings
-from vocal_extraction.spectrogram import stft
 
 RATE = 44_100
 
@@ -86,9 +85,3 @@ def test_a_binary_mask_belongs_to_the_largest_source():
     assert source_mask(masks, 0, kind="binary").tolist() == [0, 1]
     assert source_mask(masks[:, :1], 0, kind="binary").tolist() == [0, 1], "with one source above a half"
     torch.testing.assert_close(source_mask(masks, 1, kind="soft"), masks[:, 1])
-
-
-def test_a_masked_waveform_keeps_what_the_mask_keeps():
-    waveform = torch.from_numpy(noise(1, n_samples=5_001))
-    mask = torch.full_like(stft(waveform, signal=SignalSettings()).real, 0.25)
-    torch.testing.assert_close(mask_waveform(waveform, mask, signal=SignalSettings()), waveform / 4, atol=1e-6, rtol=0)

@@ -103,10 +103,9 @@ def mask_system(excerpt: Excerpt, signal: SignalSettings, *, kind: str) -> Audio
     """Apply a mask for each source to the mixture: 'random', or ideal ones, 'ratio', 'binary' or 'phase-sensitive'."""
     import torch
 
-    from vocal_extraction.separation.masking import mask_waveform
-    from vocal_extraction.spectrogram import stft
+    from vocal_extraction.spectrogram import istft, stft
 
-    spectra, mixture = stft(torch.from_numpy(excerpt.references), signal=signal), torch.from_numpy(excerpt.mixture)
+    spectra, mixed = (stft(torch.from_numpy(each), signal=signal) for each in (excerpt.references, excerpt.mixture))
     sources = spectra[: len(excerpt.sources.estimated)]
     if kind == "ratio":
         total = spectra.abs().sum(dim=0)
@@ -115,13 +114,13 @@ def mask_system(excerpt: Excerpt, signal: SignalSettings, *, kind: str) -> Audio
         others = [torch.cat([spectra[:i], spectra[i + 1 :]]).abs().amax(dim=0) for i in range(len(sources))]
         masks = (sources.abs() > torch.stack(others)).float()
     elif kind == "phase-sensitive":
-        mixed = stft(mixture, signal=signal)
         power = mixed.abs() ** 2
         masks = ((sources * mixed.conj()).real / power.where(power > 0, 1.0)).clamp(0.0, 1.0)
     else:  # the same in every run
         draw = np.random.default_rng([zlib.crc32(excerpt.song.encode(errors="surrogateescape")), excerpt.start])
         masks = torch.from_numpy(draw.random(sources.shape, dtype=np.float32))
-    return excerpt.with_residual(mask_waveform(mixture, masks, signal=signal).numpy())
+    estimates = istft(masks * mixed, n_samples=excerpt.references.shape[-1], signal=signal)
+    return excerpt.with_residual(estimates.numpy())
 
 
 def nussl_primitive(excerpt: Excerpt, signal: SignalSettings, *, kind: str) -> Audio:

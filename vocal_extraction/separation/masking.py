@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vocal_extraction.settings import SignalSettings
-from vocal_extraction.spectrogram import Samples, istft, namespace, stft, synthesis_weight, synthesize
+from vocal_extraction.spectrogram import Samples, namespace, synthesis_weight, synthesize
 
 Spectrum = NDArray[Any]
 
@@ -82,11 +82,6 @@ def source_mask(masks: Samples, index: int, *, kind: str) -> Samples:
         return mask
     is_largest = mask > 0.5 if masks.shape[-1] == 1 else masks.argmax(axis=-1) == index
     return namespace(masks).asarray(is_largest, dtype=masks.dtype)
-
-
-def mask_waveform(mixture: Samples, mask: Samples, *, signal: SignalSettings) -> Samples:
-    """Mask the spectrum of a waveform (..., n_samples) with (..., n_frames, n_bins), and transform it back."""
-    return istft(mask * stft(mixture, signal=signal), n_samples=mixture.shape[-1], signal=signal)
 
 
 def wiener_filtered(spectrum: Spectrum, estimates: Spectrum, *, n_rounds: int) -> Spectrum:

@@ -17,7 +17,7 @@ from vocal_extraction.separation.input_conditioning import (
     input_gain,
     without_slow_waves,
 )
-from vocal_extraction.separation.masking import as_batch, as_masks, infer_masks, masked, views_of
+from vocal_extraction.separation.masking import infer_masks, masked, views_of
 from vocal_extraction.settings import SignalSettings
 from vocal_extraction.spectrogram import istft, magnitude, stft
 
@@ -36,8 +36,7 @@ def item_losses(network: nn.Module, sources: Tensor, *, preset: Preset, known: T
     mixture, targets = sources.sum(dim=1), sources[:, 1:]  # (n_batch, [n_sources,] n_channels, n_samples)
     spectrum = stft(mixture, signal=signal)  # (n_batch, n_channels, n_frames, n_bins)
     magnitudes = magnitude(views_of(spectrum, stereo))  # (n_batch, n_channels, n_frames, n_bins)
-    batch = as_batch(magnitudes, n_network_channels=preset.network.num_audio_channels)
-    mask = as_masks(network({"mix_magnitude": batch})["mask"], n_items=len(magnitudes))
+    mask = infer_masks(network, magnitudes, n_network_channels=preset.network.num_audio_channels)
     mask = mask.float().movedim(-1, 1)  # (n_batch, n_sources, n_channels, n_frames, n_bins)
     if preset.training.loss == "magnitude_l1":
         wanted = magnitude(views_of(stft(targets, signal=signal), stereo))
