@@ -60,7 +60,7 @@ def test_a_decoder_that_names_no_channels_is_an_error(tmp_path, monkeypatch):
 
     pieces = [header]
     monkeypatch.setattr(decoding.SongReader, "read", lambda *_, **__: pieces.pop() if pieces else b"")
-    with pytest.raises(ExtractionError, match="0 channels at 8000 Hz"), decoding.SongReader(None):
+    with pytest.raises(ExtractionError, match="0 channels at 8000 Hz"), decoding.SongReader(probing.SongFacts()):
         pass
 
 

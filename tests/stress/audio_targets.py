@@ -64,10 +64,10 @@ def _streams() -> st.SearchStrategy[list[bytes]]:
 
 
 def _take_stream(pieces: list[bytes], folder: Path) -> None:
-    from vocal_extraction.audio_files import decoding
+    from vocal_extraction.audio_files import decoding, probing
 
     decoded = unittest.mock.patch.object(decoding, "Ffmpeg", lambda *_, **__: _Decoder(pieces))
-    with decoded, refusing(), decoding.SongReader(None) as reader:
+    with decoded, refusing(), decoding.SongReader(probing.SongFacts()) as reader:
         assert reader.n_channels > 0
         assert reader.sample_rate > 0
         for block in reader.blocks():

@@ -31,8 +31,7 @@ class SongReader(Ffmpeg):
     n_channels: int
     sample_rate: int
 
-    def __init__(self, facts: SongFacts | None, *, keep_partial: bool = False) -> None:
-        facts = facts or SongFacts()
+    def __init__(self, facts: SongFacts, *, keep_partial: bool = False) -> None:
         self._facts, self._keep_partial = facts, keep_partial
         self._song = str(facts.path or "Standard input")
         self.gaps: tuple[integrity.Gap, ...] = ()  # where sound is missing, once the song was read

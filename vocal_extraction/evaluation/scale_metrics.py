@@ -19,14 +19,14 @@ class ScaleMetrics:
     """Adds up Gram matrices (n_channels, n_signals, n_signals) of references, mixture and estimates; see `values`."""
 
     def __init__(self, sample_rate: int) -> None:
-        self._n_systems = self._n_sources = self._n_samples = 0
+        self._n_sources = self._n_samples = 0
         self._shift: Array = np.zeros(())  # (n_channels, n_signals, 1): large means of the first chunk, taken out first
         self._sums: Array = np.zeros(())
         self._products: Array = np.zeros(())
 
     def add(self, references: NDArray[np.floating], estimates: NDArray[np.floating]) -> None:
         """Add the next block; for the shapes see `metrics`."""
-        self._n_systems, self._n_sources = estimates.shape[:2]
+        self._n_sources = len(references)
         signals = np.concatenate([references, references.sum(axis=0, keepdims=True), *estimates]).swapaxes(0, 1)
         self._n_samples += signals.shape[-1]
         for start in range(0, signals.shape[-1], _CHUNK_SAMPLES):

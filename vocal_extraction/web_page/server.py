@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
@@ -45,7 +45,6 @@ def serve_page(
     model: str | Path | None = None,
     device: str = "auto",
     limits: Limits | None = None,
-    report_folders: Sequence[str | Path] = (EVALUATION_FOLDER, DEMO_FOLDER),
     token: str | None = None,
     open_browser: bool | None = None,
 ) -> None:
@@ -66,7 +65,7 @@ def serve_page(
         root = stack.enter_context(jobs_folder())
         queue = stack.enter_context(JobQueue(root, limits or Limits(), models, device))
         threading.Thread(target=queue.measure_models, name="measuring", daemon=True).start()
-        api = Api(queue, [Path(folder) for folder in report_folders]).application()
+        api = Api(queue, [EVALUATION_FOLDER, DEMO_FOLDER]).application()
         application = SessionMiddleware(api, hosts=("127.0.0.1", "localhost", "[::1]") if is_local else (), token=token)
         _greet(host, listener.getsockname()[1], token, open_browser)
         config = uvicorn.Config(
