@@ -145,17 +145,16 @@ def find_tracks(
     if limit is not None and limit < 1:
         raise TrackError(f"The limit is a number of songs, 1 or more; got {limit}.")
     given = [folders] if isinstance(folders, str | Path | TrackFolder) else folders
-    tracks, found = list[Track](), set[str]()
-    for folder in map(TrackFolder.parse, given):
+    tracks, found, parsed = list[Track](), set[str](), [TrackFolder.parse(folder) for folder in given]
+    for folder in parsed:
         there = _songs_in(folder)
         found |= {own for own, _, _ in there if own is not None}
         songs = _of_subset(there, subset)[:limit]
         place = cache_of(folder.path) / str(sample_rate or "own rate") / subset / "foreground"
         tracks += _tracks_of(songs, place, folder.weight, sample_rate=sample_rate, progress=progress)
     if not tracks:
-        paths = [TrackFolder.parse(folder).path for folder in given]
-        names = ", ".join(map(str, paths))
-        for path in paths:
+        names = ", ".join(str(folder.path) for folder in parsed)
+        for path in (folder.path for folder in parsed):
             if path.name in SUBSETS and layout_of(path.parent) is not None:
                 raise TrackError(f"{path} is one subset of a data set. Name the data set itself: {path.parent}")
         if found:

@@ -43,7 +43,8 @@ class Finding:
 def examine() -> list[Finding]:
     """Run every examination, in the order in which set-up would go wrong; none of them raises."""
     put_programs_on_path()
-    findings = [_examine_python(), *_examine_libraries(), _examine_device()]
+    python = f"{platform.python_version()} at {sys.executable}, {platform.system()} {platform.machine()}"
+    findings = [Finding("python", "ok", python), *_examine_libraries(), _examine_device()]
     if IS_CHECKOUT or _version("scaper"):  # only what the extra `train` brings would call sox
         findings.append(_examine_program("sox", _use_sox))
     return [*findings, _examine_program("ffmpeg", _use_ffmpeg), _examine_disk(), *_examine_models()]
@@ -62,11 +63,6 @@ def print_findings(findings: list[Finding], *, as_json: bool = False) -> int:
             print(textwrap.fill(line, max(width, 60), subsequent_indent=" " * 20, break_long_words=False))
     print("Everything needed is here and works." if fit else "Something needed is missing: see what is marked failed.")
     return 0 if fit else 1
-
-
-def _examine_python() -> Finding:
-    found = f"{platform.python_version()} at {sys.executable}, {platform.system()} {platform.machine()}"
-    return Finding("python", "ok", found)
 
 
 def _requirements() -> Iterator[tuple[str, str, str]]:
