@@ -22,6 +22,7 @@ TRANSFORMS = (  # nussl's transforms that only hold settings; `Cache`, which ope
     "MagnitudeWeights", "IndexSources", "GetExcerpt", "GetAudio", "ToSeparationModel", "LabelsToOneHot",
 )  # fmt: skip
 STFT_PARAMS = "nussl.core.audio_signal.STFTParams"
+PLAIN_CLASSES = (STFT_PARAMS, *(f"{TRANSFORMS_MODULE}.{name}" for name in TRANSFORMS))
 NUMPY_SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # for NumPy 1 and 2
 NUMPY_FORMATS = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b"}
 NUMPY_FORMATS |= {"u8": "Q", "u4": "I", "u2": "H", "u1": "B", "b1": "?"}
@@ -202,10 +203,9 @@ def _allow_plain_classes() -> None:
 
     scalar = numpy._core.multiarray.scalar  # type: ignore[attr-defined]
     numbers = [type(numpy.dtype(code)) for code in NUMPY_FORMATS]
-    paths = (STFT_PARAMS, *(f"{TRANSFORMS_MODULE}.{name}" for name in TRANSFORMS))
     allowed: list[Any] = [numpy.dtype, *numbers, *((scalar, name) for name in NUMPY_SCALARS)]
     if "nussl" not in sys.modules:
-        allowed += [(_stand_in(path), path) for path in paths]
+        allowed += [(_stand_in(path), path) for path in PLAIN_CLASSES]
     torch.serialization.add_safe_globals(allowed)
 
 

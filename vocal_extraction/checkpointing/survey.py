@@ -11,7 +11,7 @@ from typing import Any
 
 from vocal_extraction.checkpointing.archive import PICKLE
 from vocal_extraction.checkpointing.metadata import STFTParams
-from vocal_extraction.compatibility import NUMPY_SCALARS, STFT_PARAMS, TRANSFORMS, TRANSFORMS_MODULE
+from vocal_extraction.compatibility import NUMPY_SCALARS, PLAIN_CLASSES, STFT_PARAMS
 
 _ELEMENT_BYTES = {
     **dict.fromkeys(("torch.DoubleStorage", "torch.LongStorage"), 8),
@@ -20,8 +20,7 @@ _ELEMENT_BYTES = {
     **dict.fromkeys(("torch.CharStorage", "torch.ByteStorage", "torch.BoolStorage"), 1),
 }
 _FUNCTIONS = ("collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "_codecs.encode", "numpy.dtype")
-_CLASSES = (STFT_PARAMS, *(f"{TRANSFORMS_MODULE}.{name}" for name in TRANSFORMS))
-_NAMES = {*_FUNCTIONS, *NUMPY_SCALARS, *_CLASSES, *_ELEMENT_BYTES}  # all that a pickle may refer to
+_NAMES = {*_FUNCTIONS, *NUMPY_SCALARS, *PLAIN_CLASSES, *_ELEMENT_BYTES}  # all that a pickle may refer to
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _MOST_AXES = 8
 _MOST_ATTRIBUTES = 16  # of a transform, or of an OrderedDict of weights; each object gets a copy of its own
@@ -207,6 +206,6 @@ def _is_key(value: Any) -> bool:
 
 def _instance(cls: Any, arguments: Any) -> STFTParams | Made:
     match cls, arguments:
-        case _Global(name), tuple() if name in _CLASSES and len(arguments) <= 3:
+        case _Global(name), tuple() if name in PLAIN_CLASSES and len(arguments) <= 3:
             return STFTParams(*arguments) if name == STFT_PARAMS else Made("transform")
     raise RefusedError("it makes an instance of what is no class of nussl's")
