@@ -140,9 +140,9 @@ def test_a_baseline_that_fails_is_named_and_the_rest_is_scored(songs, monkeypatc
             raise trouble
         return np.full_like(excerpt.references, np.nan)
 
-    monkeypatch.setitem(SYSTEMS, "repet_sim", System("REPET-SIM", "baseline", fail, may_fail=True))
-    for name in ("ft2d", "hpss"):
-        monkeypatch.delitem(SYSTEMS, name)
+    quick = {name: system for name, system in SYSTEMS.items() if name not in ("ft2d", "hpss")}
+    quick["repet_sim"] = System("REPET-SIM", "baseline", fail, may_fail=True)
+    monkeypatch.setattr("vocal_extraction.evaluation.systems.SYSTEMS", quick)  # the table's order is left as it is
     found = evaluate_estimates(
         songs / "estimates", dataset_folder=songs / "songs", output_folder=songs / "results", baselines=True,
         limit=1, **QUIET,
