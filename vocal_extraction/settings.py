@@ -1,6 +1,6 @@
 """Every setting, as frozen dataclasses.
 
-Each dataclass is frozen and checks itself; a default lives here and in no other file. A preset bundles one signal, one
+Each checks itself, and its defaults live here and in no other file. A preset bundles one signal, one
 network and one recipe under the name that ``--preset`` takes. The numbers of ``specified`` are those of the
 specification's tables "Augmentation Parameters" and "Model Parameters".
 """
@@ -214,9 +214,9 @@ class NetworkSettings(Checked):
     num_audio_channels: int = 1
     """Channels that go through the network together; 1 means each channel by itself."""
     hidden_size: int = 50
-    """Units of each LSTM direction."""
+    """Units of each LSTM direction, features of a band, or channels of a U-Net before it halves anything."""
     num_layers: int = 2
-    """BLSTM layers, or rounds of band-split processing."""
+    """LSTM layers, rounds of band-split processing, or how often a U-Net halves time and frequency."""
     bidirectional: bool = True
     """Whether future frames are used as well."""
     dropout: float = 0.3
@@ -317,7 +317,7 @@ class ExtractionSettings(Checked):
     bitrate_kbps: int = 256
     """Bit rate of the lossy formats, for all channels together."""
     mask: str = "soft"
-    """'soft', or 'binary': 1 where the vocals' mask is the largest, with one source where it exceeds a half."""
+    """'soft', or 'binary': 1 where a source's mask is the largest, with one source where it exceeds a half."""
     phase: str = "mixture"
     """'mixture', or 'griffin-lim': a phase that fits the masked magnitudes."""
     output_template: str = "{folder}/{song}/{stem}.{ext}"

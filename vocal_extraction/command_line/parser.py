@@ -95,7 +95,7 @@ _RUNTIME = ("--runtime", "", _one_of("auto", "torch", "onnxruntime"), "what runs
 _NAME = {"metavar": "NAME"}
 _MODELS_DIR = ("--models-dir", "models_folder", _DIR, "imported models (default: the platform's folder for data)")
 _SHARD = ("--shard", "", {"metavar": "I/N"}, "of all songs, part I (from 0) of N; auto/N: I from the scheduler")
-_MASK = ("--mask", "", _one_of("soft", "binary"), "binary: 1 where the mask is above a half")
+_MASK = ("--mask", "", _one_of("soft", "binary"), "binary: 1 where a mask is the largest, of one source above a half")
 _DATA = [
     ("--musdb-path", "", _DIR, "MUSDB18 on this machine (default: $MUSDB_PATH)"),
     ("--dataset", "dataset_folder", _DIR, f"prepared stems (default: {DATASET_FOLDER})"),

@@ -162,7 +162,7 @@ class Api:
         settings = ExtractionSettings(**given)
         stems, without = (tuple(asked[name].split(",")) if name in asked else None for name in ("stems", "without"))
         if FORMATS[settings.format].holds_all and without is None:
-            stems = stems or ("all",)
+            stems = stems or ("all",)  # as `plan_of` has it, for the preview too, which is in another format
         plan = plan_of(self._queue.metadata(model).sources, stems, without, settings.format)
         return Options(model, settings, stems, without, plan.names)
 
@@ -255,7 +255,7 @@ class Api:
 
 
 def _file(path: Path, download_as: str | None = None, *, is_temporary: bool = False) -> Response:
-    if not path.is_file():
+    if not path.is_file():  # a folder is given for what there is not
         raise HTTPException(404)
     then = BackgroundTask(path.unlink, missing_ok=True) if is_temporary else None
     return FileResponse(path, filename=download_as, background=then)
