@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,8 @@ def _take_request(drawn: tuple[str, str, bytes, dict[str, str], bytes], folder: 
     async def send(message: dict[str, Any]) -> None:
         statuses.append(message.get("status", 0))
 
-    asyncio.run(application(scope, receive, send))
+    with ThreadPoolExecutor(1) as elsewhere:  # a browser that is being tested may have a loop in this thread
+        elsewhere.submit(asyncio.run, application(scope, receive, send)).result()
     assert 200 <= statuses[0] < 500, f"{method} {path!r}: {statuses[0]}"
 
 
