@@ -35,13 +35,13 @@ class TrackError(VocalExtractionError):
 class Layout:
     """Whether a folder has this layout, and its songs, in any order."""
 
-    recognises: Callable[[Path], bool]
+    recognizes: Callable[[Path], bool]
     songs: Callable[[Path], Iterable[Song]]
 
 
 def layout_of(folder: Path) -> Layout | None:
-    """Return the first layout that recognises a folder; those that were added last are asked first."""
-    return next((layout for layout in reversed(LAYOUTS.values()) if layout.recognises(folder)), None)
+    """Return the first layout that recognizes a folder; those that were added last are asked first."""
+    return next((layout for layout in reversed(LAYOUTS.values()) if layout.recognizes(folder)), None)
 
 
 def cache_of(folder: Path) -> Path:
@@ -124,7 +124,7 @@ def lone_files(folder: Path, source: str) -> Iterator[Song]:
             yield None, " - ".join(path.relative_to(folder).with_suffix("").parts), {source: path}
 
 
-LAYOUTS: dict[str, Layout] = {  # by name, the most general first: the last that recognises a folder is taken
+LAYOUTS: dict[str, Layout] = {  # by name, the most general first: the last that recognizes a folder is taken
     "songs": Layout(lambda folder: any(_songs_below(folder)), _songs_below),
     "lone source": Layout(
         lambda folder: folder.name in _LONE_SOURCES, lambda folder: lone_files(folder, _LONE_SOURCES[folder.name])

@@ -49,8 +49,6 @@ class StreamingSeparator:
         1 or 2.
     stems
         Which, see `stems.stem_plan`; None is vocals and accompaniment. Several add up to the delayed mixture.
-    gain
-        Factor on what the network is given; None normalizes the signal's level, slowly.
 
     Raises
     ------
@@ -65,9 +63,8 @@ class StreamingSeparator:
         sample_rate: int | None = None,
         n_channels: int = 2,
         stems: Sequence[str] | None = None,
-        gain: float | None = None,
     ) -> None:
-        self._frames = functools.partial(_Frames, model, gain=gain)
+        self._frames = functools.partial(_Frames, model)
         self.plan = stem_plan(model.sources, stems)
         self.sample_rate, self.n_channels = sample_rate or model.signal.sample_rate, n_channels
         self._model_rate = model.signal.sample_rate
@@ -120,14 +117,14 @@ class StreamingSeparator:
 class _Frames:
     """A network at work frame by frame, at its own rate: what goes in comes out as soon as it is finished."""
 
-    def __init__(self, model: LoadedModel, *, sources: Sequence[str], n_channels: int, gain: float | None) -> None:
+    def __init__(self, model: LoadedModel, *, sources: Sequence[str], n_channels: int) -> None:
         runtime = None if model.output == "mean" else runtime_of(model)
         if runtime is None or not runtime.layers or any(layer.n_directions > 1 for layer in runtime.layers):
             raise ExtractionError(
                 f"{model.path.name} needs the whole song: its network also runs from the end to the beginning. "
                 "Live takes one that runs forwards only, such as --preset live."
             )
-        self._model, self._signal, self._runtime, self._gain = model, model.signal, runtime, gain
+        self._model, self._signal, self._runtime = model, model.signal, runtime
         self._sources = [model.sources.index(name) for name in sources]
         window, hop = self._signal.window_length, self._signal.hop_length
         self.delay = window + runtime.lookahead * hop
@@ -197,8 +194,8 @@ class _Frames:
     def _gains(self, hops: Rows) -> list[float]:
         """Return the factor on each frame's magnitudes from the samples (n_frames, n) that are new in it."""
         level_db = self._signal.input_level_db
-        if self._gain is not None or level_db is None:
-            return [1.0 if self._gain is None else self._gain] * len(hops)
+        if level_db is None:
+            return [1.0] * len(hops)
         most = _LEVEL_S * self._signal.sample_rate / self._signal.hop_length
         gains = []
         for power in np.square(hops, dtype=np.float64).mean(axis=1).tolist():
