@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.__main__ import machine
-from stress.memory import _held_kib, _tree
+from stress.memory import _held_kib, children
 from stress.victims import is_whole_wav
 from vocal_extraction.settings import PROJECT_FOLDER
 
@@ -58,9 +58,9 @@ def start(folder: Path, n_jobs: int, *, engine: str) -> subprocess.Popen[str]:
 
 
 def workers_of(driver: int) -> list[int]:
-    """Return the processes of a driver that extract songs."""
+    """Return the processes of a driver that extract songs: its children, whose own have their names at first."""
     found = []
-    for process in _tree(driver)[1:]:
+    for process in children(driver):
         with contextlib.suppress(OSError):
             if b"spawn_main" in Path(f"/proc/{process}/cmdline").read_bytes():
                 found.append(process)

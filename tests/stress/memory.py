@@ -5,6 +5,7 @@ Memory that processes share counts once (Linux's proportional set size), fifty t
 the extracted one is four minutes of stereo.
 """
 
+import contextlib
 import datetime
 import os
 import signal
@@ -25,17 +26,22 @@ _PAUSE_S = 0.02
 _MIB = 1_024
 
 
+def children(process: int) -> list[int]:
+    """Return the processes that a process has started and that are still there."""
+    found: list[int] = []
+    for task in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += map(int, task.read_text().split())
+    return found
+
+
 def _tree(root: int) -> list[int]:
     """Return a process and all below it."""
     found, waiting = [], [root]
     while waiting:
         process = waiting.pop()
         found.append(process)
-        for task in Path(f"/proc/{process}/task").glob("*/children"):
-            try:
-                waiting += map(int, task.read_text().split())
-            except OSError:
-                continue
+        waiting += children(process)
     return found
 
 

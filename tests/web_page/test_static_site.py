@@ -42,18 +42,22 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def looking_ahead(tmp_path_factory):
-    """Return a network that runs forwards only and waits for some frames, of two channels together, untrained."""
-    size = {"num_audio_channels": 2, "hidden_size": 8, "bidirectional": False, "lookahead": 5}
-    network = NetworkSettings(kind="BandSplitMaskInference", **size)
+def untrained(tmp_path_factory):
+    """Return networks of two channels together: forwards only with a lookahead, and without layers over time."""
+    folder = tmp_path_factory.mktemp("untrained")
+    size = {"num_audio_channels": 2, "hidden_size": 8}
+    networks = {
+        "ahead": NetworkSettings(kind="BandSplitMaskInference", **size, bidirectional=False, lookahead=5),
+        "unet": NetworkSettings(kind="UNetMaskInference", **size, num_input_features=256),
+    }
     signal = SignalSettings(window_length=1024, hop_length=256, stereo="mid-side", input_level_db=-24.0)
-    preset = dataclasses.replace(SPECIFIED, signal=signal, network=network)
-    return save_checkpoint(tmp_path_factory.mktemp("ahead") / "ahead.pth", create_model(preset), preset=preset)
+    presets = {name: dataclasses.replace(SPECIFIED, signal=signal, network=networks[name]) for name in networks}
+    return {name: save_checkpoint(folder / f"{name}.pth", create_model(of), preset=of) for name, of in presets.items()}
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory, looking_ahead):
-    return export_site(["classic", "band-split", looking_ahead], tmp_path_factory.mktemp("www") / "site")
+def site(tmp_path_factory, untrained):
+    return export_site(["classic", "studio", *untrained.values()], tmp_path_factory.mktemp("www") / "site")
 
 
 @contextlib.contextmanager
@@ -108,8 +112,8 @@ def real_song(tmp_path_factory, musdb_path):
     return path
 
 
-def synthesised(path, kind):
-    stems = synthesize_song(7, 5.0)
+def synthesised(path, kind, duration_s=5.0):
+    stems = synthesize_song(7, duration_s)
     song = sum(stems.values()).T
     if "apart" in kind:  # a voice on one side and its band on the other: two items
         song = np.stack([stems["vocals"][0], stems["drums"][0]], axis=1)
@@ -140,10 +144,13 @@ def test_songs_come_out_as_from_the_command_line(page, tmp_path):
         compare(page, synthesised(tmp_path / f"{kind}.wav", kind), tmp_path)
 
 
-def test_a_network_of_two_channels_that_waits_for_some_frames(page, tmp_path, looking_ahead):
-    page.get_by_label("Model").select_option("ahead")
+@pytest.mark.parametrize("name, duration_s", [("ahead", 5.0), ("unet", 11.0)])
+def test_networks_of_two_channels(page, tmp_path, untrained, name, duration_s):
+    """One waits for some frames; the other has no layers over time and is run on chunks, here three."""
+    page.get_by_label("Model").select_option(name)
     for kind in ("stereo", "apart"):
-        compare(page, synthesised(tmp_path / f"{kind}.wav", kind), tmp_path, model=looking_ahead)
+        song = synthesised(tmp_path / f"{kind}.wav", kind, duration_s)
+        compare(page, song, tmp_path, model=untrained[name])
 
 
 def test_a_real_song_comes_out_as_from_the_command_line(page, real_song, tmp_path):
@@ -170,8 +177,8 @@ def compare(page, song, folder, *, model=None):
 
 def test_four_stems_add_up_play_and_outlive_the_page(page, tmp_path, screenshot):
     song = synthesised(tmp_path / "song.wav", "stereo")
-    extract_vocals(song, tmp_path / "alone", stems=["all"], model=named_checkpoint("band-split"), device="cpu")
-    page.get_by_label("Model").select_option("band-split")
+    extract_vocals(song, tmp_path / "alone", stems=["all"], model=named_checkpoint("studio"), device="cpu")
+    page.get_by_label("Model").select_option("studio")
     separate(page, song)
     stems = {stem: save(page, stem, tmp_path) for stem in ("vocals", "drums", "bass", "other")}
     for stem, path in stems.items():

@@ -15,6 +15,7 @@ from vocal_extraction.atomic_files import StorageError
 from vocal_extraction.exporting import ExportError, export_model
 from vocal_extraction.reports.style import COLOURS
 from vocal_extraction.separation import stem_plan
+from vocal_extraction.settings import ExtractionSettings
 
 _SITE, _RUNTIME = (Path(__file__).with_name(name) for name in ("site", "onnxruntime"))
 _POLICY = (
@@ -67,12 +68,12 @@ def export_site(
 def _described(exported: Path, site: Path, model: str | Path) -> dict[str, Any]:
     """Return what the page knows of an exported model, with the plan of each choice of stems."""
     facts = json.loads((exported / "model.json").read_text())
-    signal, sources = facts["signal"], facts["sources"]
+    signal, sources, settings = facts["signal"], facts["sources"], ExtractionSettings()
     is_power_of_two = signal["window_length"] & (signal["window_length"] - 1) == 0
-    if not facts["layers"] or facts["n_channels"] > 2 or not is_power_of_two or signal["padding"] != "half":
+    if facts["n_channels"] > 2 or not is_power_of_two or signal["padding"] != "half":
         raise ExportError(
-            f"The page in a browser cannot run {model}: it takes networks of recurrent layers for one channel or two, "
-            "windows of a power of two samples, and half a window of zeros beyond a song's ends."
+            f"The page in a browser cannot run {model}: it takes networks for one channel or two, windows of a power "
+            "of two samples, and half a window of zeros beyond a song's ends."
         )
     plans = {"": stem_plan(sources), "stems=all": stem_plan(sources, ["all"])}
     plans |= {urlencode({"without": source}): stem_plan(sources, without=[source]) for source in sources}
@@ -81,6 +82,7 @@ def _described(exported: Path, site: Path, model: str | Path) -> dict[str, Any]:
         "sources": sources,
         "folder": exported.relative_to(site).as_posix(),
         "sample_rate": signal["sample_rate"],
+        "chunks": {"chunk_s": settings.chunk_s, "context_s": settings.context_s},
         "plans": {choice: [dataclasses.asdict(stem) for stem in plan.stems] for choice, plan in plans.items()},
     }
 

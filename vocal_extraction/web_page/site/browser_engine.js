@@ -80,7 +80,7 @@ class Separation {
     if (this.isStopped) throw new Error("Cancelled.");
     this.worker = new Worker(new URL("./separation.js", import.meta.url), { type: "module" });
     tell({ state: "working", stage: "Reading the song" });
-    const song = await this.hand(await decoded(file, model.sample_rate), { address: new URL(model.folder, document.baseURI).href, plan, facts, folder: FOLDER });
+    const song = await this.hand(await decoded(file, model.sample_rate), { address: new URL(model.folder, document.baseURI).href, chunks: model.chunks, plan, facts, folder: FOLDER });
     const began = performance.now();
     await this.ask("separate", {}, [], (share) => {
       const left = ((performance.now() - began) / 1000) * (1 / share - 1);

@@ -9,6 +9,7 @@ import { WAV_HEADER, drawSpectrograms, wavHeader } from "./listening.js";
 import { FULL, openFile, saveFile } from "./storage.js";
 
 const CHUNK_S = 2;
+const STEP_FRAMES = 32; // networks that halve time up to five times see a chunk as they do the song if it begins at these
 const PEAKS = 800;
 const FULL_SCALE = 32768;
 const SHARES = { input: 0.15, encode: 0.3, layers: 0.65, masks: 0.95 }; // of the time, at the end of each
@@ -22,8 +23,8 @@ function reversed(rows, n) {
 const largest = (samples) => samples.reduce((most, sample) => Math.max(most, Math.abs(sample)), 0);
 
 class Song {
-  constructor(folder, model, { nSamples, nChannels, plan, facts }) {
-    Object.assign(this, { folder, model, nSamples, nChannels, plan, facts });
+  constructor(folder, model, { nSamples, nChannels, chunks, plan, facts }) {
+    Object.assign(this, { folder, model, nSamples, nChannels, plan, facts, outputs: [] });
     const { sample_rate: rate, hop_length: hop, window_length: length, window_type: type } = model.signal;
     Object.assign(this, { rate, hop, length, fft: new Fft(length), nBins: length / 2 + 1 });
     const periodic = Float64Array.from([0, ...hann(length - 1)]);
@@ -31,7 +32,11 @@ class Song {
     this.windowSum = this.window.reduce((sum, value) => sum + value, 0);
     this.nFrames = Math.ceil(nSamples / hop) + 1;
     this.lookahead = model.lookahead ?? 0; // frames that masks come late; silence behind the song makes up for them
-    this.chunkLength = Math.max(1, Math.round((CHUNK_S * rate) / hop));
+    this.beside = Math.ceil(length / 2 / hop); // frames that reach into the samples of a chunk's own from either side
+    this.isLayered = model.layers.length > 0;
+    const framesOf = (seconds) => Math.max(1, Math.round((seconds * rate) / hop));
+    this.chunkLength = framesOf(CHUNK_S);
+    this.parts = this.isLayered ? this.partsOf(this.chunkLength, this.beside, 1) : this.partsOf(framesOf(chunks.chunk_s), framesOf(chunks.context_s), STEP_FRAMES);
     this.estimated = [...new Set(plan.flatMap((stem) => stem.sources))];
   }
 
@@ -44,12 +49,21 @@ class Song {
     return Array.from({ length: Math.ceil(n / size) }, (_, i) => [i * size, Math.min((i + 1) * size, n)]);
   }
 
+  // Chunks whose frames are estimated, each with those that the network sees for them: [start, stop].
+  partsOf(size, context, step) {
+    const [n, whole] = [this.nFrames, (frames) => Math.ceil(frames / step) * step];
+    const beside = whole(Math.max(context, this.beside));
+    return this.chunks(n, whole(Math.ceil(n / Math.ceil(n / size)))).map(([start, stop]) => ({ kept: [start, stop], seen: [Math.max(start - beside, 0), Math.min(stop + beside, n)] }));
+  }
+
   async separate(tick) {
     this.tick = tick;
     await this.measure();
     await this.removeSlowWaves();
-    await this.encode();
-    await this.throughLayers();
+    if (this.isLayered) {
+      await this.encode();
+      await this.throughLayers();
+    }
     const loudest = await this.applyMasks();
     await this.write(loudest);
   }
@@ -191,23 +205,31 @@ class Song {
     this.features = following;
   }
 
-  // Writes the estimates, and returns the largest sample of all stems. Frames are added up where they overlap.
+  async masks(frames) {
+    const [masks] = this.isLayered
+      ? await this.model.run("decode", await this.combined(this.model.layers.length - 1, frames.map((frame) => frame + this.lookahead)))
+      : await this.model.run("network", this.magnitudes(frames));
+    return masks;
+  }
+
+  // Writes the estimates, and returns the largest sample of all stems.
   async applyMasks() {
-    const { hop, length, window, fft, model } = this;
+    const { hop, length, window, fft, model, beside } = this;
     this.estimates = await Promise.all(this.estimated.map((name, i) => this.samples(`estimate${i}`)));
-    const size = this.chunkLength * hop + length; // what the frames of a chunk reach into
-    const sums = this.estimated.map(() => [new Float64Array(size), new Float64Array(size)]);
-    const weight = new Float64Array(size);
     const [re, im] = [new Float64Array(length), new Float64Array(length)];
+    const before = this.isLayered ? SHARES.layers : SHARES.input;
     let loudest = 0;
-    for (const chunk of this.chunks(this.nFrames, this.chunkLength)) {
-      const [start, stop] = chunk;
-      const [masks] = await model.run("decode", await this.combined(model.layers.length - 1, chunk.map((frame) => frame + this.lookahead)));
+    for (const { kept, seen } of this.parts) {
+      const masks = await this.masks(seen);
       const maskOf = [0, 1].map((view) => this.maskOf(masks, view));
-      this.analyze(chunk, (frame, mixedRe, mixedIm) => {
+      const [start, stop] = [Math.max(kept[0] - beside, 0), Math.min(kept[1] + beside, this.nFrames)];
+      const size = (stop - start - 1) * hop + length;
+      const sums = this.estimated.map(() => [new Float64Array(size), new Float64Array(size)]);
+      const weight = new Float64Array(size);
+      this.analyze([start, stop], (frame, mixedRe, mixedIm) => {
         const at = (frame - start) * hop;
         this.estimated.forEach((name, number) => {
-          const [one, other] = maskOf.map((reader) => reader(frame - start, model.sources.indexOf(name)));
+          const [one, other] = maskOf.map((reader) => reader(frame - seen[0], model.sources.indexOf(name)));
           for (let k = 0, m = 0; k < this.nBins; k++, m = length - k) {
             const [a, b] = [one(k) / 2, other(k) / 2];
             const [aRe, aIm] = [a * (mixedRe[k] + mixedRe[m]), a * (mixedIm[k] - mixedIm[m])];
@@ -226,11 +248,10 @@ class Song {
         });
         for (let i = 0; i < length; i++) weight[at + i] += window[i] * window[i];
       });
-      loudest = Math.max(loudest, this.writeEstimates(chunk, sums, weight));
-      for (const sum of [...sums.flat(), weight]) sum.copyWithin(0, (stop - start) * hop).fill(0, size - (stop - start) * hop);
-      this.tick(SHARES.layers + ((SHARES.masks - SHARES.layers) * stop) / this.nFrames);
+      loudest = Math.max(loudest, this.writeEstimates(kept, start * hop - length / 2, sums, weight));
+      this.tick(before + ((SHARES.masks - before) * kept[1]) / this.nFrames);
     }
-    for (const array of [this.views, this.features, ...this.outputs]) await array.remove();
+    for (const array of [this.views, this.features, ...this.outputs]) await array?.remove();
     return loudest;
   }
 
@@ -245,11 +266,9 @@ class Song {
     };
   }
 
-  // Writes the samples that no later frame reaches, the first of which lie before the song; returns the largest of all stems.
-  writeEstimates([start, stop], sums, weight) {
-    const origin = start * this.hop - this.length / 2;
-    const end = stop === this.nFrames ? this.nSamples : stop * this.hop - this.length / 2;
-    const [first, last] = [Math.max(origin, 0), Math.min(end, this.nSamples)];
+  // Writes the samples of frames, of sums that begin at `origin`; returns the largest of all stems.
+  writeEstimates([start, stop], origin, sums, weight) {
+    const [first, last] = [start * this.hop, Math.min(stop * this.hop, this.nSamples)];
     if (last <= first) return 0;
     const estimates = sums.map((views) => {
       const [one, other] = views.map((sum) => sum.slice(first - origin, last - origin).map((value, i) => value / Math.max(weight[first - origin + i], 1e-10)));
