@@ -92,9 +92,9 @@ class BandSplitMaskInference(Network):
 
     def encode(self, data: Tensor) -> Tensor:
         """Return the features of each band and frame: (n_bands * n_batch, n_frames, hidden_size)."""
-        levels = data.clamp_min(1e-5).log10()
+        levels = data.flatten(2).clamp_min(1e-5).log10()
         # Each channel has a normalization of its own: a side is weaker than its mid, or silent.
-        normalized = self.input_normalization(levels.flatten(2).unsqueeze(-1))
+        normalized = self.input_normalization(levels.unsqueeze(-1))
         by_bin, n_channels = normalized.flatten(2), self.mask_shape[0]
         parts = [by_bin[..., band.start * n_channels : band.stop * n_channels] for band in self.bands]
         return torch.cat([split(part) for split, part in zip(self.split, parts, strict=True)])

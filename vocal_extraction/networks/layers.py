@@ -24,7 +24,8 @@ class AmplitudeToDB(nn.Module):
 
     def forward(self, data: Tensor) -> Tensor:
         """Keep the shape."""
-        return 20.0 * data.clamp_min(1e-4).log10()
+        # Flat: ONNX Runtime multiplies by a number 17 times slower where the last axis is of one channel.
+        return (20.0 * data.flatten().clamp_min(1e-4).log10()).reshape(data.shape)
 
 
 class BatchNorm(nn.Module):

@@ -6,6 +6,8 @@ offset or a voice on one side alone must not make the estimates worse.
 
 import functools
 import math
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,22 +22,27 @@ _SILENCE = 1e-3  # a second of a channel with less than this share of the song's
 _LARGEST_SAMPLE = 1e15  # squares of larger samples leave the range of 32-bit floats
 
 
-def covariances_of(mixture: Array, sample_rate: int) -> NDArray[np.float64]:
+def covariances_of(
+    mixture: Array, sample_rate: int, *, mapped: Callable[..., Iterable[Any]] = map
+) -> NDArray[np.float64]:
     """Return the covariance of channels, slow waves aside, of each second of a song: (n, n_channels, n_channels).
 
-    Raises ExtractionError if a sample is NaN, infinite or absurdly large.
+    `mapped` calls a function as `map` does, perhaps on several threads. Raises ExtractionError if a sample is NaN,
+    infinite or absurdly large.
     """
-    n = -(-len(mixture) // sample_rate)
-    edges = np.linspace(0, len(mixture), n + 1).astype(int).tolist()
-    covariances = np.zeros((n, mixture.shape[1], mixture.shape[1]))
-    for covariance, start, stop in zip(covariances, edges, edges[1:], strict=False):
+
+    def covariance_of(start: int, stop: int) -> NDArray[np.float64]:
         rows = mixture[start:stop]
         refuse_numbers_out_of_range(rows, start, sample_rate)
         n_fft, window = -(-(stop - start) // 4_096) * 4_096, _hann(stop - start)
         first_bin = math.ceil(_CUTOFF_HZ * n_fft / sample_rate)
         spectra = np.fft.rfft(rows.T * window, n_fft, norm="forward")[:, first_bin:].astype(np.complex128)
-        covariance[:] = (spectra @ spectra.conj().T).real * 2 * n_fft / np.dot(window, window)
-    return covariances
+        covariance: NDArray[np.float64] = (spectra @ spectra.conj().T).real * 2 * n_fft / np.dot(window, window)
+        return covariance
+
+    n, n_channels = -(-len(mixture) // sample_rate), mixture.shape[1]
+    edges = np.linspace(0, len(mixture), n + 1).astype(int).tolist()
+    return np.reshape([*mapped(covariance_of, edges[:-1], edges[1:])], (n, n_channels, n_channels))
 
 
 def refuse_numbers_out_of_range(rows: Rows, n_before: int, sample_rate: int) -> None:

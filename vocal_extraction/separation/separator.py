@@ -109,8 +109,10 @@ class Separator:
                 return {name: scratch.release(array) for name, array in means.items()}
             pool = self._pool or stack.enter_context(worker_pool(self.model))
             model, runtime = self._for(tuple(names))
-            song = SongSeparation(mixture, sample_rate, model, runtime, self.settings, sources=names, scratch=scratch)
-            return {name: scratch.release(array) for name, array in song.estimate(pool, tick).items()}
+            song = SongSeparation(
+                mixture, sample_rate, model, runtime, self.settings, sources=names, scratch=scratch, pool=pool
+            )
+            return {name: scratch.release(array) for name, array in song.estimate(tick).items()}
 
     def _means(
         self, mixture: Array, sample_rate: int, names: Sequence[str], scratch: Scratch, tick: Callable[[float], None]

@@ -56,7 +56,10 @@ def chunks_of(n: int, *, size: int, context: int, step: int = 1) -> list[Chunk]:
 
 
 class SongSeparation:
-    """One song on its way through a model, whose network `runtime` runs; `scratch` makes all arrays."""
+    """One song on its way through a model, whose network `runtime` runs on the threads of `pool`.
+
+    All its arrays are made by `scratch`.
+    """
 
     def __init__(
         self,
@@ -68,11 +71,12 @@ class SongSeparation:
         *,
         sources: Sequence[str],
         scratch: Scratch,
+        pool: ThreadPoolExecutor,
     ) -> None:
         self._model, self._signal, self._runtime = model, model.signal, runtime
-        self._settings, self._scratch = settings, scratch
+        self._settings, self._scratch, self._pool = settings, scratch, pool
         rate = model.signal.sample_rate
-        covariances = conditioning.covariances_of(mixture, sample_rate)
+        covariances = conditioning.covariances_of(mixture, sample_rate, mapped=pool.map)
         self._incoming = Resampler(mixture, (sample_rate, rate), scratch)
         self._song = self._incoming.target
         self._n_samples, self._n_channels = len(self._song), self._song.shape[1]
@@ -123,13 +127,13 @@ class SongSeparation:
         alike = [list(group) for _, group in by_length]
         return [group[i : i + n_together] for group in alike for i in range(0, len(group), n_together)]
 
-    def estimate(self, pool: ThreadPoolExecutor, tick: Tick) -> dict[str, Array]:
-        """Estimate all sources on the threads of a pool; return arrays of the mixture's shape and rate."""
+    def estimate(self, tick: Tick) -> dict[str, Array]:
+        """Estimate all sources; return arrays of the mixture's shape and rate."""
         groups = self._groups() if self._n_samples else []
         share_before = 0.0
         if self._runtime.layers and groups:
             share_before = _ENCODING + _LAYERS
-            self._layers = self._through_layers([chunk.kept for (chunk,) in groups], pool, tick)
+            self._layers = self._through_layers([chunk.kept for (chunk,) in groups], tick)
         work = self._estimate_audio if self._model.output == "audio" else self._estimate_masked
 
         def after_each(n_done: int) -> None:
@@ -140,10 +144,10 @@ class SongSeparation:
                 outgoing.read_to(stop)
             tick(1.0 - (1.0 - share_before) * (1.0 - n_done / len(groups)))
 
-        for_each(pool, work, self._arriving(groups, lambda group: group[-1].computed), after_each)
+        for_each(self._pool, work, self._arriving(groups, lambda group: group[-1].computed), after_each)
         return {name: outgoing.target for name, outgoing in self._outgoing.items()}
 
-    def _through_layers(self, chunks: list[slice], pool: ThreadPoolExecutor, tick: Tick) -> LayerwiseSong:
+    def _through_layers(self, chunks: list[slice], tick: Tick) -> LayerwiseSong:
         self._incoming.write_to(self._reach)
         example = self._network_input(self._items(self._reached_by(slice(0, 1))))
         layers = LayerwiseSong(self._runtime, self._scratch, n_frames=self._n_frames, example=example)
@@ -158,9 +162,9 @@ class SongSeparation:
                 filtered[kept] = self._rows_of(items[..., kept.start - first : kept.stop - first])
 
         arriving = self._arriving(chunks, lambda frames: frames)
-        for_each(pool, encode, arriving, lambda n_done: tick(_ENCODING * n_done / len(chunks)))
+        for_each(self._pool, encode, arriving, lambda n_done: tick(_ENCODING * n_done / len(chunks)))
         self._filtered_song = filtered
-        layers.run(chunks, pool, lambda share: tick(_ENCODING + _LAYERS * share))
+        layers.run(chunks, self._pool, lambda share: tick(_ENCODING + _LAYERS * share))
         return layers
 
     def _arriving(self, items: Sequence[Item], frames_of: Callable[[Item], slice]) -> Iterator[Item]:
