@@ -11,7 +11,7 @@ from typing import Any
 
 from vocal_extraction import compatibility
 
-__version__ = "2.0.0.dev0"
+__version__ = "2.0.0"
 
 _MODULES = {
     "train_model": "training",
