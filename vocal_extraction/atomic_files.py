@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import IO, Any
 
 from vocal_extraction.errors import VocalExtractionError
 
-_ASIDE = ".partial-"
+_ASIDE, _IN_USE = ".partial-", "in-use"
 _MOST_STEM_BYTES, _MOST_SUFFIX_BYTES = 120, 20
 """A temporary name keeps this much of the final one, so that it stays within the 255 bytes of a file's name."""
 
@@ -201,6 +202,21 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> int:
                     shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
                     n_removed += 1
     return n_removed
+
+
+@contextlib.contextmanager
+def private_folder(prefix: str) -> Iterator[Path]:
+    """Yield a temporary folder, removed at the end; what killed processes left of this prefix is removed first."""
+    for abandoned in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        with contextlib.suppress(OSError), open(abandoned / _IN_USE) as lock:  # in use, or another user's
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(abandoned, ignore_errors=True)
+    with (
+        tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder,
+        open(Path(folder, _IN_USE), "w") as lock,
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Path(folder)
 
 
 def _has_writer(aside: Path) -> bool:

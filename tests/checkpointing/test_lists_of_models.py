@@ -77,9 +77,7 @@ def test_the_command_writes_a_list_that_is_used_like_any_model(listed, make_song
     (outcome,) = extract_songs(make_song("a.wav"), listed / "out", model="sub.toml", show=False)
     assert outcome.outcome == "done"
     model = load_checkpoint("sub.toml")
-    assert Work.of(model, model, "cpu", "auto", None, None, None, 1).load().sha256 == model.sha256, (
-        "what other processes load"
-    )
+    assert Work.of(model, model, "cpu", "auto", 1).load().sha256 == model.sha256, "what other processes load"
     with pytest.raises(CheckpointError, match=r"drums|none of"):
         join_checkpoints([listed / "fine.pth", drums_only(listed)], listed / "none.toml")
     assert not (listed / "none.toml").exists()

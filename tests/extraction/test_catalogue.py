@@ -7,7 +7,7 @@ import pytest
 from extraction_models import ConstantMask, files_in, loaded, records
 
 from vocal_extraction.errors import ExtractionError, SettingsError
-from vocal_extraction.extraction import addresses, catalogue
+from vocal_extraction.extraction import addresses, catalogue, workers
 from vocal_extraction.extraction.catalogue import extract_catalogue, merge_manifests
 from vocal_extraction.extraction.shards import Shard
 from vocal_extraction.settings import ExtractionSettings
@@ -39,7 +39,7 @@ class InThisProcess:
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    monkeypatch.setattr(catalogue, "ProcessWorker", InThisProcess)
+    monkeypatch.setattr(workers, "ProcessWorker", InThisProcess)
     monkeypatch.setattr(addresses, "_PAUSES_S", (0, 0, None))
     system = fsspec.filesystem("memory")
     yield system
@@ -103,6 +103,16 @@ def test_equal_songs_and_runs_give_equal_places(make_song, model, tmp_path):
         assert extract_catalogue([tmp_path / "in"], tmp_path / f"out{number}", model=model, show=False).done == 3
     assert files_in(tmp_path / "out0") == files_in(tmp_path / "out1")
     assert len(files_in(tmp_path / "out0")) == 5, "two songs are one"
+
+
+def test_temporary_folders_of_catalogues_that_were_killed_are_removed(make_song, model, tmp_path, monkeypatch):
+    song = make_song("song.wav")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    abandoned = tmp_path / "tmp" / "vocal-extraction-catalogue-killed" / "song-killed"
+    abandoned.mkdir(parents=True)
+    (abandoned.parent / "in-use").touch()
+    extract_catalogue([song], "memory://out", model=model, show=False)
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_leftovers_are_removed_that_appear_while_a_song_is_done_again(make_song, model, tmp_path, monkeypatch):

@@ -106,6 +106,8 @@ def evaluate(
     from vocal_extraction.checkpointing import named_checkpoint
     from vocal_extraction.evaluation import compare_models, evaluate_estimates, evaluate_model
 
+    if "engine" in options:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # by which clusters take machines back
     models = [*map(named_checkpoint, preset_names), *models]
     options["show"] = not as_json
     if estimates_folder is not None:

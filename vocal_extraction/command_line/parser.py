@@ -95,6 +95,11 @@ _RUNTIME = ("--runtime", "", _one_of("auto", "torch", "onnxruntime"), "what runs
 _NAME = {"metavar": "NAME"}
 _MODELS_DIR = ("--models-dir", "models_folder", _DIR, "imported models (default: the platform's folder for data)")
 _SHARD = ("--shard", "", {"metavar": "I/N"}, "of all songs, part I (from 0) of N; auto/N: I from the scheduler")
+_OF_ENGINES = [
+    ("--address", "cluster", {"metavar": "HOST:PORT"}, "of the Ray cluster; auto: this machine's (default: a new one)"),
+    ("--gpu-share", "", {"type": _number(float, 0, 64), "metavar": "X"}, "of a GPU, for each worker in Ray"),
+    ("--price-per-core-hour", "", {"type": _number(float, 0), "metavar": "X"}, "also say what it costs"),
+]
 _MASK = ("--mask", "", _one_of("soft", "binary"), "binary: 1 where a mask is the largest, of one source above a half")
 _DATA = [
     ("--musdb-path", "", _DIR, "MUSDB18 on this machine (default: $MUSDB_PATH)"),
@@ -147,6 +152,9 @@ _EVALUATE = [
     ("--normalization", "", _one_of("stored", "song"), "song: by each song's own statistics, as published figures are"),
     ("-o --output", "output_folder", _DIR, f"default: {EVALUATION_FOLDER}"),
     ("--jobs", "n_jobs", _n(1, MOST_WORKERS), "songs scored at the same time"),
+    ("--list", "list_path", {"metavar": "FILE"}, "more --tracks: one a line, or a table in Parquet; - is stdin"),
+    ("--engine", "", _one_of("threads", "processes", "ray"), "ray: workers of a cluster (default: threads)"),
+    *_OF_ENGINES,
     ("--overwrite", "", _ON, "move another model's results in the folder aside"),
     _MODELS_DIR,
     _DEVICE,
@@ -197,9 +205,7 @@ _EXTRACT = [
     _SHARD,
     ("--merge-manifests", "", _ON, "join the manifests of the shards below -o, add them up, and stop"),
     ("--engine", "", _one_of("processes", "ray"), "ray: workers of a cluster"),
-    ("--address", "cluster", {"metavar": "HOST:PORT"}, "of the Ray cluster; auto: this machine's (default: a new one)"),
-    ("--gpu-share", "", {"type": _number(float, 0, 64), "metavar": "X"}, "of a GPU, for each worker in Ray"),
-    ("--price-per-core-hour", "", {"type": _number(float, 0), "metavar": "X"}, "also say what it costs"),
+    *_OF_ENGINES,
     ("--list-models", "", _ON, "list the models that are here, and stop"),
     _MODELS_DIR,
     _DEVICE,
@@ -315,6 +321,9 @@ def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
         fields = {field.name for field in dataclasses.fields(ExtractionSettings)} & options.keys()
         if fields:
             options["settings"] = ExtractionSettings(**{name: options.pop(name) for name in fields})
+    idle_alone = {"cluster", "gpu_share", "price_per_core_hour"} & options.keys()
+    if command == "evaluate" and "engine" not in options and idle_alone:
+        error("--address, --gpu-share and --price-per-core-hour belong to --engine")
     if "shard" in options and len([*options.get("models", []), *options.get("preset_names", [])]) > 1:
         error("--shard scores one model; compare when all shards are done")
     if command == "models":

@@ -1,9 +1,11 @@
 """Evaluation of a checkpoint, or of a folder of any separator's estimates; see docs/evaluation.md."""
 
+import collections
 import dataclasses
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,14 @@ from vocal_extraction.atomic_files import remove_leftovers, write_json, write_te
 from vocal_extraction.evaluation import results
 from vocal_extraction.evaluation.estimates import find_estimates
 from vocal_extraction.evaluation.metrics import EvaluationError, choose_metrics
-from vocal_extraction.evaluation.models import ModelSystem, normalize_by_song
+from vocal_extraction.evaluation.models import ModelSystem
 from vocal_extraction.evaluation.results import shown_path
 from vocal_extraction.evaluation.scoring import Job, excerpt_of, run_jobs
 from vocal_extraction.evaluation.systems import Sources, System, systems_beside
+from vocal_extraction.evaluation.workers import ScoringWork, run_on_workers
+from vocal_extraction.extraction.addresses import songs_listed
 from vocal_extraction.extraction.shards import Shard
+from vocal_extraction.machine import n_cores
 from vocal_extraction.presets import SPECIFIED
 from vocal_extraction.progress import counted
 from vocal_extraction.reports.page import Example, report_page
@@ -56,6 +61,8 @@ class EvaluationOptions:
 
     tracks: PathLike | Sequence[PathLike] | None = None
     """Folders of songs with stems, in any of `track_layouts.LAYOUTS`; None is `dataset_folder`."""
+    list_path: PathLike | None = None
+    """A list of more of them, of which each may be one song's: see `extraction.addresses.songs_listed`."""
     dataset_folder: PathLike = DATASET_FOLDER  # of prepared songs, or for MUSDB18's; see `tracks.prepare_if_needed`
     musdb_path: PathLike | None = None
     """Where MUSDB18 lies; None takes the environment variable ``MUSDB_PATH``, or downloads the 7 s sample."""
@@ -72,6 +79,12 @@ class EvaluationOptions:
     """Score only these of them, see `extraction.shards.Shard`, and write the songs' files alone; without it, what all
     shards have scored is summed up."""
     n_jobs: int | None = None  # songs scored at the same time; None chooses
+    engine: str = "threads"
+    """Where: 'threads' of this process; for large data sets 'processes', or 'ray' with `cluster` and `gpu_share` as in
+    `extraction.catalogue.extract_catalogue`, where a song that fails keeps no others from being scored."""
+    cluster: str | None = None
+    gpu_share: float = 0.0
+    price_per_core_hour: float | None = None  # with such an engine, also say what it costs
     overwrite: bool = False  # take an output folder that has another model's results, and move those to a folder in it
     progress: bool = True  # show on stderr how far it is
     show: bool = True  # print the report card on stdout
@@ -84,18 +97,31 @@ class EvaluationOptions:
     def find(self) -> list[Track]:
         """Return the songs, after they were prepared if that was still to be done."""
         which: dict[str, Any] = {"subset": self.subset, "limit": self.limit, "progress": self.progress}
-        if self.tracks is None:
+        if self.tracks is None and self.list_path is None:
             prepare_if_needed(self.dataset_folder, self.musdb_path, **which)
-        return find_tracks(self._folders, **which)
+        folders = self._folders
+        if self.list_path is not None:
+            with tempfile.TemporaryDirectory() as scratch:
+                folders += songs_listed(self.list_path, Path(scratch))
+        tracks = find_tracks(folders, **which)
+        name, n_songs = collections.Counter(track.name for track in tracks).most_common(1)[0]
+        if n_songs > 1:
+            raise EvaluationError(f"{n_songs} songs are named {name!r}. Rename them, or score one folder at a time.")
+        return tracks
+
+    @property
+    def n_workers(self) -> int:
+        return self.n_jobs or n_cores()
 
     @property
     def data(self) -> dict[str, Any]:
-        """Folders and subset of the songs, as results have them."""
-        return {"folder": ", ".join(map(shown_path, self._folders)), "subset": self.subset}
+        """Folders, or the list of them, and subset of the songs, as results have them."""
+        places = [*self._folders, *([] if self.list_path is None else [self.list_path])]
+        return {"folder": ", ".join(map(shown_path, places)), "subset": self.subset}
 
     @property
     def _folders(self) -> list[Any]:
-        folders = self.dataset_folder if self.tracks is None else self.tracks
+        folders = self.tracks if self.tracks is not None else [] if self.list_path else self.dataset_folder
         return [folders] if isinstance(folders, (str, os.PathLike)) else list(folders)
 
 
@@ -149,15 +175,13 @@ def evaluate_model(
     if common.n_jobs is None and not model.is_on_cpu:
         common = dataclasses.replace(common, n_jobs=1)
     estimate = ModelSystem(model, **use)
-    if normalization == "song":
-        for member in model.members:
-            normalize_by_song(member.network)
-    else:  # as before there was a choice, so that earlier results are still of the same settings
+    if normalization == "stored":  # as before there was a choice, so that earlier results are of the same settings
         del use["normalization"]
     system = System(name, "evaluated", estimate, {"sha256": model.sha256, **use})
     tracks = common.find()
     return _evaluate(
         [(track, system, ()) for track in tracks],
+        ScoringWork.of(model, path, device, runtime, common.n_workers),
         Sources.shared(model.sources, tracks),
         {"kind": "model", "name": name, "path": shown_path(path), "sha256": model.sha256, "settings": use},
         common,
@@ -185,12 +209,13 @@ def evaluate_estimates(estimates_folder: PathLike, **options: Any) -> Evaluation
     systems = [System(name, "evaluated", one, {"sha256": one.sha256()}) for one in found]
     songs = list(zip(tracks, systems, [one.notes for one in found], strict=True))
     evaluated = dict[str, Any](kind="estimates", name=name, path=shown_path(path), sha256=None, settings={})
-    folder = EVALUATION_FOLDER / f"estimates-{name}"
-    return _evaluate(songs, sources, evaluated, common, default_folder=folder, signal=SPECIFIED.signal)
+    folder, work = EVALUATION_FOLDER / f"estimates-{name}", ScoringWork(None, "", "", "", common.n_workers)
+    return _evaluate(songs, work, sources, evaluated, common, default_folder=folder, signal=SPECIFIED.signal)
 
 
 def _evaluate(
     songs: Sequence[tuple[Track, System, tuple[str, ...]]],
+    work: ScoringWork,
     sources: Sources,
     evaluated: dict[str, Any],
     options: EvaluationOptions,
@@ -203,20 +228,26 @@ def _evaluate(
 ) -> Evaluation:
     """Score songs, each with the system that is evaluated and notes, then write all files that come of their scores."""
     folder, metrics = Path(options.output_folder or default_folder), choose_metrics(options.metrics)
+    in_hand = ".in-hand"
     if options.shard is None:  # else others, on other machines, may be at work in the folder
         remove_leftovers(folder)
     else:
         part = Shard.parse(options.shard)
-        songs = [song for song in songs if part.has(song[0].name)]
+        songs, in_hand = [song for song in songs if part.has(song[0].name)], f".{part.index}-of-{part.n_shards}.in-hand"
     earlier = results.claim_folder(folder, evaluated=evaluated, data=options.data, overwrite=options.overwrite)
     if earlier is not None:
         print(f"Earlier results in {folder} were moved to {earlier}.", file=sys.stderr)
     row, beside = evaluated["kind"], systems_beside(signal, oracles=options.oracles, baselines=options.baselines)
     more = (sources, metrics, folder, evaluated, options.data, save_estimates)
     jobs = [Job(sources.of(track), {row: system, **beside}, *more, notes) for track, system, notes in songs]
-    scored = run_jobs(jobs, n_jobs=options.n_jobs) if jobs else ()  # a shard may be without songs
-    done = counted(scored, len(jobs), "evaluating", show=options.progress)
-    contents = sorted(done, key=lambda content: content["song"])
+    scored: Iterable[dict[str, Any]] = ()
+    if options.engine != "threads":
+        own: Any = {name: getattr(options, name) for name in ("engine", "cluster", "gpu_share", "price_per_core_hour")}
+        scored = run_on_workers(jobs, work, **own, in_hand=folder / in_hand, show=options.progress)
+    elif jobs:  # a shard may be without songs
+        running = run_jobs(jobs, n_jobs=options.n_jobs)
+        scored = counted(running, len(jobs), "evaluating", show=options.progress)
+    contents = sorted(scored, key=lambda content: content["song"])
     if options.shard is not None:
         return Evaluation({}, "", folder, contents)
     summary = results.summarise_evaluation(contents, jobs[0], preset=preset, licence=licence)

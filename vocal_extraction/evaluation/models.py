@@ -4,11 +4,11 @@ import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from vocal_extraction.checkpointing import LoadedModel
 from vocal_extraction.evaluation.metrics import Audio, EvaluationError
 from vocal_extraction.evaluation.systems import Excerpt, Sources
 from vocal_extraction.separation import Array, DiskArray, Separator
@@ -22,10 +22,11 @@ IN_MEMORY_SAMPLES = 80 * 16_384  # longer songs are on disk while they are estim
 class ModelSystem:
     """A model and how it estimates, see `evaluate_model`; called with an excerpt, it separates that alone."""
 
-    model: LoadedModel
+    model: Any  # a `LoadedModel`; None while it is on its way to a worker, which loads its own
     mask: str = "soft"
     separator: str = "extraction"
     normalization: str = "stored"
+    pool: ThreadPoolExecutor | None = None  # as of `Separator`
 
     def __call__(self, excerpt: Excerpt) -> Audio:
         return _stacked(self._separate(excerpt.mixture.T, excerpt.sample_rate, excerpt.sources), slice(None), excerpt)
@@ -53,10 +54,13 @@ class ModelSystem:
     def _separate(self, mixture: Array, sample_rate: int, sources: Sources) -> Mapping[str, Array]:
         """Return estimates by source; all arrays have the shape (n_samples, n_channels)."""
         if self.separator == "extraction" and self.normalization == "stored":
-            separator = Separator(self.model, ExtractionSettings(mask=self.mask))
+            separator = Separator(self.model, ExtractionSettings(mask=self.mask), pool=self.pool)
             return separator(mixture, sample_rate, sources=sources.estimated)
         from vocal_extraction.evaluation.deep_mask_reference import separate_with_nussl
 
+        if self.normalization == "song":
+            for member in self.model.members:
+                normalize_by_song(member.network)
         samples = np.ascontiguousarray(mixture[:].T)
         found = separate_with_nussl(samples, sample_rate, model=self.model, mask=self.mask)
         return {name: estimate.T for name, estimate in found.items()}

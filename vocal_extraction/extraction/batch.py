@@ -146,7 +146,7 @@ def extract_songs(
             contextlib.closing(ProgressBars(len(found), show=show, results=results)) as bars,
             contextlib.closing(Tries(in_hand, afresh=settings.overwrite)) as tries,
         ):
-            work = FolderWork.of(loaded, model, device, runtime, plan, settings, folder, n_workers)
+            work = FolderWork.of(loaded, model, device, runtime, n_workers, plan, settings, folder)
             separator = Separator(loaded, settings, pool=pool, folder=manifest.folder if manifest else None)
             job = FolderJob(manifest, plan, separator)
             places = job.places(found)

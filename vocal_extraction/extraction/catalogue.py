@@ -11,10 +11,8 @@ import hashlib
 import json
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -29,8 +27,7 @@ from vocal_extraction.extraction.naming import STANDARD_INPUT, choose_paths, fin
 from vocal_extraction.extraction.outcome import DONE, FAILED, Outcome, ProgressBars, Totals
 from vocal_extraction.extraction.shards import Shard
 from vocal_extraction.extraction.song import extract_song
-from vocal_extraction.extraction.workers import ProcessWorker, Tries, Work, Worker, do_all
-from vocal_extraction.machine import n_cores
+from vocal_extraction.extraction.workers import ExtractionWork, Tries, do_all, engine_of
 from vocal_extraction.separation import Cancelled, Separator, load_model, worker_pool
 from vocal_extraction.settings import EXTRACTION_FOLDER, ExtractionSettings
 
@@ -39,17 +36,20 @@ _UPLOAD_SHARE = 20  # a manifest is uploaded again after so many times what that
 _Result = tuple[Outcome, str | None]  # of a song, with its SHA-256
 
 
-class CatalogueWork(Work):
+@dataclasses.dataclass(frozen=True)
+class CatalogueWork(ExtractionWork):
+    scratch: Path  # a folder for what is temporary, on the machine that gives out the songs
+
     def prepare(self, stopped: Cancelled) -> Callable[[str], _Result | None]:
         model = self.load()
         separator = Separator(model, self.settings, pool=worker_pool(model, n_beside=self.n_workers))
         options = options_of(self.settings, model.sha256, self.plan)
-        name = model.name
+        name, scratch_folder = model.name, self.scratch if self.scratch.is_dir() else None
 
         def extract(song: str) -> _Result | None:
             started, sha256, local = time.monotonic(), None, Path(song)
             with contextlib.ExitStack() as stack:
-                scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="song-"))
+                scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="song-", dir=scratch_folder))
                 try:
                     local = addresses.fetch(song, Path(scratch)) if is_address(song) else local
                     sha256 = atomic_files.sha256_of(local) if local.is_file() else None
@@ -152,11 +152,11 @@ def extract_catalogue(
     plan = plan_of(loaded.sources, stems, without, settings.format)
     options = options_of(settings, loaded.sha256, plan)
     name = MANIFEST_NAME if part is None else f"manifest-{part.index:05}-of-{part.n_shards:05}.jsonl"
-    work = CatalogueWork.of(loaded, model, device, runtime, plan, settings, output, n_jobs)
-    hire, n_paid = _engine(engine, work, cluster=cluster, gpu_share=gpu_share, n_jobs=n_jobs)
-    turn, totals = threading.Lock(), Totals(price_per_core_hour, n_paid)
     with contextlib.ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="catalogue-")))
+        scratch = stack.enter_context(atomic_files.private_folder("vocal-extraction-catalogue-"))
+        work = CatalogueWork.of(loaded, model, device, runtime, n_jobs, plan, settings, output, scratch)
+        hire, n_paid = engine_of(engine, work, cluster=cluster, gpu_share=gpu_share)
+        totals = Totals(price_per_core_hour, n_paid)
         if isinstance(output, Path):
             lock = ".lock" if part is None else f".{name}.lock"
             stack.enter_context(atomic_files.sole_writer(output, doing="extracting", name=lock))
@@ -177,27 +177,12 @@ def extract_catalogue(
         def record(song: str, result: _Result | ExtractionError) -> None:
             failure = (Outcome(song, FAILED, reason=str(result)), None)
             outcome, sha256 = failure if isinstance(result, ExtractionError) else result
-            with turn:
-                manifest.add(outcome, {}, {"source": song, "source_sha256": sha256, **options})
-                manifest.upload()
-                bars.report(outcome)
+            manifest.add(outcome, {}, {"source": song, "source_sha256": sha256, **options})
+            manifest.upload()
+            bars.report(outcome)
 
         do_all(to_do(), hire, n_workers=n_jobs, tries=tries, name=str, done=record)
     return totals
-
-
-def _engine(
-    engine: str, work: CatalogueWork, *, cluster: str | None, gpu_share: float, n_jobs: int
-) -> tuple[Callable[[], Worker], int]:
-    """Return what hires a worker, and how many cores are paid for."""
-    if engine == "ray":
-        from vocal_extraction.extraction.ray_workers import RayWorker, join_cluster
-
-        join_cluster(cluster)
-        return partial(RayWorker, work, gpu_share=gpu_share), n_jobs
-    if engine != "processes":
-        raise ExtractionError(f"There is no engine {engine!r}, expected 'processes' or 'ray'.")
-    return partial(ProcessWorker, work), n_cores()
 
 
 def _all_songs(

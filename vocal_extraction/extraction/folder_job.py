@@ -14,7 +14,7 @@ from vocal_extraction.extraction.manifest import Manifest, options_of
 from vocal_extraction.extraction.naming import STANDARD_INPUT, choose_paths, identity, path_key
 from vocal_extraction.extraction.outcome import FAILED, SKIPPED, Outcome
 from vocal_extraction.extraction.song import extract_song
-from vocal_extraction.extraction.workers import Work
+from vocal_extraction.extraction.workers import ExtractionWork
 from vocal_extraction.separation import Cancelled, Separator, StemPlan, worker_pool
 
 Places = dict[str, Path] | VocalExtractionError | None  # by stem, or why there are none; None is standard output
@@ -104,7 +104,7 @@ class FolderJob:
         return outcome
 
 
-class FolderWork(Work):
+class FolderWork(ExtractionWork):
     def prepare(self, stopped: Cancelled) -> Callable[[Task], Outcome | None]:
         model = self.load()
         pool = worker_pool(model, n_beside=self.n_workers)

@@ -1,4 +1,4 @@
-"""Workers that extract songs, each with the model loaded: processes here, or actors of a Ray cluster.
+"""Workers that extract or score songs, each with the model loaded: processes here, or actors of a Ray cluster.
 
 If a worker dies, another one takes up its song; a song that was begun three times and never ended, in this run or in
 earlier ones that were killed, is given up.
@@ -13,12 +13,14 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from vocal_extraction.checkpointing import LoadedModel
 from vocal_extraction.errors import ExtractionError, VocalExtractionError
 from vocal_extraction.extraction.addresses import read_text, write_text
+from vocal_extraction.machine import n_cores
 from vocal_extraction.separation import Cancelled, StemPlan, load_model
 from vocal_extraction.settings import ExtractionSettings
 
@@ -35,14 +37,14 @@ class Work:
     sha256: str
     device: str
     runtime: str
-    plan: StemPlan
-    settings: ExtractionSettings
-    output: Any  # the folder of the stems, or its address
     n_workers: int
 
     @classmethod
     def of(cls, loaded: LoadedModel, given: Any, device: str, runtime: str, *others: Any) -> Self:
-        """Return the work with a model that was loaded, or `given` as it is; ONNX Runtime's cannot be sent."""
+        """Return the work with a model that was loaded, or `given` as it is; ONNX Runtime's cannot be sent.
+
+        `others` are `n_workers` and the fields of a subclass.
+        """
         is_sent = given is loaded and not loaded.is_onnx
         return cls(loaded if is_sent else loaded.path, loaded.sha256, device, runtime, *others)
 
@@ -56,6 +58,13 @@ class Work:
     def prepare(self, stopped: Cancelled) -> Callable[[Any], Any]:
         """Load the model, and return the function that does a task."""
         raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractionWork(Work):
+    plan: StemPlan
+    settings: ExtractionSettings
+    output: Any  # the folder of the stems, or its address
 
 
 class WorkerDiedError(ExtractionError):
@@ -133,6 +142,20 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
+def engine_of(
+    name: str, work: Work, *, cluster: str | None = None, gpu_share: float = 0.0
+) -> tuple[Callable[[], Worker], int]:
+    """Return what hires a worker, and how many cores are paid for; see `catalogue.extract_catalogue`."""
+    if name == "ray":
+        from vocal_extraction.extraction.ray_workers import RayWorker, join_cluster
+
+        join_cluster(cluster)
+        return partial(RayWorker, work, gpu_share=gpu_share), work.n_workers
+    if name != "processes":
+        raise ExtractionError(f"There is no engine {name!r}, expected 'processes' or 'ray'.")
+    return partial(ProcessWorker, work), n_cores()
+
+
 class Tries:
     """The songs in hand, each with how often it was begun, kept in a file or at an address, or nowhere.
 
@@ -202,10 +225,11 @@ def do_all(
 ) -> None:
     """Have every task done by one of some workers, each of which takes the next when it is free.
 
-    `hire` returns a worker, again after one has died; `done` is called with a task and its result, or the
-    `ExtractionError` by which it was given up. Ctrl-C lets the tasks in hand end, and no others begin.
+    `hire` returns a worker, again after one has died; `done` is called, once at a time, with a task and its result, or
+    the `ExtractionError` by which it was given up. Ctrl-C lets the tasks in hand end, and no others begin.
     """
     waiting, lock, stopped = tries.suspects_last(tasks, name), threading.Lock(), threading.Event()
+    turn = threading.Lock()
     hired: list[Worker] = []
 
     def hired_anew() -> Worker:
@@ -240,11 +264,13 @@ def do_all(
                     worker = None
                     continue
                 except ExtractionError as error:  # it was tried too often
-                    done(task, error)
+                    with turn:
+                        done(task, error)
                 else:
                     tries.end(name(task))
                     if result is not None:
-                        done(task, result)
+                        with turn:
+                            done(task, result)
                 task = None
         except BaseException:
             if worker is not None:

@@ -166,6 +166,8 @@ class JobQueue(contextlib.AbstractContextManager["JobQueue"]):
         for i, (name, path) in enumerate(self.models.items()):
             while any(not job.is_over for job in self.jobs()) and not self._closed.wait(1.0):
                 pass  # songs come first, and would be measured, too
+            if self._closed.is_set():
+                return
             with contextlib.suppress(VocalExtractionError):  # reported when the model is chosen
                 factor = real_time_factor(self._load(path) if i else self.model(name), cancelled=self._closed.is_set)
                 self.real_time_factors.setdefault(name, round(factor, 3))

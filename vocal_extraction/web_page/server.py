@@ -2,10 +2,8 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 import secrets
-import shutil
 import signal
 import socket
 import sys
@@ -17,6 +15,7 @@ from pathlib import Path
 
 import uvicorn
 
+from vocal_extraction.atomic_files import private_folder
 from vocal_extraction.checkpointing import load_checkpoint, named_checkpoints
 from vocal_extraction.errors import VocalExtractionError
 from vocal_extraction.model_library.known import VOCALS_DB
@@ -31,7 +30,6 @@ USUAL_PORT = 7860
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _GOODBYE_S = 2  # how long open connections are waited for at the end
 _FOR_LIVE = ("live", "low-latency")  # models that others outdo where a song is a file
-_PREFIX, _LOCK = "vocal-extraction-page-", "in-use"
 
 
 class ServingError(VocalExtractionError):
@@ -64,7 +62,8 @@ def serve_page(
         listener = stack.enter_context(contextlib.closing(_listen(host, port)))
         root = stack.enter_context(jobs_folder())
         queue = stack.enter_context(JobQueue(root, limits or Limits(), models, device))
-        threading.Thread(target=queue.measure_models, name="measuring", daemon=True).start()
+        # Not as a daemon: torch aborts when the interpreter ends beside a thread that computes.
+        threading.Thread(target=queue.measure_models, name="measuring").start()
         api = Api(queue, [EVALUATION_FOLDER, DEMO_FOLDER]).application()
         application = SessionMiddleware(api, hosts=("127.0.0.1", "localhost", "[::1]") if is_local else (), token=token)
         _greet(host, listener.getsockname()[1], token, open_browser)
@@ -113,21 +112,10 @@ def _greet(host: str, port: int, token: str | None, open_browser: bool | None) -
 
 @contextlib.contextmanager
 def jobs_folder() -> Iterator[Path]:
-    """Yield a private folder for all jobs' files and what else is temporary; it is removed at the end.
-
-    Those that killed servers left are removed as well.
-    """
-    for abandoned in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError), open(abandoned / _LOCK) as lock:  # in use, or another user's
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(abandoned, ignore_errors=True)
-    with (
-        tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as root,
-        open(Path(root, _LOCK), "w") as lock,
-    ):
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        usual, tempfile.tempdir = tempfile.tempdir, root
+    """Yield a private folder for all jobs' files and what else is temporary; it is removed at the end."""
+    with private_folder("vocal-extraction-page-") as root:
+        usual, tempfile.tempdir = tempfile.tempdir, str(root)
         try:
-            yield Path(root)
+            yield root
         finally:
             tempfile.tempdir = usual
