@@ -61,7 +61,7 @@ class EvaluationOptions:
 
     tracks: PathLike | Sequence[PathLike] | None = None
     """Folders of songs with stems, in any of `track_layouts.LAYOUTS`; None is `dataset_folder`."""
-    list_path: PathLike | None = None
+    list_path: str | Path | None = None
     """A list of more of them, of which each may be one song's: see `extraction.addresses.songs_listed`."""
     dataset_folder: PathLike = DATASET_FOLDER  # of prepared songs, or for MUSDB18's; see `tracks.prepare_if_needed`
     musdb_path: PathLike | None = None
@@ -163,7 +163,7 @@ def evaluate_model(
     """
     from vocal_extraction.checkpointing import licence_of, load_checkpoint, named_checkpoints
 
-    use = {"mask": mask, "separator": separator, "normalization": normalization}
+    use: dict[str, Any] = {"mask": mask, "separator": separator, "normalization": normalization}
     for what, value in use.items():
         if value not in _CHOICES[what]:
             raise EvaluationError(f"Unknown {what}: {value!r}. Expected one of {', '.join(_CHOICES[what])}.")
