@@ -66,11 +66,10 @@ class DiskArray(contextlib.AbstractContextManager["DiskArray"]):
         values = np.empty((max(stop - start, 0), *self.row_shape), np.float32)
         data, position = values.reshape(-1).view(np.uint8).data, start * self._row_bytes
         while data:
-            part = os.pread(self._file.fileno(), len(data), position)
-            if not part:
+            n_read = os.preadv(self._file.fileno(), [data], position)
+            if not n_read:
                 raise EOFError(f"An array of {self.n_rows} rows on disk ends before row {stop}.")
-            data[: len(part)] = part
-            position, data = position + len(part), data[len(part) :]
+            position, data = position + n_read, data[n_read:]
         return values
 
     def append(self, values: NDArray[Any]) -> None:
