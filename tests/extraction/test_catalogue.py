@@ -149,6 +149,15 @@ def test_shards_do_each_song_once_and_are_merged(make_song, model, tmp_path, mon
 SLURM = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_MAX": "6"}
 
 
+def test_manifests_of_a_hundred_thousand_shards_are_merged(tmp_path):
+    line = {"source": "a.mp3", "outcome": "done", "seconds": 1.0, "reason": None, "duration_s": 60.0}
+    (tmp_path / "manifest-00003-of-100000.jsonl").write_text(json.dumps(line))
+    (tmp_path / "manifest-12345-of-100000.jsonl").write_text(json.dumps(line | {"source": "b.mp3"}))
+    totals = merge_manifests(tmp_path)
+    assert (totals.done, totals.failures.total()) == (2, 99_998)
+
+
+
 @pytest.mark.parametrize(
     "text, variables, index, n_shards",
     [

@@ -208,8 +208,9 @@ def merge_manifests(output_folder: str | Path) -> Totals:
     if not found:
         raise ExtractionError(f"There are no manifests of shards in {output}: --shard makes them.")
     totals, lines, seen = Totals(started_s=None), list[str](), set[str]()
-    n_shards = max(int(path[-11:-6]) for path in found)
-    for index in set(range(n_shards)) - {int(path[-20:-15]) for path in found}:
+    shards = [[int(number) for number in path[:-6].rsplit("-", 3)[1::2]] for path in found]  # index and n_shards
+    n_shards = max(n for _, n in shards)
+    for index in set(range(n_shards)) - {index for index, _ in shards}:
         totals.failures[f"the manifest of shard {index} of {n_shards} is missing"] += 1
     for path in [*sorted(found), f"{output}/{MANIFEST_NAME}"]:
         last: dict[str, dict[str, Any]] = {}
