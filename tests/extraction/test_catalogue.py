@@ -157,7 +157,6 @@ def test_manifests_of_a_hundred_thousand_shards_are_merged(tmp_path):
     assert (totals.done, totals.failures.total()) == (2, 99_998)
 
 
-
 @pytest.mark.parametrize(
     "text, variables, index, n_shards",
     [
