@@ -10,9 +10,16 @@ import pytest
 import torch
 from extraction_models import loaded, music
 
-from vocal_extraction.checkpointing import CheckpointError, load_checkpoint, save_checkpoint, shipped_checkpoints
+from vocal_extraction.checkpointing import (
+    CheckpointError,
+    load_checkpoint,
+    named_checkpoint,
+    save_checkpoint,
+    shipped_checkpoints,
+)
 from vocal_extraction.checkpointing.onnx_files import METADATA_KEY, graph_ends
 from vocal_extraction.checkpointing.shipped import member_paths
+from vocal_extraction.demo_songs import SAMPLE_RATE, synthesize_song
 from vocal_extraction.errors import ExportError
 from vocal_extraction.exporting import checking, export_model, exported
 from vocal_extraction.model_library.known import VOCALS_DB
@@ -178,6 +185,14 @@ def test_an_exported_file_separates_as_torch_does(name, int8, make_checkpoint, a
     found, expected = (separate(song, 44_100, model=each, stems=["all"]) for each in (file, checkpoint))
     assert len(found) == len(model.sources)
     assert all(decibels(found[name], expected[name]) < (-20 if int8 else -100) for name in expected)
+
+
+def test_weights_of_8_bits_resolve_songs_of_more_bandwidth_than_those_trained_on(tmp_path):
+    checkpoint = named_checkpoint("classic")  # trained on songs that end at 16 to 20 kHz
+    song = sum(synthesize_song(1, 3.0).values())
+    file = export_model(checkpoint, tmp_path / "model.onnx", int8=True, check=False)
+    found, expected = (separate(song, SAMPLE_RATE, model=each)["vocals"] for each in (file, checkpoint))
+    assert decibels(found, expected) < -18
 
 
 def test_an_export_that_is_worse_is_not_written(make_checkpoint, a_short_song, tmp_path, monkeypatch):

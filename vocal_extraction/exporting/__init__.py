@@ -60,7 +60,7 @@ def exported(
         given = f"is the mean of {len(model.members)} models" if model.output == "mean" else "gives waveforms"
         raise ExportError(f"{model.path} {given}; only single networks from magnitudes to masks can be exported.")
     n_bins, n_channels = model.signal.n_bins, model.n_channels
-    graphs, layers = export_graphs(model.network, n_bins=n_bins, n_channels=n_channels, fold=fold)
+    graphs, layers = export_graphs(model.network, n_bins=n_bins, n_channels=n_channels, fold=fold, limit=int8)
     directions = [layer["directions"] for layer in layers]
     if streaming and (not layers or max(directions) > 1):
         raise ExportError(f"{model.path} needs the end of a song before its beginning: it cannot run on a stream.")

@@ -33,13 +33,16 @@ class _Part(nn.Module):
 
 
 def export_graphs(
-    network: nn.Module, *, n_bins: int, n_channels: int, fold: bool
+    network: nn.Module, *, n_bins: int, n_channels: int, fold: bool, limit: bool = False
 ) -> tuple[dict[str, onnx.ModelProto], list[dict[str, int]]]:
-    """Return a network's graphs, and the directions and units of each layer; `fold` computes constants beforehand."""
+    """Return a network's graphs, and the directions and units of each layer; `fold` computes constants beforehand.
+
+    `limit` cuts features off at the network's `largest_feature`, so that 8 bits resolve the others.
+    """
     values = {"magnitudes": torch.full((_N_ITEMS, _N_FRAMES, n_bins, n_channels), 0.01)}
     inner: Any = layerwise_network(network)
     layers: list[OverTime] = [] if inner is None else inner.layers_over_time()
-    parts = _layerwise_parts(inner, layers) if layers else {}
+    parts = _layerwise_parts(inner, layers, limit=limit) if layers else {}
     parts.setdefault(NETWORK, _Part(lambda data: network({"mix_magnitude": data})["mask"], network))
     directions = [2 if layer.lstm.bidirectional else 1 for layer in layers]
     graphs = {}
@@ -57,10 +60,16 @@ def export_graphs(
     return graphs, [{"directions": n, "units": m} for n, m in zip(directions, units, strict=True)]
 
 
-def _layerwise_parts(network: Any, layers: Sequence[OverTime]) -> dict[str, _Part]:
+def _layerwise_parts(network: Any, layers: Sequence[OverTime], *, limit: bool) -> dict[str, _Part]:
     """Return the parts of a network by the names of their graphs; each takes and gives the frames first."""
+
+    def encode(data: Tensor) -> Tensor:
+        features: Tensor = network.encode(data).transpose(0, 1)
+        largest = network.largest_feature
+        return features.clamp(-largest, largest) if limit and largest < float("inf") else features
+
     parts = {
-        "encode": _Part(lambda data: network.encode(data).transpose(0, 1), network),
+        "encode": _Part(encode, network),
         "decode": _Part(lambda features: network.decode(features.transpose(0, 1)), network),
     }
     for i, layer in enumerate(layers):

@@ -32,6 +32,7 @@ class Network(nn.Module):
 
     block_frames: int | None = None  # frames of the blocks that it takes in turn; None: it takes any number of frames
     has_one_for_each_source = False  # whether it is a network for each source, of which `only` returns some
+    largest_feature = math.inf  # what `encode` gives of usual songs is smaller; graphs of 8 bits cut it off there
     lookahead = 0  # by how many frames masks are delayed, for a network that runs forwards only
 
     def forward(self, data: Tensor) -> dict[str, Tensor]:

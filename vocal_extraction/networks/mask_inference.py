@@ -38,6 +38,8 @@ class MaskInference(Network):
         If the activation is another.
     """
 
+    largest_feature = 8.0  # standard deviations; of bins where training songs were silent, there are thousands
+
     def __init__(
         self,
         num_features: int,
