@@ -35,7 +35,8 @@ class Song {
     this.beside = Math.ceil(length / 2 / hop); // frames that reach into the samples of a chunk's own from either side
     this.isLayered = model.layers.length > 0;
     const framesOf = (seconds) => Math.max(1, Math.round((seconds * rate) / hop));
-    this.chunkLength = framesOf(CHUNK_S);
+    // Chunks as on a CPU: 8 bits depend on what else is in a chunk.
+    this.chunkLength = Math.ceil(this.nFrames / Math.ceil(this.nFrames / framesOf(CHUNK_S)));
     this.parts = this.isLayered ? this.partsOf(this.chunkLength, this.beside, 1) : this.partsOf(framesOf(chunks.chunk_s), framesOf(chunks.context_s), STEP_FRAMES);
     this.estimated = [...new Set(plan.flatMap((stem) => stem.sources))];
   }
