@@ -115,6 +115,8 @@ class TrackFolder:
         if isinstance(text, TrackFolder):
             return text
         name, weight, source = str(text), 1.0, None
+        if "://" in name:
+            raise TrackError(f"{name} is an address, but songs with stems are read from folders: mount or copy them.")
         if not Path(name).exists() and "=" in name:
             name, _, number = name.rpartition("=")
             try:

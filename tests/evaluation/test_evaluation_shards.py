@@ -8,6 +8,7 @@ from evaluation_songs import QUIET, save_model, write_songs
 from vocal_extraction.command_line.parser import parse
 from vocal_extraction.evaluation import EvaluationError, evaluate_estimates, evaluate_model
 from vocal_extraction.extraction.shards import Shard
+from vocal_extraction.track_layouts import TrackError
 
 pytestmark = pytest.mark.usefixtures("quick_evaluation")
 
@@ -67,6 +68,13 @@ def test_processes_score_estimates_too(tmp_path):
     found = evaluate_estimates(tmp_path / "songs", engine="processes", **options)
     values = [rows["estimates"]["scores"]["vocals"]["SI-SDR"] for rows in scores_of(found).values()]
     assert [value.get("at_limit") for value in values] == [True] * 3, "they are the references themselves"
+
+
+@pytest.mark.parametrize("content, sentence", [("", "names no folders"), ("s3://bucket/song\n", "is an address, but")])
+def test_lists_without_folders(content, sentence, tmp_path):
+    (tmp_path / "list.txt").write_text(content)
+    with pytest.raises((EvaluationError, TrackError), match=sentence):
+        evaluate_model(save_model(tmp_path / "model.pth"), list_path=tmp_path / "list.txt", **QUIET)
 
 
 def test_songs_of_one_name_are_refused(tmp_path):

@@ -103,6 +103,8 @@ class EvaluationOptions:
         if self.list_path is not None:
             with tempfile.TemporaryDirectory() as scratch:
                 folders += songs_listed(self.list_path, Path(scratch))
+        if not folders:
+            raise EvaluationError(f"The list {self.list_path} names no folders of songs.")
         tracks = find_tracks(folders, **which)
         name, n_songs = collections.Counter(track.name for track in tracks).most_common(1)[0]
         if n_songs > 1:
