@@ -65,7 +65,12 @@ def test_processes_score_what_threads_do_and_a_song_that_fails_keeps_no_other_fr
 
 def test_processes_score_estimates_too(tmp_path):
     options = QUIET | {"list_path": songs_apart(tmp_path / "songs"), "output_folder": tmp_path / "out"}
-    found = evaluate_estimates(tmp_path / "songs", engine="processes", **options)
+    options |= {"engine": "processes"}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".in-hand").write_text('{"b": 3}')  # as if it had killed its worker three times
+    with pytest.raises(EvaluationError, match=r"2 songs done.*1 failed .*died N times.*--overwrite tries it again"):
+        evaluate_estimates(tmp_path / "songs", **options)
+    found = evaluate_estimates(tmp_path / "songs", **options, overwrite=True)
     values = [rows["estimates"]["scores"]["vocals"]["SI-SDR"] for rows in scores_of(found).values()]
     assert [value.get("at_limit") for value in values] == [True] * 3, "they are the references themselves"
 

@@ -244,7 +244,8 @@ def _evaluate(
     jobs = [Job(sources.of(track), {row: system, **beside}, *more, notes) for track, system, notes in songs]
     scored: Iterable[dict[str, Any]] = ()
     if options.engine != "threads":
-        own: Any = {name: getattr(options, name) for name in ("engine", "cluster", "gpu_share", "price_per_core_hour")}
+        names = ("engine", "cluster", "gpu_share", "price_per_core_hour", "overwrite")
+        own: Any = {name: getattr(options, name) for name in names}
         scored = run_on_workers(jobs, work, **own, in_hand=folder / in_hand, show=options.progress)
     elif jobs:  # a shard may be without songs
         running = run_jobs(jobs, n_jobs=options.n_jobs)

@@ -57,17 +57,18 @@ def run_on_workers(
     gpu_share: float,
     price_per_core_hour: float | None,
     in_hand: Path,
+    overwrite: bool,
     show: bool,
 ) -> list[dict[str, Any]]:
     """Run jobs on the workers of an engine, see `extract_catalogue`, and return the contents of their songs' files.
 
     Songs that fail keep no others from being scored; at the end an `EvaluationError` says how many did, and why.
-    `in_hand` is the file of the songs that workers have begun.
+    `in_hand` is the file of the songs that workers have begun; `overwrite` tries again what was given up.
     """
     hire, n_paid = engine_of(engine, work, cluster=cluster, gpu_share=gpu_share)
     totals, contents = Totals(price_per_core_hour, n_paid), list[dict[str, Any]]()
     with (
-        contextlib.closing(Tries(in_hand)) as tries,
+        contextlib.closing(Tries(in_hand, afresh=overwrite)) as tries,
         contextlib.closing(ProgressBars(len(jobs), show=show, totals=totals)) as bars,
     ):
 
