@@ -86,6 +86,7 @@ def test_a_model_of_another_program(tmp_path):
         ({"layers": [{"directions": 2, "units": 4}] * 3}, "cannot be cut"),
         ({"layers": [{"directions": 1, "units": 4}] * 2}, "ONNXRuntimeError|cannot be cut"),
         ({"lookahead": -1}, "lookahead"),
+        ({"block_frames": 1_000_000}, "block_frames"),
     ],
 )
 def test_metadata_that_lies(metadata, match, changed):

@@ -158,9 +158,9 @@ def layers_of(stored: dict[str, Any]) -> list[dict[str, int]]:
     return layers
 
 
-def lookahead_of(stored: dict[str, Any]) -> int:
-    """Return by how many frames masks are delayed."""
-    lookahead = stored.get("lookahead", 0)
-    if type(lookahead) is not int or not 0 <= lookahead <= MOST_LAYERS:
-        raise CheckpointError("its metadata has a lookahead that is none")
-    return lookahead
+def frames_of(stored: dict[str, Any], name: str, most: int) -> int:
+    """Return a number of frames, `lookahead` or `block_frames`, that the metadata has; 0 where it has none."""
+    n_frames = stored.get(name, 0)
+    if type(n_frames) is not int or not 0 <= n_frames <= most:
+        raise CheckpointError(f"its metadata has a {name} that is none")
+    return n_frames

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from vocal_extraction.checkpointing.archive import CheckpointError, reason_of
 from vocal_extraction.checkpointing.metadata import CheckpointMetadata
-from vocal_extraction.checkpointing.onnx_files import NETWORK, WAYS, cut, layers_of, lookahead_of, metadata_of, parse
+from vocal_extraction.checkpointing.onnx_files import NETWORK, WAYS, cut, frames_of, layers_of, metadata_of, parse
 from vocal_extraction.errors import SettingsError
 
 Rows = NDArray[np.float32]
 _N_ITEMS, _N_FRAMES = 2, 5  # of what a network is tried on
+_MOST_LOOKAHEAD, _MOST_BLOCK = 64, 4_096  # frames
 _state = onnxruntime.capi.onnxruntime_pybind11_state
 _REFUSALS = tuple(  # what ONNX Runtime raises of a graph that it cannot run
     getattr(_state, name)
@@ -43,9 +44,15 @@ class OnnxNetwork:
     """A network as the serialized graphs that it is cut into, each run on the thread that calls it."""
 
     def __init__(
-        self, graphs: Mapping[str, bytes], layers: Sequence[Mapping[str, int]], precision: str, lookahead: int
+        self,
+        graphs: Mapping[str, bytes],
+        layers: Sequence[Mapping[str, int]],
+        precision: str,
+        lookahead: int,
+        block_frames: int,
     ) -> None:
-        self._made_of, self.lookahead = (graphs, layers, precision, lookahead), lookahead
+        self._made_of, self.lookahead = (graphs, layers, precision, lookahead, block_frames), lookahead
+        self.block_frames = block_frames or None  # as of `networks.Network`
         self.name = f"ONNX Runtime {onnxruntime.__version__} ({precision})"
         options = onnxruntime.SessionOptions()
         options.enable_cpu_mem_arena = False  # it keeps the memory of the largest chunk for each thread
@@ -92,7 +99,8 @@ def load_onnx(
         metadata, layers = metadata_of(stored), layers_of(stored)
         graphs = cut(model, [layer["directions"] for layer in layers])
         parts = {part: graph.SerializeToString() for part, graph in graphs.items()}
-        network = OnnxNetwork(parts, layers, str(stored.get("precision"))[:16], lookahead_of(stored))
+        numbers = (frames_of(stored, "lookahead", _MOST_LOOKAHEAD), frames_of(stored, "block_frames", _MOST_BLOCK))
+        network = OnnxNetwork(parts, layers, str(stored.get("precision"))[:16], *numbers)
         _try(network, metadata)
     except (CheckpointError, SettingsError, *_REFUSALS) as error:
         raise CheckpointError(f"{name} was refused: {reason_of(error).rstrip('.')}. Export the model again.") from error

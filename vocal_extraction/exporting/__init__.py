@@ -70,6 +70,7 @@ def exported(
         "streaming": streaming,
         "source": {"name": model.name, "sha256": model.sha256, "vocals_si_sdr_db": VOCALS_DB.get(model.name)},
         "lookahead": getattr(layerwise_network(model.network), "lookahead", 0),
+        "block_frames": getattr(model.network, "block_frames", None) or 0,
     }
     metadata = stored(model.metadata, **facts)
     whole = joined(graphs, directions, streaming=streaming)

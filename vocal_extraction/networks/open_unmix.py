@@ -72,7 +72,7 @@ class OpenUnmix(Network):
 
 def _normalized(norm: nn.BatchNorm1d, features: Tensor) -> Tensor:
     normalized: Tensor = norm(features.flatten(0, 1))
-    return normalized.unflatten(0, features.shape[:2])
+    return normalized.reshape(features.shape)
 
 
 def _beside(features: Tensor, output: Tensor, *, n_first: int) -> Tensor:

@@ -68,7 +68,7 @@ class DoublingConvolution(nn.ConvTranspose2d):
 
     def forward(self, data: Tensor) -> Tensor:  # type: ignore[override]
         """Double the last two axes."""
-        if self.out_channels > _MOST_SHUFFLED:
+        if self.out_channels > _MOST_SHUFFLED or torch.onnx.is_in_onnx_export():  # whose kernels must be constants
             return super().forward(data)[..., :-1, :-1]
         # An even output takes every other tap, an odd one those between: four convolutions of 3 x 3, as one.
         taps = torch.tensor([[3, 1, 5], [4, 2, 0]])  # the sixth is zero
