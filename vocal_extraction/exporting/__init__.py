@@ -2,11 +2,13 @@
 
 import json
 import logging
+import math
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from vocal_extraction.atomic_files import StorageError, write_bytes, write_json
@@ -14,6 +16,9 @@ from vocal_extraction.checkpointing import LoadedModel, load_checkpoint
 from vocal_extraction.checkpointing.onnx_files import METADATA_KEY, cut, graph_ends, stored
 from vocal_extraction.errors import ExportError
 from vocal_extraction.model_library.known import VOCALS_DB
+
+_OUTPUT_AXES = {"Conv": 0, "ConvTranspose": 1}  # of their kernels
+_SMALL_KERNEL = 2**14  # weights up to which a kernel stays in floats: a hundredth of the size, most of the loss
 
 
 def export_model(
@@ -80,16 +85,35 @@ def exported(
 
 
 def _quantized(whole: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a graph with weights of 8 bits; what they are multiplied with is quantized as it comes."""
+    """Return a graph with weights of 8 bits; what LSTMs and products multiply them with is quantized as it comes."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     logging.disable(logging.WARNING)  # advice that is for other kinds of networks
     try:
         with tempfile.TemporaryDirectory() as folder:
-            quantize_dynamic(whole, Path(folder, "a.onnx"), weight_type=QuantType.QInt8)
-            return onnx.load(Path(folder, "a.onnx"))
+            quantize_dynamic(whole, Path(folder, "a.onnx"), ["LSTM", "MatMul"], weight_type=QuantType.QInt8)
+            whole = onnx.load(Path(folder, "a.onnx"))
     finally:
         logging.disable(logging.NOTSET)
+    _store_kernels_in_8_bits(whole.graph)
+    return whole
+
+
+def _store_kernels_in_8_bits(graph: onnx.GraphProto) -> None:
+    """Give large kernels of convolutions a scale for each output channel; they still multiply in floats.
+
+    Integers would take three times as long, and lose 0.36 dB of what Spleeter estimates.
+    """
+    axes = {node.input[1]: _OUTPUT_AXES[node.op_type] for node in graph.node if node.op_type in _OUTPUT_AXES}
+    large = [each for each in graph.initializer if each.name in axes and math.prod(each.dims) > _SMALL_KERNEL]
+    for kernel in large:
+        weights, axis = onnx.numpy_helper.to_array(kernel), axes[kernel.name]
+        others = tuple(i for i in range(weights.ndim) if i != axis)
+        scale = np.maximum(abs(weights).max(axis=others, keepdims=True) / 127, np.finfo(np.float32).tiny)
+        parts = {f"{kernel.name}.int8": np.rint(weights / scale).astype(np.int8), f"{kernel.name}.scale": scale.ravel()}
+        graph.initializer.remove(kernel)
+        graph.initializer.extend(onnx.numpy_helper.from_array(part, name) for name, part in parts.items())
+        graph.node.insert(0, onnx.helper.make_node("DequantizeLinear", [*parts], [kernel.name], axis=axis))
 
 
 def _write_folder(folder: Path, whole: onnx.ModelProto, metadata: dict[str, Any]) -> None:
