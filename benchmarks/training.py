@@ -2,7 +2,7 @@
 
 The reference is the tutorial's training: nussl's `OnTheFly` dataset around scaper's mixtures, one worker that mixes,
 nussl's network, and engines of ignite. It would take most of a day, so some of its batches are timed and multiplied; of
-this project's, whole training epochs and a part of the validation. The notes under the table have every factor.
+this project's, whole epochs. The notes under the table have every factor.
 Both take turns on the same songs and are timed by the clock: measure on an idle machine.
 """
 
@@ -34,7 +34,6 @@ from vocal_extraction.training.state import TrainingState
 from vocal_extraction.training.trainer import Trainer
 
 N_ROUNDS = 3
-N_VALIDATED = 200  # validation mixtures of this project in each round
 N_REFERENCE_BATCHES = 3
 N_REFERENCE_VALIDATION_BATCHES = 2
 
@@ -98,16 +97,11 @@ def _notes(ours: Seconds, reference: Seconds, waited: float) -> tuple[str, ...]:
         f"this: start {statistics.median(ours.start):.1f} s once, making the validation mixtures "
         f"{ours.rendering[0]:.1f} s once, an epoch {statistics.median(ours.training):.1f} s of training, "
         f"{statistics.median(ours.validation):.1f} s of validation, {statistics.median(ours.writing):.2f} s of writing",
-        f"this, measured: whole training epochs, and {N_VALIDATED} validation mixtures, multiplied by "
-        f"{_our_factor():g}; {waited:.0%} of the training's time went into waiting for mixtures",
+        f"this: {waited:.0%} of the training's time went into waiting for mixtures",
         f"reference, an epoch: {statistics.median(reference.training):.0f} s of training, from "
         f"{N_REFERENCE_BATCHES} batches multiplied by {training:.3g}; {statistics.median(reference.validation):.0f} s "
         f"of validation, from {N_REFERENCE_VALIDATION_BATCHES} batches multiplied by {validation:g}",
     )
-
-
-def _our_factor() -> float:
-    return (_SCHEDULE.n_validation_mixtures or 0) / N_VALIDATED
 
 
 def _reference_factors() -> tuple[float, float]:
@@ -130,13 +124,11 @@ def _dataset(folder: Path) -> Path:
 
 def _our_round(seconds: Seconds, dataset: Path, folder: Path, *, epoch: int) -> float:
     """Train an epoch, as `train_model` does; return the share of it that was waited for mixtures."""
-    training = dataclasses.replace(_SCHEDULE, n_validation_mixtures=N_VALIDATED)
-    preset = dataclasses.replace(SPECIFIED, training=training)
     with resources(_CPU, None) as n_workers:
 
         def start() -> Trainer:
-            state, tracks = TrainingState(preset, seed=0, device=_CPU), find_training_tracks([dataset], preset)
-            data = DataModule(preset, 0, tracks, Processes(), device=_CPU, n_workers=n_workers, cache_folder=dataset)
+            state, tracks = TrainingState(SPECIFIED, seed=0, device=_CPU), find_training_tracks([dataset], SPECIFIED)
+            data = DataModule(SPECIFIED, 0, tracks, Processes(), device=_CPU, n_workers=n_workers, cache_folder=dataset)
             trainer = Trainer(state, data, folder, Processes(), progress=False)
             trainer.sanity_check()
             return trainer
@@ -148,14 +140,14 @@ def _our_round(seconds: Seconds, dataset: Path, folder: Path, *, epoch: int) -> 
         first_s, scores = _timed(lambda: trainer.validate(state.result))
         if not seconds.rendering:
             again_s, scores = _timed(lambda: trainer.validate(state.result))
-            seconds.rendering.append((first_s - again_s) * _our_factor())
+            seconds.rendering.append(first_s - again_s)
             first_s = again_s
         losses = {"validation_loss": scores.loss, "validation_si_sdr_db": scores.si_sdr_db}
         state.history.append({"epoch": epoch, **row, **losses, "is_best": True, "duration_s": training_s})
         writing_s, _ = _timed(lambda: write_epoch(state, folder))
     seconds.start.append(start_s)
     seconds.training.append(training_s)
-    seconds.validation.append(first_s * _our_factor())
+    seconds.validation.append(first_s)
     seconds.writing.append(writing_s)
     return row["data_wait_share"]
 
