@@ -316,7 +316,7 @@ def test_padding_of_coders_passes_for_whole(tmp_path, song, ending):
     source = tmp_path / f"song.{ending}"
     ffmpeg("-i", song, "-ar", 8_000, "-ac", 1, source)
     with SongReader(examine(source)) as reader:
-        assert sum(block.shape[1] for block in reader.blocks()) >= 0.9 * 8_000
+        assert sum(map(len, reader.blocks())) >= 0.9 * 8_000
         assert not reader.notes
 
 

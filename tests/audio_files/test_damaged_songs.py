@@ -77,7 +77,7 @@ def read(path, **options):
     """Return a song with its gaps filled, (n_samples, n_channels), and its notes."""
     with SongReader(examine(path), **options) as reader, DiskArray((reader.n_channels,)) as song:
         for block in reader.blocks():
-            song.append(block.T)
+            song.append(block)
         fill_gaps(song, reader.gaps)
         return np.array(song[0 : len(song)]), reader.notes
 

@@ -71,7 +71,7 @@ def _take_stream(pieces: list[bytes], folder: Path) -> None:
         assert reader.n_channels > 0
         assert reader.sample_rate > 0
         for block in reader.blocks():
-            assert block.shape[0] == reader.n_channels
+            assert block.shape[1] == reader.n_channels
 
 
 _PROBED: dict[str, Any] = {

@@ -17,7 +17,7 @@ from vocal_extraction.audio_files.ffmpeg import Ffmpeg, ProgramError, input_argu
 from vocal_extraction.audio_files.probing import SongFacts
 from vocal_extraction.errors import DamagedSongError, ExtractionError
 
-Samples = NDArray[np.float32]  # shape: (n_channels, n_samples)
+Samples = NDArray[np.float32]  # shape: (n_samples, n_channels)
 _BLOCK_SAMPLES = 2**16
 _LOSSY_FRAMES = 4_608  # samples of a few coded frames: what encoders add before and after a song
 _OPEN_ENDED = (*integrity.SELF_FRAMED, "ogg", "asf")
@@ -58,7 +58,7 @@ class SongReader(Ffmpeg):
         return self
 
     def blocks(self) -> Iterator[Samples]:
-        """Yield the song, (n_channels, n_samples) in turn, after silence until the picture's beginning."""
+        """Yield the song, (n_samples, n_channels) in turn, after silence until the picture's beginning."""
         yield from self._offset()
         n_samples = 0
         frame_bytes = 4 * self.n_channels
@@ -68,7 +68,7 @@ class SongReader(Ffmpeg):
             if self._checksum is not None:
                 self._checksum.update(block)
             if len(block):
-                yield np.ascontiguousarray(block.T)
+                yield block
         self._judge(n_samples)
         if n_samples == 0:
             raise ExtractionError(f"{self._song} holds no samples: its length is zero.")
@@ -79,7 +79,7 @@ class SongReader(Ffmpeg):
         self.notes.append(f"the audio begins {offset_s:.3f} s after the picture: so much silence stands before it")
         self._n_offset = round(offset_s * self.sample_rate)
         for start in range(0, self._n_offset, _BLOCK_SAMPLES):
-            yield np.zeros((self.n_channels, min(_BLOCK_SAMPLES, self._n_offset - start)), np.float32)
+            yield np.zeros((min(_BLOCK_SAMPLES, self._n_offset - start), self.n_channels), np.float32)
 
     def _read_header(self) -> tuple[int, int]:
         """Read the header of the wav that ffmpeg writes: number of channels, sample rate."""

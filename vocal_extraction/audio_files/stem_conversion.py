@@ -56,9 +56,9 @@ def are_converted(stems: Iterable[Path], wavs: Iterable[Path]) -> bool:
 def _resampled(reader: SongReader, sample_rate: int) -> Iterator[NDArray[np.float32]]:
     """Yield the blocks (n_samples, n_channels) of a song at another sample rate."""
     if reader.sample_rate == sample_rate:
-        yield from (block.T for block in reader.blocks())
+        yield from reader.blocks()
         return
     stream = soxr.ResampleStream(reader.sample_rate, sample_rate, reader.n_channels, dtype="float32")
     for block in reader.blocks():
-        yield stream.resample_chunk(block.T.copy())
+        yield stream.resample_chunk(block)
     yield stream.resample_chunk(np.zeros((0, reader.n_channels), dtype=np.float32), last=True)

@@ -162,7 +162,7 @@ def _decode(reader: SongReader, mixture: DiskArray, longest_s: float | None, wat
     peak = 0.0
     most_samples = math.inf if longest_s is None else longest_s * reader.sample_rate
     for block in reader.blocks():
-        mixture.append(block.T)
+        mixture.append(block)
         peak = max(peak, float(block.max()), -float(block.min()))
         if len(mixture) > most_samples:
             raise SongTooLongError(most_samples / reader.sample_rate)
