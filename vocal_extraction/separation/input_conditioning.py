@@ -17,6 +17,8 @@ from vocal_extraction.separation.disk_array import Array, Rows
 
 MARGIN_S = 0.2  # how far the high-pass reaches, before and after, in seconds
 _CUTOFF_HZ = 25.0  # the lowest voices begin at 60 Hz; the high-pass is 6 dB down here, and closed within 5 Hz
+_SLOW_RATE = 1_378  # samples of slow waves per second
+_BLOCK_STEPS = 64  # of these that are multiplied with splines at once
 _LEAST_CORRELATION = 0.35  # above, two channels are taken together (docs/measurements.md)
 _SILENCE = 1e-3  # a second of a channel with less than this share of the song's mean power is silent: -30 dB
 _LARGEST_SAMPLE = 1e15  # squares of larger samples leave the range of 32-bit floats
@@ -93,17 +95,22 @@ def _have_much_in_common(covariance: NDArray[np.float64], one: int, other: int) 
 def without_slow_waves(rows: Rows, sample_rate: int, *, beside: tuple[int, int] = (0, 0)) -> Rows:
     """Remove offset and waves below 25 Hz from (n_channels, n_samples).
 
-    So many samples `beside` those that are returned, before and after, are in the rows as well.
+    So many samples `beside` those that are returned, before and after, are in the rows as well. A low-pass of what
+    cubic B-splines leave at a thirtieth of the rate is as exact as one of all samples to -85 dB, and 10 times as quick.
     """
-    margin, (before, after) = round(MARGIN_S * sample_rate), beside
-    wanted = rows[:, before : rows.shape[1] - after]
-    if not wanted.shape[1]:
-        return wanted
-    padded = np.pad(rows, ((0, 0), (margin - before, margin - after)), mode="edge")
-    n_fft = -(-padded.shape[1] // 4_096) * 4_096
+    margin, (before, after), n = round(MARGIN_S * sample_rate), beside, rows.shape[1] - sum(beside)
+    if n <= 0:
+        return rows[:, :0]
+    step = max(sample_rate // _SLOW_RATE, 1)
+    n_slow, splines = -(-(n + 2 * margin) // (_BLOCK_STEPS * step)) * _BLOCK_STEPS, _splines(step)
+    padded = np.pad(rows, ((0, 0), (margin - before, n_slow * step - margin - n - after)), mode="edge")
+    # Each sample is part of four splines. Products are of blocks: those of larger arrays start threads of their own.
+    parts = padded.reshape(len(rows), -1, _BLOCK_STEPS, step) @ splines
+    sums = np.sum([np.roll(parts[..., j].reshape(len(rows), -1), -j, axis=1) for j in range(4)], axis=0)
     # With a factor of its own, as in "forward", NumPy stays with 32-bit floats, in a third of the time.
-    slow = np.fft.irfft(np.fft.rfft(padded, n_fft, norm="forward") * _low_pass(n_fft, sample_rate), n_fft)
-    return wanted - slow[:, margin : margin + wanted.shape[1]].astype(np.float32)
+    slow = np.fft.irfft(np.fft.rfft(sums, norm="forward") * _low_pass(n_slow, step, sample_rate), n_slow)
+    parts = np.stack([np.roll(slow.astype(np.float32), j, axis=1) for j in range(4)], axis=-1).reshape(parts.shape)
+    return rows[:, before : before + n] - (parts @ splines.T).reshape(len(rows), -1)[:, margin : margin + n]
 
 
 @functools.lru_cache(maxsize=16)
@@ -112,11 +119,24 @@ def _hann(n_samples: int) -> NDArray[np.float32]:
 
 
 @functools.lru_cache(maxsize=16)
-def _low_pass(n_fft: int, sample_rate: int) -> NDArray[np.float32]:
-    """Return the response of a low-pass without delay, times `n_fft`: a windowed sinc, wrapped around zero."""
-    margin = round(MARGIN_S * sample_rate)
-    n = np.arange(-margin, margin + 1)
-    taps = np.sinc(2 * _CUTOFF_HZ / sample_rate * n) * np.hanning(len(n) + 2)[1:-1]
-    kernel = np.zeros(n_fft)
+def _splines(step: int) -> NDArray[np.float32]:
+    """Return the four steps of a cubic B-spline, (step, 4), the sum of which is 1."""
+    box = np.ones(step)
+    spline = np.convolve(np.convolve(box, box), np.convolve(box, box))
+    return (np.append(spline, np.zeros(3)) / spline.sum()).reshape(4, step).T.astype(np.float32)
+
+
+@functools.lru_cache(maxsize=16)
+def _low_pass(n_slow: int, step: int, sample_rate: int) -> NDArray[np.float32]:
+    """Return the response of a low-pass without delay between two splines, times `n_slow * step`.
+
+    It is a windowed sinc, wrapped around zero, over what splines leave of each frequency, twice.
+    """
+    reach = round(MARGIN_S * sample_rate) // step - 4  # the splines reach the rest
+    n = np.arange(-reach, reach + 1)
+    taps = np.sinc(2 * _CUTOFF_HZ * step / sample_rate * n) * np.hanning(len(n) + 2)[1:-1]
+    kernel = np.zeros(n_slow)
     kernel[n] = taps / taps.sum()
-    return n_fft * np.fft.rfft(kernel).real.astype(np.float32)
+    angles = np.arange(n_slow // 2 + 1) * np.pi / (n_slow * step)
+    box = np.divide(np.sin(step * angles), step * np.sin(angles), out=np.ones_like(angles), where=angles > 0)
+    return (n_slow * step * np.fft.rfft(kernel).real / box**8).astype(np.float32)

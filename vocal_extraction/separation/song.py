@@ -102,7 +102,6 @@ class SongSeparation:
         self._block_frames = blocks if settings.phase == "mixture" else None
         self._adding = threading.Lock()
         self._layers: LayerwiseSong | None = None
-        self._filtered_song: Array | None = None  # without slow waves, after the first pass of several
 
     def _groups(self) -> list[list[Chunk]]:
         """Return the chunks of the song, in groups that go through the network together."""
@@ -152,18 +151,11 @@ class SongSeparation:
         example = self._network_input(self._items(self._reached_by(slice(0, 1))))
         layers = LayerwiseSong(self._runtime, self._scratch, n_frames=self._n_frames, example=example)
 
-        filtered = self._scratch.new(*self._song.shape) if self._margin else None
-
         def encode(frames: slice) -> None:
-            items = self._items(self._reached_by(frames))
-            layers.encode(frames, self._network_input(items))
-            if filtered is not None:
-                kept, first = self._samples_of(frames), self._reached_by(frames).start
-                filtered[kept] = self._rows_of(items[..., kept.start - first : kept.stop - first])
+            layers.encode(frames, self._network_input(self._items(self._reached_by(frames))))
 
         arriving = self._arriving(chunks, lambda frames: frames)
         for_each(self._pool, encode, arriving, lambda n_done: tick(_ENCODING * n_done / len(chunks)))
-        self._filtered_song = filtered
         layers.run(chunks, self._pool, lambda share: tick(_ENCODING + _LAYERS * share))
         return layers
 
@@ -204,14 +196,11 @@ class SongSeparation:
             first = int(mirrored.min())
             return self._views_of(self._song[first : int(mirrored.max()) + 1].T[:, mirrored - first])
         rows = np.zeros((self._n_channels, samples.stop - samples.start), np.float32)
-        if self._filtered_song is not None:
-            read = self._filtered_song[start:stop].T
-        else:
-            first, last = max(start - self._margin, 0), min(stop + self._margin, self._n_samples)
-            read = self._song[first:last].T
-            if self._margin:
-                beside = (start - first, last - stop)
-                read = conditioning.without_slow_waves(read, self._signal.sample_rate, beside=beside)
+        first, last = max(start - self._margin, 0), min(stop + self._margin, self._n_samples)
+        read = self._song[first:last].T
+        if self._margin:
+            beside = (start - first, last - stop)
+            read = conditioning.without_slow_waves(read, self._signal.sample_rate, beside=beside)
         rows[:, start - samples.start : stop - samples.start] = read
         return self._views_of(rows)
 
