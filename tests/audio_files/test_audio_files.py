@@ -15,8 +15,8 @@ from extraction_models import ConstantMask, loaded, music, tiny_model
 
 from vocal_extraction.atomic_files import StorageError
 from vocal_extraction.audio_files.decoding import SongReader
-from vocal_extraction.audio_files.encoding import StemWriter, choose_coding
-from vocal_extraction.audio_files.ffmpeg import Ffmpeg, Program, ProgramError, last_line
+from vocal_extraction.audio_files.encoding import choose_coding
+from vocal_extraction.audio_files.ffmpeg import Ffmpeg, ProgramError
 from vocal_extraction.audio_files.probing import examine
 from vocal_extraction.errors import DamagedSongError, ExtractionCancelledError, ExtractionError
 from vocal_extraction.extraction import extract_vocals
@@ -401,48 +401,9 @@ def test_progress_tells_how_far_it_is(song, extract):
     assert reported[-1] == (pytest.approx(1.013, abs=1e-3), pytest.approx(1.013, abs=1e-3))
 
 
-def test_ffmpeg_that_stands_still_is_ended(monkeypatch):
-    monkeypatch.setattr("vocal_extraction.audio_files.ffmpeg.STANDSTILL_S", 0.3)
-    endless = ["-f", "s16le", "-ar", "8000", "-ac", "1", "-i", "pipe:0", "-f", "wav", "pipe:1"]
-    standing = os.pipe()
-    before = os.dup(0)
-    os.dup2(standing[0], 0)
-    try:
-        with Ffmpeg(endless, reads=True) as child, pytest.raises(ProgramError, match="stood still"):
-            list(iter(child.read, b""))
-    finally:
-        os.dup2(before, 0)
-        for number in (*standing, before):
-            os.close(number)
-
-
 def test_a_missing_ffmpeg_is_named(song, extract, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ProgramError, match=r"ffprobe was not found\. Install it"):
         extract(song)
     with pytest.raises(ProgramError, match=r"ffmpeg was not found\. Install it"):
         Ffmpeg(["-version"])
-
-
-def test_ffprobe_that_never_ends_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr("vocal_extraction.audio_files.ffmpeg.STANDSTILL_S", 0.1)
-    with Program("/bin/sleep", ["9"], reads=True) as child, pytest.raises(ProgramError, match="stood still"):
-        child.read()
-
-
-def test_an_encoder_that_fails_is_quoted(tmp_path):
-    coding = choose_coding(ExtractionSettings(format="ogg"), sample_rate=RATE, n_channels=2, channel_layout=None)
-    with StemWriter(tmp_path / "no" / "such" / "folder.ogg", coding) as writer, pytest.raises(ProgramError) as failure:
-        _fill(writer)
-    assert "No such file or directory" in str(failure.value)
-
-
-def _fill(writer):
-    for _ in range(100):
-        writer.encode(np.zeros((100_000, 2), np.float32))
-    writer.close()
-
-
-def test_last_words_are_found():
-    assert last_line("") == "no reason given"
-    assert last_line("one\n[flac @ 0x1] two\n\n") == "two"
